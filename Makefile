@@ -1,0 +1,44 @@
+# `make demo` and `make test` need nothing but Python 3.11 to 3.13 and a network that reaches a package index.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: help demo test lint format types bench clean
+
+help:
+	@echo "make demo    convert, score and report on the model and pages that the project ships"
+	@echo "make test    run the tests"
+	@echo "make lint    ruff: format and rules      make format  apply them"
+	@echo "make types   mypy, strict"
+	@echo "make bench   speed, as ratios measured side by side"
+	@echo "make clean   remove .venv and what the demo wrote"
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[cpu,bench,dev]'
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/densecast demo --output demo-output
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/python -m tests.benchmarks
+
+clean:
+	rm -rf $(VENV) demo-output

@@ -1,0 +1,1 @@
+"""Caffe in, SavedModel out: reading, casting, evaluating and converting Caffe networks."""

@@ -1,0 +1,115 @@
+"""Layers that map each value by itself: ReLU, PReLU, Sigmoid, TanH, Dropout."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+
+from conversion.caffe_pb2 import LayerParameter
+from conversion.layers.base import Array, ElementwiseLayer, Shape, Tensor, register
+from conversion.layers.layout import carried_axis, tensorflow
+
+
+@register("ReLU")
+@dataclasses.dataclass(frozen=True, eq=False)
+class ReLU(ElementwiseLayer):
+    """max(x, 0) + negative_slope * min(x, 0)."""
+
+    negative_slope: float = 0.0
+
+    @classmethod
+    def parse(cls, definition: LayerParameter) -> Self:
+        """Reads `relu_param`."""
+        return cls(definition, definition.relu_param.negative_slope)
+
+    def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
+        """The formula."""
+        x = bottoms[0]
+        return [np.maximum(x, 0) + self.negative_slope * np.minimum(x, 0) if self.negative_slope else np.maximum(x, 0)]
+
+    def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
+        """`tf.nn.relu`, or the formula where there is a slope (`leaky_relu` is right for slopes up to 1 only)."""
+        tf = tensorflow()
+        x = bottoms[0]
+        return [tf.nn.relu(x) + self.negative_slope * tf.minimum(x, 0.0) if self.negative_slope else tf.nn.relu(x)]
+
+
+@register("PReLU")
+@dataclasses.dataclass(frozen=True, eq=False)
+class PReLU(ElementwiseLayer):
+    """max(x, 0) + slope * min(x, 0), one learned slope a channel or one for all (He et al. 2015; prelu_layer.cpp)."""
+
+    channel_shared: bool = False
+
+    @classmethod
+    def parse(cls, definition: LayerParameter) -> Self:
+        """Reads `prelu_param`."""
+        return cls(definition, definition.prelu_param.channel_shared)
+
+    def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        """The bottom's own shape, which must have a channel axis."""
+        if len(bottoms[0]) < 2:
+            raise self.invalid(f"a bottom of {len(bottoms[0])} axes", why="slopes belong to axis 1")
+        return [bottoms[0]]
+
+    def blob_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        """The slopes; a shared one has no axes."""
+        return [() if self.channel_shared else (bottoms[0][1],)]
+
+    def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:
+        """The formula."""
+        x = bottoms[0]
+        return [np.maximum(x, 0) + blobs[0].reshape(-1, *[1] * (x.ndim - 2)) * np.minimum(x, 0)]
+
+    def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:
+        """The formula."""
+        tf = tensorflow()
+        x = bottoms[0]
+        shape = [1] * x.shape.rank
+        shape[carried_axis(1, x.shape.rank)] = -1
+        return [tf.nn.relu(x) + tf.reshape(variables[0], shape) * tf.minimum(x, 0.0)]
+
+
+@register("Sigmoid")
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sigmoid(ElementwiseLayer):
+    """1 / (1 + exp(-x)), values in [0, 1]."""
+
+    def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
+        """As 0.5 tanh(0.5 x) + 0.5 (sigmoid_layer.cpp), which does not overflow."""
+        return [0.5 * np.tanh(0.5 * bottoms[0]) + 0.5]
+
+    def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
+        """`tf.sigmoid`."""
+        return [tensorflow().sigmoid(bottoms[0])]
+
+
+@register("TanH")
+@dataclasses.dataclass(frozen=True, eq=False)
+class TanH(ElementwiseLayer):
+    """The hyperbolic tangent, values in [-1, 1]."""
+
+    def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
+        """`np.tanh`."""
+        return [np.tanh(bottoms[0])]
+
+    def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
+        """`tf.tanh`."""
+        return [tensorflow().tanh(bottoms[0])]
+
+
+@register("Dropout")
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dropout(ElementwiseLayer):
+    """The identity: Caffe scales while training, so that nothing is left to do in phase TEST."""
+
+    def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
+        """The bottom."""
+        return [bottoms[0]]
+
+    def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
+        """The bottom."""
+        return [bottoms[0]]

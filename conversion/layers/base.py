@@ -1,0 +1,162 @@
+"""What every layer states: its shapes, its step of the receptive-field arithmetic, its two forms; and the registry."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any, ClassVar, Self, TypeVar
+
+from numpy.typing import NDArray
+
+from conversion.caffe_pb2 import LayerParameter
+from conversion.errors import NetworkError, UnsupportedError
+
+Shape = tuple[int, ...]
+Array = NDArray[Any]
+Tensor = Any  # a tf.Tensor: TensorFlow ships no types and is imported only when it is used
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One layer's step of the receptive-field arithmetic along one spatial axis, in cells of its bottom.
+
+    Output cell i reads the bottom's cells [i * stride - pad, i * stride - pad + window).
+
+    Attributes:
+        window: Cells that one output cell reads, at least 1: dilation * (kernel - 1) + 1 for a convolution.
+        stride: Bottom cells between neighbouring output cells; a fraction for a Deconvolution.
+        pad: Cells of padding before the first real one; a fraction for a Deconvolution.
+    """
+
+    window: Fraction = Fraction(1)
+    stride: Fraction = Fraction(1)
+    pad: Fraction = Fraction(0)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Layer(ABC):
+    """A Caffe layer with its parameters read and checked.
+
+    Subclasses add one field for each parameter, read by `parse`. They are immutable: a pass over a network makes new
+    layers from changed definitions.
+
+    Attributes:
+        definition: The message that the layer was read from, without blobs; what is written when a network is saved.
+    """
+
+    definition: LayerParameter
+
+    caffe_type: ClassVar[str]
+    # Whether Caffe lets the top use the bottom's memory even when the names differ (Reshape, Flatten, Split).
+    shares_memory: ClassVar[bool] = False
+    # How many bottoms and tops Caffe accepts: (least, most), None for no limit.
+    bottom_count: ClassVar[tuple[int, int | None]] = (1, 1)
+    top_count: ClassVar[tuple[int, int | None]] = (1, 1)
+
+    @classmethod
+    def parse(cls, definition: LayerParameter) -> Self:
+        """Reads the layer's own parameters; raises NetworkError or UnsupportedError on bad ones."""
+        return cls(definition)
+
+    @property
+    def name(self) -> str:
+        """The layer's name: weights are matched by it."""
+        return self.definition.name
+
+    @property
+    def bottoms(self) -> tuple[str, ...]:
+        """Names of the blobs that it reads."""
+        return tuple(self.definition.bottom)
+
+    @property
+    def tops(self) -> tuple[str, ...]:
+        """Names of the blobs that it writes."""
+        return tuple(self.definition.top)
+
+    @property
+    def where(self) -> str:
+        """How errors name the layer."""
+        return f"layer {self.name!r} ({self.caffe_type})"
+
+    @abstractmethod
+    def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        """Shapes of the tops, in Caffe's axis order, for these shapes of the bottoms; raises NetworkError."""
+
+    def blob_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:  # noqa: ARG002
+        """Shapes of the learned blobs, in Caffe's order; none by default."""
+        return []
+
+    def multiply_adds(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:  # noqa: ARG002
+        """Multiply-add operations of one forward pass; 0 for layers whose cost is linear in the blob."""
+        return 0
+
+    def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:  # noqa: ARG002
+        """The (vertical, horizontal) receptive-field step, or None where a cell sees the whole bottom."""
+        return (Step(), Step())
+
+    @abstractmethod
+    def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:
+        """The tops in float64 NumPy, written for plainness: what the TensorFlow form is held against."""
+
+    def prepare(self, blobs: Sequence[Array]) -> list[Array]:
+        """The learned blobs (float32) as the TensorFlow form wants them stored."""
+        return list(blobs)
+
+    @abstractmethod
+    def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:
+        """The tops as TensorFlow ops.
+
+        Every rank-4 tensor is NHWC (TensorFlow's CPU kernels have no other form); every other rank is as Caffe's.
+        `layout.py` converts where a layer needs Caffe's order.
+        """
+
+    def invalid(self, what: str, *, why: str = "", remedy: str = "") -> NetworkError:
+        """A NetworkError that names this layer."""
+        return NetworkError(what, where=self.where, why=why, remedy=remedy)
+
+
+class ElementwiseLayer(Layer):
+    """A layer that maps each value by itself: the top has the bottom's shape and may be the bottom (in place)."""
+
+    def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        """The bottom's own shape."""
+        return [bottoms[0]]
+
+
+LayerClass = TypeVar("LayerClass", bound=type[Layer])
+_REGISTRY: dict[str, type[Layer]] = {}
+
+
+def register(caffe_type: str) -> Callable[[LayerClass], LayerClass]:
+    """Registers a layer class under Caffe's type name; a second class for one type is a programming error."""
+
+    def add(cls: LayerClass) -> LayerClass:
+        if caffe_type in _REGISTRY:
+            raise ValueError(f"two classes for Caffe's {caffe_type!r}: {_REGISTRY[caffe_type].__name__}, {cls.__name__}")
+        cls.caffe_type = caffe_type
+        _REGISTRY[caffe_type] = cls
+        return cls
+
+    return add
+
+
+def registered() -> dict[str, type[Layer]]:
+    """The supported layers by Caffe type name, in alphabetical order."""
+    return dict(sorted(_REGISTRY.items()))
+
+
+def layer_class(definition: LayerParameter) -> type[Layer]:
+    """The class for a layer's type; raises UnsupportedError for a type that is not registered."""
+    try:
+        return _REGISTRY[definition.type]
+    except KeyError:
+        raise UnsupportedError(f"layer type {definition.type!r}", where=f"layer {definition.name!r}") from None
+
+
+def canonical_axis(layer: Layer, axis: int, rank: int, field: str = "axis") -> int:
+    """Caffe's axis index, which may count from the end, as 0 <= axis < rank; raises NetworkError outside it."""
+    if not -rank <= axis < rank:
+        raise layer.invalid(f"{field} {axis} is outside a blob of {rank} axes")
+    return axis % rank

@@ -1,0 +1,242 @@
+"""Convolution and InnerProduct: the layers that multiply by learned matrices."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Self
+
+import numpy as np
+
+from conversion.caffe_pb2 import ConvolutionParameter, LayerParameter
+from conversion.layers.base import Array, Layer, Shape, Step, Tensor, canonical_axis, register
+from conversion.layers.layout import from_caffe, tensorflow, to_caffe
+from conversion.layers.windows import convolution_size, pad_spatial, per_axis, taps
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SlidingLayer(Layer):
+    """What Convolution and Deconvolution share: one ConvolutionParameter."""
+
+    num_output: int = 0
+    group: int = 1
+    bias_term: bool = True
+    axis: int = 1
+
+    bottom_count = (1, None)
+    top_count = (1, None)
+
+    @classmethod
+    def parse(cls, definition: LayerParameter) -> Self:
+        """Reads `convolution_param`."""
+        message = definition.convolution_param
+        layer = cls(definition, message.num_output, message.group, message.bias_term, message.axis)
+        if layer.num_output < 1:
+            raise layer.invalid("num_output is missing or 0")
+        if layer.group < 1 or layer.num_output % layer.group:
+            raise layer.invalid(f"num_output {layer.num_output} is not a multiple of group {layer.group}")
+        if len(definition.bottom) != len(definition.top):
+            raise layer.invalid(f"{len(definition.bottom)} bottoms but {len(definition.top)} tops", why="each bottom has its top")
+        return layer
+
+    def windows(self, spatial: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+        """Kernel, stride, pad and dilation, each with one value for each of the `spatial` axes."""
+        message: ConvolutionParameter = self.definition.convolution_param
+        return (
+            per_axis(self, message, "kernel_size", spatial, None, pair="kernel"),
+            per_axis(self, message, "stride", spatial, 1, pair="stride"),
+            per_axis(self, message, "pad", spatial, 0, least=0, pair="pad"),
+            per_axis(self, message, "dilation", spatial, 1),
+        )
+
+    def channel_axis(self, bottom: Shape) -> int:
+        """The canonical channel axis; the axes after it are spatial."""
+        return canonical_axis(self, self.axis, len(bottom))
+
+    def check_bottoms(self, bottoms: Sequence[Shape]) -> int:
+        """The common number of channels; raises NetworkError where bottoms differ or do not divide into groups."""
+        if len(set(bottoms)) > 1:
+            raise self.invalid(f"bottoms of different shapes {sorted(set(bottoms))}", why="they share one set of weights")
+        axis = self.channel_axis(bottoms[0])
+        if axis != 1:
+            raise self.invalid(f"axis {self.axis} on a bottom of {len(bottoms[0])} axes", why="channels are axis 1")
+        channels = bottoms[0][axis]
+        if channels % self.group:
+            raise self.invalid(f"{channels} input channels are not a multiple of group {self.group}")
+        return channels
+
+
+@register("Convolution")
+@dataclasses.dataclass(frozen=True, eq=False)
+class Convolution(SlidingLayer):
+    """Caffe's Convolution: cross-correlation, rounding down, blob (C_out, C_in / group, kh, kw) and bias (C_out).
+
+    Shape: [N, C_in, H, W] -> [N, num_output, (H + 2 pad - dilation (kernel - 1) - 1) // stride + 1, the same for W].
+    """
+
+    def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        """See the class."""
+        self.check_bottoms(bottoms)
+        spatial = bottoms[0][2:]
+        cells = tuple(map(convolution_size, spatial, *self.windows(len(spatial))))
+        if cells and min(cells) < 1:
+            raise self.invalid(f"a bottom of {'x'.join(map(str, spatial))} is smaller than the window")
+        return [(bottom[0], self.num_output, *cells) for bottom in bottoms]
+
+    def blob_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        """Filters, and biases if there are any."""
+        kernel = self.windows(len(bottoms[0]) - 2)[0]
+        weights = (self.num_output, self.check_bottoms(bottoms) // self.group, *kernel)
+        return [weights, (self.num_output,)] if self.bias_term else [weights]
+
+    def multiply_adds(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+        """Taps times input channels of a group, for every output value."""
+        return sum(math.prod(top) for top in tops) * math.prod(self.blob_shapes(bottoms)[0][1:])
+
+    def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:
+        """Window dilation * (kernel - 1) + 1."""
+        return window_steps(*self.windows(2)) if len(bottoms[0]) == 4 else None
+
+    def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:
+        """One matrix product a tap."""
+        return [self._reference(bottom, blobs) for bottom in bottoms]
+
+    def _reference(self, bottom: Array, blobs: Sequence[Array]) -> Array:
+        shape = self.output_shapes([bottom.shape])[0]
+        kernel, stride, pad, dilation = self.windows(bottom.ndim - 2)
+        padded = pad_spatial(bottom, pad, pad, 0.0)
+        n, g = bottom.shape[0], self.group
+        weights = blobs[0].reshape(g, self.num_output // g, -1, *kernel)
+        top = np.zeros((n, g, self.num_output // g, math.prod(shape[2:])))
+        for tap, view in taps(padded, kernel, stride, dilation, shape[2:]):
+            top += weights[(..., *tap)] @ view.reshape(n, g, view.shape[1] // g, -1)
+        top = top.reshape(shape)
+        return top + blobs[1].reshape(-1, *[1] * (len(shape) - 2)) if self.bias_term else top
+
+    def prepare(self, blobs: Sequence[Array]) -> list[Array]:
+        """Filters as TensorFlow's [kh, kw, C_in / group, C_out], one for each group (depthwise: [kh, kw, C_in, multiplier])."""
+        weights = blobs[0]
+        spatial = range(2, weights.ndim)
+        if self._depthwise(weights.shape):
+            kernels = [weights.reshape(self.group, -1, *weights.shape[2:]).transpose(*spatial, 0, 1)]
+        else:
+            kernels = [w.transpose(*spatial, 1, 0) for w in np.split(weights, self.group)]
+        return [np.ascontiguousarray(k) for k in kernels] + list(blobs[1:])
+
+    def _depthwise(self, weights: Sequence[int]) -> bool:
+        """Whether TensorFlow's depthwise kernel serves: one input channel a group, two axes, equal strides."""
+        if self.group == 1 or weights[1] != 1 or len(weights) != 4:
+            return False
+        stride = self.windows(2)[1]
+        return stride[0] == stride[1]
+
+    def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:
+        """`tf.nn.conv2d` with explicit padding; groups are split, since the CPU kernel refuses them."""
+        return [self._tensorflow(bottom, variables) for bottom in bottoms]
+
+    def _tensorflow(self, bottom: Tensor, variables: Sequence[Tensor]) -> Tensor:
+        tf = tensorflow()
+        spatial = bottom.shape.rank - 2
+        _, stride, pad, dilation = self.windows(spatial)
+        channels_last = [0, *range(2, spatial + 2), 1]
+        x = bottom if spatial == 2 else tf.transpose(bottom, channels_last)
+        padding = [[0, 0], *([p, p] for p in pad), [0, 0]]
+        if any(pad):
+            # A Pad of its own rather than conv2d's explicit padding, which XLA and depthwise kernels lack.
+            x = tf.pad(x, padding)
+        kernels = variables[:-1] if self.bias_term else variables
+        if self._depthwise((self.num_output, int(x.shape[-1]) // self.group, *kernels[0].shape[:spatial])):
+            y = tf.nn.depthwise_conv2d(x, kernels[0], [1, *stride, 1], "VALID", dilations=list(dilation))
+        else:
+            parts = tf.split(x, self.group, axis=-1) if self.group > 1 else [x]
+            # conv2d strides and dilates at once, which tf.nn.convolution refuses.
+            convolve = tf.nn.conv2d if spatial == 2 else tf.nn.convolution
+            convolved = [
+                convolve(p, k, strides=stride, padding="VALID", dilations=dilation)
+                for p, k in zip(parts, kernels, strict=True)
+            ]
+            y = tf.concat(convolved, axis=-1) if self.group > 1 else convolved[0]
+        if self.bias_term:
+            y = tf.nn.bias_add(y, variables[-1])
+        return y if spatial == 2 else tf.transpose(y, [0, spatial + 1, *range(1, spatial + 1)])
+
+
+@register("InnerProduct")
+@dataclasses.dataclass(frozen=True, eq=False)
+class InnerProduct(Layer):
+    """Caffe's InnerProduct: the axes from `axis` on are flattened in C, H, W order and multiplied by a matrix.
+
+    Shape: [..., C, H, W] -> [..., num_output]. Blob (N, K), or (K, N) with `transpose`; bias (N).
+    """
+
+    num_output: int = 0
+    bias_term: bool = True
+    axis: int = 1
+    transpose: bool = False
+
+    @classmethod
+    def parse(cls, definition: LayerParameter) -> Self:
+        """Reads `inner_product_param`."""
+        message = definition.inner_product_param
+        layer = cls(definition, message.num_output, message.bias_term, message.axis, message.transpose)
+        if layer.num_output < 1:
+            raise layer.invalid("num_output is missing or 0")
+        return layer
+
+    def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        """See the class."""
+        axis = canonical_axis(self, self.axis, len(bottoms[0]))
+        return [(*bottoms[0][:axis], self.num_output)]
+
+    def blob_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        """The matrix, and biases if there are any."""
+        inner = math.prod(bottoms[0][canonical_axis(self, self.axis, len(bottoms[0])) :])
+        weights = (inner, self.num_output) if self.transpose else (self.num_output, inner)
+        return [weights, (self.num_output,)] if self.bias_term else [weights]
+
+    def multiply_adds(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+        """One for every matrix entry and row."""
+        axis = canonical_axis(self, self.axis, len(bottoms[0]))
+        return math.prod(tops[0]) * math.prod(bottoms[0][axis:])
+
+    def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:  # noqa: ARG002
+        """None: an output sees the whole bottom."""
+        return None
+
+    def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:
+        """A matrix product."""
+        axis = canonical_axis(self, self.axis, bottoms[0].ndim)
+        rows = bottoms[0].reshape(*bottoms[0].shape[:axis], -1)
+        top = rows @ (blobs[0] if self.transpose else blobs[0].T)
+        return [top + blobs[1] if self.bias_term else top]
+
+    def prepare(self, blobs: Sequence[Array]) -> list[Array]:
+        """The matrix as [K, N]."""
+        return [blobs[0] if self.transpose else np.ascontiguousarray(blobs[0].T), *blobs[1:]]
+
+    def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:
+        """`tf.tensordot` on the flattened bottom in Caffe's order."""
+        tf = tensorflow()
+        x = to_caffe(bottoms[0])
+        axis = canonical_axis(self, self.axis, x.shape.rank)
+        inner = int(variables[0].shape[0])
+        lead = tf.shape(x)[:axis]
+        top = tf.matmul(tf.reshape(x, [-1, inner]), variables[0])
+        if self.bias_term:
+            top = tf.nn.bias_add(top, variables[1])
+        top = tf.reshape(top, tf.concat([lead, [self.num_output]], axis=0))
+        top.set_shape([*x.shape[:axis], self.num_output])
+        return [from_caffe(top)]
+
+
+def window_steps(
+    kernel: Sequence[int], stride: Sequence[int], pad: Sequence[int], dilation: Sequence[int]
+) -> tuple[Step, Step]:
+    """The receptive-field steps of a window, vertical and horizontal."""
+    y, x = (
+        Step(Fraction(d * (k - 1) + 1), Fraction(s), Fraction(p))
+        for k, s, p, d in zip(kernel, stride, pad, dilation, strict=True)
+    )
+    return y, x

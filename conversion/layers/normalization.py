@@ -1,0 +1,175 @@
+"""LRN, BatchNorm and Softmax."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+
+from conversion.caffe_pb2 import LayerParameter, LRNParameter
+from conversion.layers.base import Array, ElementwiseLayer, Shape, Step, Tensor, canonical_axis, register
+from conversion.layers.convolution import window_steps
+from conversion.layers.layout import carried_axis, tensorflow
+from conversion.layers.windows import pad_spatial, taps
+
+
+@register("LRN")
+@dataclasses.dataclass(frozen=True, eq=False)
+class LRN(ElementwiseLayer):
+    """Local response normalization (Krizhevsky et al. 2012, section 3.3; lrn_layer.cpp). Shape [N, C, H, W] kept.
+
+    ACROSS_CHANNELS: x / (k + alpha / local_size * sum of squares over `local_size` neighbouring channels) ** beta.
+    WITHIN_CHANNEL: x / (1 + alpha / local_size^2 * sum of squares over a square) ** beta: the divisor is the full
+    square even at borders, and `k` is ignored.
+    """
+
+    local_size: int = 5
+    alpha: float = 1.0
+    beta: float = 0.75
+    k: float = 1.0
+    within_channel: bool = False
+
+    @classmethod
+    def parse(cls, definition: LayerParameter) -> Self:
+        """Reads `lrn_param`."""
+        message = definition.lrn_param
+        within = message.norm_region == LRNParameter.WITHIN_CHANNEL
+        layer = cls(definition, message.local_size, message.alpha, message.beta, message.k, within)
+        if layer.local_size % 2 == 0:
+            raise layer.invalid(f"local_size {layer.local_size} is even", why="LRN only supports odd values (Caffe)")
+        return layer
+
+    def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        """The bottom's own shape, which must have four axes."""
+        if len(bottoms[0]) != 4:
+            raise self.invalid(f"a bottom of {len(bottoms[0])} axes", why="LRN is defined for N, C, H, W")
+        return [bottoms[0]]
+
+    def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:  # noqa: ARG002
+        """One cell across channels, the square within a channel."""
+        side = self.local_size if self.within_channel else 1
+        return window_steps((side, side), (1, 1), (side // 2, side // 2), (1, 1))
+
+    def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
+        """Sums of squares over shifted views."""
+        x, n = bottoms[0], self.local_size
+        half = [n // 2]
+        if self.within_channel:
+            squares = pad_spatial(x**2, half * 2, half * 2, 0.0)
+            total = sum(view for _, view in taps(squares, (n, n), (1, 1), (1, 1), x.shape[2:]))
+            return [x * (1.0 + self.alpha / n**2 * total) ** -self.beta]
+        squares = np.moveaxis(pad_spatial(np.moveaxis(x**2, 1, -1), half, half, 0.0), -1, 1)
+        total = sum(squares[:, i : i + x.shape[1]] for i in range(n))
+        return [x * (self.k + self.alpha / n * total) ** -self.beta]
+
+    def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
+        """`tf.nn.lrn` across channels; an average of squares within one."""
+        tf = tensorflow()
+        x, n = bottoms[0], self.local_size
+        if not self.within_channel:
+            return [tf.nn.lrn(x, depth_radius=n // 2, bias=self.k, alpha=self.alpha / n, beta=self.beta)]
+        squares = tf.pad(tf.square(x), [[0, 0], [n // 2, n // 2], [n // 2, n // 2], [0, 0]])
+        mean = tf.nn.avg_pool2d(squares, n, 1, "VALID")
+        return [x * tf.pow(1.0 + self.alpha * mean, -self.beta)]
+
+
+@register("BatchNorm")
+@dataclasses.dataclass(frozen=True, eq=False)
+class BatchNorm(ElementwiseLayer):
+    """Normalization by stored statistics: (x - mean) / sqrt(variance + eps) (batch_norm_layer.cpp).
+
+    Blobs: sums of means (C), of variances (C), and the factor (1) they are divided by; a factor of 0 makes both 0.
+    With `use_global_stats: false` the batch's own statistics are used, over every axis but channels.
+    """
+
+    use_global_stats: bool = True
+    eps: float = 1e-5
+
+    @classmethod
+    def parse(cls, definition: LayerParameter) -> Self:
+        """Reads `batch_norm_param`; the phase is TEST, so that stored statistics are the default."""
+        message = definition.batch_norm_param
+        return cls(definition, not message.HasField("use_global_stats") or message.use_global_stats, message.eps)
+
+    def blob_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        """Mean, variance, factor."""
+        channels = bottoms[0][1] if len(bottoms[0]) > 1 else 1
+        return [(channels,), (channels,), (1,)]
+
+    def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:
+        """One cell, or the whole bottom where the batch's own statistics are used."""
+        return super().step(bottoms) if self.use_global_stats else None
+
+    def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:
+        """The formula."""
+        x = bottoms[0]
+        channels = (-1, *[1] * (x.ndim - 2)) if x.ndim > 1 else (1,)
+        if self.use_global_stats:
+            mean, variance = (s.reshape(channels) for s in _statistics(blobs))
+        else:
+            axes = (0, *range(2, x.ndim))
+            mean = x.mean(axis=axes, keepdims=True)
+            variance = ((x - mean) ** 2).mean(axis=axes, keepdims=True)
+        return [(x - mean) / np.sqrt(variance + self.eps)]
+
+    def prepare(self, blobs: Sequence[Array]) -> list[Array]:
+        """Mean and 1 / sqrt(variance + eps), computed in float64."""
+        if not self.use_global_stats:
+            return []
+        mean, variance = _statistics([b.astype(np.float64) for b in blobs])
+        return [mean.astype(np.float32), (1.0 / np.sqrt(variance + self.eps)).astype(np.float32)]
+
+    def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:
+        """The formula, channels last where the rank is 4."""
+        tf = tensorflow()
+        x = bottoms[0]
+        axis = carried_axis(1, x.shape.rank) if x.shape.rank > 1 else 0
+        if self.use_global_stats:
+            shape = [1] * x.shape.rank
+            shape[axis] = -1
+            return [(x - tf.reshape(variables[0], shape)) * tf.reshape(variables[1], shape)]
+        mean, variance = tf.nn.moments(x, [a for a in range(x.shape.rank) if a != axis], keepdims=True)
+        return [(x - mean) * tf.math.rsqrt(variance + self.eps)]
+
+
+def _statistics(blobs: Sequence[Array]) -> tuple[Array, Array]:
+    """Mean and variance from the stored sums (BatchNormLayer::Forward_cpu: the factor 0 gives 0)."""
+    factor = float(blobs[2].reshape(-1)[0])
+    scale = 0.0 if factor == 0.0 else 1.0 / factor
+    return blobs[0] * scale, blobs[1] * scale
+
+
+@register("Softmax")
+@dataclasses.dataclass(frozen=True, eq=False)
+class Softmax(ElementwiseLayer):
+    """exp(x - max) / sum of it along `axis` (1 by default), at every position of the other axes; values in [0, 1]."""
+
+    axis: int = 1
+
+    @classmethod
+    def parse(cls, definition: LayerParameter) -> Self:
+        """Reads `softmax_param`."""
+        return cls(definition, definition.softmax_param.axis)
+
+    def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        """The bottom's own shape."""
+        canonical_axis(self, self.axis, len(bottoms[0]))
+        return [bottoms[0]]
+
+    def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:
+        """One cell along channels; the whole bottom along a spatial axis."""
+        return super().step(bottoms) if canonical_axis(self, self.axis, len(bottoms[0])) < 2 else None
+
+    def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
+        """The formula."""
+        x = bottoms[0]
+        e = np.exp(x - x.max(axis=self.axis, keepdims=True))
+        return [e / e.sum(axis=self.axis, keepdims=True)]
+
+    def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
+        """`tf.nn.softmax`."""
+        tf = tensorflow()
+        x = bottoms[0]
+        return [tf.nn.softmax(x, axis=carried_axis(canonical_axis(self, self.axis, x.shape.rank), x.shape.rank))]

@@ -1,0 +1,174 @@
+"""Pooling as Caffe does it: sizes rounded up by default, windows clipped, its own divisor for averages."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+
+from conversion.caffe_pb2 import LayerParameter, PoolingParameter
+from conversion.errors import UnsupportedError
+from conversion.layers.base import Array, Layer, Shape, Step, Tensor, register
+from conversion.layers.convolution import window_steps
+from conversion.layers.layout import tensorflow
+from conversion.layers.windows import pad_spatial, pooling_size, taps
+
+FLT_MAX = float(np.finfo(np.float32).max)  # what Caffe starts a maximum from: -FLT_MAX
+Pair = tuple[int, int]
+
+
+@register("Pooling")
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pooling(Layer):
+    """Caffe's Pooling (pooling_layer.cpp), MAX or AVE.
+
+    Shape: [N, C, H, W] -> [N, C, h, w] with h = ceil((H + 2 pad - kernel) / stride) + 1 (floor with `round_mode: FLOOR`),
+    one less where padding is used and the last window would start at H + pad or beyond.
+
+    MAX starts from -FLT_MAX and takes what compares greater, so padding, NaN and empty windows give -FLT_MAX. AVE
+    divides by the window clipped to H + pad: padding counts, what lies beyond it does not.
+    """
+
+    method: str = "MAX"
+    kernel: Pair = (0, 0)
+    stride: Pair = (1, 1)
+    pad: Pair = (0, 0)
+    ceil: bool = True
+    global_pooling: bool = False
+
+    @classmethod
+    def parse(cls, definition: LayerParameter) -> Self:
+        """Reads `pooling_param`."""
+        message = definition.pooling_param
+        layer = cls(definition)
+        if message.pool == PoolingParameter.STOCHASTIC:
+            raise UnsupportedError("pool: STOCHASTIC", where=layer.where)
+        stride = layer._pair(message, "stride", ("stride_h", "stride_w"), 1)
+        pad = layer._pair(message, "pad", ("pad_h", "pad_w"), 0)
+        kernel = (0, 0)
+        if message.global_pooling:
+            if message.HasField("kernel_size") or message.HasField("kernel_h") or message.HasField("kernel_w"):
+                raise layer.invalid("global_pooling with a kernel", why="the kernel is the whole bottom")
+            if pad != (0, 0) or stride != (1, 1):
+                raise layer.invalid("global_pooling with a pad or a stride", why="Caffe accepts pad 0 and stride 1 only")
+        else:
+            kernel = layer._pair(message, "kernel_size", ("kernel_h", "kernel_w"), None)
+            if min(kernel) < 1:
+                raise layer.invalid(f"kernel {kernel[0]}x{kernel[1]} has no cells")
+            if pad[0] >= kernel[0] or pad[1] >= kernel[1]:
+                raise layer.invalid(f"pad {pad} is not smaller than the kernel {kernel}", why="windows would be empty")
+        if min(stride) < 1:
+            raise layer.invalid(f"stride {min(stride)} is below 1")
+        return dataclasses.replace(
+            layer,
+            method=PoolingParameter.PoolMethod.Name(message.pool),
+            kernel=kernel,
+            stride=stride,
+            pad=pad,
+            ceil=message.round_mode == PoolingParameter.CEIL,
+            global_pooling=message.global_pooling,
+        )
+
+    def _pair(self, message: Any, field: str, twins: tuple[str, str], default: int | None) -> Pair:
+        """(vertical, horizontal) from `field` or from its two twins, by the rules of PoolingLayer::LayerSetUp."""
+        given = [message.HasField(twin) for twin in twins]
+        if message.HasField(field) and any(given):
+            raise self.invalid(f"both {field} and {twins[0]} / {twins[1]} are given", why="Caffe accepts one or the other")
+        if any(given):
+            if not all(given):
+                raise self.invalid(f"{twins[given.index(False)]} is missing", why=f"{twins[given.index(True)]} is given")
+            return (getattr(message, twins[0]), getattr(message, twins[1]))
+        if not message.HasField(field) and default is None:
+            raise self.invalid(f"{field} is missing")
+        value = getattr(message, field)
+        return (value, value)
+
+    def _window(self, height: int, width: int) -> Pair:
+        return (height, width) if self.global_pooling else self.kernel
+
+    def _cells(self, height: int, width: int) -> Pair:
+        y, x = (
+            pooling_size(size, k, s, p, ceil=self.ceil, pad_any=any(self.pad))
+            for size, k, s, p in zip((height, width), self._window(height, width), self.stride, self.pad, strict=True)
+        )
+        return y, x
+
+    def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        """See the class."""
+        shape = bottoms[0]
+        if len(shape) != 4:
+            raise self.invalid(f"a bottom of {len(shape)} axes", why="pooling is defined for N, C, H, W")
+        cells = self._cells(*shape[2:])
+        if min(cells) < 1:
+            raise self.invalid(f"a bottom of {shape[2]}x{shape[3]} is smaller than the window")
+        return [(*shape[:2], *cells)]
+
+    def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:  # noqa: ARG002
+        """The window itself; None where it is the whole bottom."""
+        return None if self.global_pooling else window_steps(self.kernel, self.stride, self.pad, (1, 1))
+
+    def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
+        """Tap by tap over a padded copy."""
+        x = bottoms[0]
+        size = x.shape[2:]
+        kernel, cells = self._window(*size), self._cells(*size)
+        after = _end_padding(size, kernel, self.stride, self.pad, cells)
+        if self.method == "MAX":
+            top = np.full((*x.shape[:2], *cells), -FLT_MAX)
+            for _, view in taps(pad_spatial(x, self.pad, after, -np.inf), kernel, self.stride, (1, 1), cells):
+                top = np.where(view > top, view, top)
+            return [top]
+        total = np.zeros((*x.shape[:2], *cells))
+        for _, view in taps(pad_spatial(x, self.pad, after, 0.0), kernel, self.stride, (1, 1), cells):
+            total += view
+        rows, columns = (self._counts(n, axis, size[axis], kernel[axis]) for axis, n in enumerate(cells))
+        with np.errstate(invalid="ignore"):  # an empty window is 0 / 0: Caffe's NaN
+            return [total / np.outer(rows, columns)]
+
+    def _counts(self, cells: int, axis: int, size: int, kernel: int) -> Array:
+        """By how many cells Caffe divides along one axis: the window clipped to size + pad."""
+        start = np.arange(cells) * self.stride[axis] - self.pad[axis]
+        return np.maximum(np.minimum(start + kernel, size + self.pad[axis]) - start, 0)
+
+    def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
+        """VALID pooling over the bottom padded at its end to Caffe's rounded size; the padding is computed at run time."""
+        tf = tensorflow()
+        x = bottoms[0]
+        if self.global_pooling:
+            return [self._global(tf, x)]
+        size = tf.shape(x)[1:3]
+        kernel, stride, pad = (tf.constant(v) for v in (self.kernel, self.stride, self.pad))
+        span = size + 2 * pad - kernel
+        cells = (-(-span // stride) if self.ceil else span // stride) + 1
+        if any(self.pad):
+            cells -= tf.cast((cells - 1) * stride >= size + pad, tf.int32)
+        # Negative where floor rounding or a stride beyond the kernel leaves cells unread: VALID leaves them too.
+        after = tf.maximum((cells - 1) * stride + kernel - size - pad, 0)
+        around = tf.pad(tf.stack([pad, after], axis=1), [[1, 1], [0, 0]])
+        if self.method == "MAX":
+            # Neither NaN nor -inf is greater than -FLT_MAX, so that neither can win.
+            clean = tf.where(x > -FLT_MAX, x, -FLT_MAX)
+            return [tf.nn.max_pool2d(tf.pad(clean, around, constant_values=-FLT_MAX), self.kernel, self.stride, "VALID")]
+        mean = tf.nn.avg_pool2d(tf.pad(x, around), self.kernel, self.stride, "VALID")
+        start = [tf.range(cells[axis]) * self.stride[axis] - self.pad[axis] for axis in (0, 1)]
+        rows, columns = (
+            tf.cast(tf.maximum(tf.minimum(start[a] + self.kernel[a], size[a] + self.pad[a]) - start[a], 0), x.dtype)
+            for a in (0, 1)
+        )
+        taps_over_counts = self.kernel[0] * self.kernel[1] / (rows[:, None] * columns[None, :])
+        return [mean * taps_over_counts[None, :, :, None]]
+
+    def _global(self, tf: Any, x: Tensor) -> Tensor:
+        if self.method == "MAX":
+            return tf.reduce_max(tf.where(x > -FLT_MAX, x, -FLT_MAX), axis=(1, 2), keepdims=True)
+        return tf.reduce_mean(x, axis=(1, 2), keepdims=True)
+
+
+def _end_padding(size: Sequence[int], kernel: Pair, stride: Pair, pad: Pair, cells: Pair) -> Pair:
+    """Cells to add at the end of each axis so that every window is whole."""
+    y, x = (
+        max((n - 1) * s + k - length - p, 0) for length, k, s, p, n in zip(size, kernel, stride, pad, cells, strict=True)
+    )
+    return y, x

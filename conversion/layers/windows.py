@@ -1,0 +1,97 @@
+"""Kernel, stride, pad and dilation as Caffe's messages spell them, and output sizes; shared by sliding layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from conversion.layers.base import Array, Layer
+
+
+def per_axis(
+    layer: Layer, message: Any, field: str, count: int, default: int | None, *, least: int = 1, pair: str = ""
+) -> tuple[int, ...]:
+    """One value for each spatial axis from a repeated field and its `_h` / `_w` twins (base_conv_layer.cpp).
+
+    Args:
+        layer: Named in errors.
+        message: A ConvolutionParameter.
+        field: The repeated field: one value for all axes, or one for each (height first).
+        count: Number of spatial axes.
+        default: The value where nothing is given; None where Caffe demands one.
+        least: The smallest legal value.
+        pair: Stem of the `_h` / `_w` fields: "kernel" for `kernel_size`, otherwise the field itself.
+
+    Raises:
+        NetworkError: Values are missing, contradictory, of the wrong number, or below `least`.
+    """
+    values = tuple(getattr(message, field))
+    high, wide = (f"{pair}_h", f"{pair}_w")
+    if pair and (message.HasField(high) or message.HasField(wide)):
+        if values:
+            raise layer.invalid(f"both {field} and {high} / {wide} are given", why="Caffe accepts one or the other")
+        if count != 2:
+            raise layer.invalid(f"{high} / {wide} are given for {count} spatial axes", why="they exist for two only")
+        if default is None and not (message.HasField(high) and message.HasField(wide)):
+            raise layer.invalid(f"{high} or {wide} is missing", why="Caffe demands both", remedy=f"give {field} instead")
+        values = (getattr(message, high), getattr(message, wide))
+        if default and 0 in values:  # stride_h without stride_w: the proto's default is 0, which Caffe refuses
+            raise layer.invalid(f"{high} or {wide} is 0 or missing", remedy=f"give both, or {field}")
+    elif not values:
+        if default is None:
+            raise layer.invalid(f"{field} is missing")
+        values = (default,)
+    if len(values) not in (1, count):
+        raise layer.invalid(f"{field} has {len(values)} values for {count} spatial axes", remedy="give one value or one an axis")
+    if min(values) < least:
+        raise layer.invalid(f"{field} {min(values)} is below {least}")
+    return values * count if len(values) == 1 else values
+
+
+def convolution_size(size: int, kernel: int, stride: int, pad: int, dilation: int) -> int:
+    """Cells along one axis, rounding down (Caffe: conv_layer.cpp, compute_output_shape); below 1 if it does not fit."""
+    return (size + 2 * pad - (dilation * (kernel - 1) + 1)) // stride + 1
+
+
+def pooling_size(size: int, kernel: int, stride: int, pad: int, *, ceil: bool, pad_any: bool, dilation: int = 1) -> int:
+    """Cells along one axis as Caffe's pooling counts them (pooling_layer.cpp, Reshape).
+
+    Args:
+        size: Cells of the bottom.
+        kernel: Taps of the window.
+        stride: Bottom cells between windows.
+        pad: Padding at either end.
+        ceil: Round up (Caffe's default) instead of down.
+        pad_any: Whether any axis of the layer has padding: only then is a window that starts beyond it dropped.
+        dilation: Bottom cells between taps (ours: finer output strides need it, Caffe has none).
+    """
+    span = size + 2 * pad - (dilation * (kernel - 1) + 1)
+    cells = (-(-span // stride) if ceil else span // stride) + 1
+    if pad_any and (cells - 1) * stride >= size + pad:
+        cells -= 1
+    return cells
+
+
+def taps(
+    array: Array, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int], cells: Sequence[int]
+) -> Iterator[tuple[tuple[int, ...], Array]]:
+    """For each tap of a window, the strided view of `array` (spatial axes last, padded) that it reads.
+
+    Yields:
+        (tap, view): the tap's index, and a view of shape [..., *cells].
+    """
+    for tap in product(*map(range, kernel)):
+        index = tuple(
+            slice(t * d, t * d + s * (n - 1) + 1, s) for t, s, d, n in zip(tap, stride, dilation, cells, strict=True)
+        )
+        yield tap, array[(..., *index)]
+
+
+def pad_spatial(array: Array, before: Sequence[int], after: Sequence[int], value: float) -> Array:
+    """`array` with its last len(before) axes padded by a constant."""
+    lead = [(0, 0)] * (array.ndim - len(before))
+    return np.pad(array, lead + list(zip(before, after, strict=True)), constant_values=value)

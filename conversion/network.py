@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -80,6 +81,16 @@ class Network:
                 return layer
         near = difflib.get_close_matches(name, [layer.name for layer in self.layers], 3)
         raise NetworkError(f"no layer {name!r}", where=f"network {self.name!r}", remedy=f"nearest: {', '.join(near)}" if near else "")
+
+
+    def multiply_adds(self, inputs: Mapping[str, Shape]) -> int:
+        """Multiply-adds of one forward pass over inputs of these shapes."""
+        steps, _ = self.trace(inputs)
+        return sum(layer.multiply_adds(b, t) for layer, (b, t) in zip(self.layers, steps, strict=True))
+
+    def parameter_count(self) -> int:
+        """Learned values by the definition's shapes; shared ones are counted in every layer."""
+        return sum(math.prod(shape) for _, shapes in learned(self) for shape in shapes)
 
 
 def run(

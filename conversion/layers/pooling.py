@@ -150,8 +150,9 @@ class Pooling(Layer):
         if self.method == "MAX":
             # Neither NaN nor -inf is greater than -FLT_MAX, so that neither can win.
             clean = tf.where(x > -FLT_MAX, x, -FLT_MAX)
-            return [tf.nn.max_pool2d(tf.pad(clean, around, constant_values=-FLT_MAX), self.kernel, self.stride, "VALID")]
-        mean = tf.nn.avg_pool2d(tf.pad(x, around), self.kernel, self.stride, "VALID")
+            padded = _keep_channels(tf.pad(clean, around, constant_values=-FLT_MAX), x)
+            return [tf.nn.max_pool2d(padded, self.kernel, self.stride, "VALID")]
+        mean = tf.nn.avg_pool2d(_keep_channels(tf.pad(x, around), x), self.kernel, self.stride, "VALID")
         start = [tf.range(cells[axis]) * self.stride[axis] - self.pad[axis] for axis in (0, 1)]
         rows, columns = (
             tf.cast(tf.maximum(tf.minimum(start[a] + self.kernel[a], size[a] + self.pad[a]) - start[a], 0), x.dtype)
@@ -164,6 +165,12 @@ class Pooling(Layer):
         if self.method == "MAX":
             return tf.reduce_max(tf.where(x > -FLT_MAX, x, -FLT_MAX), axis=(1, 2), keepdims=True)
         return tf.reduce_mean(x, axis=(1, 2), keepdims=True)
+
+
+def _keep_channels(padded: Tensor, x: Tensor) -> Tensor:
+    """Restores what TensorFlow forgets when padding is computed at run time: batch and channels are not padded."""
+    padded.set_shape([x.shape[0], None, None, x.shape[-1]])
+    return padded
 
 
 def _end_padding(size: Sequence[int], kernel: Pair, stride: Pair, pad: Pair, cells: Pair) -> Pair:

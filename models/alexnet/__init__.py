@@ -1,1 +1,1 @@
-"""models/alexnet"""
+"""AlexNet: the deploy definition."""

@@ -1,1 +1,1 @@
-"""models/caffenet"""
+"""CaffeNet: the deploy definition."""

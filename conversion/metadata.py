@@ -1,0 +1,142 @@
+"""`densecast.json`: what a model directory says about itself, beside the SavedModel."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from conversion.errors import ModelError
+from conversion.geometry import AxisGeometry, ReceptiveField
+from conversion.network import Network, to_definition
+from conversion.preprocessing import Preprocessing
+
+FILE_NAME = "densecast.json"
+SCHEMA_VERSION = 1
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class AxisMetadata(_Frozen):
+    """`AxisGeometry` in JSON, in pixels."""
+
+    stride: float
+    offset: float
+    window: float
+    receptive_field: float
+
+    @classmethod
+    def of(cls, axis: AxisGeometry) -> AxisMetadata:
+        """From exact fractions."""
+        return cls(
+            stride=float(axis.stride),
+            offset=float(axis.offset),
+            window=float(axis.window),
+            receptive_field=float(axis.receptive_field),
+        )
+
+
+class GeometryMetadata(_Frozen):
+    """The map's geometry, by axis."""
+
+    y: AxisMetadata
+    x: AxisMetadata
+
+    @classmethod
+    def of(cls, geometry: ReceptiveField) -> GeometryMetadata:
+        """From exact fractions."""
+        return cls(y=AxisMetadata.of(geometry.y), x=AxisMetadata.of(geometry.x))
+
+
+class VerificationMetadata(_Frozen):
+    """How far the SavedModel was from the NumPy reference when it was converted.
+
+    Attributes:
+        sizes: The inputs tried, as [batch, height, width].
+        tolerance: The largest difference allowed, as a share of a blob's largest magnitude.
+        worst: The largest difference found, in the same unit.
+        worst_blob: Where.
+        blobs: How many blobs were compared at each size.
+    """
+
+    sizes: tuple[tuple[int, int, int], ...]
+    tolerance: float
+    worst: float
+    worst_blob: str
+    blobs: int
+
+
+class ModelMetadata(_Frozen):
+    """All that a user of the model needs to know and the graph cannot say.
+
+    Attributes:
+        schema_version: Of this file.
+        name: The network's name.
+        digest: sha256 over definition, weights and preprocessing: two models with one digest give the same maps.
+        converter_version: The version of densecast that wrote it.
+        preprocessing: Done inside the graph.
+        geometry: Which pixels a cell stands for.
+        classes: Number of classes.
+        labels: Their names in order; empty if none were given.
+        output_blob: The Caffe blob behind `probabilities`.
+        features: What the `features` signature offers: name -> channels.
+        multiply_adds_per_window: For one nominal window.
+        parameters: Number of learned values.
+        verification: None before it was verified.
+        notes: What the conversion found worth telling.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    digest: str
+    converter_version: str
+    preprocessing: Preprocessing
+    geometry: GeometryMetadata
+    classes: int
+    labels: tuple[str, ...] = ()
+    output_blob: str
+    features: dict[str, int]
+    multiply_adds_per_window: int
+    parameters: int
+    verification: VerificationMetadata | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def minimum_size(self) -> tuple[int, int]:
+        """(height, width) of the smallest image that gets a map: one nominal window."""
+        return int(self.geometry.y.window), int(self.geometry.x.window)
+
+
+def read_metadata(model: str | Path) -> ModelMetadata:
+    """Reads `densecast.json` of a model directory; raises ModelError if there is none or it is not ours."""
+    path = Path(model) / FILE_NAME
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ModelError(
+            f"not a densecast model: {FILE_NAME} cannot be read ({error.strerror})",
+            where=str(model),
+            remedy="make one with: densecast convert PROTOTXT WEIGHTS --output MODEL",
+        ) from error
+    try:
+        return ModelMetadata.model_validate_json(text)
+    except ValidationError as error:
+        raise ModelError(
+            f"{FILE_NAME} is not valid: {error.error_count()} errors, the first: {error.errors()[0]['msg']}",
+            where=str(path),
+            remedy="convert the model again with this version of densecast",
+        ) from error
+
+
+def digest(network: Network, preprocessing: Preprocessing) -> str:
+    """sha256 over the definition, the weights in order, and the preprocessing."""
+    sha = hashlib.sha256(to_definition(network).SerializeToString(deterministic=True))
+    for layer in network.layers:
+        for blob in network.parameters.get(layer.name, ()):
+            sha.update(str(blob.shape).encode())
+            sha.update(memoryview(blob).cast("B") if blob.flags.c_contiguous and blob.size else blob.tobytes())
+    sha.update(preprocessing.model_dump_json().encode())
+    return sha.hexdigest()

@@ -1,0 +1,351 @@
+"""Download the published weights of a catalog entry: resumed, verified, and put in place whole or not at all.
+
+Beside `<file>` lie, while they are needed: `<file>.partial`, what has arrived so far; `<file>.partial.version`, the
+ETag or date of what it is a part of, so that parts of two versions are never joined; `<file>.rejected`, a file whose
+digest is wrong, kept for whoever wants to know what came; `<file>.lock`, which one process holds at a time.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+import platformdirs
+import requests
+import tenacity
+
+from models.catalog import CatalogEntry, PublishedWeights
+from models.errors import DigestError, FetchError
+
+# Called with the bytes there are so far, earlier attempts included, and the size of the file if it is known. The first
+# falls back where a download has to start over.
+Progress = Callable[[int, int | None], object]
+
+# Requests made before giving up; what has arrived by then is kept for the next call.
+ATTEMPTS = 5
+# Seconds to wait for a connection, and for the next bytes on it.
+TIMEOUT_S = (10.0, 60.0)
+# Seconds to wait for another process that fetches the same file.
+LOCK_TIMEOUT_S = 3600.0
+
+_LONGEST_WAIT_S = 30.0
+_CHUNK_BYTES = 1 << 16  # what a connection that breaks off may cost
+_RETRIED_STATUSES = {408, 425, 429}
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_UNSATISFIED_RANGE = re.compile(r"bytes \*/(\d+)")
+
+
+def default_directory() -> Path:
+    """Where weights are kept: `$DENSECAST_HOME`, or else the cache directory that the platform gives this user."""
+    home = os.environ.get("DENSECAST_HOME")
+    return Path(home).expanduser() if home else Path(platformdirs.user_cache_dir("densecast"))
+
+
+def fetch(
+    entry: CatalogEntry,
+    directory: Path | str | None = None,
+    *,
+    session: requests.Session | None = None,
+    progress: Progress | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Path:
+    """Path of the published weights of `entry`, downloaded unless they are there and intact.
+
+    A download that breaks off is continued, within this call and by the next one. A file that is there is only read: a
+    read-only directory will do. Where the publisher states no digest, a file that is there is taken as it is.
+
+    Args:
+        entry: The model.
+        directory: Where the file is, or is to be put; `default_directory()` if None. Made if missing.
+        session: For proxies, certificates or headers of your own; not closed. One of our own if None.
+        progress: Called as bytes arrive.
+        sleep: Waits so many seconds before another attempt: 1, 2, 4 and 8.
+
+    Raises:
+        DigestError: The file has another SHA-1 than published; it was kept as `<file>.rejected`.
+        FetchError: There is no way to the server, it refuses, it sends a web page instead of weights, the directory
+            cannot be written, or another process held the lock for `LOCK_TIMEOUT_S`.
+    """
+    place = _Place(entry, (default_directory() if directory is None else Path(directory)) / entry.published.filename)
+    try:
+        # Most calls end here, without a lock: they neither wait for a download nor write anything.
+        if place.file.is_file() and place.is_intact(place.file):
+            return place.file
+        place.file.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(place.beside(".lock"), timeout=LOCK_TIMEOUT_S):
+            if place.file.is_file():  # an intact one is the work of whoever held the lock before
+                place.accept(place.file)
+            else:
+                _download(place, session, progress, sleep)
+                place.accept(place.partial)
+    except filelock.Timeout as error:
+        raise place.failure(f"another process has held {error.lock_file} for {LOCK_TIMEOUT_S:.0f} s") from error
+    except OSError as error:
+        raise place.failure(f"the file cannot be read or written: {error}") from error
+    return place.file
+
+
+class _AttemptError(Exception):
+    """An attempt failed in a way that another one may not; never leaves this module."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """The file that is wanted and those that lie beside it."""
+
+    entry: CatalogEntry
+    file: Path
+
+    @property
+    def published(self) -> PublishedWeights:
+        return self.entry.published
+
+    @property
+    def partial(self) -> Path:
+        return self.beside(".partial")
+
+    def beside(self, suffix: str) -> Path:
+        return self.file.with_name(self.file.name + suffix)
+
+    def failure(self, why: str) -> FetchError:
+        """The error to raise: everything a user needs to get the file by other means."""
+        by_hand = f"fetch {self.published.url} by hand and put it at {self.file}"
+        if self.published.sha1:
+            by_hand += f" (SHA-1 {self.published.sha1})"
+        kept = (
+            f"call again to go on from the {_size(self.partial)} bytes that arrived; or " if _size(self.partial) else ""
+        )
+        return FetchError(
+            f"the weights of {self.entry.name} could not be fetched",
+            where=self.published.url,
+            why=why,
+            remedy=f"{kept}{by_hand}",
+        )
+
+    def not_weights(self, kept: str = "") -> FetchError:
+        """The error for a web page in the place of weights."""
+        return self.failure(
+            f"a web page (HTML) came instead of weights{kept}; a proxy or a login page sends one, or the file has moved"
+        )
+
+    def is_intact(self, file: Path) -> bool:
+        """Whether it has the published SHA-1; where there is none, whether it is at least no web page."""
+        if self.published.sha1 is None:
+            return not _is_html(_first_bytes(file))
+        return _sha1(file) == self.published.sha1.lower()
+
+    def accept(self, file: Path) -> None:
+        """Moves `file` to its final name if it is intact, and to `<file>.rejected` if not.
+
+        Raises:
+            DigestError: It has another SHA-1 than published.
+            FetchError: It is a web page.
+        """
+        if self.is_intact(file):
+            if file != self.file:
+                # The bytes before the name: a machine that stops in between must not leave the name with other bytes.
+                with file.open("r+b") as stream:
+                    os.fsync(stream.fileno())
+                file.replace(self.file)
+                _sync_directory(self.file.parent)
+            self._forget_version()
+            return
+        found = _sha1(file)
+        kept = self._rejected(found)
+        file.replace(kept)
+        self._forget_version()
+        if _is_html(_first_bytes(kept)):
+            raise self.not_weights(f" (kept at {kept})")
+        raise DigestError(
+            f"not the weights of {self.entry.name} as published: expected SHA-1 {self.published.sha1}, found {found}",
+            where=str(self.file),
+            why=f"the file is damaged or another one; its {_size(kept)} bytes were moved to {kept}",
+            remedy=f"call again to download it anew; if {found} is found again, the file at {self.published.url} has "
+            f"changed: get the original elsewhere and put it at {self.file}",
+        )
+
+    def _rejected(self, found: str) -> Path:
+        """A name for a rejected file under which no file of other content is lost."""
+        number, name = 1, self.beside(".rejected")
+        while name.exists() and _sha1(name) != found:
+            number += 1
+            name = self.beside(f".rejected-{number}")
+        return name
+
+    def version(self) -> str | None:
+        """What the partial file is a part of, in the form of an If-Range header."""
+        try:
+            return self.beside(".partial.version").read_text(encoding="latin-1") or None
+        except FileNotFoundError:
+            return None
+
+    def start(self, version: str | None) -> None:
+        """Begins the partial file anew, as the beginning of that version."""
+        self.partial.write_bytes(b"")
+        self._forget_version()
+        if version is not None:
+            self.beside(".partial.version").write_text(version, encoding="latin-1")
+
+    def _forget_version(self) -> None:
+        self.beside(".partial.version").unlink(missing_ok=True)
+
+
+def _download(
+    place: _Place, session: requests.Session | None, progress: Progress | None, sleep: Callable[[float], None]
+) -> None:
+    """Completes the partial file.
+
+    Raises:
+        FetchError: It could not be completed.
+    """
+    retrying = tenacity.Retrying(
+        stop=tenacity.stop_after_attempt(ATTEMPTS),
+        wait=tenacity.wait_exponential(multiplier=1, max=_LONGEST_WAIT_S),
+        retry=tenacity.retry_if_exception_type(_AttemptError),
+        sleep=sleep,
+        reraise=True,
+    )
+    try:
+        with requests.Session() if session is None else contextlib.nullcontext(session) as web:
+            retrying(_attempt, place, web, progress)
+    except _AttemptError as error:
+        raise place.failure(f"{error}, at the last of {ATTEMPTS} attempts") from error
+    except requests.RequestException as error:
+        raise place.failure(f"the request failed: {error}") from error
+
+
+def _attempt(place: _Place, session: requests.Session, progress: Progress | None) -> None:
+    """One request: asks for what is missing of the partial file and appends it.
+
+    Raises:
+        _AttemptError: It failed in a way that another attempt may not.
+        FetchError: It failed for good.
+        requests.RequestException: There is no request to make: an address that is none, say.
+    """
+    offset, version = _size(place.partial), place.version()
+    if version is None and place.published.sha1 is None:
+        offset = 0  # neither could tell afterwards whether the parts belong together
+    # Encoded bytes could not be counted against ranges, nor hashed.
+    headers = {"Accept-Encoding": "identity"}
+    if offset:
+        headers["Range"] = f"bytes={offset}-"
+        if version is not None:
+            headers["If-Range"] = version
+    try:
+        with session.get(place.published.url, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
+            if offset and response.status_code == 416 and _covers(response, offset):
+                return
+            total = _begin(place, response, offset, version)
+            _append(place, response, total, progress)
+    except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+        raise _AttemptError(f"the connection failed: {error}") from error
+
+
+def _covers(response: requests.Response, offset: int) -> bool:
+    """Whether an answer 416 means that nothing is missing: a call ended after the last byte, before the rename."""
+    size = _UNSATISFIED_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    return size is not None and int(size[1]) == offset
+
+
+def _begin(place: _Place, response: requests.Response, offset: int, version: str | None) -> int | None:
+    """Judges the answer's head, and empties the partial file unless the body continues it.
+
+    Returns:
+        The size of the whole file in bytes, or None where the server does not say.
+
+    Raises:
+        _AttemptError: The server may answer otherwise later, or the partial file was dropped.
+        FetchError: It will not.
+    """
+    status = response.status_code
+    answer = f"the server answered {status} {response.reason}".rstrip()
+    if status in _RETRIED_STATUSES or status >= 500:
+        raise _AttemptError(answer)
+    if status not in ((200, 206, 416) if offset else (200,)):
+        raise place.failure(answer)
+    current = _version(response.headers)
+    if status == 416:
+        place.start(None)
+        raise _AttemptError(f"{answer}: it has fewer than the {offset} bytes that arrived before")
+    if response.headers.get("Content-Type", "").lower().startswith(("text/html", "application/xhtml")):
+        raise place.not_weights()  # before anything is emptied for it
+    if response.headers.get("Content-Encoding", "identity").lower() not in ("", "identity"):
+        raise place.failure(f"the server sends it compressed ({response.headers['Content-Encoding']}), unasked")
+    length = response.headers.get("Content-Length", "")
+    if status == 200:
+        place.start(current)
+        return int(length) if length.isdigit() else None
+    span = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    if span is None or int(span[1]) != offset or (version and current and version != current):
+        place.start(None)
+        raise _AttemptError("the server sent another range or version than asked for")
+    return int(span[3]) if span[3].isdigit() else None
+
+
+def _append(place: _Place, response: requests.Response, total: int | None, progress: Progress | None) -> None:
+    """Writes the body to the partial file.
+
+    Raises:
+        _AttemptError: It ended early, or went on for longer than announced.
+    """
+    with place.partial.open("ab") as stream:
+        done = stream.tell()
+        if progress:
+            progress(done, total)
+        for chunk in response.iter_content(_CHUNK_BYTES):
+            stream.write(chunk)
+            done += len(chunk)
+            if progress:
+                progress(done, total)
+    if done == 0:
+        raise _AttemptError("the server sent an empty file")
+    if total is not None and done > total:
+        place.start(None)
+        raise _AttemptError(f"the server announced {total} bytes and sent {done}")
+    if total is not None and done < total:
+        raise _AttemptError(f"the connection ended after {done} of {total} bytes")
+
+
+def _version(headers: Mapping[str, str]) -> str | None:
+    """What If-Range may be given (RFC 9110, 13.1.5): a strong ETag, or else the date of modification."""
+    tag = headers.get("ETag", "")
+    return tag if tag.startswith('"') else headers.get("Last-Modified")
+
+
+def _size(file: Path) -> int:
+    """Size in bytes; 0 for a file that is not there, or not to be seen: whoever opens it next will say so."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
+
+
+def _sha1(file: Path) -> str:
+    with file.open("rb") as stream:
+        # SHA-1 is what the publishers state. It guards against damage, and no second file of a given SHA-1 is known.
+        return hashlib.file_digest(stream, lambda: hashlib.sha1(usedforsecurity=False)).hexdigest()
+
+
+def _first_bytes(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        return stream.read(1024)
+
+
+def _is_html(first: bytes) -> bool:
+    return first.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith((b"<!doctype html", b"<html"))
+
+
+def _sync_directory(directory: Path) -> None:
+    """Makes a rename durable; Windows has no such call and needs none."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

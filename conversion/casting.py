@@ -5,6 +5,7 @@ Each pass takes a Network and returns another; what it expects and what it gives
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -50,7 +51,8 @@ def bypass_flatten(network: Network) -> Network:
             continue
         rank = len(network.shapes[layer.bottoms[0]])
         whole = layer.axis % rank == 1 and layer.end_axis % rank == rank - 1
-        if whole and all(isinstance(reader, InnerProduct) for reader in readers.get(layer.tops[0], [])):
+        reading = readers.get(layer.tops[0], [])
+        if whole and reading and all(isinstance(reader, InnerProduct) for reader in reading):
             replaced[layer.tops[0]] = layer.bottoms[0]
     kept = [m for m in definition.layer if not (m.type == Flatten.caffe_type and m.top[0] in replaced)]
     if not replaced:
@@ -59,13 +61,13 @@ def bypass_flatten(network: Network) -> Network:
     for message in kept:
         message.bottom[:] = [replaced.get(bottom, bottom) for bottom in message.bottom]
         definition.layer.append(message)
-    return build(definition, network.parameters)
+    return dataclasses.replace(build(definition, network.parameters), notes=network.notes)
 
 
 def inner_products_to_convolutions(network: Network) -> Network:
     """InnerProduct -> Convolution with the same weights.
 
-    Given: InnerProducts along axis 1, on blobs [N, C, H, W] or [N, K].
+    Given: InnerProducts along axis 1, on blobs [N, C, H, W], or [N, K] where an InnerProduct made them.
     Result: Convolutions with filters [num_output, C, H, W] ([num_output, K, 1, 1] after another InnerProduct), named
     with the suffix; the (N, K) matrix and the (N, C, H, W) filter bank are the same memory. Axes that later layers
     count from the end are counted from the start, since blobs gain two axes.
@@ -76,7 +78,7 @@ def inner_products_to_convolutions(network: Network) -> Network:
     parameters = dict(network.parameters)
     renamed: dict[str, str] = {}
     flat: set[str] = set()  # blobs that were [N, K] and are now [N, K, 1, 1]
-    reshaped: dict[tuple[int, bool], Array] = {}  # shared matrices stay shared
+    reshaped: dict[tuple[int, bool, tuple[int, int]], Array] = {}  # shared matrices stay shared
     for layer, message in zip(network.layers, definition.layer, strict=True):
         bottoms = list(message.bottom)
         message.bottom[:] = [renamed.get(blob, blob) for blob in bottoms]
@@ -87,7 +89,7 @@ def inner_products_to_convolutions(network: Network) -> Network:
             renamed.update({top: top + SUFFIX for top in layer.tops})
             if layer.name in parameters:
                 weights, *bias = parameters.pop(layer.name)
-                key = (id(weights), layer.transpose)
+                key = (id(weights), layer.transpose, kernel)
                 if key not in reshaped:
                     matrix = np.ascontiguousarray(weights.T) if layer.transpose else weights
                     reshaped[key] = matrix.reshape(layer.num_output, -1, *kernel)
@@ -96,7 +98,7 @@ def inner_products_to_convolutions(network: Network) -> Network:
             _count_axis_from_start(layer, message, len(network.shapes[bottoms[0]]))
             flat.update(layer.tops)
         message.top[:] = [renamed.get(blob, blob) for blob in message.top]
-    return build(definition, parameters)
+    return dataclasses.replace(build(definition, parameters), notes=network.notes)
 
 
 # bypass_flatten first: an InnerProduct must see the [N, C, H, W] blob to know its kernel.
@@ -107,11 +109,17 @@ def _kernel(network: Network, layer: InnerProduct, flat: bool) -> tuple[int, int
     """Height and width of the filters that an InnerProduct becomes."""
     shape = network.shapes[layer.bottoms[0]]
     if layer.axis % len(shape) != 1:
-        raise CastError(f"axis {layer.axis}", where=layer.where, why="only an InnerProduct over axes 1.. is a convolution")
-    if flat or len(shape) == 2:
+        raise CastError(
+            f"axis {layer.axis}", where=layer.where, why="only an InnerProduct over axes 1.. is a convolution"
+        )
+    if flat:
         return (1, 1)
     if len(shape) != 4:
-        raise CastError(f"a bottom of {len(shape)} axes", where=layer.where, why="a map needs N, C, H, W")
+        raise CastError(
+            f"a bottom of {len(shape)} axes",
+            where=layer.where,
+            why="a map needs N, C, H, W, and a layer before this one has joined the positions, or the input has none",
+        )
     return (shape[2], shape[3])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -16,10 +15,11 @@ from conversion.casting import SUFFIX, cast
 from conversion.errors import ConversionError
 from conversion.geometry import Number, receptive_field
 from conversion.layers.convolution import Convolution
-from conversion.metadata import FILE_NAME, GeometryMetadata, ModelMetadata, digest
+from conversion.metadata import FILE_NAME, NETWORK_FILE, GeometryMetadata, ModelMetadata, digest
 from conversion.network import Network, build, learned, load_network, to_definition
 from conversion.preprocessing import ChannelOrder, Preprocessing, channel_mean
 from conversion.reading import PathLike
+from conversion.surgery import save
 from conversion.verification import TOLERANCE, verify
 
 
@@ -113,6 +113,7 @@ def convert(
         )
         metadata = metadata.model_copy(update={"verification": result})
         (partial / FILE_NAME).write_text(metadata.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        save(network, partial / NETWORK_FILE)
         _publish(partial, target, overwrite)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -123,7 +124,9 @@ def _check_target(target: Path, overwrite: bool) -> None:
     if not target.exists():
         return
     if not overwrite:
-        raise ConversionError("the output exists", where=str(target), remedy="name another, or allow it to be overwritten")
+        raise ConversionError(
+            "the output exists", where=str(target), remedy="name another, or allow it to be overwritten"
+        )
     if not (target / FILE_NAME).exists():
         raise ConversionError(
             "the output exists and is not a densecast model", where=str(target), why="only models are overwritten"
@@ -131,14 +134,19 @@ def _check_target(target: Path, overwrite: bool) -> None:
 
 
 def _publish(partial: Path, target: Path, overwrite: bool) -> None:
-    os.chmod(partial, 0o755)  # noqa: S103  mkdtemp made it private; a model is read by workers of other users
+    partial.chmod(0o755)  # mkdtemp made it private; a model is read by workers of other users
     if overwrite and target.exists():
         old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
-        os.rename(target, old / target.name)
-        os.rename(partial, target)
-        shutil.rmtree(old)
+        target.rename(old / target.name)
+        try:
+            partial.rename(target)
+        except OSError:
+            (old / target.name).rename(target)
+            raise
+        finally:
+            shutil.rmtree(old)
     else:
-        os.rename(partial, target)
+        partial.rename(target)
 
 
 def _at_crop(network: Network, crop: tuple[int, int]) -> Network:
@@ -171,14 +179,14 @@ def _image_input(network: Network, where: str) -> tuple[str, int]:
 
 
 def _output(network: Network, where: str) -> str:
-    """The blob of class probabilities: the only output, or the only one that a Softmax gives."""
-    outputs = [blob for blob in network.outputs if len(network.shapes[blob]) == 4]
+    """The blob of class probabilities: the one output that a Softmax gives."""
     softmax = {top for layer in network.layers if layer.caffe_type == "Softmax" for top in layer.tops}
-    candidates = [blob for blob in outputs if blob in softmax] or outputs
+    candidates = [blob for blob in network.outputs if blob in softmax and len(network.shapes[blob]) == 4]
     if len(candidates) != 1:
         raise ConversionError(
-            f"{len(candidates)} outputs could be the class probabilities: {', '.join(candidates) or 'none'}",
+            f"{len(candidates)} outputs are class probabilities{': ' if candidates else ''}{', '.join(candidates)}",
             where=where,
+            why=f"the outputs are {', '.join(network.outputs)}, and a map needs exactly one that a Softmax gives",
             remedy="use the deploy definition, which ends in one Softmax",
         )
     return candidates[0]

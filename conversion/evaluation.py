@@ -35,8 +35,15 @@ def evaluate(network: Network, inputs: Mapping[str, ArrayLike]) -> dict[str, Arr
         return [np.asarray(inputs[top], dtype=np.float64) for top in layer.tops]
 
     def apply(layer: Layer, bottoms: Sequence[Array]) -> Sequence[Array]:
-        layer.output_shapes([b.shape for b in bottoms])  # refuses what Caffe refuses
+        shapes = [b.shape for b in bottoms]
+        layer.output_shapes(shapes)  # refuses what Caffe refuses
         blobs = [b.astype(np.float64) for b in network.parameters.get(layer.name, ())]
+        if blobs and [b.shape for b in blobs] != layer.blob_shapes(shapes):
+            raise layer.invalid(
+                f"weights of shape {[b.shape for b in blobs]} do not fit a bottom of {shapes[0]}",
+                why="the layer is not convolutional: it takes one input size",
+                remedy="cast the network first, or give the size it was trained at",
+            )
         return layer.reference(bottoms, blobs)
 
     return run(network.layers, given, apply, lambda value, like: value.reshape(like.shape))
@@ -46,4 +53,6 @@ def check_inputs(network: Network, inputs: Mapping[str, Any]) -> None:
     """Raises NetworkError unless `inputs` names exactly the network's input blobs."""
     expected, found = set(network.inputs), set(inputs)
     if expected != found:
-        raise NetworkError(f"inputs {sorted(found)}, the network takes {sorted(expected)}", where=f"network {network.name!r}")
+        raise NetworkError(
+            f"inputs {sorted(found)}, the network takes {sorted(expected)}", where=f"network {network.name!r}"
+        )

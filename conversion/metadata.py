@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from conversion.errors import ModelError
@@ -13,6 +14,7 @@ from conversion.network import Network, to_definition
 from conversion.preprocessing import Preprocessing
 
 FILE_NAME = "densecast.json"
+NETWORK_FILE = "network.prototxt"  # the fully convolutional definition, for whoever wants to know what is in the graph
 SCHEMA_VERSION = 1
 
 
@@ -137,6 +139,6 @@ def digest(network: Network, preprocessing: Preprocessing) -> str:
     for layer in network.layers:
         for blob in network.parameters.get(layer.name, ()):
             sha.update(str(blob.shape).encode())
-            sha.update(memoryview(blob).cast("B") if blob.flags.c_contiguous and blob.size else blob.tobytes())
+            sha.update(np.ascontiguousarray(blob).data)
     sha.update(preprocessing.model_dump_json().encode())
     return sha.hexdigest()

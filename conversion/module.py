@@ -25,7 +25,7 @@ def to_tensorflow(network: Network) -> Any:
     tf = tensorflow()
     require_parameters(network)
 
-    class NetworkModule(tf.Module):  # type: ignore[misc]
+    class NetworkModule(tf.Module):  # type: ignore[name-defined]
         """The network's weights and computation."""
 
         def __init__(self) -> None:

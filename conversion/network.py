@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from conversion import reading
-from conversion.caffe_pb2 import TEST, LayerParameter, NetParameter, NetStateRule
+from conversion.caffe_pb2 import TEST, LayerParameter, NetParameter, NetStateRule, ParamSpec
 from conversion.errors import NetworkError, UnsupportedError, WeightsError
 from conversion.layers.base import Array, Layer, Shape, layer_class
 from conversion.layers.shaping import Input
@@ -72,7 +72,7 @@ class Network:
             steps.append(([], tops))
             return tops
 
-        return steps, run(self.layers, given, apply, lambda shape, _: shape)
+        return steps, run(self.layers, given, apply, lambda _, like: like)
 
     def layer(self, name: str) -> Layer:
         """The layer of that name; raises NetworkError that suggests the nearest."""
@@ -80,8 +80,9 @@ class Network:
             if layer.name == name:
                 return layer
         near = difflib.get_close_matches(name, [layer.name for layer in self.layers], 3)
-        raise NetworkError(f"no layer {name!r}", where=f"network {self.name!r}", remedy=f"nearest: {', '.join(near)}" if near else "")
-
+        raise NetworkError(
+            f"no layer {name!r}", where=f"network {self.name!r}", remedy=f"nearest: {', '.join(near)}" if near else ""
+        )
 
     def multiply_adds(self, inputs: Mapping[str, Shape]) -> int:
         """Multiply-adds of one forward pass over inputs of these shapes."""
@@ -161,7 +162,9 @@ def build(definition: NetParameter, parameters: Parameters | None = None, *, whe
     for message in messages:
         bare = LayerParameter()
         bare.CopyFrom(message)
-        bare.ClearField("blobs")
+        # The rules have been applied; kept, they would be applied again without the state that they were written for.
+        for field in ("blobs", "include", "exclude"):
+            bare.ClearField(field)
         try:
             layers.append(layer_class(bare).parse(bare))
         except UnsupportedError as error:
@@ -175,7 +178,10 @@ def build(definition: NetParameter, parameters: Parameters | None = None, *, whe
         )
     _check_wiring(layers, where)
     shapes = run(
-        layers, lambda layer: layer.output_shapes([]), lambda layer, bottoms: layer.output_shapes(bottoms), lambda s, _: s
+        layers,
+        lambda layer: layer.output_shapes([]),
+        lambda layer, bottoms: layer.output_shapes(bottoms),
+        lambda _, like: like,
     )
     return Network(definition.name, tuple(layers), dict(parameters or {}), shapes)
 
@@ -184,9 +190,10 @@ def with_weights(network: Network, weights: NetParameter, *, where: str = "") ->
     """The network with the learned blobs of a parsed model, matched by layer name as Caffe does.
 
     Raises:
-        WeightsError: A layer that needs weights has none or too few, or their shape is another.
+        WeightsError: A layer that needs weights has none or too few or too many, or their shape is another.
+        NetworkError: Layers share parameters that they need in different shapes.
     """
-    weights = upgrade(weights, where=where)
+    weights = upgrade(weights, where=where, inputs=False)
     source = {message.name: message for message in weights.layer if message.blobs}
     parameters: dict[str, tuple[Array, ...]] = {}
     shared: dict[str, Array] = {}
@@ -194,21 +201,24 @@ def with_weights(network: Network, weights: NetParameter, *, where: str = "") ->
         message = source.pop(layer.name, None)
         names = [p.name for p in layer.definition.param] + [""] * len(expected)
         if message is None and all(name in shared for name in names[: len(expected)]):
-            parameters[layer.name] = tuple(shared[name] for name in names[: len(expected)])
+            parameters[layer.name] = tuple(
+                _share(layer, index, shared[name], shape)
+                for index, (name, shape) in enumerate(zip(names, expected, strict=False))
+            )
             continue
-        if message is None or len(message.blobs) < len(expected):
+        if message is None or len(message.blobs) != len(expected):
             found = 0 if message is None else len(message.blobs)
             raise WeightsError(
                 f"{found} of {len(expected)} weight blobs",
                 where=f"{where}: {layer.where}",
-                why="Caffe would fill what is missing at random and say nothing",
+                why="Caffe refuses another number, or fills what is missing at random and says nothing",
                 remedy="use the weights that were trained with this definition: they are matched by layer name",
             )
         blobs = []
         for index, (blob, shape) in enumerate(zip(message.blobs, expected, strict=False)):
             name = names[index]
             if name and name in shared:
-                blobs.append(shared[name])
+                blobs.append(_share(layer, index, shared[name], shape))
                 continue
             array = _fit(reading.blob_array(blob, where=f"{where}: {layer.where}"), shape, layer, where)
             blobs.append(array)
@@ -216,14 +226,18 @@ def with_weights(network: Network, weights: NetParameter, *, where: str = "") ->
                 shared[name] = array
         parameters[layer.name] = tuple(blobs)
     known = {layer.name for layer in network.layers}
-    notes = tuple(f"weights of layer {name!r} are not used" for name in source if name not in known or source[name].blobs)
+    notes = tuple(
+        f"weights of layer {name!r} are not used" for name in source if name not in known or source[name].blobs
+    )
     return dataclasses.replace(network, parameters=parameters, notes=network.notes + notes)
 
 
 def learned(network: Network) -> list[tuple[Layer, list[Shape]]]:
     """The layers with learned blobs, and the shapes of those, in order."""
     steps, _ = network.trace(network.inputs)
-    with_shapes = [(layer, layer.blob_shapes(bottoms)) for layer, (bottoms, _) in zip(network.layers, steps, strict=True)]
+    with_shapes = [
+        (layer, layer.blob_shapes(bottoms)) for layer, (bottoms, _) in zip(network.layers, steps, strict=True)
+    ]
     return [(layer, shapes) for layer, shapes in with_shapes if shapes]
 
 
@@ -259,6 +273,19 @@ def _fit(array: Array, shape: Shape, layer: Layer, where: str) -> Array:
     return array.reshape(shape)
 
 
+def _share(layer: Layer, index: int, owned: Array, shape: Shape) -> Array:
+    """Another layer's blob, as this layer needs it (Net::AppendParam); the same object where the shape is the same."""
+    if owned.shape == shape:
+        return owned
+    spec = layer.definition.param[index]
+    if spec.share_mode == ParamSpec.PERMISSIVE and owned.size == math.prod(shape):
+        return owned.reshape(shape)
+    raise layer.invalid(
+        f"shares parameter {spec.name!r}, which has the shape {owned.shape}, and needs {shape}",
+        why="layers that share a parameter need one shape, or with `share_mode: PERMISSIVE` one number of values",
+    )
+
+
 def _check_wiring(layers: Sequence[Layer], where: str) -> None:
     """Caffe's rules on names: AppendBottom and AppendTop in net.cpp, and the copies that insert_splits.cpp makes."""
     available: dict[str, int] = {}  # blob -> how often its present version is consumed
@@ -285,6 +312,10 @@ def _check_wiring(layers: Sequence[Layer], where: str) -> None:
             available[bottom] += 1
         for index, top in enumerate(layer.tops):
             in_place = index < len(layer.bottoms) and layer.bottoms[index] == top
+            if in_place and not layer.may_be_in_place:
+                raise layer.invalid(
+                    "the top is the bottom", why=f"{layer.caffe_type} does not allow in-place computation (Caffe)"
+                )
             if top in available and (not in_place or available[top] > 1):
                 raise layer.invalid(
                     f"top blob {top!r} is produced by multiple sources",
@@ -298,7 +329,9 @@ def _check_wiring(layers: Sequence[Layer], where: str) -> None:
 def _included(message: LayerParameter, definition: NetParameter) -> bool:
     """Whether a layer is in the net in phase TEST, by its include and exclude rules (Net::FilterNet)."""
     if message.include and message.exclude:
-        raise NetworkError("both include and exclude rules", where=f"layer {message.name!r}", why="Caffe accepts one kind")
+        raise NetworkError(
+            "both include and exclude rules", where=f"layer {message.name!r}", why="Caffe accepts one kind"
+        )
     if message.include:
         return any(_meets(rule, definition) for rule in message.include)
     return not any(_meets(rule, definition) for rule in message.exclude)
@@ -314,5 +347,3 @@ def _meets(rule: NetStateRule, definition: NetParameter) -> bool:
         or any(stage not in state.stage for stage in rule.stage)
         or any(stage in state.stage for stage in rule.not_stage)
     )
-
-

@@ -10,12 +10,14 @@ from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict
 
 from conversion import reading
-from conversion.errors import ConversionError
+from conversion.errors import ConversionError, ReadingError
 from conversion.layers.base import Array
 
 ChannelOrder = Literal["bgr", "rgb", "gray"]
-# ITU-R BT.601 luma, as OpenCV (and so Caffe's ReadImageToCVMat with is_color false) turns colour into grey.
-_LUMA = (0.299, 0.587, 0.114)
+# ITU-R BT.601 luma in 14 bits and rounded, as OpenCV (and so Caffe's ReadImageToCVMat with is_color false) turns colour
+# into grey. Below 2 ** 24, so that float32 computes it exactly: 0.299 R + ... rounds ties here one way, there the other.
+_LUMA = (4899, 9617, 1868)
+_LUMA_ONE = 1 << 14
 
 
 class Preprocessing(BaseModel):
@@ -39,7 +41,7 @@ class Preprocessing(BaseModel):
         if self.channel_order == "bgr":
             x = x[..., ::-1]
         elif self.channel_order == "gray":
-            x = np.rint(x @ np.array(_LUMA))[..., None]
+            x = np.floor((x @ np.array(_LUMA) + _LUMA_ONE // 2) / _LUMA_ONE)[..., None]
         return ((x - np.array(self.mean)) * self.scale).transpose(0, 3, 1, 2)
 
     def tensorflow(self, tf: Any, images: Any) -> Any:
@@ -48,7 +50,8 @@ class Preprocessing(BaseModel):
         if self.channel_order == "bgr":
             x = tf.reverse(x, axis=[-1])
         elif self.channel_order == "gray":
-            x = tf.round(tf.reduce_sum(x * tf.constant(_LUMA, tf.float32), axis=-1, keepdims=True))
+            luma = tf.reduce_sum(x * tf.constant(_LUMA, tf.float32), axis=-1, keepdims=True)
+            x = tf.floor((luma + _LUMA_ONE // 2) / _LUMA_ONE)
         x = x - tf.constant(self.mean, tf.float32)
         return x * self.scale if self.scale != 1.0 else x
 
@@ -97,7 +100,7 @@ def read_labels(path: str | Path) -> tuple[str, ...]:
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise reading.ReadingError(f"cannot be read: {error}", where=str(path)) from error
+        raise ReadingError(f"cannot be read: {error}", where=str(path)) from error
     names = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     return tuple(_without_synset(name) for name in names)
 
@@ -113,9 +116,9 @@ def _mean_image(path: Path) -> Array:
         try:
             array: Array = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise reading.ReadingError(f"not a NumPy array: {error}", where=str(path)) from error
+            raise ReadingError(f"not a NumPy array: {error}", where=str(path)) from error
         if not np.issubdtype(array.dtype, np.number):
-            raise reading.ReadingError(f"an array of {array.dtype}", where=str(path), why="a mean is made of numbers")
+            raise ReadingError(f"an array of {array.dtype}", where=str(path), why="a mean is made of numbers")
     else:
         array = reading.read_blob(path)
     if array.ndim == 4 and array.shape[0] == 1:

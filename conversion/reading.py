@@ -27,7 +27,7 @@ def read_definition(path: PathLike) -> NetParameter:
         UnsupportedError: It has fields that densecast does not know; all of them are listed, with their lines.
     """
     try:
-        text = _read_bytes(path).decode("utf-8")
+        text = _read_bytes(path).decode("utf-8-sig")  # Caffe's parser skips a byte order mark too
     except UnicodeDecodeError as error:
         raise ReadingError(
             f"not text: {error}", where=str(path), remedy="give the .prototxt first and the .caffemodel second"
@@ -40,6 +40,8 @@ def read_definition(path: PathLike) -> NetParameter:
         raise ReadingError(
             f"not a Caffe network definition: {error}", where=str(path), why="it must be a NetParameter in text form"
         ) from error
+    except RecursionError as error:
+        raise ReadingError("not a Caffe network definition: nested too deeply", where=str(path)) from error
     if unknown:
         raise UnsupportedError(
             "unknown fields: " + "; ".join(unknown),
@@ -47,6 +49,8 @@ def read_definition(path: PathLike) -> NetParameter:
             why="a field that is ignored could change what the net computes",
             remedy="remove those that only training uses; a layer from a fork of Caffe cannot be converted",
         )
+    if not message.layer and not message.layers:
+        raise ReadingError("no layers in it", where=str(path), why="it must be a NetParameter in text form")
     return message
 
 
@@ -101,7 +105,9 @@ def blob_array(blob: BlobProto, *, where: str) -> Array:
     shape = blob_shape(blob)
     if min(shape, default=1) < 1:
         raise ReadingError(f"a blob of shape {shape}", where=where, why="every dimension must be at least 1")
-    values = _values(blob, "double_data", np.dtype("<f8")) if blob.double_data else _values(blob, "data", np.dtype("<f4"))
+    values = (
+        _values(blob, "double_data", np.dtype("<f8")) if blob.double_data else _values(blob, "data", np.dtype("<f4"))
+    )
     count = 1
     for dim in shape:
         count *= dim
@@ -157,7 +163,8 @@ def _read_bytes(path: PathLike) -> bytes:
 
 def _unknown_text_fields(text: str) -> Iterator[str]:
     """Walks a definition in text form and names every field that our schema lacks, with its line."""
-    tokenizer = text_format.Tokenizer(text.splitlines())
+    # As text_format.Parse splits: splitlines() also breaks at form feeds and the like, in the middle of a comment.
+    tokenizer = text_format.Tokenizer(text.split("\n"))
     yield from _unknown_in(tokenizer, NetParameter.DESCRIPTOR, "")
 
 

@@ -33,7 +33,7 @@ def dense_model(network: Network, preprocessing: Preprocessing, output: str, fea
     (data,) = network.inputs
     images_spec = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
 
-    class DenseModel(tf.Module):  # type: ignore[misc]
+    class DenseModel(tf.Module):  # type: ignore[name-defined]
         """See `dense_model`."""
 
         def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """Old definitions -> the current form, as Caffe's own upgrade does it (upgrade_proto.cpp).
 
-Three generations exist: V0 (2013, `layers { layer { type: "conv" } }`), V1 (2014, `layers { type: CONVOLUTION }`) and the
-current one (2015, `layer { type: "Convolution" }`); and two ways to state inputs: `input:` fields, or Input layers.
+Three generations exist: V0 (2013, `layers { layer { type: "conv" } }`), V1 (2014, `layers { type: CONVOLUTION }`) and
+the current one (2015, `layer { type: "Convolution" }`); and two ways to state inputs: `input:` fields, or Input layers.
 """
 
 from __future__ import annotations
@@ -131,11 +131,19 @@ _V0_FIELDS: dict[tuple[str, str], tuple[str, str]] = {
     ("hdf5_output_param", "hdf5_output"): ("hdf5_output_param", ""),
 }
 _V0_TRANSFORM = {"scale": "scale", "meanfile": "mean_file", "cropsize": "crop_size", "mirror": "mirror"}
+# Parallel lists, one entry a learned blob, became one ParamSpec a blob.
+_V1_SPECS = {"param": "name", "blob_share_mode": "share_mode", "blobs_lr": "lr_mult", "weight_decay": "decay_mult"}
 _DATA_PARAMETERS = ("data_param", "image_data_param", "window_data_param")
 
 
-def upgrade(net: NetParameter, *, where: str = "") -> NetParameter:
+def upgrade(net: NetParameter, *, where: str = "", inputs: bool = True) -> NetParameter:
     """The net in the current form; the same object if it is in it already.
+
+    Args:
+        net: In any of the three forms.
+        where: The file, for errors.
+        inputs: Whether `input:` fields count. Trained weights may have them without shapes, as old versions of Caffe
+            saved them (Net::ToProto).
 
     Raises:
         NetworkError: `layer` and `layers` are mixed, or inputs are stated in a way Caffe refuses.
@@ -143,7 +151,8 @@ def upgrade(net: NetParameter, *, where: str = "") -> NetParameter:
     """
     if net.layer and net.layers:
         raise NetworkError("both `layer` and `layers`", where=where, why="a net has one form or the other (Caffe)")
-    if not net.layers and not net.input and not any(_is_old_batch_norm(layer) for layer in net.layer):
+    has_inputs = inputs and bool(net.input)
+    if not net.layers and not has_inputs and not any(_is_old_batch_norm(layer) for layer in net.layer):
         return net
     out = NetParameter()
     out.CopyFrom(net)
@@ -155,7 +164,7 @@ def upgrade(net: NetParameter, *, where: str = "") -> NetParameter:
             layers = [_from_v0(layer) if layer.HasField("layer") else layer for layer in layers]
         for layer in layers:
             _from_v1(layer, out.layer.add())
-    if out.input:
+    if has_inputs:
         _inputs_to_layers(out, where)
     for layer in out.layer:
         if _is_old_batch_norm(layer):
@@ -245,40 +254,29 @@ def _from_v0(old: V1LayerParameter) -> V1LayerParameter:
 
 
 def _assign(message: Any, field: str, value: Any) -> None:
-    """Sets a field, whichever kind it is; V0 enums have the values of their successors (PoolMethod)."""
-    target = message.DESCRIPTOR.fields_by_name[field]
-    if target.message_type is not None:
-        getattr(message, field).CopyFrom(value)
-    elif isinstance(getattr(message, field), (int, float, str, bool)):
-        setattr(message, field, value)
+    """Sets a field, whichever kind it and the value are; a single value is appended to a repeated field."""
+    target = getattr(message, field)
+    if hasattr(target, "extend"):
+        target.extend(value if hasattr(value, "extend") else [value])
+    elif hasattr(target, "CopyFrom"):
+        target.CopyFrom(value)
     else:
-        getattr(message, field).append(value)
+        setattr(message, field, value)
 
 
 def _from_v1(old: V1LayerParameter, new: LayerParameter) -> None:
     """One V1 layer -> the current form (UpgradeV1LayerParameter)."""
     for descriptor, value in old.ListFields():
-        field = descriptor.name
-        if field == "type":
+        if descriptor.name == "type":
             new.type = _V1_TYPES[V1LayerParameter.LayerType.Name(value)]
-        elif field in ("blobs_lr", "weight_decay", "param", "blob_share_mode"):
-            continue
-        elif descriptor.message_type is not None and not hasattr(value, "extend"):
-            getattr(new, field).CopyFrom(value)
-        elif hasattr(value, "extend"):
-            getattr(new, field).extend(value)
-        else:
-            setattr(new, field, value)
-    for index in range(max(len(old.param), len(old.blob_share_mode), len(old.blobs_lr), len(old.weight_decay))):
+        elif descriptor.name not in _V1_SPECS:
+            _assign(new, descriptor.name, value)
+    for index in range(max(len(getattr(old, field)) for field in _V1_SPECS)):
         spec = new.param.add()
-        if index < len(old.param):
-            spec.name = old.param[index]
-        if index < len(old.blob_share_mode):
-            spec.share_mode = old.blob_share_mode[index]
-        if index < len(old.blobs_lr):
-            spec.lr_mult = old.blobs_lr[index]
-        if index < len(old.weight_decay):
-            spec.decay_mult = old.weight_decay[index]
+        for field, successor in _V1_SPECS.items():
+            values = getattr(old, field)
+            if index < len(values):
+                setattr(spec, successor, values[index])
     for parameter in _DATA_PARAMETERS:
         if new.HasField(parameter):
             _move_transform(getattr(new, parameter), new)
@@ -290,5 +288,3 @@ def _move_transform(data: Any, layer: LayerParameter) -> None:
         if data.HasField(field):
             setattr(layer.transform_param, field, getattr(data, field))
             data.ClearField(field)
-
-

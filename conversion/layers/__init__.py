@@ -1,6 +1,20 @@
 """Caffe's layers: importing the package registers them all."""
 
-from conversion.layers import activation, arithmetic, convolution, normalization, pooling, shaping
+from conversion.layers import (
+    activation,
+    arithmetic,
+    convolution,
+    deconvolution,
+    elementary,
+    lookup,
+    mvn,
+    normalization,
+    pooling,
+    reduction,
+    reshaping,
+    shaping,
+    spp,
+)
 from conversion.layers.base import Array, Layer, Shape, Step, layer_class, register, registered
 
 __all__ = [
@@ -11,10 +25,17 @@ __all__ = [
     "activation",
     "arithmetic",
     "convolution",
+    "deconvolution",
+    "elementary",
     "layer_class",
+    "lookup",
+    "mvn",
     "normalization",
     "pooling",
+    "reduction",
     "register",
     "registered",
+    "reshaping",
     "shaping",
+    "spp",
 ]

@@ -1,9 +1,10 @@
-"""Layers that combine blobs, or a blob and learned values, by arithmetic: Eltwise, Scale."""
+"""Layers that combine blobs, or a blob and learned values, by arithmetic: Eltwise, Scale, Bias."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -55,74 +56,122 @@ class Eltwise(Layer):
         if self.operation == "MAX":
             return functools.reduce(maximum, bottoms)
         coeff = self.coeff or (1.0,) * len(bottoms)
-        return functools.reduce(lambda a, b: a + b, (c * x if c != 1.0 else x for c, x in zip(coeff, bottoms, strict=True)))
+        return functools.reduce(
+            lambda a, b: a + b, (c * x if c != 1.0 else x for c, x in zip(coeff, bottoms, strict=True))
+        )
 
 
-@register("Scale")
-@dataclasses.dataclass(frozen=True, eq=False)
-class Scale(ElementwiseLayer):
-    """x * scale (+ bias), where scale covers `num_axes` axes of the bottom from `axis` on (scale_layer.cpp).
+class OperandLayer(ElementwiseLayer):
+    """What Scale and Bias share: an operand that covers some axes of the bottom and is repeated over the others.
 
-    The scale is a learned blob, or the second bottom; `num_axes: -1` covers all axes from `axis`, 0 is a single value.
+    The operand is a learned blob that covers `num_axes` axes from `axis` on (-1: all of them, 0: a single value), or
+    the second bottom, whose own number of axes counts.
     """
 
-    axis: int = 1
-    num_axes: int = 1
-    bias_term: bool = False
+    axis: int
+    num_axes: int
 
     bottom_count = (1, 2)
 
-    @classmethod
-    def parse(cls, definition: LayerParameter) -> Self:
-        """Reads `scale_param`."""
-        message = definition.scale_param
-        layer = cls(definition, message.axis, message.num_axes, message.bias_term)
-        if layer.num_axes < -1:
-            raise layer.invalid(f"num_axes {layer.num_axes} is below -1")
-        return layer
+    def check_parameters(self) -> Self:
+        """The layer itself; raises NetworkError if `num_axes` makes no sense."""
+        if self.num_axes < -1:
+            raise self.invalid(f"num_axes {self.num_axes} is below -1")
+        return self
 
     def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         """The first bottom's shape; a second one must match its axes."""
-        self._operand(bottoms)
+        self.operand(bottoms)
         return [bottoms[0]]
 
-    def _operand(self, bottoms: Sequence[Shape]) -> tuple[int, Shape]:
-        """(axis, shape) of the scale."""
+    def operand(self, bottoms: Sequence[Shape]) -> Shape:
+        """The shape of the operand."""
+        if len(bottoms) == 2 and not bottoms[1]:
+            return ()  # a single value goes with any axis
         axis = canonical_axis(self, self.axis, len(bottoms[0]))
         if len(bottoms) == 2:
-            axis = 0 if not bottoms[1] else axis
             end = axis + len(bottoms[1])
             if bottoms[0][axis:end] != bottoms[1]:
-                raise self.invalid(f"a scale of {bottoms[1]} does not match axes {axis} to {end - 1} of {bottoms[0]}")
-            return axis, bottoms[1]
+                raise self.invalid(
+                    f"an operand of {bottoms[1]} does not match axes {axis} to {end - 1} of {bottoms[0]}"
+                )
+            return bottoms[1]
         end = len(bottoms[0]) if self.num_axes == -1 else axis + self.num_axes
         if end > len(bottoms[0]):
-            raise self.invalid(f"axis {axis} and num_axes {self.num_axes} reach past a bottom of {len(bottoms[0])} axes")
-        return axis, bottoms[0][axis:end]
-
-    def blob_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        """The scale unless it is a bottom; the bias if there is one."""
-        shape = self._operand(bottoms)[1]
-        return [shape] * ((len(bottoms) == 1) + self.bias_term)
+            raise self.invalid(
+                f"axis {axis} and num_axes {self.num_axes} reach past a bottom of {len(bottoms[0])} axes"
+            )
+        return bottoms[0][axis:end]
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:
-        """The formula."""
-        return [self._apply(bottoms, blobs, bottoms[0].shape)]
+        """The formula, every operand with trailing axes of size 1 to reach the bottom's last axis."""
+        return [self.combine(bottoms[0], self._aligned(bottoms, blobs))]
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:
         """The formula in Caffe's axis order where it must be."""
         x = bottoms[0]
         if x.shape.rank == 4 and len(bottoms) == 1 and self.axis in (1, -3) and self.num_axes == 1:
             # One value a channel, the common case: channels are last, so that it broadcasts without a transpose.
-            y = x * variables[0]
-            return [y + variables[1] if self.bias_term else y]
+            return [self.combine(x, variables)]
         caffe = [to_caffe(b) for b in bottoms]
-        return [from_caffe(self._apply(caffe, variables, caffe[0].shape))]
+        return [from_caffe(self.combine(caffe[0], self._aligned(caffe, variables)))]
 
-    def _apply(self, bottoms: Sequence[Any], blobs: Sequence[Any], shape: Sequence[Any]) -> Any:
-        axis = canonical_axis(self, self.axis, len(shape))
+    def _aligned(self, bottoms: Sequence[Any], blobs: Sequence[Any]) -> list[Any]:
+        """The operands, in order, each broadcastable to the first bottom."""
+        rank = len(bottoms[0].shape)
         views = []
         for operand in (*bottoms[1:], *blobs):
-            trailing = len(shape) - axis - len(operand.shape) if len(operand.shape) else 0
+            covered = len(operand.shape)
+            trailing = rank - canonical_axis(self, self.axis, rank) - covered if covered else 0
             views.append(operand[(..., *[None] * trailing)])
-        return bottoms[0] * views[0] + views[1] if self.bias_term else bottoms[0] * views[0]
+        return views
+
+    @abstractmethod
+    def combine(self, x: Any, operands: Sequence[Any]) -> Any:
+        """The formula itself, the same for arrays and tensors."""
+
+
+@register("Scale")
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scale(OperandLayer):
+    """x * scale (+ bias) (scale_layer.cpp); the bias has the scale's shape and is always learned."""
+
+    axis: int = 1
+    num_axes: int = 1
+    bias_term: bool = False
+
+    @classmethod
+    def parse(cls, definition: LayerParameter) -> Self:
+        """Reads `scale_param`."""
+        message = definition.scale_param
+        return cls(definition, message.axis, message.num_axes, message.bias_term).check_parameters()
+
+    def blob_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        """The scale unless it is a bottom; the bias if there is one."""
+        return [self.operand(bottoms)] * ((len(bottoms) == 1) + self.bias_term)
+
+    def combine(self, x: Any, operands: Sequence[Any]) -> Any:
+        """See the class."""
+        return x * operands[0] + operands[1] if self.bias_term else x * operands[0]
+
+
+@register("Bias")
+@dataclasses.dataclass(frozen=True, eq=False)
+class Bias(OperandLayer):
+    """x + bias (bias_layer.cpp)."""
+
+    axis: int = 1
+    num_axes: int = 1
+
+    @classmethod
+    def parse(cls, definition: LayerParameter) -> Self:
+        """Reads `bias_param`."""
+        return cls(definition, definition.bias_param.axis, definition.bias_param.num_axes).check_parameters()
+
+    def blob_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        """The bias, unless it is a bottom."""
+        return [self.operand(bottoms)] if len(bottoms) == 1 else []
+
+    def combine(self, x: Any, operands: Sequence[Any]) -> Any:
+        """See the class."""
+        return x + operands[0]

@@ -51,6 +51,7 @@ class Layer(ABC):
     caffe_type: ClassVar[str]
     # Whether Caffe lets the top use the bottom's memory even when the names differ (Reshape, Flatten, Split).
     shares_memory: ClassVar[bool] = False
+    may_be_in_place: ClassVar[bool] = True
     # How many bottoms and tops Caffe accepts: (least, most), None for no limit.
     bottom_count: ClassVar[tuple[int, int | None]] = (1, 1)
     top_count: ClassVar[tuple[int, int | None]] = (1, 1)
@@ -134,7 +135,9 @@ def register(caffe_type: str) -> Callable[[LayerClass], LayerClass]:
 
     def add(cls: LayerClass) -> LayerClass:
         if caffe_type in _REGISTRY:
-            raise ValueError(f"two classes for Caffe's {caffe_type!r}: {_REGISTRY[caffe_type].__name__}, {cls.__name__}")
+            raise ValueError(
+                f"two classes for Caffe's {caffe_type!r}: {_REGISTRY[caffe_type].__name__}, {cls.__name__}"
+            )
         cls.caffe_type = caffe_type
         _REGISTRY[caffe_type] = cls
         return cls

@@ -38,7 +38,9 @@ class SlidingLayer(Layer):
         if layer.group < 1 or layer.num_output % layer.group:
             raise layer.invalid(f"num_output {layer.num_output} is not a multiple of group {layer.group}")
         if len(definition.bottom) != len(definition.top):
-            raise layer.invalid(f"{len(definition.bottom)} bottoms but {len(definition.top)} tops", why="each bottom has its top")
+            raise layer.invalid(
+                f"{len(definition.bottom)} bottoms but {len(definition.top)} tops", why="each bottom has its top"
+            )
         return layer
 
     def windows(self, spatial: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
@@ -58,7 +60,9 @@ class SlidingLayer(Layer):
     def check_bottoms(self, bottoms: Sequence[Shape]) -> int:
         """The common number of channels; raises NetworkError where bottoms differ or do not divide into groups."""
         if len(set(bottoms)) > 1:
-            raise self.invalid(f"bottoms of different shapes {sorted(set(bottoms))}", why="they share one set of weights")
+            raise self.invalid(
+                f"bottoms of different shapes {sorted(set(bottoms))}", why="they share one set of weights"
+            )
         axis = self.channel_axis(bottoms[0])
         if axis != 1:
             raise self.invalid(f"axis {self.axis} on a bottom of {len(bottoms[0])} axes", why="channels are axis 1")
@@ -116,7 +120,7 @@ class Convolution(SlidingLayer):
         return top + blobs[1].reshape(-1, *[1] * (len(shape) - 2)) if self.bias_term else top
 
     def prepare(self, blobs: Sequence[Array]) -> list[Array]:
-        """Filters as TensorFlow's [kh, kw, C_in / group, C_out], one for each group (depthwise: [kh, kw, C_in, multiplier])."""
+        """Filters as TensorFlow's [kh, kw, C_in / group, C_out], one a group (depthwise: [kh, kw, C_in, factor])."""
         weights = blobs[0]
         spatial = range(2, weights.ndim)
         if self._depthwise(weights.shape):
@@ -129,8 +133,9 @@ class Convolution(SlidingLayer):
         """Whether TensorFlow's depthwise kernel serves: one input channel a group, two axes, equal strides."""
         if self.group == 1 or weights[1] != 1 or len(weights) != 4:
             return False
-        stride = self.windows(2)[1]
-        return stride[0] == stride[1]
+        _, stride, _, dilation = self.windows(2)
+        # depthwise_conv2d strides equally or not at all where it dilates: it gives another shape, with no error.
+        return stride[0] == stride[1] and (stride[0] == 1 or max(dilation) == 1)
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:
         """`tf.nn.conv2d` with explicit padding; groups are split, since the CPU kernel refuses them."""

@@ -21,9 +21,9 @@ def tensorflow() -> Any:
             why="converting and running models needs it; reading and inspecting Caffe files does not",
             remedy="install densecast[cpu], or densecast[gpu] on a machine with an NVIDIA GPU",
         )
-    import tensorflow
+    import tensorflow as tf
 
-    return tensorflow
+    return tf
 
 
 def from_caffe(tensor: Any) -> Any:

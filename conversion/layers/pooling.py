@@ -24,11 +24,14 @@ Pair = tuple[int, int]
 class Pooling(Layer):
     """Caffe's Pooling (pooling_layer.cpp), MAX or AVE.
 
-    Shape: [N, C, H, W] -> [N, C, h, w] with h = ceil((H + 2 pad - kernel) / stride) + 1 (floor with `round_mode: FLOOR`),
-    one less where padding is used and the last window would start at H + pad or beyond.
+    Shape: [N, C, H, W] -> [N, C, h, w] with h = ceil((H + 2 pad - kernel) / stride) + 1 (floor with
+    `round_mode: FLOOR`), one less where padding is used and the last window would start at H + pad or beyond.
 
     MAX starts from -FLT_MAX and takes what compares greater, so padding, NaN and empty windows give -FLT_MAX. AVE
     divides by the window clipped to H + pad: padding counts, what lies beyond it does not.
+
+    A second top of MAX is the mask: where in the plane (y * W + x) the first of the largest values lies, -1 where
+    nothing was greater than -FLT_MAX.
     """
 
     method: str = "MAX"
@@ -38,6 +41,8 @@ class Pooling(Layer):
     ceil: bool = True
     global_pooling: bool = False
 
+    top_count = (1, 2)
+
     @classmethod
     def parse(cls, definition: LayerParameter) -> Self:
         """Reads `pooling_param`."""
@@ -45,6 +50,8 @@ class Pooling(Layer):
         layer = cls(definition)
         if message.pool == PoolingParameter.STOCHASTIC:
             raise UnsupportedError("pool: STOCHASTIC", where=layer.where)
+        if len(definition.top) > 1 and message.pool != PoolingParameter.MAX:
+            raise layer.invalid(f"{len(definition.top)} top blobs, Caffe asks for 1", why="only MAX has a mask")
         stride = layer._pair(message, "stride", ("stride_h", "stride_w"), 1)
         pad = layer._pair(message, "pad", ("pad_h", "pad_w"), 0)
         kernel = (0, 0)
@@ -52,7 +59,9 @@ class Pooling(Layer):
             if message.HasField("kernel_size") or message.HasField("kernel_h") or message.HasField("kernel_w"):
                 raise layer.invalid("global_pooling with a kernel", why="the kernel is the whole bottom")
             if pad != (0, 0) or stride != (1, 1):
-                raise layer.invalid("global_pooling with a pad or a stride", why="Caffe accepts pad 0 and stride 1 only")
+                raise layer.invalid(
+                    "global_pooling with a pad or a stride", why="Caffe accepts pad 0 and stride 1 only"
+                )
         else:
             kernel = layer._pair(message, "kernel_size", ("kernel_h", "kernel_w"), None)
             if min(kernel) < 1:
@@ -75,10 +84,14 @@ class Pooling(Layer):
         """(vertical, horizontal) from `field` or from its two twins, by the rules of PoolingLayer::LayerSetUp."""
         given = [message.HasField(twin) for twin in twins]
         if message.HasField(field) and any(given):
-            raise self.invalid(f"both {field} and {twins[0]} / {twins[1]} are given", why="Caffe accepts one or the other")
+            raise self.invalid(
+                f"both {field} and {twins[0]} / {twins[1]} are given", why="Caffe accepts one or the other"
+            )
         if any(given):
             if not all(given):
-                raise self.invalid(f"{twins[given.index(False)]} is missing", why=f"{twins[given.index(True)]} is given")
+                raise self.invalid(
+                    f"{twins[given.index(False)]} is missing", why=f"{twins[given.index(True)]} is given"
+                )
             return (getattr(message, twins[0]), getattr(message, twins[1]))
         if not message.HasField(field) and default is None:
             raise self.invalid(f"{field} is missing")
@@ -103,7 +116,12 @@ class Pooling(Layer):
         cells = self._cells(*shape[2:])
         if min(cells) < 1:
             raise self.invalid(f"a bottom of {shape[2]}x{shape[3]} is smaller than the window")
-        return [(*shape[:2], *cells)]
+        return [(*shape[:2], *cells)] * self._tops
+
+    @property
+    def _tops(self) -> int:
+        """1, or 2 with a mask."""
+        return max(len(self.tops), 1)
 
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:  # noqa: ARG002
         """The window itself; None where it is the whole bottom."""
@@ -116,10 +134,16 @@ class Pooling(Layer):
         kernel, cells = self._window(*size), self._cells(*size)
         after = _end_padding(size, kernel, self.stride, self.pad, cells)
         if self.method == "MAX":
-            top = np.full((*x.shape[:2], *cells), -FLT_MAX)
-            for _, view in taps(pad_spatial(x, self.pad, after, -np.inf), kernel, self.stride, (1, 1), cells):
+            top, mask = np.full((*x.shape[:2], *cells), -FLT_MAX), np.full((*x.shape[:2], *cells), -1.0)
+            plane = np.arange(size[0] * size[1]).reshape(size)
+            views, places = (
+                taps(pad_spatial(array, self.pad, after, -np.inf), kernel, self.stride, (1, 1), cells)
+                for array in (x, plane.astype(np.float64))
+            )
+            for (_, view), (_, place) in zip(views, places, strict=True):
+                mask = np.where(view > top, place, mask)
                 top = np.where(view > top, view, top)
-            return [top]
+            return [top, mask][: self._tops]
         total = np.zeros((*x.shape[:2], *cells))
         for _, view in taps(pad_spatial(x, self.pad, after, 0.0), kernel, self.stride, (1, 1), cells):
             total += view
@@ -133,11 +157,11 @@ class Pooling(Layer):
         return np.maximum(np.minimum(start + kernel, size + self.pad[axis]) - start, 0)
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
-        """VALID pooling over the bottom padded at its end to Caffe's rounded size; the padding is computed at run time."""
+        """VALID pooling over the bottom padded at its end to Caffe's rounded size, which is computed at run time."""
         tf = tensorflow()
         x = bottoms[0]
         if self.global_pooling:
-            return [self._global(tf, x)]
+            return self._global(tf, x)
         size = tf.shape(x)[1:3]
         kernel, stride, pad = (tf.constant(v) for v in (self.kernel, self.stride, self.pad))
         span = size + 2 * pad - kernel
@@ -151,7 +175,17 @@ class Pooling(Layer):
             # Neither NaN nor -inf is greater than -FLT_MAX, so that neither can win.
             clean = tf.where(x > -FLT_MAX, x, -FLT_MAX)
             padded = _keep_channels(tf.pad(clean, around, constant_values=-FLT_MAX), x)
-            return [tf.nn.max_pool2d(padded, self.kernel, self.stride, "VALID")]
+            top = tf.nn.max_pool2d(padded, self.kernel, self.stride, "VALID")
+            if self._tops == 1:
+                return [top]
+            plane = _keep_channels(tf.pad(_plane(tf, size)[None, :, :, None], around), x[:1, :, :, :1])
+            windows, places = (
+                tf.image.extract_patches(a, [1, *self.kernel, 1], [1, *self.stride, 1], [1, 1, 1, 1], "VALID")
+                for a in (padded, plane)
+            )
+            # [N, h, w, taps, C] and [1, h, w, taps, 1]
+            windows = tf.reshape(windows, tf.concat([tf.shape(top)[:3], [-1, x.shape[-1]]], axis=0))
+            return [top, _first(tf, windows, top[:, :, :, None], places[..., None])]
         mean = tf.nn.avg_pool2d(_keep_channels(tf.pad(x, around), x), self.kernel, self.stride, "VALID")
         start = [tf.range(cells[axis]) * self.stride[axis] - self.pad[axis] for axis in (0, 1)]
         rows, columns = (
@@ -161,10 +195,32 @@ class Pooling(Layer):
         taps_over_counts = self.kernel[0] * self.kernel[1] / (rows[:, None] * columns[None, :])
         return [mean * taps_over_counts[None, :, :, None]]
 
-    def _global(self, tf: Any, x: Tensor) -> Tensor:
-        if self.method == "MAX":
-            return tf.reduce_max(tf.where(x > -FLT_MAX, x, -FLT_MAX), axis=(1, 2), keepdims=True)
-        return tf.reduce_mean(x, axis=(1, 2), keepdims=True)
+    def _global(self, tf: Any, x: Tensor) -> list[Tensor]:
+        if self.method == "AVE":
+            return [tf.reduce_mean(x, axis=(1, 2), keepdims=True)]
+        clean = tf.where(x > -FLT_MAX, x, -FLT_MAX)
+        top = tf.reduce_max(clean, axis=(1, 2), keepdims=True)
+        if self._tops == 1:
+            return [top]
+        shape = tf.shape(x)
+        window = tf.reshape(clean, [shape[0], 1, 1, -1, x.shape[-1]])
+        places = tf.reshape(_plane(tf, shape[1:3]), [1, 1, 1, -1, 1])
+        return [top, _first(tf, window, top[:, :, :, None], places)]
+
+
+def _plane(tf: Any, size: Tensor) -> Tensor:
+    """[H, W] int32: y * W + x at every place."""
+    return tf.reshape(tf.range(size[0] * size[1]), size)
+
+
+def _first(tf: Any, windows: Tensor, largest: Tensor, places: Tensor) -> Tensor:
+    """[N, h, w, C]: the first of the `places` of each window (axis 3) that holds its largest value, or -1.
+
+    Places rise along a window, so that the first is the least; `tf.nn.max_pool_with_argmax` promises no order.
+    """
+    none = tf.int32.max
+    found = tf.reduce_min(tf.where((windows == largest) & (largest > -FLT_MAX), places, none), axis=3)
+    return tf.cast(tf.where(found == none, -1, found), windows.dtype)
 
 
 def _keep_channels(padded: Tensor, x: Tensor) -> Tensor:
@@ -176,6 +232,7 @@ def _keep_channels(padded: Tensor, x: Tensor) -> Tensor:
 def _end_padding(size: Sequence[int], kernel: Pair, stride: Pair, pad: Pair, cells: Pair) -> Pair:
     """Cells to add at the end of each axis so that every window is whole."""
     y, x = (
-        max((n - 1) * s + k - length - p, 0) for length, k, s, p, n in zip(size, kernel, stride, pad, cells, strict=True)
+        max((n - 1) * s + k - length - p, 0)
+        for length, k, s, p, n in zip(size, kernel, stride, pad, cells, strict=True)
     )
     return y, x

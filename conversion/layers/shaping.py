@@ -50,6 +50,7 @@ class Split(ElementwiseLayer):
     """Copies of the bottom that share its memory; saved nets carry those that Caffe inserted."""
 
     shares_memory = True
+    may_be_in_place = False
     top_count = (1, None)
 
     def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
@@ -74,6 +75,7 @@ class Flatten(Layer):
     end_axis: int = -1
 
     shares_memory = True
+    may_be_in_place = False
 
     @classmethod
     def parse(cls, definition: LayerParameter) -> Self:

@@ -37,7 +37,9 @@ def per_axis(
         if count != 2:
             raise layer.invalid(f"{high} / {wide} are given for {count} spatial axes", why="they exist for two only")
         if default is None and not (message.HasField(high) and message.HasField(wide)):
-            raise layer.invalid(f"{high} or {wide} is missing", why="Caffe demands both", remedy=f"give {field} instead")
+            raise layer.invalid(
+                f"{high} or {wide} is missing", why="Caffe demands both", remedy=f"give {field} instead"
+            )
         values = (getattr(message, high), getattr(message, wide))
         if default and 0 in values:  # stride_h without stride_w: the proto's default is 0, which Caffe refuses
             raise layer.invalid(f"{high} or {wide} is 0 or missing", remedy=f"give both, or {field}")
@@ -46,7 +48,9 @@ def per_axis(
             raise layer.invalid(f"{field} is missing")
         values = (default,)
     if len(values) not in (1, count):
-        raise layer.invalid(f"{field} has {len(values)} values for {count} spatial axes", remedy="give one value or one an axis")
+        raise layer.invalid(
+            f"{field} has {len(values)} values for {count} spatial axes", remedy="give one value or one an axis"
+        )
     if min(values) < least:
         raise layer.invalid(f"{field} {min(values)} is below {least}")
     return values * count if len(values) == 1 else values

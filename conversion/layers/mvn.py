@@ -1,0 +1,70 @@
+"""MVN: mean and variance normalization of each plane, or of each item, by its own statistics."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+
+from conversion.caffe_pb2 import LayerParameter
+from conversion.layers.base import Array, Layer, Shape, Step, Tensor, register
+from conversion.layers.layout import from_caffe, tensorflow
+
+
+@register("MVN")
+@dataclasses.dataclass(frozen=True, eq=False)
+class MVN(Layer):
+    """(x - mean) / (sqrt(variance) + eps), or x - mean without `normalize_variance` (mvn_layer.cpp).
+
+    The statistics are those of each plane (H, W), or of each item (C, H, W) with `across_channels`; the variance is
+    the mean square of x - mean, and `eps` is added to its root, not to itself.
+
+    Shape: [N, C, H, W] kept; a bottom of fewer axes gets trailing axes of size 1, as in Caffe.
+    """
+
+    normalize_variance: bool = True
+    across_channels: bool = False
+    eps: float = 1e-9
+
+    @classmethod
+    def parse(cls, definition: LayerParameter) -> Self:
+        """Reads `mvn_param`."""
+        message = definition.mvn_param
+        return cls(definition, message.normalize_variance, message.across_channels, message.eps)
+
+    def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        """See the class."""
+        rank = len(bottoms[0])
+        if rank > 4:
+            raise self.invalid(f"a bottom of {rank} axes", why="MVN is defined for N, C, H, W and fewer")
+        return [(*bottoms[0], *[1] * (4 - rank))]
+
+    def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:  # noqa: ARG002
+        """None: the statistics see the whole plane."""
+        return None
+
+    def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
+        """The formula."""
+        x = bottoms[0].reshape(self.output_shapes([bottoms[0].shape])[0])
+        axes = (1, 2, 3) if self.across_channels else (2, 3)
+        centred = x - x.mean(axis=axes, keepdims=True)
+        if not self.normalize_variance:
+            return [centred]
+        variance = (centred**2).mean(axis=axes, keepdims=True)
+        return [centred / (np.sqrt(variance) + self.eps)]
+
+    def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
+        """The formula."""
+        tf = tensorflow()
+        x = bottoms[0]
+        rank = x.shape.rank
+        if rank < 4:
+            x = from_caffe(x[(..., *[tf.newaxis] * (4 - rank))])
+        axes = (1, 2, 3) if self.across_channels else (1, 2)
+        centred = x - tf.reduce_mean(x, axis=axes, keepdims=True)
+        if not self.normalize_variance:
+            return [centred]
+        deviation = tf.sqrt(tf.reduce_mean(tf.square(centred), axis=axes, keepdims=True))
+        return [centred / (deviation + self.eps)]

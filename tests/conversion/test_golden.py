@@ -1,0 +1,131 @@
+"""Every golden case, in both forms, against what a real Caffe computed."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from conversion import cast, evaluate, load_network, receptive_field, to_tensorflow
+from conversion.errors import WeightsError
+from conversion.surgery import random_parameters
+from conversion.verification import relative_error
+from models import entry
+from tests.golden_cases import GOLDEN, GoldenCase, cases
+
+REFERENCE_TOLERANCE = 1e-5  # of absmax: what float32 Caffe leaves against float64
+TENSORFLOW_TOLERANCE = 1e-4
+
+# What Caffe itself would fill at random and say nothing of is refused: the one case that must not pass.
+REFUSED = {"fmt_weights_missing_layer": (WeightsError, "0 of 2 weight blobs")}
+CASES = [case for kind in ("layers", "nets") for case in cases(kind) if case.name != "caffenet_small_fullconv"]
+
+
+def test_no_case_is_left_out():
+    """The index, the folders and what runs below agree; the cases without a net of their own have tests of theirs."""
+    folders = {path.name for kind in ("layers", "nets") for path in (GOLDEN / kind).iterdir() if path.is_dir()}
+    assert folders == {case.name for case in CASES} | {"caffenet_small_fullconv", "fmt_mean_binaryproto"}
+    assert len(folders) == 220
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.name not in REFUSED], ids=lambda case: case.name)
+def test_case(case: GoldenCase):
+    network = load_network(case.prototxt, case.weights)
+    inputs = case.inputs(next(iter(network.inputs), ""))
+    expected = case.outputs()
+    reference = evaluate(network, inputs)
+    tensors = to_tensorflow(network)(inputs)
+    for blob, values in expected.items():
+        assert relative_error(reference[blob], values.astype(np.float64)) <= REFERENCE_TOLERANCE, blob
+        assert relative_error(tensors[blob].numpy(), values.astype(np.float64)) <= TENSORFLOW_TOLERANCE, blob
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name: str):
+    case = next(c for c in CASES if c.name == name)
+    error, text = REFUSED[name]
+    with pytest.raises(error, match=text):
+        load_network(case.prototxt, case.weights)
+
+
+@pytest.mark.parametrize("size", ["227x227", "300x517", "451x451"])
+def test_cast_equals_caffes_own_surgery(size: str):
+    """Our cast of the classifier, run densely, is what Caffe computed after net surgery in its notebook's way."""
+    folder = GOLDEN / "nets" / "caffenet_small_fullconv"
+    source = GOLDEN / "nets" / "caffenet_small"
+    network = cast(load_network(source / "net.prototxt", source / "net.caffemodel"))
+    inputs = {"data": np.load(folder / f"input_{size}.npy").astype(np.float32)}
+    reference, tensors = evaluate(network, inputs), to_tensorflow(network)(inputs)
+    with np.load(folder / f"outputs_{size}.npz") as expected:
+        for blob in expected.files:
+            values = expected[blob].astype(np.float64)
+            assert relative_error(reference[blob], values) <= REFERENCE_TOLERANCE, blob
+            assert relative_error(tensors[blob].numpy(), values) <= TENSORFLOW_TOLERANCE, blob
+
+
+def test_golden_classifier_is_the_source_of_the_fullconv_case():
+    """The premise of the test above: the sibling's weights are those that were moved."""
+    folder = GOLDEN / "nets" / "caffenet_small_fullconv"
+    moved = load_network(folder / "net.prototxt", folder / "net.caffemodel")
+    source = GOLDEN / "nets" / "caffenet_small"
+    ours = cast(load_network(source / "net.prototxt", source / "net.caffemodel"))
+    assert [layer.name for layer, _ in _learned(moved)] == [layer.name for layer, _ in _learned(ours)]
+    for name, blobs in moved.parameters.items():
+        for theirs, mine in zip(blobs, ours.parameters[name], strict=True):
+            np.testing.assert_array_equal(theirs, mine)
+
+
+def _learned(network):
+    from conversion.network import learned
+
+    return learned(network)
+
+
+@pytest.fixture(scope="module")
+def caffenet():
+    """The full-size CaffeNet with the weights that the golden vectors were made with: 61 million, made here."""
+    return random_parameters(load_network(entry("caffenet").definition), seed=0)
+
+
+@pytest.fixture(scope="module")
+def caffenet_vectors():
+    with np.load(GOLDEN / "caffenet_full" / "io.npz") as vectors:
+        return {name: vectors[name] for name in vectors.files}
+
+
+def _stem(vectors: dict[str, np.ndarray], suffix: str) -> dict[str, np.ndarray]:
+    return {name.removesuffix(suffix): value for name, value in vectors.items() if name.endswith(suffix)}
+
+
+def test_full_caffenet_at_227(caffenet, caffenet_vectors):
+    expected = _stem(caffenet_vectors, "_227")
+    image = caffenet_vectors["image_451"][..., :227, :227].astype(np.float32)
+    reference, tensors = evaluate(caffenet, {"data": image}), to_tensorflow(caffenet)({"data": image})
+    compared = [blob for blob in expected if blob in reference and blob != "prob"]
+    assert "fc8" in compared
+    for blob in compared:
+        values = expected[blob].astype(np.float64)
+        assert relative_error(reference[blob].reshape(values.shape), values) <= REFERENCE_TOLERANCE, blob
+        assert relative_error(tensors[blob].numpy().reshape(values.shape), values) <= TENSORFLOW_TOLERANCE, blob
+
+
+def test_full_caffenet_at_451(caffenet, caffenet_vectors):
+    network = cast(caffenet)
+    image = caffenet_vectors["image_451"].astype(np.float32)
+    reference, tensors = evaluate(network, {"data": image}), to_tensorflow(network)({"data": image})
+    for name, blob in (("pool5_451", "pool5"), ("fc8conv_451", "fc8-conv")):
+        values = caffenet_vectors[name].astype(np.float64)
+        assert relative_error(reference[blob].reshape(values.shape), values) <= REFERENCE_TOLERANCE, blob
+        assert relative_error(tensors[blob].numpy().reshape(values.shape), values) <= TENSORFLOW_TOLERANCE, blob
+    assert reference["fc8-conv"].shape == (1, 1000, 8, 8)
+
+
+def test_caffenet_geometry(caffenet):
+    geometry = receptive_field(cast(caffenet))
+    assert geometry == ((32, 32), (113, 113), (227, 227), (355, 355))
+
+
+def test_index_counts():
+    assert len(json.loads((GOLDEN / "layers" / "index.json").read_text())) == 210
+    assert len(json.loads((GOLDEN / "nets" / "index.json").read_text())) == 10

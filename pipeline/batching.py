@@ -1,0 +1,118 @@
+"""Pixels into batches: images of one shape, as many as the shape alone says.
+
+Why the batch size depends on the shape and on nothing else: TensorFlow's result on an image depends, in its last bits,
+on how many images the batch has (another size takes another blocking of the matrix products), but neither on the
+image's place in the batch nor on its neighbours (measured, see DESIGN.md). So every batch of a shape is padded to one
+size by repeating its last image, and an image's map never depends on what else was in the run: resumed, re-sharded and
+distributed runs agree bit for bit.
+
+Pure: no framework, no pixels (items are opaque), no clock.
+"""
+
+import dataclasses
+from typing import Generic, TypeAlias, TypeVar
+
+T = TypeVar("T")
+
+Shape: TypeAlias = tuple[int, int]
+"""(height, width) in pixels."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchBudget:
+    """How much goes into a batch, and how much may wait for one.
+
+    Attributes:
+        pixel_budget: Pixels of a batch at most; one image may exceed it, and is then alone.
+        max_batch: Images of a batch at most.
+        max_pending_pixels: Pixels held back in incomplete batches at most (3 bytes each, as RGB uint8). Only images of
+            at most half the pixel budget are ever held back: a larger one is a batch by itself.
+
+    Raises:
+        ValueError: One of them is less than 1.
+    """
+
+    pixel_budget: int = 451 * 451
+    max_batch: int = 32
+    max_pending_pixels: int = 2**24
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) < 1:
+                raise ValueError(f"{field.name} is {getattr(self, field.name)}; it must be at least 1")
+
+
+def batch_size(shape: Shape, budget: BatchBudget) -> int:
+    """How many images of `shape` a batch has: max(1, min(max_batch, pixel_budget // (height * width))).
+
+    >>> batch_size((227, 227), BatchBudget()), batch_size((451, 451), BatchBudget()), batch_size((8, 8), BatchBudget())
+    (3, 1, 32)
+
+    Raises:
+        ValueError: The height or the width is less than 1.
+    """
+    height, width = shape
+    if height < 1 or width < 1:
+        raise ValueError(f"an image of {height} rows and {width} columns has no pixel to batch")
+    return max(1, min(budget.max_batch, budget.pixel_budget // (height * width)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch(Generic[T]):
+    """Images to run together.
+
+    Attributes:
+        shape: (height, width) of each of them.
+        items: From 1 to `size` of them, in the order of their arrival.
+        size: What the batch is to be padded to, by repeating its last image; a function of the shape.
+    """
+
+    shape: Shape
+    items: tuple[T, ...]
+    size: int
+
+
+class Batcher(Generic[T]):
+    """Gathers items into batches of one shape each.
+
+    The order of the batches is a function of the order of the items. Not thread-safe: one to a bundle.
+    """
+
+    def __init__(self, budget: BatchBudget) -> None:
+        self._budget = budget
+        # Dictionaries keep insertion order and a bucket is removed when it is let go: the first is the oldest.
+        self._buckets: dict[Shape, list[T]] = {}
+        self._pending_pixels = 0
+
+    @property
+    def pending_pixels(self) -> int:
+        """Pixels held back in incomplete batches, at most the budget's `max_pending_pixels`."""
+        return self._pending_pixels
+
+    def add(self, item: T, shape: Shape) -> list[Batch[T]]:
+        """Takes one item of (height, width) `shape`.
+
+        Returns:
+            The batches to run now: the one that `item` completes, or, where too many pixels wait, the incomplete ones
+            whose first item has waited longest.
+
+        Raises:
+            ValueError: The height or the width is less than 1.
+        """
+        size = batch_size(shape, self._budget)
+        bucket = self._buckets.setdefault(shape, [])
+        bucket.append(item)
+        self._pending_pixels += shape[0] * shape[1]
+        ready = [self._release(shape)] if len(bucket) == size else []
+        while self._pending_pixels > self._budget.max_pending_pixels:
+            ready.append(self._release(next(iter(self._buckets))))
+        return ready
+
+    def flush(self) -> list[Batch[T]]:
+        """All that was held back, the bucket whose first item has waited longest first."""
+        return [self._release(shape) for shape in list(self._buckets)]
+
+    def _release(self, shape: Shape) -> Batch[T]:
+        items = tuple(self._buckets.pop(shape))
+        self._pending_pixels -= shape[0] * shape[1] * len(items)
+        return Batch(shape, items, batch_size(shape, self._budget))

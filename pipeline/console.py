@@ -1,0 +1,64 @@
+"""What the command line shows and what it keeps quiet."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+
+from rich.console import Console
+
+# TensorFlow prints these while it is imported, whatever its log level: they are no news to a user.
+_NOISE = (b"All log messages before absl::InitializeLog()", b"oneDNN custom operations are on", b"rebuild TensorFlow")
+_WIDE = 160
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Rich's console; wide where the output is no terminal, so that a file has whole lines."""
+    found = Console(stderr=stderr)
+    return found if found.is_terminal else Console(stderr=stderr, width=_WIDE)
+
+
+def quiet_libraries(*, debug: bool) -> None:
+    """Keeps Beam's and TensorFlow's own logging to what a user can act on; with `debug` everything is shown."""
+    if debug:
+        logging.basicConfig(level=logging.INFO)
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.basicConfig(level=logging.ERROR)
+    # A worker's failure is raised too, and reported once, by us.
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+
+
+def load_tensorflow(*, debug: bool) -> None:
+    """Imports TensorFlow without the lines that it always prints; anything else it prints is passed on.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    from conversion.layers.layout import tensorflow
+
+    with contextlib.nullcontext() if debug else _without_noise():
+        tensorflow()
+
+
+@contextlib.contextmanager
+def _without_noise() -> Iterator[None]:
+    """Holds back what native code writes to standard error, and passes on all but the known noise at the end."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            held.seek(0)
+            for line in held:
+                if not any(noise in line for noise in _NOISE):
+                    os.write(2, line)

@@ -1,0 +1,167 @@
+"""What `densecast inspect` says of a network: layers, shapes, parameters, multiply-adds, geometry."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from conversion import Network, cast, load_network, read_metadata, receptive_field
+from conversion.errors import ConversionError
+from conversion.metadata import NETWORK_FILE, GeometryMetadata, ModelMetadata
+
+
+class LayerReport(BaseModel):
+    """One layer; shapes in Caffe's axis order."""
+
+    name: str
+    type: str
+    output: list[list[int]]
+    parameters: int
+    multiply_adds: int
+
+
+class NetworkReport(BaseModel):
+    """A network at one input size.
+
+    Attributes:
+        name: The network's.
+        input_size: [height, width] in pixels.
+        map_size: [height, width] in cells.
+        classes: Channels of the output.
+        geometry: Which pixels a cell stands for.
+        overhang: By how many pixels the last cell's window reaches past the image, [vertical, horizontal].
+        layers: In order.
+        parameters: Learned values.
+        multiply_adds: Of one image of that size.
+        model: Of a converted model: what it says about itself.
+    """
+
+    name: str
+    input_size: list[int]
+    map_size: list[int]
+    classes: int
+    geometry: GeometryMetadata
+    overhang: list[float]
+    layers: list[LayerReport]
+    parameters: int
+    multiply_adds: int
+    model: ModelMetadata | None = None
+
+
+def inspect(path: str, size: tuple[int, int] | None = None) -> NetworkReport:
+    """Reports on a model directory, or on a definition as it is after the cast.
+
+    Args:
+        path: A model directory or a prototxt.
+        size: (height, width) of the image; the training size by default.
+
+    Raises:
+        DensecastError: The file cannot be read, cast, or run at that size.
+    """
+    model = read_metadata(path) if Path(path).is_dir() else None
+    network = load_network(Path(path) / NETWORK_FILE) if model else cast(load_network(path))
+    return report(network, size, model)
+
+
+def report(network: Network, size: tuple[int, int] | None, model: ModelMetadata | None = None) -> NetworkReport:
+    """The report on a fully convolutional network."""
+    if len(network.inputs) != 1 or any(len(shape) != 4 for shape in network.inputs.values()):
+        raise ConversionError(f"inputs {network.inputs}", where=network.name, why="a map is of one image, N, C, H, W")
+    ((blob, shape),) = network.inputs.items()
+    height, width = size or (shape[2], shape[3])
+    steps, shapes = network.trace({blob: (1, shape[1], height, width)})
+    output = model.output_blob if model else network.outputs[-1]
+    geometry = receptive_field(network, output)
+    cells = shapes[output]
+    layers = [
+        LayerReport(
+            name=layer.name,
+            type=layer.caffe_type,
+            output=[list(top) for top in tops],
+            parameters=sum(math.prod(s) for s in layer.blob_shapes(bottoms)),
+            multiply_adds=layer.multiply_adds(bottoms, tops),
+        )
+        for layer, (bottoms, tops) in zip(network.layers, steps, strict=True)
+    ]
+    return NetworkReport(
+        name=network.name,
+        input_size=[height, width],
+        map_size=list(cells[2:]),
+        classes=cells[1],
+        geometry=GeometryMetadata.of(geometry),
+        overhang=[float(geometry.y.overhang(height, cells[2])), float(geometry.x.overhang(width, cells[3]))],
+        layers=layers,
+        parameters=sum(layer.parameters for layer in layers),
+        multiply_adds=sum(layer.multiply_adds for layer in layers),
+        model=model,
+    )
+
+
+def render(report: NetworkReport) -> RenderableType:
+    """The report for a terminal."""
+    layers = Table(title=f"{report.name}, fully convolutional, {_size(report.input_size)} pixels")
+    for column in ("layer", "type", "output"):
+        layers.add_column(column)
+    for column in ("parameters", "multiply-adds"):
+        layers.add_column(column, justify="right")
+    for layer in report.layers:
+        layers.add_row(
+            layer.name,
+            layer.type,
+            ", ".join("x".join(map(str, shape)) for shape in layer.output),
+            f"{layer.parameters:,}" if layer.parameters else "",
+            f"{layer.multiply_adds:,}" if layer.multiply_adds else "",
+        )
+    layers.add_section()
+    layers.add_row("total", "", "", f"{report.parameters:,}", f"{report.multiply_adds:,}")
+    return Group(layers, _facts(report))
+
+
+def _facts(report: NetworkReport) -> Table:
+    y, x = report.geometry.y, report.geometry.x
+    facts = Table.grid(padding=(0, 2))
+    rows: list[tuple[str, str]] = [
+        ("map", f"{_size(report.map_size)} cells of {report.classes} classes"),
+        ("stride", f"{_pair(y.stride, x.stride)} pixels between cells"),
+        ("cell 0", f"centred on pixel {_pair(y.offset, x.offset)}"),
+        ("nominal window", f"{_pair(y.window, x.window)} pixels: the crop that a cell stands for"),
+        ("receptive field", f"{_pair(y.receptive_field, x.receptive_field)} pixels: all that a cell can see"),
+        ("overhang", f"{_pair(*report.overhang)} pixels of the last window lie past the image"),
+    ]
+    if report.model:
+        rows += _model_facts(report.model)
+    for name, value in rows:
+        facts.add_row(name, value)
+    return facts
+
+
+def _model_facts(model: ModelMetadata) -> list[tuple[str, str]]:
+    preprocessing = model.preprocessing
+    rows = [
+        (
+            "input",
+            f"uint8 RGB; inside: {preprocessing.channel_order}, minus {preprocessing.mean}, x {preprocessing.scale}",
+        ),
+        ("features", ", ".join(f"{name} ({channels})" for name, channels in model.features.items())),
+        ("labels", f"{model.labels[0]} ... {model.labels[-1]}" if model.labels else "none given"),
+        ("digest", model.digest),
+    ]
+    if model.verification:
+        v = model.verification
+        rows.append(
+            ("verified", f"{v.blobs} blobs at {len(v.sizes)} sizes, worst {v.worst:.1e} of absmax ({v.worst_blob})")
+        )
+    return rows + [("note", note) for note in model.notes]
+
+
+def _size(pair: list[int]) -> str:
+    return "x".join(map(str, pair))
+
+
+def _pair(y: Any, x: Any) -> str:
+    return f"{y:g}" if y == x else f"{y:g} x {x:g}"

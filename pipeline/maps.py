@@ -1,0 +1,264 @@
+"""The classification map: the probabilities of the classes at every position of an image, and where those lie in it."""
+
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conversion.errors import DensecastError
+
+Floats: TypeAlias = NDArray[np.float32]
+Integers: TypeAlias = NDArray[np.int32]
+Probabilities: TypeAlias = NDArray[np.float32] | NDArray[np.float16]
+
+DEFAULT_K = 5
+
+
+class MapError(DensecastError):
+    """A map or its row contradicts itself, or cannot be stored; the message names the row and the array."""
+
+
+class CellError(MapError, IndexError):
+    """A cell, or a pixel, lies outside the map."""
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Where the cells of a map lie in its image, in pixels of the image as it was read (not as it was scaled).
+
+    Cell i is centred on pixel `offset + stride * i`; its nominal window covers the half-open interval from
+    `offset - (window - 1) / 2 + stride * i`, `window` pixels long.
+
+    Attributes:
+        stride_y: Pixels from a cell to the one below it; positive.
+        stride_x: Pixels from a cell to the one right of it; positive.
+        offset_y: The row of pixels on which cell 0 is centred; .5 lies between two pixels.
+        offset_x: The column of pixels on which cell 0 is centred.
+        window_y: Height of what a cell classifies: the input that the classifier was trained on; positive.
+        window_x: Width of the same.
+    """
+
+    stride_y: float
+    stride_x: float
+    offset_y: float
+    offset_x: float
+    window_y: float
+    window_x: float
+
+    def center(self, y: int, x: int) -> tuple[float, float]:
+        """The pixel (y, x) on which a cell is centred; may lie between pixels."""
+        return self.offset_y + self.stride_y * y, self.offset_x + self.stride_x * x
+
+    def window(self, y: int, x: int) -> tuple[float, float, float, float]:
+        """The nominal window of a cell: (top, left, bottom, right) in pixels, half-open; may overhang the image.
+
+        >>> Geometry(32, 32, 113, 113, 227, 227).window(1, 0)
+        (32.0, 0.0, 259.0, 227.0)
+        """
+        center_y, center_x = self.center(y, x)
+        top, left = center_y - (self.window_y - 1) / 2, center_x - (self.window_x - 1) / 2
+        return top, left, top + self.window_y, left + self.window_x
+
+
+class CellScores(NamedTuple):
+    """What an engine computed of one image.
+
+    Attributes:
+        classes: int32 [h, w, k], best first.
+        scores: float32 [h, w, k], the probabilities of `classes`, descending in k.
+        residual: float32 [h, w], the probability mass outside `classes`.
+        probabilities: float32 or float16 [h, w, C] for the forms of that name, else None.
+    """
+
+    classes: Integers
+    scores: Floats
+    residual: Floats
+    probabilities: Probabilities | None = None
+
+
+def top_k(probabilities: Probabilities, k: int = DEFAULT_K) -> CellScores:
+    """The best `k` classes of every cell; of equal ones the lower index comes first.
+
+    Args:
+        probabilities: float [h, w, C].
+        k: How many to keep; all of them where C is smaller.
+
+    Returns:
+        The scores, without the full probabilities.
+    """
+    order = np.argsort(-probabilities.astype(np.float32), axis=-1, kind="stable")[..., :k]
+    scores = np.take_along_axis(probabilities, order, axis=-1).astype(np.float32)
+    residual = np.clip(1 - scores.sum(axis=-1, dtype=np.float64), 0, 1).astype(np.float32)
+    return CellScores(order.astype(np.int32), scores, residual)
+
+
+class RankedClass(NamedTuple):
+    """A class of a map, and how much of the map it explains.
+
+    Attributes:
+        number: The class, counted from 0.
+        label: Its whole label.
+        score: Its probability, averaged over all cells, 0 to 1.
+    """
+
+    number: int
+    label: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClassificationMap:
+    """The class probabilities at every cell of one image at one scale; the arrays are read-only.
+
+    Attributes:
+        uri: Where the image came from.
+        id: The name that its owner gave it, if any.
+        image_size: Height and width of the image in pixels.
+        labels: The label of every class; empty where the model has none.
+        classes: int32 [h, w, k], best first.
+        scores: float32 [h, w, k], the probabilities of `classes`, descending in k.
+        residual: float32 [h, w], the probability mass outside `classes`.
+        probabilities: float32 or float16 [h, w, C], or None where only the top k were kept.
+        geometry: Where the cells lie in the image.
+        model_digest: The model.
+        run_id: The run that computed it.
+        scale: By what the image was enlarged before it was scored.
+        key: The content address of the map.
+
+    Raises:
+        MapError: The arrays do not fit each other.
+    """
+
+    uri: str
+    id: str | None
+    image_size: tuple[int, int]
+    labels: tuple[str, ...]
+    classes: Integers
+    scores: Floats
+    residual: Floats
+    probabilities: Probabilities | None
+    geometry: Geometry
+    model_digest: str
+    run_id: str
+    scale: float = 1.0
+    key: str = ""
+
+    def __post_init__(self) -> None:
+        cells = CellScores(self.classes, self.scores, self.residual, self.probabilities)
+        check_cells(self.uri, cells)
+        for array in cells:
+            if array is not None:
+                array.flags.writeable = False
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the map in cells."""
+        height, width, _ = self.classes.shape
+        return height, width
+
+    def window(self, y: int, x: int) -> tuple[float, float, float, float]:
+        """What cell (y, x) classifies: (top, left, bottom, right) in pixels, half-open; may overhang the image.
+
+        Raises:
+            CellError: There is no such cell.
+        """
+        return self.geometry.window(*self._cell(y, x))
+
+    def center(self, y: int, x: int) -> tuple[float, float]:
+        """The pixel (y, x) on which cell (y, x) is centred; may lie between pixels.
+
+        Raises:
+            CellError: There is no such cell.
+        """
+        return self.geometry.center(*self._cell(y, x))
+
+    def at(self, pixel_y: float, pixel_x: float) -> tuple[int, int]:
+        """The cell (y, x) that is centred nearest to a pixel.
+
+        Raises:
+            CellError: The pixel lies outside the image.
+        """
+        height, width = self.image_size
+        if not (0 <= pixel_y < height and 0 <= pixel_x < width):
+            raise CellError(
+                f"pixel ({pixel_y}, {pixel_x}) lies outside the image of {height} x {width} pixels", where=self.uri
+            )
+        g = self.geometry
+        y, x = (pixel_y - g.offset_y) / g.stride_y, (pixel_x - g.offset_x) / g.stride_x
+        rows, columns = self.size
+        return min(max(round(y), 0), rows - 1), min(max(round(x), 0), columns - 1)
+
+    def label(self, y: int, x: int) -> str:
+        """The label of the best class of a cell; `class 17` where the model has no labels.
+
+        Raises:
+            CellError: There is no such cell.
+        """
+        y, x = self._cell(y, x)
+        return self.label_of(int(self.classes[y, x, 0]))
+
+    def label_of(self, index: int) -> str:
+        """The label of a class; `class 17` where the model has none for it."""
+        label = self.labels[index] if 0 <= index < len(self.labels) else ""
+        return label if label.strip() else f"class {index}"
+
+    def top(self, n: int = DEFAULT_K) -> list[RankedClass]:
+        """The classes that explain most of the map, by their mean probability over all cells, best first.
+
+        Without `probabilities`, a class counts 0 in the cells that have it outside their top k: the mean is a lower
+        bound, by no more than the mean of `residual`.
+
+        Args:
+            n: How many; fewer are returned where fewer occur.
+        """
+        if self.probabilities is not None:
+            means = self.probabilities.mean(axis=(0, 1), dtype=np.float64)
+        else:
+            totals = np.bincount(self.classes.reshape(-1), weights=self.scores.reshape(-1))
+            means = totals / self.residual.size
+        order = np.argsort(-means, kind="stable")[:n]
+        return [RankedClass(int(i), self.label_of(int(i)), float(means[i])) for i in order if means[i] > 0]
+
+    def _cell(self, y: int, x: int) -> tuple[int, int]:
+        height, width = self.size
+        if not (0 <= y < height and 0 <= x < width):
+            raise CellError(
+                f"there is no cell ({y}, {x})",
+                where=self.uri,
+                why=f"the map has {height} x {width} cells, counted from 0",
+            )
+        return y, x
+
+
+def check_cells(where: str, cells: CellScores, class_count: int | None = None) -> None:
+    """Check that the arrays of a map fit each other.
+
+    Args:
+        where: The image, for the message.
+        cells: The arrays.
+        class_count: C, where it is known.
+
+    Raises:
+        MapError: An array has another shape or type than the others ask for, or a class lies outside of 0 to C - 1.
+    """
+    shape = cells.classes.shape
+    if len(shape) != 3 or 0 in shape:
+        raise MapError(f"classes have the shape {list(shape)} where [h, w, k] is needed", where=where)
+    if class_count is None and cells.probabilities is not None and cells.probabilities.ndim == 3:
+        class_count = cells.probabilities.shape[2]
+    wanted = {
+        "classes": (cells.classes, shape, ("int32",)),
+        "scores": (cells.scores, shape, ("float32",)),
+        "residual": (cells.residual, shape[:2], ("float32",)),
+        "probabilities": (cells.probabilities, (*shape[:2], class_count), ("float32", "float16")),
+    }
+    for name, (array, expected, dtypes) in wanted.items():
+        if array is not None and (array.shape != expected or array.dtype.name not in dtypes):
+            raise MapError(
+                f"{name} are {array.dtype} {list(array.shape)} where {' or '.join(dtypes)} {list(expected)} is needed",
+                where=where,
+            )
+    lowest, highest = int(cells.classes.min()), int(cells.classes.max())
+    if lowest < 0 or (class_count is not None and highest >= class_count):
+        raise MapError(f"classes range from {lowest} to {highest} where there are {class_count}", where=where)

@@ -1,0 +1,152 @@
+"""How far a run is: counted by the workers, shown on a terminal or as plain lines."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from types import TracebackType
+from typing import TextIO
+
+from apache_beam.metrics import Metrics
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+NAMESPACE = "densecast"
+LISTED, SCORED, REJECTED = "listed", "scored", "rejected"
+PLAIN_INTERVAL_S = 10.0
+
+
+class Tally:
+    """Counts of this process, thread-safe: what a run on the local runner is watched by."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+
+    def add(self, name: str, count: int) -> None:
+        """Adds to a count."""
+        with self._lock:
+            self._counts[name] += count
+
+    def snapshot(self) -> dict[str, int]:
+        """All counts at this moment."""
+        with self._lock:
+            return dict(self._counts)
+
+
+# Beam's own counters reach the caller of a local run only when it has ended.
+_LOCAL = Tally()
+
+
+def count(name: str, amount: int = 1) -> None:
+    """Counts for Beam (all runners) and for this process (the local one)."""
+    Metrics.counter(NAMESPACE, name).inc(amount)
+    _LOCAL.add(name, amount)
+
+
+class Watch:
+    """Shows progress while a block runs: rate, time left, rejections.
+
+    Args:
+        label: What is being done.
+        stream: Where to; standard error by default. On a terminal a bar is drawn, elsewhere a plain line is written
+            every `interval_s` seconds.
+        interval_s: Seconds between plain lines.
+        clock: Seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        stream: TextIO | None = None,
+        interval_s: float = PLAIN_INTERVAL_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._label, self._clock = label, clock
+        self._stream = stream or sys.stderr
+        self._interval_s = interval_s
+        self._start_counts = _LOCAL.snapshot()
+        self._start = clock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="densecast-progress", daemon=True)
+
+    def counts(self) -> dict[str, int]:
+        """What was counted since the watch began."""
+        now = _LOCAL.snapshot()
+        return {name: now.get(name, 0) - self._start_counts.get(name, 0) for name in (LISTED, SCORED, REJECTED)}
+
+    def seconds(self) -> float:
+        """Since the watch began."""
+        return self._clock() - self._start
+
+    def line(self) -> str:
+        """The present state in one plain line."""
+        counts, seconds = self.counts(), self.seconds()
+        done, listed = counts[SCORED] + counts[REJECTED], counts[LISTED]
+        rate = done / seconds if seconds > 0 else 0.0
+        left = f", {_duration((listed - done) / rate)} left" if rate and listed > done else ""
+        return f"{self._label}: {done:,} of {listed:,} images, {counts[REJECTED]:,} rejected, {rate:.1f}/s{left}"
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        if self._stream.isatty():
+            self._draw()
+        else:
+            while not self._stop.wait(self._interval_s):
+                print(self.line(), file=self._stream, flush=True)
+
+    def _draw(self) -> None:
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Rate(),
+            TextColumn("{task.fields[rejected]} rejected"),
+            TimeRemainingColumn(),
+            console=Console(file=self._stream),
+            transient=True,
+        ) as progress:
+            task = progress.add_task(self._label, total=None, rejected=0)
+            while True:
+                stopped = self._stop.wait(0.2)
+                counts = self.counts()
+                progress.update(
+                    task,
+                    total=counts[LISTED] or None,
+                    completed=counts[SCORED] + counts[REJECTED],
+                    rejected=counts[REJECTED],
+                )
+                if stopped:
+                    return
+
+
+class _Rate(ProgressColumn):
+    """Images a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f}/s" if task.speed else "", style="progress.data.speed")
+
+
+def _duration(seconds: float) -> str:
+    """Seconds as a person says them.
+
+    >>> _duration(75), _duration(8000), _duration(12)
+    ('1m15s', '2h13m', '12s')
+    """
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 60}m{whole % 60:02d}s" if whole >= 60 else f"{whole}s"

@@ -1,0 +1,272 @@
+"""The one place that touches files: whole files in, whole files out, local or behind `scheme://`.
+
+A file appears under its name complete or not at all. Remote paths go through Beam's `FileSystems`, so a scheme works
+once its Beam extra is installed; `file://` is a local path.
+"""
+
+import contextlib
+import errno
+import os
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote
+
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+
+from conversion.errors import DensecastError
+
+PARTIAL_SUFFIX = ".partial"
+
+# Client libraries raise errors of their own through FileSystems; one that is not imported cannot have raised.
+_CLIENT_ERRORS = (
+    ("apache_beam.io.aws.clients.s3.messages", "S3ClientError"),
+    ("botocore.exceptions", "BotoCoreError"),
+    ("botocore.exceptions", "ClientError"),
+    ("google.api_core.exceptions", "GoogleAPIError"),
+    ("google.auth.exceptions", "GoogleAuthError"),
+    ("azure.core.exceptions", "AzureError"),
+)
+
+_REMEDIES = {
+    errno.ENOSPC: "free space on that disk, or choose another folder",
+    errno.EDQUOT: "free space within the quota, or choose another folder",
+    errno.EACCES: "give the user who runs densecast access to it, or choose another path",
+    errno.EPERM: "give the user who runs densecast access to it, or choose another path",
+    errno.EROFS: "choose a folder on a file system that is mounted writable",
+    errno.ENOENT: "check the path for a typing error",
+    errno.ENOTDIR: "a part of the path is a file where a folder is needed: choose another path",
+    errno.EISDIR: "give the path of a file: this is a folder",
+    errno.ENAMETOOLONG: "choose a shorter path",
+}
+
+
+class StorageError(DensecastError):
+    """A file cannot be read, written or listed; `where` names it."""
+
+
+class MissingFileError(StorageError):
+    """There is no file at a path."""
+
+
+class TooLargeError(StorageError):
+    """A file holds more bytes than the caller is willing to read."""
+
+
+def is_remote(path: str) -> bool:
+    """Whether `path` goes through Beam: it has a scheme, and that is not `file`.
+
+    >>> is_remote("s3://bucket/a.jpg"), is_remote("file:///a.jpg"), is_remote("photos/a.jpg")
+    (True, False, False)
+    """
+    scheme = FileSystems.get_scheme(path)
+    return scheme is not None and scheme.lower() != "file"
+
+
+def local_path(path: str) -> Path:
+    """The file that a local `path` means.
+
+    Args:
+        path: A plain path, or a `file://` one with percent escapes.
+
+    Raises:
+        StorageError: The path is remote, or a `file://` one that names another host.
+
+    >>> local_path("file:///photos/a%20cat.jpg").as_posix()
+    '/photos/a cat.jpg'
+    """
+    if is_remote(path):
+        raise StorageError("a local path is needed here", where=path, remedy="copy the file to a local disk first")
+    if FileSystems.get_scheme(path) is None:
+        return Path(path)
+    host, _, rest = path.split("://", 1)[1].partition("/")
+    if host not in ("", "localhost"):
+        raise StorageError(f"names the host {host!r}", where=path, remedy="write file:///path, with three slashes")
+    return Path("/" + unquote(rest))
+
+
+def join(folder: str, *names: str) -> str:
+    """The path of `names` below `folder`, in the manner of the folder's file system.
+
+    >>> join("s3://bucket/maps", "_densecast", "runs")
+    's3://bucket/maps/_densecast/runs'
+    """
+    if is_remote(folder):
+        return "/".join([folder.rstrip("/"), *(name.strip("/") for name in names)])
+    return str(local_path(folder).joinpath(*names))
+
+
+def exists(path: str) -> bool:
+    """Whether there is a file (locally: or a folder) at `path`.
+
+    Raises:
+        StorageError: The file system cannot be asked.
+    """
+    with _typed(path, "cannot be looked up"):
+        return bool(FileSystems.exists(path)) if is_remote(path) else local_path(path).exists()
+
+
+def size_of(path: str) -> int | None:
+    """The size in bytes of the file at `path`, or None where there is no file.
+
+    Raises:
+        StorageError: The file system cannot be asked.
+    """
+    if not exists(path):
+        return None
+    with _typed(path, "cannot be looked up"):
+        if is_remote(path):
+            return int(FileSystems.get_filesystem(path).size(path))
+        file = local_path(path)
+        return file.stat().st_size if file.is_file() else None
+
+
+def read_bytes(path: str, max_bytes: int | None = None) -> bytes:
+    """The content of a file, as it is: nothing is unpacked, whatever the extension.
+
+    Args:
+        path: A local path or `scheme://`.
+        max_bytes: The most bytes to accept; None: no limit. No more than one byte over it is ever read.
+
+    Raises:
+        MissingFileError: There is no such file.
+        TooLargeError: The file is larger than `max_bytes`.
+        StorageError: It cannot be read.
+    """
+    name = path if is_remote(path) else str(local_path(path))
+    with (
+        _typed(path, "cannot be read"),
+        FileSystems.open(name, compression_type=CompressionTypes.UNCOMPRESSED) as file,
+    ):
+        data = bytes(file.read() if max_bytes is None else file.read(max_bytes + 1))
+    if max_bytes is not None and len(data) > max_bytes:
+        raise TooLargeError(
+            f"is larger than {max_bytes:,} bytes", where=path, remedy="raise the limit if the file is to be trusted"
+        )
+    return data
+
+
+def list_files(folder: str, suffix: str = "") -> list[str]:
+    """The files directly in `folder` whose names end in `suffix`, sorted; none where there is no such folder.
+
+    Partial files (names that start with a dot) are left out.
+
+    Raises:
+        StorageError: The folder cannot be listed.
+    """
+    with _typed(folder, "cannot be listed"):
+        if is_remote(folder):
+            found = [metadata.path for metadata in FileSystems.match([join(folder, "*")])[0].metadata_list]
+        else:
+            here = local_path(folder)
+            found = [str(entry) for entry in here.iterdir() if entry.is_file()] if here.is_dir() else []
+    return sorted(path for path in found if path.endswith(suffix) and not _name(path).startswith("."))
+
+
+def write_atomically(path: str, data: bytes) -> None:
+    """Write a file so that no reader ever sees a part of it, creating the folders above it.
+
+    A failure leaves what was at `path` before, and no partial file.
+
+    Args:
+        path: A local path or `scheme://`; a file that is there is replaced.
+        data: The whole content.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    with _typed(path, "cannot be written"):
+        if is_remote(path):
+            _write_remote(path, data)
+        else:
+            _write_local(local_path(path), data)
+
+
+def _write_local(target: Path, data: bytes) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(_partial_name(target.name))
+    try:
+        with partial.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    # The new name itself survives a power cut only once its folder is on disk.
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _write_remote(target: str, data: bytes) -> None:
+    folder, _, name = target.rpartition("/")
+    partial = f"{folder}/{_partial_name(name)}"
+    try:
+        with FileSystems.create(partial, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+            file.write(data)
+        FileSystems.rename([partial], [target])
+        # Some file systems of Beam swallow a failed rename, so its result is looked at.
+        found = size_of(target)
+        if exists(partial) or found != len(data):
+            raise StorageError(
+                f"the renamed file has {'no' if found is None else f'{found:,}'} bytes instead of {len(data):,}"
+                if found != len(data)
+                else "the file was written under a temporary name but not renamed",
+                where=target,
+                remedy="check that the credentials allow to copy and delete there, then run again",
+            )
+    except BaseException:
+        # The first error is the one worth reporting, so one of the clean-up is dropped.
+        with contextlib.suppress(StorageError), _typed(partial, "cannot be deleted"):
+            if FileSystems.exists(partial):
+                FileSystems.delete([partial])
+        raise
+
+
+def _partial_name(name: str) -> str:
+    return f".{name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}"
+
+
+def _name(path: str) -> str:
+    return path.rsplit("/", 1)[-1]
+
+
+def _client_errors() -> tuple[type[Exception], ...]:
+    found = (getattr(sys.modules.get(module), name, None) for module, name in _CLIENT_ERRORS)
+    return tuple(error for error in found if error is not None)
+
+
+@contextlib.contextmanager
+def _typed(path: str, what: str) -> Iterator[None]:
+    """Turn whatever a file system raises into a `StorageError` about `path`."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise MissingFileError("there is no such file or folder", where=path, remedy=_REMEDIES[errno.ENOENT]) from error
+    except OSError as error:
+        # Beam packs a missing file into its own error, without a number.
+        details = getattr(error, "exception_details", None) or {}
+        inner = next((e for e in details.values() if isinstance(e, OSError) and e.errno), error)
+        if inner.errno == errno.ENOENT:
+            raise MissingFileError(
+                "there is no such file or folder", where=path, remedy=_REMEDIES[errno.ENOENT]
+            ) from error
+        remedy = _REMEDIES.get(inner.errno or 0, "look at the message of the file system, then try again")
+        raise StorageError(f"{what}: {inner.strerror or error}", where=path, remedy=remedy) from error
+    except ValueError as error:
+        # No file system for the scheme, or a name that none can hold (a NUL character).
+        raise StorageError(
+            f"{what}: {error}", where=path, remedy="check the path; for a remote scheme, install the extra it needs"
+        ) from error
+    except _client_errors() as error:
+        code = getattr(error, "code", None)
+        if code == 404:
+            raise MissingFileError("there is no such file", where=path, remedy=_REMEDIES[errno.ENOENT]) from error
+        raise StorageError(
+            f"{what}: {error}", where=path, remedy="check the credentials, the bucket and the network, then try again"
+        ) from error

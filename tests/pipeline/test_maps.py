@@ -1,0 +1,306 @@
+import dataclasses
+import hashlib
+import io
+import pickle
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.maps import CellError, CellScores, ClassificationMap, Geometry, MapError, top_k
+from pipeline.rejection import Reason
+from pipeline.rows import (
+    DETAIL_LENGTH,
+    SCHEMA,
+    Form,
+    ImageFacts,
+    MapRow,
+    Recipe,
+    map_from_row,
+    map_key,
+    rejected_row,
+    rows_to_arrow,
+    scalars,
+    scored_row,
+)
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+CAFFENET = Geometry(32, 32, 113, 113, 227, 227)
+MODEL = "ab" * 32
+IMAGE = ImageFacts("photos/cat.jpg", "cat-1", 1234, hashlib.sha256(b"cat").hexdigest(), 480, 640)
+
+
+def make_cells(height: int, width: int, classes: int, k: int = 5, form: Form = Form.TOP_K, seed: int = 0) -> CellScores:
+    random = np.random.default_rng(seed)
+    logits = random.normal(0, 4, (height, width, classes))
+    probabilities = (np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)).astype(np.float32)
+    cells = top_k(probabilities, k)
+    if form is Form.TOP_K:
+        return cells
+    return cells._replace(probabilities=probabilities.astype(np.float16 if form is Form.FLOAT16 else np.float32))
+
+
+def make_map(**changes: Any) -> ClassificationMap:
+    cells = make_cells(8, 13, 10)
+    values: dict[str, Any] = {
+        "uri": "photos/cat.jpg",
+        "id": None,
+        "image_size": (451, 611),
+        "labels": tuple(f"label {i}" for i in range(10)),
+        **cells._asdict(),
+        "geometry": CAFFENET,
+        "model_digest": MODEL,
+        "run_id": "r1",
+    }
+    return ClassificationMap(**{**values, **changes})
+
+
+def make_row(form: Form = Form.TOP_K, image: ImageFacts = IMAGE, **size: int) -> MapRow:
+    size = {"height": 3, "width": 4, "classes": 7, **size}
+    return scored_row(
+        image,
+        Recipe(MODEL, form=form),
+        CAFFENET,
+        make_cells(**size, form=form),
+        class_count=size["classes"],
+        run_id="r1",
+        scored_at=NOW,
+    )
+
+
+def through_parquet(rows: list[MapRow]) -> Any:
+    file = io.BytesIO()
+    pq.write_table(rows_to_arrow(rows), file)
+    file.seek(0)
+    return pq.read_table(file)
+
+
+@given(
+    form=st.sampled_from(Form),
+    height=st.integers(1, 9),
+    width=st.integers(1, 9),
+    classes=st.integers(1, 12),
+    k=st.integers(1, 6),
+    seed=st.integers(0, 2**32 - 1),
+    numbers=st.lists(st.floats(-1e6, 1e6), min_size=6, max_size=6),
+    scale=st.floats(0.01, 100),
+    uri=st.text(min_size=1),
+    id_=st.none() | st.text(st.characters(exclude_categories=["Cs"])),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_map_comes_back_from_its_row_exactly(
+    form: Form,
+    height: int,
+    width: int,
+    classes: int,
+    k: int,
+    seed: int,
+    numbers: list[float],
+    scale: float,
+    uri: str,
+    id_: str | None,
+) -> None:
+    cells = make_cells(height, width, classes, k, form, seed)
+    geometry = Geometry(*numbers)
+    image = dataclasses.replace(IMAGE, uri=uri, id=id_)
+    recipe = Recipe(MODEL, scale, form, k)
+    row = scored_row(image, recipe, geometry, cells, class_count=classes, run_id="r1", scored_at=NOW)
+    other = rejected_row(image, recipe, Reason.CORRUPT, "bad", run_id="r1", scored_at=NOW)
+    table = through_parquet([other, row, other])
+    assert table.schema == SCHEMA
+
+    found = map_from_row(scalars(table, 1), ("a", "b"))
+
+    assert (found.uri, found.id, found.image_size, found.labels) == (row.uri, id_, (480, 640), ("a", "b"))
+    assert (found.geometry, found.scale, found.key) == (geometry, scale, row.key)
+    assert (found.model_digest, found.run_id, found.size) == (MODEL, "r1", (height, width))
+    for name in ("classes", "scores", "residual", "probabilities"):
+        expected, actual = getattr(cells, name), getattr(found, name)
+        if expected is None:
+            assert actual is None
+        else:
+            assert (actual.dtype, actual.shape) == (expected.dtype, expected.shape)
+            assert actual.tobytes() == expected.tobytes()
+            assert actual.dtype.isnative
+            assert not actual.flags.writeable
+
+
+def test_the_columns_stay_in_their_order() -> None:
+    assert " ".join(SCHEMA.names) == (
+        "key uri id status reason detail image_bytes image_digest image_height image_width scale map_height map_width "
+        "geometry form classes scores residual probabilities class_count model_digest precision run_id scored_at"
+    )
+    assert [field.name for field in dataclasses.fields(MapRow)] == SCHEMA.names
+
+
+def test_a_rejection_keeps_what_is_known_and_cuts_long_details() -> None:
+    image = ImageFacts("s3://bucket/caf\udce9.jpg", size_bytes=7)
+    row = rejected_row(image, Recipe(MODEL), Reason.UNREADABLE, "x" * 9999, run_id="r1", scored_at=NOW)
+    [stored] = through_parquet([row]).to_pylist()
+    assert stored["uri"] == r"s3://bucket/caf\udce9.jpg"
+    assert (stored["status"], stored["reason"], stored["image_bytes"]) == ("rejected", str(Reason.UNREADABLE), 7)
+    assert len(stored["detail"]) == DETAIL_LENGTH
+    assert stored["scored_at"] == NOW
+    assert stored["classes"] is stored["geometry"] is stored["probabilities"] is None
+    with pytest.raises(MapError, match="is a rejection"):
+        map_from_row(scalars(rows_to_arrow([row]), 0), ())
+
+
+def test_keys_differ_wherever_maps_may() -> None:
+    digest = "d" * 64
+    keys = [
+        map_key(digest, MODEL, 1.0, "top-k"),
+        map_key("e" * 64, MODEL, 1.0, "top-k"),
+        map_key(digest, "m", 1.0, "top-k"),
+        map_key(digest, MODEL, 2.0, "top-k"),
+        map_key(digest, MODEL, 1.0, "float16"),
+        map_key(digest, MODEL, 1.0, "top-k", precision="bfloat16"),
+        map_key(digest, MODEL, 1.0, "top-k", k=10),
+        Recipe(MODEL).key(ImageFacts("a.jpg")),
+        Recipe(MODEL).key(ImageFacts("b.jpg")),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert all(len(key) == 64 for key in keys)
+
+
+def test_a_key_is_the_same_for_ever() -> None:
+    """A changed key would have every collection scored again."""
+    assert (
+        map_key("d" * 64, "m" * 64, 1, Form.TOP_K) == "c34c892ed693516c2943eb747d9d5e65e847d3074563ad383bd2f24888e1061c"
+    )
+    assert map_key("d" * 64, "m" * 64, 1, Form.TOP_K) == Recipe("m" * 64).key(ImageFacts("x", digest="d" * 64))
+
+
+def test_rows_are_picklable() -> None:
+    row = make_row()
+    again = pickle.loads(pickle.dumps(row))  # noqa: S301
+    assert rows_to_arrow([row]).equals(rows_to_arrow([again]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classes": np.zeros((3, 4), np.int32)}, r"classes have the shape \[3, 4\]"),
+        ({"classes": np.zeros((0, 4, 5), np.int32)}, r"classes have the shape \[0, 4, 5\]"),
+        ({"classes": np.zeros((3, 4, 5), np.int64)}, "classes are int64"),
+        ({"classes": np.full((3, 4, 5), 7, np.int32)}, "classes range from 7 to 7"),
+        ({"scores": np.zeros((3, 4, 4), np.float32)}, r"scores are float32 \[3, 4, 4\]"),
+        ({"residual": np.zeros((4, 3), np.float32)}, "residual are"),
+        ({"probabilities": np.zeros((3, 4, 7), np.float32)}, "probabilities for a map of the form top-k"),
+        ({"probabilities": np.zeros((3, 4, 8), np.float32)}, r"is needed"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(change: dict[str, Any], message: str) -> None:
+    cells = make_cells(3, 4, 7)._replace(**change)
+    with pytest.raises(MapError, match=message):
+        scored_row(IMAGE, Recipe(MODEL), CAFFENET, cells, class_count=7, run_id="r1", scored_at=NOW)
+
+
+def test_a_map_needs_its_digest_size_time_zone_and_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = make_cells(3, 4, 7)
+    with pytest.raises(MapError, match="digest"):
+        scored_row(ImageFacts("x"), Recipe(MODEL), CAFFENET, cells, class_count=7, run_id="r1", scored_at=NOW)
+    with pytest.raises(MapError, match="time zone"):
+        scored_row(
+            IMAGE, Recipe(MODEL), CAFFENET, cells, class_count=7, run_id="r1", scored_at=NOW.replace(tzinfo=None)
+        )
+    with pytest.raises(MapError, match="no probabilities for a map of the form float16"):
+        scored_row(IMAGE, Recipe(MODEL, form=Form.FLOAT16), CAFFENET, cells, class_count=7, run_id="r1", scored_at=NOW)
+    monkeypatch.setattr("pipeline.rows.LARGEST_VALUE_BYTES", 100)
+    with pytest.raises(MapError, match="takes 336 bytes as float32"):
+        make_row(Form.FLOAT32)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"scores": [1.0]},
+        {"residual": None},
+        {"map_height": None},
+        {"form": "float16"},
+        {"form": "float8"},
+        {"probabilities": b"odd", "form": "float32"},
+    ],
+)
+def test_a_damaged_row_is_told(change: dict[str, Any]) -> None:
+    row = dataclasses.replace(make_row(), **change)
+    with pytest.raises(MapError) as caught:
+        map_from_row(scalars(rows_to_arrow([row]), 0), ())
+    assert caught.value.where == IMAGE.uri
+
+
+def test_windows_and_centers_follow_the_arithmetic() -> None:
+    found = make_map()
+    assert found.window(0, 0) == (0, 0, 227, 227)
+    assert found.window(7, 12) == (224, 384, 451, 611)
+    assert found.center(1, 2) == (145, 177)
+    even = Geometry(4, 4, 13.5, 13.5, 28, 28)
+    assert even.window(2, 0) == (8, 0, 36, 28)
+
+
+@given(y=st.integers(0, 7), x=st.integers(0, 12), dy=st.floats(-15, 15), dx=st.floats(-15, 15))
+def test_the_nearest_cell_is_found(y: int, x: int, dy: float, dx: float) -> None:
+    found = make_map()
+    center_y, center_x = found.center(y, x)
+    assert found.at(center_y + dy, center_x + dx) == (y, x)
+
+
+def test_pixels_beyond_the_outer_cells_belong_to_them() -> None:
+    assert make_map().at(0, 0) == (0, 0)
+    assert make_map().at(450, 610) == (7, 12)
+
+
+@pytest.mark.parametrize("cell", [(-1, 0), (0, -1), (8, 0), (0, 13)])
+@pytest.mark.parametrize("method", ["window", "center", "label"])
+def test_there_is_no_cell_outside_the_map(method: str, cell: tuple[int, int]) -> None:
+    with pytest.raises(CellError, match="the map has 8 x 13 cells") as caught:
+        getattr(make_map(), method)(*cell)
+    assert isinstance(caught.value, IndexError)
+
+
+@pytest.mark.parametrize("pixel", [(-1, 0), (451, 0), (0, 611)])
+def test_there_is_no_cell_for_a_pixel_outside_the_image(pixel: tuple[int, int]) -> None:
+    with pytest.raises(CellError, match="451 x 611 pixels"):
+        make_map().at(*pixel)
+
+
+def test_labels_fall_back_to_numbers() -> None:
+    found = make_map()
+    best = int(found.classes[2, 3, 0])
+    assert found.label(2, 3) == f"label {best}"
+    assert make_map(labels=()).label(2, 3) == f"class {best}"
+
+
+@pytest.mark.parametrize("form", list(Form))
+def test_the_top_of_a_map_is_by_mean_probability(form: Form) -> None:
+    cells = make_cells(8, 13, 10, k=10, form=form)
+    found = make_map(**cells._asdict())
+    means = np.zeros(10)
+    np.add.at(means, cells.classes, cells.scores / 104)
+    top = found.top(3)
+    assert [item.number for item in top] == list(np.argsort(-means)[:3])
+    assert [item.score for item in top] == pytest.approx(sorted(means)[::-1][:3], abs=2e-4)
+    assert top[0].label == f"label {top[0].number}"
+
+
+def test_a_class_outside_the_top_k_counts_nothing() -> None:
+    classes = np.array([[[0], [1]]], np.int32)
+    scores = np.array([[[0.75], [0.5]]], np.float32)
+    found = make_map(classes=classes, scores=scores, residual=1 - scores[..., 0])
+    assert [(item.number, item.score) for item in found.top()] == [(0, 0.375), (1, 0.25)]
+
+
+def test_top_k_orders_equal_classes_by_index() -> None:
+    cells = top_k(np.array([[[0.25, 0.5, 0.25, 0.0]]], np.float32), 3)
+    assert cells.classes.tolist() == [[[1, 0, 2]]]
+    assert cells.residual.tolist() == [[0.0]]
+    assert top_k(np.full((2, 2, 3), 1 / 3, np.float16), 5).scores.shape == (2, 2, 3)
+
+
+def test_a_map_checks_its_arrays() -> None:
+    with pytest.raises(MapError, match="residual"):
+        make_map(residual=np.zeros((1, 1), np.float32))

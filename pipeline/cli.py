@@ -304,7 +304,8 @@ def show(table: str, image: str, output: str | None) -> None:
     """
     from pipeline.showing import show as show_map
 
-    console().print(show_map(table, image, output))
+    terminal = console()
+    terminal.print(show_map(table, image, output, width=terminal.width))
 
 
 @cli.command()

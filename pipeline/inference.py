@@ -14,15 +14,15 @@ from apache_beam.utils.shared import Shared
 from apache_beam.utils.windowed_value import WindowedValue
 
 from pipeline import progress, storage
-from pipeline.batching import Batch, Batcher, BatchBudget
+from pipeline.batching import Batch, BatchBudget, Batcher
 from pipeline.decoding import DecodedImage, DecodeLimits, decode
 from pipeline.engines import Engine, EngineOutOfMemoryError, OpenEngine
 from pipeline.errors import EngineError
-from pipeline.maps import CellScores, Geometry
+from pipeline.maps import CellScores, Geometry, MapError
 from pipeline.parts import FLUSH_BYTES, PartWriter, Receipt
 from pipeline.publishing import Published, publish
 from pipeline.rejection import Reason, Rejected
-from pipeline.rows import ImageFacts, MapRow, Recipe, rejected_row, scored_row
+from pipeline.rows import ImageFacts, MapRow, MapTooLargeError, Recipe, rejected_row, scored_row
 from pipeline.sources import ImageReference
 
 Pending = tuple[ImageFacts, DecodedImage]
@@ -66,7 +66,7 @@ class Scorer:
             facts = ImageFacts(facts.uri, facts.id, len(data), hashlib.sha256(data).hexdigest())
             image = decode(data, self._limits)
         except Rejected as rejected:
-            yield self._rejected(facts, rejected.reason, rejected.detail)
+            yield self._reject(facts, rejected.reason, rejected.detail)
             return
         height, width, _ = image.pixels.shape
         facts = ImageFacts(facts.uri, facts.id, facts.size_bytes, facts.digest, height, width)
@@ -100,13 +100,18 @@ class Scorer:
             yield from self._one_by_one(batch, error)
             return
         for (facts, _), cells in zip(batch.items, maps, strict=True):
-            yield self._scored(facts, cells)
+            try:
+                yield self._scored(facts, cells)
+            except MapTooLargeError as error:
+                yield self._reject(facts, Reason.MAP_TOO_LARGE, str(error))
+            except MapError as error:  # NaN, or classes that the model does not have
+                yield self._reject(facts, Reason.ENGINE_FAILED, str(error))
 
     def _halve(self, batch: Batch[Pending], error: EngineOutOfMemoryError) -> Iterator[MapRow]:
         """Runs a batch that did not fit as two, down to single images; one that does not fit alone is rejected."""
         if batch.size == 1:
             for facts, _ in batch.items:
-                yield self._rejected(facts, Reason.OUT_OF_MEMORY, error.what)
+                yield self._reject(facts, Reason.OUT_OF_MEMORY, error.what)
             return
         half = batch.size // 2
         for start in range(0, len(batch.items), half):
@@ -116,14 +121,13 @@ class Scorer:
         """One bad image must not take its neighbours along."""
         if batch.size == 1:
             for facts, _ in batch.items:
-                yield self._rejected(facts, Reason.ENGINE_FAILED, error.what)
+                yield self._reject(facts, Reason.ENGINE_FAILED, error.what)
             return
         for item in batch.items:
             yield from self._infer(Batch(batch.shape, (item,), 1))
 
     def _scored(self, facts: ImageFacts, cells: CellScores) -> MapRow:
-        progress.count(progress.SCORED)
-        return scored_row(
+        row = scored_row(
             facts,
             self._recipe,
             self._geometry,
@@ -132,8 +136,10 @@ class Scorer:
             run_id=self._run_id,
             scored_at=datetime.now(UTC),
         )
+        progress.count(progress.SCORED)
+        return row
 
-    def _rejected(self, facts: ImageFacts, reason: Reason, detail: str) -> MapRow:
+    def _reject(self, facts: ImageFacts, reason: Reason, detail: str) -> MapRow:
         progress.count(progress.REJECTED)
         return rejected_row(facts, self._recipe, reason, detail, run_id=self._run_id, scored_at=datetime.now(UTC))
 

@@ -17,6 +17,7 @@ from pipeline import progress, storage
 from pipeline.decoding import DecodeLimits
 from pipeline.errors import JobError, TableError
 from pipeline.maps import DEFAULT_K
+from pipeline.parts import check_root
 from pipeline.publishing import FOLDER, Published, open_delta
 from pipeline.rows import Form
 from pipeline.runners import LOCAL, open_runner
@@ -100,6 +101,7 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
         JobError: The pipeline failed.
     """
     metadata = read_metadata(job.model)
+    check_root(job.output)
     if open_delta(job.output) is not None:
         raise TableError(
             "a table is there already",
@@ -144,8 +146,8 @@ def _run_pipeline(job: ScoringJob, metadata: ModelMetadata, runner: Any) -> None
         raise JobError(f"run {job.run_id} published nothing: {worker_message(str(error))}") from error
 
 
-# The last line of a traceback, and what a typed error of ours says on the lines after it.
-_RAISED = re.compile(r"^[\w.]*(?:Error|Exception|Rejected|Interrupt)\b:? ?(.*)", re.MULTILINE | re.DOTALL)
+# Where a traceback names what was raised; what follows, to the end, is its message.
+_RAISED = re.compile(r"^[\w.]*(?:Error|Exception|Rejected|Interrupt)\b:? ?", re.MULTILINE)
 
 
 def worker_message(text: str) -> str:
@@ -155,6 +157,6 @@ def worker_message(text: str) -> str:
     ...                " [while running 'List']")
     'a.csv: bad\n  why: so'
     """
-    raised = _RAISED.split(re.sub(r"\s*\[while running .*?\]\s*$", "", text.strip()))
-    message = raised[-1] if len(raised) < 2 else next(part for part in raised[::-1] if part.strip())
-    return message.strip() or "no reason given"
+    text = re.sub(r"\s*\[while running .*?\]\s*$", "", text.strip())
+    starts = [match.end() for match in _RAISED.finditer(text)]
+    return text[starts[-1] if starts else 0 :].strip() or "no reason given"

@@ -38,6 +38,7 @@ class Reason(enum.StrEnum):
     Attributes:
         OUT_OF_MEMORY: It does not fit in memory, not even alone in its batch.
         ENGINE_FAILED: The engine failed on it, not even alone in its batch did it give a map.
+        MAP_TOO_LARGE: Its map, in the form that was asked for, does not fit in one row.
     """
 
     MISSING = "missing"
@@ -53,6 +54,7 @@ class Reason(enum.StrEnum):
     UNSUPPORTED_MODE = "unsupported-mode"
     OUT_OF_MEMORY = "out-of-memory"
     ENGINE_FAILED = "engine-failed"
+    MAP_TOO_LARGE = "map-too-large"
 
 
 class Rejected(Exception):  # noqa: N818 - not an error of the program: the image's fate, and named after it

@@ -18,6 +18,10 @@ LARGEST_VALUE_BYTES = 1 << 30  # Parquet and Arrow count the bytes of a value, a
 DETAIL_LENGTH = 2000  # characters: a detail is for people, and a decoder may quote half a file
 
 
+class MapTooLargeError(MapError):
+    """A map does not fit in one row."""
+
+
 class Status(StrEnum):
     """What became of an image."""
 
@@ -222,7 +226,7 @@ def scored_row(
     if cells.probabilities is not None and dtype is not None:
         size = cells.probabilities.size * dtype.itemsize
         if size > LARGEST_VALUE_BYTES:
-            raise MapError(
+            raise MapTooLargeError(
                 f"a map of {height} x {width} cells and {class_count} classes takes {size:,} bytes as {recipe.form}",
                 where=image.uri,
                 why=f"a row of the table holds at most {LARGEST_VALUE_BYTES:,}",

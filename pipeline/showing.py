@@ -17,13 +17,14 @@ from pipeline.rendering import grid, overlay
 from pipeline.table import MapTable
 
 
-def show(table: str, image: str, output: str | Path | None = None) -> RenderableType:
+def show(table: str, image: str, output: str | Path | None = None, *, width: int = 100) -> RenderableType:
     """Reads a map and draws it.
 
     Args:
         table: The table.
         image: An image of it, by address, path or own id.
         output: The picture to write; `<name>-map.png` in the present folder by default.
+        width: Of the terminal, in characters.
 
     Returns:
         What to print; if the image is gone, the table of class names alone, saying so.
@@ -34,7 +35,7 @@ def show(table: str, image: str, output: str | Path | None = None) -> Renderable
     """
     found = MapTable(table).read(image)
     target = Path(output) if output is not None else Path(f"{Path(found.uri).stem}-map.png")
-    return Group(grid(found), _draw(found, target))
+    return Group(grid(found, width=width), _draw(found, target))
 
 
 def _draw(found: ClassificationMap, target: Path) -> str:

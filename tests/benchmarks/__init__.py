@@ -1,0 +1,1 @@
+"""Speed, as ratios measured side by side in one run; nothing here asserts a timing. Run with `make bench`."""

@@ -13,6 +13,7 @@ from rich.console import Console
 from conversion import convert
 from models import entry
 from models.digits.pages import compose_page, held_out
+from models.fetch import fetch
 from pipeline.errors import JobError
 from pipeline.job import JobResult, describe_job, run_job
 from pipeline.maps import ClassificationMap
@@ -40,7 +41,7 @@ def run_demo(folder: Path, pages: int, seed: int, console: Console) -> None:
     digits = entry("digits")
     metadata = convert(
         digits.definition,
-        digits.weights_path,
+        fetch(digits),
         model,
         mean=digits.mean,
         scale=digits.scale,

@@ -13,7 +13,8 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from pipeline.cli import Size, cli
+from pipeline.cli import cli
+from pipeline.commands.options import Size
 from pipeline.table import MapTable
 from tests.golden_cases import GOLDEN
 

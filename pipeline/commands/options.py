@@ -1,0 +1,49 @@
+"""What several commands share: types of arguments, and TensorFlow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from pipeline.console import load_tensorflow
+
+
+class PassThrough(click.Command):
+    """A command whose arguments after `--` go to Beam as they are."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Takes `--` and what follows away before click sees it."""
+        if "--" in args:
+            at = args.index("--")
+            ctx.meta["densecast.beam"] = tuple(args[at + 1 :])
+            args = args[:at]
+        return super().parse_args(ctx, args)
+
+
+class Size(click.ParamType[tuple[int, int]]):
+    """HEIGHTxWIDTH in pixels, or one number for a square."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """Parses it."""
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).lower().split("x")
+        if len(parts) not in (1, 2) or not all(p.isdecimal() and int(p) > 0 for p in parts):
+            self.fail(f"{value!r} is not a size: write 451x451 (height x width) or 451", param, ctx)
+        return int(parts[0]), int(parts[-1])
+
+
+def need_tensorflow() -> None:
+    """Imports TensorFlow, quietly unless `--debug` was given."""
+    load_tensorflow(debug=bool(click.get_current_context().find_root().obj))
+
+
+def numbers(text: str, option: str) -> list[int]:
+    """Whole numbers with commas between them."""
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not numbers with commas", param_hint=option) from None

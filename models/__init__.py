@@ -4,15 +4,15 @@ Fetching is not re-exported, `from models.fetch import fetch` gets it: it brings
 that only looks a model up has no use.
 """
 
-from models.catalog import CatalogEntry, ChannelOrder, PublishedWeights, entries, entry
+from models.catalog import CatalogEntry, PublishedWeights, ShippedWeights, entries, entry
 from models.errors import DigestError, FetchError, UnknownModelError
 
 __all__ = [
     "CatalogEntry",
-    "ChannelOrder",
     "DigestError",
     "FetchError",
     "PublishedWeights",
+    "ShippedWeights",
     "UnknownModelError",
     "entries",
     "entry",

@@ -5,12 +5,10 @@ import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from conversion.errors import ReadingError
+from conversion.preprocessing import ChannelOrder
 from models.errors import UnknownModelError
-
-ChannelOrder = Literal["BGR", "RGB"]
 
 _HERE = Path(__file__).parent
 _SYNSET_ID = re.compile(r"^n\d{8} ")
@@ -34,6 +32,19 @@ class PublishedWeights:
 
 
 @dataclass(frozen=True, slots=True)
+class ShippedWeights:
+    """Weights that come with this package.
+
+    Attributes:
+        file: The caffemodel, in this package.
+        license: What we allow, and on what it rests.
+    """
+
+    file: str
+    license: str
+
+
+@dataclass(frozen=True, slots=True)
 class CatalogEntry:
     """A model densecast knows by name.
 
@@ -43,28 +54,41 @@ class CatalogEntry:
         name: What the user calls it; also the folder of its definition.
         title: Its full name, for people.
         description: What it is and how well it does, in a sentence or two.
-        published: Where its weights are.
+        published: Where its weights are published; None where they are shipped.
         mean: Mean of the training images as B, G, R (whatever `channel_order` is), in pixel values of 0..255.
         scale: Factor applied after the mean is subtracted.
         channel_order: Order of the channels the net was trained on.
         crop: Side of the square crop it was trained on, in pixels.
         labels_file: File of its class names in this package.
+        shipped: The weights that come with the package; None where they are published elsewhere.
     """
 
     name: str
     title: str
     description: str
-    published: PublishedWeights
+    published: PublishedWeights | None
     mean: tuple[float, float, float]
     scale: float
     channel_order: ChannelOrder
     crop: int
     labels_file: str
+    shipped: ShippedWeights | None = None
 
     @property
     def definition(self) -> Path:
         """Path of the packaged deploy prototxt."""
         return _HERE / self.name / "deploy.prototxt"
+
+    @property
+    def shipped_weights(self) -> Path | None:
+        """Path of the packaged caffemodel; None where the weights are published elsewhere: `models.fetch` gets both."""
+        return None if self.shipped is None else _HERE / self.shipped.file
+
+    @property
+    def license(self) -> str:
+        """What the publisher of the weights allows, in the publisher's words; empty if nothing is known of it."""
+        weights = self.shipped or self.published
+        return weights.license if weights else ""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -79,7 +103,17 @@ class CatalogEntry:
 # Channel means of Caffe's imagenet_mean.binaryproto, the mean image of the ILSVRC-2012 training set.
 _ILSVRC_2012_MEAN = (104.00699, 116.66877, 122.67892)
 
-# Addresses, digests, licences and accuracies: readme.md of each model's folder in BVLC/caffe, models/.
+# What GoogLeNet and SqueezeNet were trained with: the same, rounded (mean_value in their train_val.prototxt).
+_ROUNDED_MEAN = (104.0, 117.0, 123.0)
+# What the VGG models were trained with, as their readmes state it.
+_VGG_MEAN = (103.939, 116.779, 123.68)
+# Channel means of the mean image that comes with the ResNets, ResNet_mean.binaryproto.
+_RESNET_MEAN = (103.06262, 115.90288, 123.15163)
+# The repository in which SqueezeNet is published, at one commit; its readmes state no digest.
+_SQUEEZENET = "https://github.com/forresti/SqueezeNet/raw/a47b6f13d30985279789d08053d37013d67d131b"
+
+# Addresses, digests, licences and accuracies: for CaffeNet, AlexNet and GoogLeNet, readme.md of each model's folder in
+# BVLC/caffe, models/; for the others, what their publishers say, at the place that a comment names.
 _ENTRIES = (
     CatalogEntry(
         name="caffenet",
@@ -94,7 +128,7 @@ _ENTRIES = (
         ),
         mean=_ILSVRC_2012_MEAN,
         scale=1.0,
-        channel_order="BGR",
+        channel_order="bgr",
         crop=227,
         labels_file="imagenet_labels.txt",
     ),
@@ -111,9 +145,151 @@ _ENTRIES = (
         ),
         mean=_ILSVRC_2012_MEAN,
         scale=1.0,
-        channel_order="BGR",
+        channel_order="bgr",
         crop=227,
         labels_file="imagenet_labels.txt",
+    ),
+    CatalogEntry(
+        name="googlenet",
+        title="BVLC GoogLeNet",
+        description="22 layers deep in inception modules, with few parameters. ILSVRC-2012 validation, center crop: "
+        "top-1 68.7 %, top-5 88.9 %.",
+        published=PublishedWeights(
+            url="http://dl.caffe.berkeleyvision.org/bvlc_googlenet.caffemodel",
+            sha1="405fc5acd08a3bb12de8ee5e23a96bec22f08204",
+            filename="bvlc_googlenet.caffemodel",
+            license="unrestricted",
+        ),
+        mean=_ROUNDED_MEAN,
+        scale=1.0,
+        channel_order="bgr",
+        crop=224,
+        labels_file="imagenet_labels.txt",
+    ),
+    # gist.github.com/ksimonyan/211839e770f7b538e2d8; the licence: www.robots.ox.ac.uk/~vgg/research/very_deep.
+    CatalogEntry(
+        name="vgg16",
+        title="VGG-16",
+        description="3x3 convolutions and three matrices, 16 layers in all: slow, and popular for its features. "
+        "ILSVRC-2012 validation, densely at a smaller side of 384 pixels: top-5 91.9 %.",
+        published=PublishedWeights(
+            url="http://www.robots.ox.ac.uk/~vgg/software/very_deep/caffe/VGG_ILSVRC_16_layers.caffemodel",
+            sha1=None,
+            filename="VGG_ILSVRC_16_layers.caffemodel",
+            license="Creative Commons Attribution License",
+        ),
+        mean=_VGG_MEAN,
+        scale=1.0,
+        channel_order="bgr",
+        crop=224,
+        labels_file="imagenet_labels.txt",
+    ),
+    # gist.github.com/ksimonyan/3785162f95cd2d5fee77; the licence as above.
+    CatalogEntry(
+        name="vgg19",
+        title="VGG-19",
+        description="VGG-16 with three more convolutions. ILSVRC-2012 validation, densely at a smaller side of 384 "
+        "pixels: top-5 92.0 %.",
+        published=PublishedWeights(
+            url="http://www.robots.ox.ac.uk/~vgg/software/very_deep/caffe/VGG_ILSVRC_19_layers.caffemodel",
+            sha1=None,
+            filename="VGG_ILSVRC_19_layers.caffemodel",
+            license="Creative Commons Attribution License",
+        ),
+        mean=_VGG_MEAN,
+        scale=1.0,
+        channel_order="bgr",
+        crop=224,
+        labels_file="imagenet_labels.txt",
+    ),
+    # gist.github.com/mavenlin/d802a5849de39225bcc6. It was trained with a mean image of its authors' own, of the same
+    # training set, which they do not publish: Caffe's stands in for it.
+    CatalogEntry(
+        name="nin",
+        title="Network in Network",
+        description="Convolutions followed by 1x1 convolutions, and the mean of a plane instead of a matrix. "
+        "ILSVRC-2012 validation: top-1 59.4 %.",
+        published=PublishedWeights(
+            url="https://www.dropbox.com/s/cphemjekve3d80n/nin_imagenet.caffemodel?dl=1",
+            sha1=None,
+            filename="nin_imagenet.caffemodel",
+            license="BSD",
+        ),
+        mean=_ILSVRC_2012_MEAN,
+        scale=1.0,
+        channel_order="bgr",
+        crop=224,
+        labels_file="imagenet_labels.txt",
+    ),
+    # The licence: LICENSE in that repository; the accuracy: the paper, arXiv:1602.07360.
+    CatalogEntry(
+        name="squeezenet_1_0",
+        title="SqueezeNet 1.0",
+        description="AlexNet's accuracy with a fiftieth of its parameters. ILSVRC-2012 validation: top-1 57.5 %, "
+        "top-5 80.3 %.",
+        published=PublishedWeights(
+            url=f"{_SQUEEZENET}/SqueezeNet_v1.0/squeezenet_v1.0.caffemodel",
+            sha1=None,
+            filename="squeezenet_v1.0.caffemodel",
+            license="BSD",
+        ),
+        mean=_ROUNDED_MEAN,
+        scale=1.0,
+        channel_order="bgr",
+        crop=227,
+        labels_file="imagenet_labels.txt",
+    ),
+    CatalogEntry(
+        name="squeezenet_1_1",
+        title="SqueezeNet 1.1",
+        description="SqueezeNet with a smaller conv1 and earlier pooling: less than half the work of 1.0, made to be "
+        "as accurate.",
+        published=PublishedWeights(
+            url=f"{_SQUEEZENET}/SqueezeNet_v1.1/squeezenet_v1.1.caffemodel",
+            sha1=None,
+            filename="squeezenet_v1.1.caffemodel",
+            license="BSD",
+        ),
+        mean=_ROUNDED_MEAN,
+        scale=1.0,
+        channel_order="bgr",
+        crop=227,
+        labels_file="imagenet_labels.txt",
+    ),
+    # README.md and LICENSE of github.com/KaimingHe/deep-residual-networks. They give no address of the file itself but
+    # that of a folder for browsers: `fetch` finds a web page there, and says where to put a file fetched by hand.
+    CatalogEntry(
+        name="resnet50",
+        title="ResNet-50",
+        description="50 layers in blocks that add to what they are given. ILSVRC-2012 validation, center crop: "
+        "top-1 75.3 %, top-5 92.2 %. Its link has been reported dead: bring ResNet-50-model.caffemodel yourself.",
+        published=PublishedWeights(
+            url="https://onedrive.live.com/?authkey=%21AAFW2-FVoxeVRck&id=4006CBB8476FF777%2117887&cid=4006CBB8476FF777",
+            sha1=None,
+            filename="ResNet-50-model.caffemodel",
+            license="MIT",
+        ),
+        mean=_RESNET_MEAN,
+        scale=1.0,
+        channel_order="bgr",
+        crop=224,
+        labels_file="imagenet_labels.txt",
+    ),
+    CatalogEntry(
+        name="digits",
+        title="densecast handwritten digits",
+        description="A small CaffeNet for handwritten digits and background, windows of 32 pixels every 4 pixels; its "
+        "weights come with the package.",
+        published=None,
+        mean=(208.0, 224.0, 231.0),
+        scale=1 / 64,
+        channel_order="bgr",
+        crop=32,
+        labels_file="digits/labels.txt",
+        shipped=ShippedWeights(
+            file="digits/digits.caffemodel",
+            license="Apache-2.0; trained on the UCI data set Optical Recognition of Handwritten Digits, CC BY 4.0",
+        ),
     ),
 )
 

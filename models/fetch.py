@@ -54,7 +54,7 @@ def fetch(
     progress: Progress | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Path:
-    """Path of the published weights of `entry`, downloaded unless they are there and intact.
+    """Path of the weights of `entry`, downloaded unless they are there and intact, or come with the package.
 
     A download that breaks off is continued, within this call and by the next one. A file that is there is only read: a
     read-only directory will do. Where the publisher states no digest, a file that is there is taken as it is.
@@ -71,7 +71,10 @@ def fetch(
         FetchError: There is no way to the server, it refuses, it sends a web page instead of weights, the directory
             cannot be written, or another process held the lock for `LOCK_TIMEOUT_S`.
     """
-    place = _Place(entry, (default_directory() if directory is None else Path(directory)) / entry.published.filename)
+    if entry.published is None:
+        return _shipped(entry)
+    directory = default_directory() if directory is None else Path(directory)
+    place = _Place(entry, entry.published, directory / entry.published.filename)
     try:
         # Most calls end here, without a lock: they neither wait for a download nor write anything.
         if place.file.is_file() and place.is_intact(place.file):
@@ -90,6 +93,19 @@ def fetch(
     return place.file
 
 
+def _shipped(entry: CatalogEntry) -> Path:
+    """Path of weights that come with the package; raises FetchError if they are not there."""
+    file = entry.shipped_weights
+    if file is None or not file.is_file():
+        raise FetchError(
+            f"the weights of {entry.name} are not there",
+            where=str(file),
+            why="they come with densecast and are published nowhere else",
+            remedy="install densecast again: its files are incomplete",
+        )
+    return file
+
+
 class _AttemptError(Exception):
     """An attempt failed in a way that another one may not; never leaves this module."""
 
@@ -99,11 +115,8 @@ class _Place:
     """The file that is wanted and those that lie beside it."""
 
     entry: CatalogEntry
+    published: PublishedWeights
     file: Path
-
-    @property
-    def published(self) -> PublishedWeights:
-        return self.entry.published
 
     @property
     def partial(self) -> Path:

@@ -147,7 +147,10 @@ class Scorer:
 def geometry_of(engine: Engine) -> Geometry:
     """The geometry of an engine's maps."""
     y, x = engine.metadata.geometry.y, engine.metadata.geometry.x
-    return Geometry(y.stride, x.stride, y.offset, x.offset, y.window, x.window)
+    return Geometry(
+        *(y.stride, x.stride, y.offset, x.offset, y.window, x.window),
+        *(y.receptive_field, x.receptive_field, y.shift, x.shift),
+    )
 
 
 class ScoreFn(beam.DoFn):

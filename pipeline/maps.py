@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conversion.errors import DensecastError
+from conversion.geometry import AxisGeometry
 
 Floats: TypeAlias = NDArray[np.float32]
 Integers: TypeAlias = NDArray[np.int32]
@@ -37,6 +38,10 @@ class Geometry:
         offset_x: The column of pixels on which cell 0 is centred.
         window_y: Height of what a cell classifies: the input that the classifier was trained on; positive.
         window_x: Width of the same.
+        receptive_field_y: Height of all that a cell can see; beyond the image it sees padding.
+        receptive_field_x: Width of the same.
+        shift_y: From the centre of the window down to that of the receptive field.
+        shift_x: The same to the right.
     """
 
     stride_y: float
@@ -45,20 +50,33 @@ class Geometry:
     offset_x: float
     window_y: float
     window_x: float
+    receptive_field_y: float
+    receptive_field_x: float
+    shift_y: float = 0.0
+    shift_x: float = 0.0
+
+    @property
+    def y(self) -> AxisGeometry:
+        """The vertical axis."""
+        return AxisGeometry(self.stride_y, self.offset_y, self.window_y, self.receptive_field_y, self.shift_y)
+
+    @property
+    def x(self) -> AxisGeometry:
+        """The horizontal axis."""
+        return AxisGeometry(self.stride_x, self.offset_x, self.window_x, self.receptive_field_x, self.shift_x)
 
     def center(self, y: int, x: int) -> tuple[float, float]:
         """The pixel (y, x) on which a cell is centred; may lie between pixels."""
-        return self.offset_y + self.stride_y * y, self.offset_x + self.stride_x * x
+        return float(self.y.center(y)), float(self.x.center(x))
 
     def window(self, y: int, x: int) -> tuple[float, float, float, float]:
         """The nominal window of a cell: (top, left, bottom, right) in pixels, half-open; may overhang the image.
 
-        >>> Geometry(32, 32, 113, 113, 227, 227).window(1, 0)
+        >>> Geometry(32, 32, 113, 113, 227, 227, 355, 355).window(1, 0)
         (32.0, 0.0, 259.0, 227.0)
         """
-        center_y, center_x = self.center(y, x)
-        top, left = center_y - (self.window_y - 1) / 2, center_x - (self.window_x - 1) / 2
-        return top, left, top + self.window_y, left + self.window_x
+        (top, bottom), (left, right) = self.y.span(y), self.x.span(x)
+        return float(top), float(left), float(bottom), float(right)
 
 
 class CellScores(NamedTuple):
@@ -184,10 +202,22 @@ class ClassificationMap:
             raise CellError(
                 f"pixel ({pixel_y}, {pixel_x}) lies outside the image of {height} x {width} pixels", where=self.uri
             )
-        g = self.geometry
-        y, x = (pixel_y - g.offset_y) / g.stride_y, (pixel_x - g.offset_x) / g.stride_x
         rows, columns = self.size
-        return min(max(round(y), 0), rows - 1), min(max(round(x), 0), columns - 1)
+        y, x = self.geometry.y.cell_at(pixel_y), self.geometry.x.cell_at(pixel_x)
+        return min(max(y, 0), rows - 1), min(max(x, 0), columns - 1)
+
+    @property
+    def interior(self) -> tuple[slice, slice]:
+        """The cells that no padding touches, for indexing: `map.scores[map.interior]`; empty where there are none."""
+        (height, width), (rows, columns) = self.image_size, self.size
+        y, x = self.geometry.y.interior(height, rows), self.geometry.x.interior(width, columns)
+        return slice(y.start, y.stop), slice(x.start, x.stop)
+
+    @property
+    def overhang(self) -> tuple[float, float]:
+        """By how many pixels the last windows reach past the image, (down, right); 0 where they do not."""
+        (height, width), (rows, columns) = self.image_size, self.size
+        return float(self.geometry.y.overhang(height, rows)), float(self.geometry.x.overhang(width, columns))
 
     def label(self, y: int, x: int) -> str:
         """The label of the best class of a cell; `class 17` where the model has no labels.

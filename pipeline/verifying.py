@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from conversion import cast, load_network, read_metadata, receptive_field
 from conversion.metadata import VerificationMetadata
 from conversion.savedmodel import load
-from conversion.verification import verification_sizes, verify
+from conversion.verification import examples, verification_sizes, verify
 from pipeline import crops as crop_comparison
 from pipeline import storage
 from pipeline.crops import CropsReport, compare_with_crops, example_images
@@ -57,7 +57,8 @@ def _against_caffe(model: str, definition: str, weights: str) -> VerificationMet
     network = cast(load_network(definition, weights))
     window = next(iter(network.inputs.values()))[2:]
     sizes = verification_sizes(window, receptive_field(network, metadata.output_blob).stride)
-    return verify(load(model), network, metadata.preprocessing, metadata.output_blob, sizes)
+    against = examples(network, metadata.preprocessing, sizes)
+    return verify(load(model), network, metadata.output_blob, against)
 
 
 def render(report: VerifyReport) -> RenderableType:

@@ -16,7 +16,7 @@ import pytest
 import requests
 
 import models.fetch
-from models import CatalogEntry, DigestError, FetchError, PublishedWeights, entry
+from models import CatalogEntry, DigestError, FetchError, PublishedWeights, ShippedWeights, entry
 from models.fetch import default_directory, fetch
 
 CONTENT = bytes(range(256)) * 2000
@@ -564,3 +564,23 @@ def test_home_of_the_user_is_understood(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     monkeypatch.setenv("DENSECAST_HOME", "~/weights")
     assert default_directory() == tmp_path / "weights"
+
+
+# Weights that come with the package.
+
+
+def test_shipped_weights_are_where_the_package_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(requests.Session, "send", refuse)
+    shipped = entry("digits")
+    assert fetch(shipped, tmp_path) == shipped.shipped_weights
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_shipped_weights_that_are_missing_ask_for_a_new_installation() -> None:
+    shipped = dataclasses.replace(entry("digits"), shipped=ShippedWeights(file="digits/none.caffemodel", license="any"))
+    with pytest.raises(FetchError, match="install densecast again") as caught:
+        fetch(shipped)
+    assert "none.caffemodel" in str(caught.value)

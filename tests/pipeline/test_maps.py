@@ -29,7 +29,7 @@ from pipeline.rows import (
 )
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
-CAFFENET = Geometry(32, 32, 113, 113, 227, 227)
+CAFFENET = Geometry(32, 32, 113, 113, 227, 227, 355, 355)
 MODEL = "ab" * 32
 IMAGE = ImageFacts("photos/cat.jpg", "cat-1", 1234, hashlib.sha256(b"cat").hexdigest(), 480, 640)
 
@@ -86,7 +86,7 @@ def through_parquet(rows: list[MapRow]) -> Any:
     classes=st.integers(1, 12),
     k=st.integers(1, 6),
     seed=st.integers(0, 2**32 - 1),
-    numbers=st.lists(st.floats(-1e6, 1e6), min_size=6, max_size=6),
+    numbers=st.lists(st.floats(-1e6, 1e6), min_size=10, max_size=10),
     scale=st.floats(0.01, 100),
     uri=st.text(min_size=1),
     id_=st.none() | st.text(st.characters(exclude_categories=["Cs"])),
@@ -238,7 +238,7 @@ def test_windows_and_centers_follow_the_arithmetic() -> None:
     assert found.window(0, 0) == (0, 0, 227, 227)
     assert found.window(7, 12) == (224, 384, 451, 611)
     assert found.center(1, 2) == (145, 177)
-    even = Geometry(4, 4, 13.5, 13.5, 28, 28)
+    even = Geometry(4, 4, 13.5, 13.5, 28, 28, 28, 28)
     assert even.window(2, 0) == (8, 0, 36, 28)
 
 
@@ -304,3 +304,11 @@ def test_top_k_orders_equal_classes_by_index() -> None:
 def test_a_map_checks_its_arrays() -> None:
     with pytest.raises(MapError, match="residual"):
         make_map(residual=np.zeros((1, 1), np.float32))
+
+
+def test_interior_and_overhang_are_those_of_the_geometry() -> None:
+    """CaffeNet on 451 x 611: a receptive field of 355 reaches 64 pixels beyond the window on every side."""
+    found = make_map()
+    assert found.interior == (slice(2, 6), slice(2, 11))
+    assert found.scores[found.interior].shape[:2] == (4, 9)
+    assert found.overhang == (0, 0)

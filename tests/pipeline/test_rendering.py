@@ -37,7 +37,7 @@ def make_map(
         scores=np.full(classes.shape, score, np.float32),
         residual=np.full((height, width), 1 - score, np.float32),
         probabilities=None,
-        geometry=Geometry(stride, stride, offset, offset, window, window),
+        geometry=Geometry(stride, stride, offset, offset, window, window, window, window),
         model_digest="m",
         run_id="r",
     )

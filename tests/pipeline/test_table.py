@@ -38,7 +38,7 @@ def make_scored(
     if form is not Form.TOP_K:
         cells = cells._replace(probabilities=probabilities.astype(str(form)))
     image = ImageFacts(uri, id_, 100, hashlib.sha256(ascii(uri).encode()).hexdigest(), 96, 96)
-    geometry = Geometry(32, 32, 16, 16, 32, 32)
+    geometry = Geometry(32, 32, 16, 16, 32, 32, 32, 32)
     return scored_row(image, Recipe(MODEL, scale, form), geometry, cells, class_count=4, run_id=run_id, scored_at=NOW)
 
 

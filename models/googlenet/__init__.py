@@ -1,0 +1,1 @@
+"""GoogLeNet: the deploy definition."""

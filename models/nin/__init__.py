@@ -1,0 +1,1 @@
+"""Network in Network: the deploy definition."""

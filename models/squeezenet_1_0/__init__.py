@@ -1,0 +1,1 @@
+"""SqueezeNet 1.0: the deploy definition."""

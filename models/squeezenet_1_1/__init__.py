@@ -1,0 +1,1 @@
+"""SqueezeNet 1.1: the deploy definition."""

@@ -1,0 +1,1 @@
+"""VGG-16: the deploy definition."""

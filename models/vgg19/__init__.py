@@ -1,0 +1,1 @@
+"""VGG-19: the deploy definition."""

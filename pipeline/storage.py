@@ -6,9 +6,7 @@ once its Beam extra is installed; `file://` is a local path.
 
 import contextlib
 import errno
-import os
 import sys
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
@@ -16,9 +14,8 @@ from urllib.parse import unquote
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
+from conversion import files
 from conversion.errors import DensecastError
-
-PARTIAL_SUFFIX = ".partial"
 
 # Client libraries raise errors of their own through FileSystems; one that is not imported cannot have raised.
 _CLIENT_ERRORS = (
@@ -181,31 +178,12 @@ def write_atomically(path: str, data: bytes) -> None:
         if is_remote(path):
             _write_remote(path, data)
         else:
-            _write_local(local_path(path), data)
-
-
-def _write_local(target: Path, data: bytes) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(_partial_name(target.name))
-    try:
-        with partial.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
-    # The new name itself survives a power cut only once its folder is on disk.
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+            files.write_atomically(local_path(path), data)
 
 
 def _write_remote(target: str, data: bytes) -> None:
     folder, _, name = target.rpartition("/")
-    partial = f"{folder}/{_partial_name(name)}"
+    partial = f"{folder}/{files.partial_name(name)}"
     try:
         with FileSystems.create(partial, compression_type=CompressionTypes.UNCOMPRESSED) as file:
             file.write(data)
@@ -226,10 +204,6 @@ def _write_remote(target: str, data: bytes) -> None:
             if FileSystems.exists(partial):
                 FileSystems.delete([partial])
         raise
-
-
-def _partial_name(name: str) -> str:
-    return f".{name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}"
 
 
 def _name(path: str) -> str:

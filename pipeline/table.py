@@ -127,7 +127,8 @@ class MapTable:
         # Part by part, and few rows at a time: scanning the dataset as a whole would read ahead up to a gigabyte.
         condition = pads.field("status") == Status.SCORED.value
         with _reading(self._root):
-            for part in self._dataset.get_fragments(filter=condition):
+            # By name: two iterations give one order, whatever order the log has.
+            for part in sorted(self._dataset.get_fragments(filter=condition), key=lambda part: str(part.path)):
                 batches = part.to_batches(
                     schema=self.schema, columns=list(MAP_COLUMNS), filter=condition, batch_size=_BATCH_ROWS
                 )

@@ -187,7 +187,7 @@ def upgrade(file: str, output: str) -> None:
     densecast upgrade old.prototxt --output new.prototxt
     densecast upgrade old.caffemodel --output new.caffemodel
     """
-    from conversion.upgrade import upgrade_file
+    from conversion.rewriting import upgrade_file
 
     upgrade_file(file, output)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from apache_beam.io.filesystems import FileSystems
 
+from conversion.files import PARTIAL_SUFFIX
 from pipeline import storage
 from pipeline.errors import SourceError
 from pipeline.sources.reference import ImageReference, resolve
@@ -171,7 +172,7 @@ def _is_image_below(path: str) -> bool:
         return False
     names = path.split("/")
     return not (
-        any(name.startswith(".") or name.endswith(storage.PARTIAL_SUFFIX) for name in names)
+        any(name.startswith(".") or name.endswith(PARTIAL_SUFFIX) for name in names)
         or _SYSTEM_FOLDERS.intersection(names[:-1])
     )
 

@@ -1,4 +1,4 @@
-"""The full-size CaffeNet (seeded weights): how fast, against its own crops and against OpenCV on the same Caffe files."""
+"""The full-size CaffeNet (seeded weights): how fast, against its own crops and against OpenCV on the same files."""
 
 from __future__ import annotations
 

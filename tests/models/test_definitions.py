@@ -230,4 +230,4 @@ def test_squeezenet_computes_the_same_in_numpy_and_in_tensorflow() -> None:
 def test_input_preparation(name: str, mean: tuple[float, float, float]) -> None:
     model = entry(name)
     assert model.mean == pytest.approx(mean, abs=1e-4)
-    assert (model.scale, model.channel_order) == (1, "BGR")
+    assert (model.scale, model.channel_order) == (1, "bgr")

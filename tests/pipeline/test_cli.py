@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from conversion import evaluate, load_network
 from pipeline.cli import cli
 from pipeline.commands.options import Size
 from pipeline.table import MapTable
@@ -106,7 +107,7 @@ def test_inspect_is_the_same_for_model_and_definition(model: Path):
     assert reports[0]["map_size"] == reports[1]["map_size"] == [8, 4]
     assert reports[0]["geometry"] == reports[1]["geometry"]
     assert reports[0]["layers"] == reports[1]["layers"]
-    assert reports[0]["geometry"]["y"] == {"stride": 32, "offset": 113, "window": 227, "receptive_field": 355}
+    assert reports[0]["geometry"]["y"] == {"stride": 32, "offset": 113, "window": 227, "receptive_field": 355, "shift": 0}
 
 
 def test_bench_measures_what_it_says(model: Path):
@@ -163,3 +164,40 @@ def test_every_command_has_help_with_an_example():
 @pytest.mark.parametrize(("text", "expected"), [("451", (451, 451)), ("227x300", (227, 300)), ("5X6", (5, 6))])
 def test_size(text: str, expected: tuple[int, int]):
     assert Size().convert(text, None, None) == expected
+
+
+def test_verify_holds_a_model_against_its_caffe_files_and_its_crops(model: Path):
+    files = ["--definition", NET / "net.prototxt", "--weights", NET / "net.caffemodel"]
+    done = densecast("verify", model, "--crops", *files, "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["caffe"]["worst"] < 1e-4
+    assert report["crops"]["cells"] == 32
+    assert 0 < report["crops"]["largest"] < 1, "the inner convolutions are padded: maps and crops differ"
+    assert densecast("verify", model).returncode == 2
+
+
+def test_cast_writes_files_that_load_and_opencv_computes_the_same(tmp_path: Path):
+    """OpenCV reads Caffe files by itself: an engine of another make that must agree with our cast."""
+    cv2 = pytest.importorskip("cv2", reason="OpenCV is in the extra `bench`")
+    out = (tmp_path / "dense.prototxt", tmp_path / "dense.caffemodel")
+    files = ["--output-prototxt", out[0], "--output-weights", out[1]]
+    done = densecast("cast", NET / "net.prototxt", NET / "net.caffemodel", *files)
+    assert done.returncode == 0, done.stderr
+    image = np.random.default_rng(0).normal(0, 50, (1, 3, 259, 291)).astype(np.float32)
+    network = load_network(*out)
+    net = cv2.dnn.readNetFromCaffe(*map(str, out))
+    net.setInput(image)
+    np.testing.assert_allclose(net.forward(), evaluate(network, {"data": image})["prob"], atol=1e-5)
+
+
+def test_upgrade_writes_what_caffes_own_tools_write(tmp_path: Path):
+    folder = GOLDEN / "layers" / "fmt_v0"
+    for name in ("net.prototxt", "net.caffemodel"):
+        assert densecast("upgrade", folder / name, "--output", tmp_path / name).returncode == 0
+    ours = load_network(tmp_path / "net.prototxt", tmp_path / "net.caffemodel")
+    theirs = load_network(folder / "net_upgraded.prototxt", folder / "net_upgraded.caffemodel")
+    assert [layer.definition for layer in ours.layers] == [layer.definition for layer in theirs.layers]
+    for name, blobs in theirs.parameters.items():
+        for mine, other in zip(ours.parameters[name], blobs, strict=True):
+            np.testing.assert_array_equal(mine, other)

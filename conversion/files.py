@@ -1,0 +1,38 @@
+"""Writing local files so that no reader ever sees a part of one."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+
+PARTIAL_SUFFIX = ".partial"
+
+
+def partial_name(name: str) -> str:
+    """A hidden, unique name for a file until it is whole."""
+    return f".{name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}"
+
+
+def write_atomically(target: Path, data: bytes) -> None:
+    """Writes a file, or replaces it, in one step that survives a power cut; creates the folders above it.
+
+    Raises:
+        OSError: It cannot be written; what was there before still is, and no partial file is left.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(partial_name(target.name))
+    try:
+        with partial.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    # The new name itself survives a power cut only once its folder is on disk.
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

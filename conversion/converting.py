@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
+import math
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from numpy.typing import ArrayLike
 
 from conversion import savedmodel
 from conversion.casting import SUFFIX, cast
-from conversion.errors import ConversionError
-from conversion.geometry import Number, receptive_field
+from conversion.errors import ConversionError, WeightsError
+from conversion.geometry import receptive_field
 from conversion.layers.convolution import Convolution
+from conversion.limits import DEFAULT, Limits
 from conversion.metadata import FILE_NAME, NETWORK_FILE, GeometryMetadata, ModelMetadata, digest
-from conversion.network import Network, build, learned, load_network, to_definition
-from conversion.preprocessing import ChannelOrder, Preprocessing, channel_mean
+from conversion.network import Network, load_network
+from conversion.preprocessing import ChannelOrder, Mean, Preprocessing, channel_mean
+from conversion.pruning import prune
 from conversion.reading import PathLike
-from conversion.surgery import save
-from conversion.verification import TOLERANCE, verify
+from conversion.striding import finer
+from conversion.surgery import write_definition
+from conversion.training import Size
+from conversion.verification import TOLERANCE, examples, verification_sizes, verify
 
 
 def convert(
@@ -28,15 +32,18 @@ def convert(
     weights: PathLike,
     output: PathLike,
     *,
-    mean: ArrayLike | str | Path | None = None,
+    mean: Mean = None,
     scale: float = 1.0,
     channel_order: ChannelOrder | None = None,
-    crop: int | tuple[int, int] | None = None,
+    crop: Size | None = None,
+    output_blob: str | None = None,
+    output_stride: int | None = None,
     labels: Sequence[str] = (),
     features: Sequence[str] | None = None,
     name: str = "",
     overwrite: bool = False,
     tolerance: float = TOLERANCE,
+    limits: Limits = DEFAULT,
 ) -> ModelMetadata:
     """Converts a Caffe classifier into a dense SavedModel, verifies it, and only then puts it in place.
 
@@ -47,13 +54,18 @@ def convert(
         mean: See `channel_mean`.
         scale: Multiplied after the mean is subtracted.
         channel_order: What the network's channels are; by default "bgr" for three and "gray" for one.
-        crop: The size the classifier was trained at, (height, width) or one number; the definition's own by default.
+        crop: The size the classifier was trained at: one number for both sides, (height, width) or (channels, height,
+            width); the definition's own by default.
+        output_blob: Which of several heads gives the probabilities, by the name of its Softmax blob; what only others
+            need is left out. By default there must be one.
+        output_stride: Pixels between cells, a divisor of the map's own stride; see `finer`, which costs multiply-adds.
         labels: The class names in order; must be as many as there are classes.
         features: The blobs that the `features` signature offers, by the classifier's own names; by default what the
             InnerProducts read and write (CaffeNet: pool5, fc6, fc7, fc8).
         name: The model's name; the definition's by default.
         overwrite: Replace an existing model directory.
         tolerance: See `verify`.
+        limits: What the files may ask for.
 
     Returns:
         What was written to `densecast.json`.
@@ -64,37 +76,32 @@ def convert(
     """
     target = Path(output)
     _check_target(target, overwrite)
-    classifier = load_network(prototxt, weights)
-    if crop is not None:
-        classifier = _at_crop(classifier, (crop, crop) if isinstance(crop, int) else crop)
-    network = cast(classifier)
-    blob, channels = _image_input(network, str(prototxt))
-    probabilities = _output(network, str(prototxt))
+    where = str(prototxt)
+    network = cast(_load(prototxt, weights, crop, limits))
+    probabilities = _output(network, where, output_blob)
+    if output_blob is not None:
+        network = prune(network, [probabilities, *_features(network, features or ()).values()])
+    if output_stride is not None:
+        network = finer(network, output_stride, probabilities)
     classes = network.shapes[probabilities][1]
     if labels and len(labels) != classes:
         raise ConversionError(
-            f"{len(labels)} labels for {classes} classes", where=str(prototxt), remedy="give one line a class, in order"
+            f"{len(labels)} labels for {classes} classes", where=where, remedy="give one line a class, in order"
         )
-    values, note = channel_mean(mean, channels)
-    preprocessing = Preprocessing(
-        channel_order=channel_order or ("gray" if channels == 1 else "bgr"), mean=values, scale=scale
-    )
-    if (preprocessing.channel_order == "gray") != (channels == 1):
-        raise ConversionError(f"channel order {preprocessing.channel_order} for a network of {channels} input channels")
-    offered = _features(network, features)
-    geometry = receptive_field(network, probabilities)
-    window = network.inputs[blob][2:]
+    blob, channels = _image_input(network, where)
+    preprocessing, note = _preprocessing(channels, mean, scale, channel_order, limits)
+    offered = _features(network, _heads(network, probabilities) if features is None else features)
     metadata = ModelMetadata(
         name=name or network.name or Path(prototxt).stem,
         digest=digest(network, preprocessing),
         converter_version=importlib.metadata.version("densecast"),
         preprocessing=preprocessing,
-        geometry=GeometryMetadata.of(geometry),
+        geometry=GeometryMetadata.of(receptive_field(network, probabilities)),
         classes=classes,
         labels=tuple(labels),
         output_blob=probabilities,
         features={key: network.shapes[value][1] for key, value in offered.items()},
-        multiply_adds_per_window=network.multiply_adds({blob: (1, channels, window[0], window[1])}),
+        multiply_adds_per_window=network.multiply_adds({blob: (1, *network.inputs[blob][1:])}),
         parameters=network.parameter_count(),
         notes=(*network.notes, *([note] if note else ())),
     )
@@ -102,22 +109,42 @@ def convert(
     # Built beside its place under another name: a reader of `output` never sees half a model.
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
     try:
-        savedmodel.save(savedmodel.dense_model(network, preprocessing, probabilities, offered), partial)
-        result = verify(
-            savedmodel.load(partial),
-            network,
-            preprocessing,
-            probabilities,
-            _sizes(window, geometry.stride),
-            tolerance=tolerance,
-        )
-        metadata = metadata.model_copy(update={"verification": result})
-        (partial / FILE_NAME).write_text(metadata.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        save(network, partial / NETWORK_FILE)
+        metadata = _build_verified(partial, network, metadata, offered, tolerance)
         _publish(partial, target, overwrite)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return metadata
+
+
+def _build_verified(
+    folder: Path, network: Network, metadata: ModelMetadata, offered: Mapping[str, str], tolerance: float
+) -> ModelMetadata:
+    """Fills a model directory and verifies it; gives the metadata with the result."""
+    output, preprocessing = metadata.output_blob, metadata.preprocessing
+    window = next(iter(network.inputs.values()))[2:]
+    sizes = verification_sizes(window, receptive_field(network, output).stride)
+    # The reference first, TensorFlow second: so the float64 weights are gone before the variables come.
+    against = examples(network, preprocessing, sizes)
+    savedmodel.save(savedmodel.dense_model(network, preprocessing, output, offered), folder)
+    gc.collect()  # functions and variables refer to each other: without it the weights stay twice
+    result = verify(savedmodel.load(folder), network, output, against, tolerance=tolerance)
+    metadata = metadata.model_copy(update={"verification": result})
+    (folder / FILE_NAME).write_text(metadata.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    write_definition(network, folder / NETWORK_FILE)
+    return metadata
+
+
+def _preprocessing(
+    channels: int, mean: Mean, scale: float, channel_order: ChannelOrder | None, limits: Limits
+) -> tuple[Preprocessing, str]:
+    """What is done to an image, and a note where the mean was reduced."""
+    if scale == 0 or not math.isfinite(scale):
+        raise ConversionError(f"scale {scale}", why="every image would look alike to the network")
+    order: ChannelOrder = channel_order or ("gray" if channels == 1 else "bgr")
+    if (order == "gray") != (channels == 1):
+        raise ConversionError(f"channel order {order} for a network of {channels} input channels")
+    values, note = channel_mean(mean, channels, limits=limits)
+    return Preprocessing(channel_order=order, mean=values, scale=scale), note
 
 
 def _check_target(target: Path, overwrite: bool) -> None:
@@ -142,30 +169,26 @@ def _publish(partial: Path, target: Path, overwrite: bool) -> None:
             partial.rename(target)
         except OSError:
             (old / target.name).rename(target)
+            old.rmdir()
             raise
-        finally:
-            shutil.rmtree(old)
+        shutil.rmtree(old)
     else:
         partial.rename(target)
 
 
-def _at_crop(network: Network, crop: tuple[int, int]) -> Network:
-    """The classifier at another input size; refused where its weights do not fit that size."""
-    definition = to_definition(network)
-    for message in definition.layer:
-        for shape in message.input_param.shape:
-            if len(shape.dim) == 4:
-                shape.dim[2:] = crop
-    resized = build(definition, network.parameters)
-    for layer, shapes in learned(resized):
-        found = [blob.shape for blob in network.parameters.get(layer.name, ())]
-        if found != shapes:
-            raise ConversionError(
-                f"crop {crop[0]}x{crop[1]} asks for weights of shape {shapes}, the model has {found}",
-                where=layer.where,
-                remedy="give the size that the classifier was trained at",
-            )
-    return resized
+def _load(prototxt: PathLike, weights: PathLike, crop: Size | None, limits: Limits) -> Network:
+    """The classifier; refused where its weights do not fit the input size that was asked for."""
+    try:
+        return load_network(prototxt, weights, crop=crop, limits=limits)
+    except WeightsError as error:
+        if crop is None:
+            raise
+        size = "x".join(map(str, (crop, crop) if isinstance(crop, int) else crop))
+        raise ConversionError(
+            f"crop {size} does not fit the weights: {error.what}",
+            where=error.where,
+            remedy="give the size that the classifier was trained at",
+        ) from error
 
 
 def _image_input(network: Network, where: str) -> tuple[str, int]:
@@ -178,38 +201,49 @@ def _image_input(network: Network, where: str) -> tuple[str, int]:
     return blob, shape[1]
 
 
-def _output(network: Network, where: str) -> str:
-    """The blob of class probabilities: the one output that a Softmax gives."""
-    softmax = {top for layer in network.layers if layer.caffe_type == "Softmax" for top in layer.tops}
-    candidates = [blob for blob in network.outputs if blob in softmax and len(network.shapes[blob]) == 4]
+def _output(network: Network, where: str, wanted: str | None) -> str:
+    """The blob of class probabilities: the one output that a Softmax gives, or the one that is wanted."""
+    softmax = [top for layer in network.layers if layer.caffe_type == "Softmax" for top in layer.tops]
+    maps = [blob for blob in dict.fromkeys(softmax) if len(network.shapes[blob]) == 4]
+    if wanted is not None:
+        if wanted not in maps:
+            raise ConversionError(
+                f"output {wanted!r} is no map of class probabilities",
+                where=where,
+                why="a Softmax gives those",
+                remedy=f"the network has {', '.join(maps) or 'none'}",
+            )
+        return wanted
+    candidates = [blob for blob in network.outputs if blob in maps]
     if len(candidates) != 1:
         raise ConversionError(
             f"{len(candidates)} outputs are class probabilities{': ' if candidates else ''}{', '.join(candidates)}",
             where=where,
             why=f"the outputs are {', '.join(network.outputs)}, and a map needs exactly one that a Softmax gives",
-            remedy="use the deploy definition, which ends in one Softmax",
+            remedy="say which head gives the map: output_blob"
+            if candidates
+            else "use the deploy definition, which ends in one Softmax",
         )
     return candidates[0]
 
 
-def _features(network: Network, wanted: Sequence[str] | None) -> dict[str, str]:
+def _heads(network: Network, output: str) -> list[str]:
+    """What is offered unless something else is asked for: what the InnerProducts that were read and wrote.
+
+    Where there were none (SqueezeNet), it is what the Softmax reads: the scores.
+    """
+    heads = [layer for layer in network.layers if isinstance(layer, Convolution) and layer.name.endswith(SUFFIX)]
+    blobs = dict.fromkeys(blob for layer in heads for blob in (*layer.bottoms, *layer.tops))
+    if not blobs:
+        last = next(layer for layer in reversed(network.layers) if output in layer.tops)
+        blobs = dict.fromkeys(last.bottoms)
+    return [blob.removesuffix(SUFFIX) for blob in blobs]
+
+
+def _features(network: Network, wanted: Sequence[str]) -> dict[str, str]:
     """Feature name -> blob. A blob that the cast renamed is offered under the classifier's own name."""
     names = {blob.removesuffix(SUFFIX): blob for blob, shape in network.shapes.items() if len(shape) == 4}
-    if wanted is None:
-        heads = [layer for layer in network.layers if isinstance(layer, Convolution) and layer.name.endswith(SUFFIX)]
-        blobs = dict.fromkeys(blob for layer in heads for blob in (*layer.bottoms, *layer.tops))
-        return {blob.removesuffix(SUFFIX): blob for blob in blobs}
     unknown = [name for name in wanted if name not in names]
     if unknown:
         raise ConversionError(f"no blob {', '.join(unknown)}", remedy=f"the network has {', '.join(names)}")
     return {name: names[name] for name in wanted}
-
-
-def _sizes(window: tuple[int, ...], stride: tuple[Number, Number]) -> list[tuple[int, int, int]]:
-    """The training size, and two that exercise Caffe's rounding: neither side a whole number of strides away."""
-    y, x = (max(int(s), 1) for s in stride)
-    return [
-        (2, window[0], window[1]),
-        (1, window[0] + y // 2 + 1, window[1] + 2 * x - 1),
-        (1, window[0] + 2 * y + 1, window[1] + x // 3),
-    ]

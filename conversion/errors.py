@@ -1,5 +1,11 @@
 """Typed errors: each says what is wrong, where (file, layer, field), why, and what to do about it."""
 
+import re
+
+# Controls of terminals and of bidirectional text, and halves of surrogate pairs, which cannot be written at all.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_LONGEST = 10_000
+
 
 class DensecastError(Exception):
     """Base of every error that densecast raises on bad input or a refused operation.
@@ -20,12 +26,19 @@ class DensecastError(Exception):
         return (_rebuild, (type(self), self.what, self.where, self.why, self.remedy))
 
     def __str__(self) -> str:
-        text = f"{self.where}: {self.what}" if self.where else self.what
+        text = f"{_shown(self.where)}: {_shown(self.what)}" if self.where else _shown(self.what)
         if self.why:
-            text += f"\n  why: {self.why}"
+            text += f"\n  why: {_shown(self.why)}"
         if self.remedy:
-            text += f"\n  what to do: {self.remedy}"
+            text += f"\n  what to do: {_shown(self.remedy)}"
         return text
+
+
+def _shown(text: str) -> str:
+    """The text as a terminal and a log can take it: what a hostile file brings in is escaped, and cut."""
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 10 :]}"
+    return _CONTROL.sub(lambda found: ascii(found.group())[1:-1], text)
 
 
 def _rebuild(cls: type[DensecastError], what: str, where: str, why: str, remedy: str) -> DensecastError:
@@ -38,6 +51,10 @@ class MissingExtraError(DensecastError):
 
 class ReadingError(DensecastError):
     """A file is missing, unreadable, or not what its reader expects."""
+
+
+class LimitError(DensecastError):
+    """A file asks for more than a limit allows (size, layers, nesting, axes, elements, memory); names the limit."""
 
 
 class NetworkError(DensecastError):

@@ -29,6 +29,7 @@ class AxisMetadata(_Frozen):
     offset: float
     window: float
     receptive_field: float
+    shift: float = 0.0
 
     @classmethod
     def of(cls, axis: AxisGeometry) -> AxisMetadata:
@@ -38,6 +39,7 @@ class AxisMetadata(_Frozen):
             offset=float(axis.offset),
             window=float(axis.window),
             receptive_field=float(axis.receptive_field),
+            shift=float(axis.shift),
         )
 
 
@@ -85,7 +87,7 @@ class ModelMetadata(_Frozen):
         labels: Their names in order; empty if none were given.
         output_blob: The Caffe blob behind `probabilities`.
         features: What the `features` signature offers: name -> channels.
-        multiply_adds_per_window: For one nominal window.
+        multiply_adds_per_window: For one image of the training size.
         parameters: Number of learned values.
         verification: None before it was verified.
         notes: What the conversion found worth telling.

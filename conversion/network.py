@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -11,13 +10,18 @@ from typing import Any
 import numpy as np
 
 from conversion import reading
-from conversion.caffe_pb2 import TEST, LayerParameter, NetParameter, NetStateRule, ParamSpec
+from conversion.caffe_pb2 import BlobProto, LayerParameter, NetParameter, ParamSpec
 from conversion.errors import NetworkError, UnsupportedError, WeightsError
+from conversion.guarding import ShapeGuard, check_names, check_parameters, check_values
 from conversion.layers.base import Array, Layer, Shape, layer_class
 from conversion.layers.shaping import Input
-from conversion.upgrade import upgrade
+from conversion.limits import DEFAULT, Limits, nearest
+from conversion.stored import StoredBlob, StoredWeights
+from conversion.training import Size, by_phase, strip
+from conversion.upgrade import stored_blobs, upgrade
 
 Parameters = Mapping[str, tuple[Array, ...]]
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,6 +35,7 @@ class Network:
             that share parameters hold the same array objects.
         shapes: The shape of every blob, in Caffe's axis order, at the size that the definition states.
         notes: What reading found worth telling: unused weights, say.
+        windows: Nominal windows, (height, width), that the shapes no longer show; see `geometry.training_windows`.
     """
 
     name: str
@@ -38,6 +43,7 @@ class Network:
     parameters: Parameters
     shapes: Mapping[str, Shape]
     notes: tuple[str, ...] = ()
+    windows: Mapping[str, tuple[int | None, int | None]] = dataclasses.field(default_factory=dict)
 
     @property
     def inputs(self) -> dict[str, Shape]:
@@ -72,14 +78,14 @@ class Network:
             steps.append(([], tops))
             return tops
 
-        return steps, run(self.layers, given, apply, lambda _, like: like)
+        return steps, run(self.layers, given, apply)
 
     def layer(self, name: str) -> Layer:
         """The layer of that name; raises NetworkError that suggests the nearest."""
         for layer in self.layers:
             if layer.name == name:
                 return layer
-        near = difflib.get_close_matches(name, [layer.name for layer in self.layers], 3)
+        near = nearest(name, (layer.name for layer in self.layers), 3)
         raise NetworkError(
             f"no layer {name!r}", where=f"network {self.name!r}", remedy=f"nearest: {', '.join(near)}" if near else ""
         )
@@ -98,7 +104,7 @@ def run(
     layers: Iterable[Layer],
     given: Callable[[Layer], Sequence[Any]],
     apply: Callable[[Layer, Sequence[Any]], Sequence[Any]],
-    view: Callable[[Any, Any], Any],
+    view: Callable[[Any, Any], Any] | None = None,
 ) -> dict[str, Any]:
     """Runs layers in order over values of any kind (shapes, arrays, tensors): the one place with Caffe's blob rules.
 
@@ -109,7 +115,8 @@ def run(
         layers: In execution order.
         given: The values of an Input layer's tops.
         apply: The values of any other layer's tops.
-        view: (value, like) -> value with the shape of `like`; used for blobs that share memory.
+        view: (value, like) -> value with the shape of `like`; used for blobs that share memory. None where the values
+            are shapes.
 
     Returns:
         The last value of every blob, by name.
@@ -118,45 +125,87 @@ def run(
     sharing: dict[str, set[str]] = {}
     for layer in layers:
         tops = given(layer) if isinstance(layer, Input) else apply(layer, [values[b] for b in layer.bottoms])
+        bottoms = dict.fromkeys(layer.bottoms)
         for top, value in zip(layer.tops, tops, strict=True):
-            if layer.shares_memory and top not in layer.bottoms:
-                group = sharing.setdefault(layer.bottoms[0], {layer.bottoms[0]})
+            if layer.shares_memory and top not in bottoms:
+                first = next(iter(bottoms))
+                group = sharing.setdefault(first, {first})
                 group.add(top)
                 sharing[top] = group
-            elif top in layer.bottoms:
+            elif view is not None and top in bottoms:
                 for other in sharing.get(top, set()) - {top}:
                     values[other] = view(value, values[other])
             values[top] = value
     return values
 
 
-def load_network(prototxt: reading.PathLike, weights: reading.PathLike | None = None) -> Network:
+def load_network(
+    prototxt: reading.PathLike,
+    weights: reading.PathLike | None = None,
+    *,
+    crop: Size | None = None,
+    stages: Sequence[str] = (),
+    level: int | None = None,
+    limits: Limits = DEFAULT,
+) -> Network:
     """Reads a definition and, if given, its trained weights.
 
     Args:
-        prototxt: The definition (`deploy.prototxt`), in text form.
-        weights: The trained weights (`.caffemodel`); without them the network can be inspected, not evaluated.
+        prototxt: The definition (`deploy.prototxt`, or `train_val.prototxt`: see `training.strip`), in text form.
+        weights: The trained weights, `.caffemodel` or `.caffemodel.h5`, told apart by their content; without them the
+            network can be inspected, not evaluated.
+        crop: The size of the images, as one number for both sides, (height, width) or (channels, height, width); by
+            default what the definition says, which it cannot where the images come from a database.
+        stages: The stages that `include` and `exclude` rules ask for, besides those that the definition states.
+        level: The level that they ask for; by default the definition's.
+        limits: What the files may ask for.
 
     Raises:
         ReadingError: A file cannot be read or is not what it should be.
         UnsupportedError: Layers or parameters that densecast does not support; the message lists all of them.
         NetworkError: The definition contradicts itself.
-        WeightsError: A layer has no weights, or weights of another shape.
+        WeightsError: A layer has no weights, or weights of another shape, or that are not finite.
+        LimitError: A file asks for more than a limit allows.
     """
-    definition = reading.read_definition(prototxt)
-    network = build(definition, where=str(prototxt))
-    return network if weights is None else with_weights(network, reading.read_weights(weights), where=str(weights))
+    definition = reading.read_definition(prototxt, limits=limits)
+    definition.state.stage.extend(stages)
+    if level is not None:
+        definition.state.level = level
+    network = build(definition, crop=crop, where=str(prototxt), limits=limits)
+    if weights is None:
+        return network
+    data, where = reading.read_bytes(weights, "weights_bytes", limits), str(weights)
+    if not data.startswith(HDF5_MAGIC):
+        return with_weights(
+            network, reading.stored_weights(data, where=where, limits=limits), where=where, limits=limits
+        )
+    from conversion import hdf5  # h5py takes a while to import, and few need it
+
+    arrays = hdf5.complete(network, hdf5.parse(data, where=where, limits=limits))
+    return with_weights(network, arrays, where=where, limits=limits)
 
 
-def build(definition: NetParameter, parameters: Parameters | None = None, *, where: str = "") -> Network:
+def build(
+    definition: NetParameter,
+    parameters: Parameters | None = None,
+    *,
+    crop: Size | None = None,
+    where: str = "",
+    limits: Limits = DEFAULT,
+) -> Network:
     """A Network from a definition message in any of Caffe's forms; `parameters` as in `Network`.
+
+    The layers are those of phase TEST, without what only training needs (see `training.strip`, also on `crop`).
 
     Raises:
         UnsupportedError: It lists every unsupported layer and parameter.
         NetworkError: Names, shapes or parameters contradict each other or Caffe's rules.
+        LimitError: It asks for more than a limit allows; found before anything is allocated.
     """
+    check_names(definition, limits, where=where)
     definition = upgrade(definition, where=where)
-    messages = [m for m in definition.layer if _included(m, definition)]
+    limits.check("layers", len(definition.layer), f"{len(definition.layer):,} layers", where=where)
+    messages, notes = strip(*by_phase(definition), crop=crop, where=where)
     layers: list[Layer] = []
     problems: list[str] = []
     for message in messages:
@@ -165,6 +214,9 @@ def build(definition: NetParameter, parameters: Parameters | None = None, *, whe
         # The rules have been applied; kept, they would be applied again without the state that they were written for.
         for field in ("blobs", "include", "exclude"):
             bare.ClearField(field)
+        if bare.HasField("densecast_param") and bare.type != "Pooling":
+            problems.append(f"layer {bare.name!r}: densecast_param on type {bare.type!r}")
+            continue
         try:
             layers.append(layer_class(bare).parse(bare))
         except UnsupportedError as error:
@@ -177,57 +229,72 @@ def build(definition: NetParameter, parameters: Parameters | None = None, *, whe
             remedy="the README lists the supported layers; layers that only training uses can be removed",
         )
     _check_wiring(layers, where)
-    shapes = run(
-        layers,
-        lambda layer: layer.output_shapes([]),
-        lambda layer, bottoms: layer.output_shapes(bottoms),
-        lambda _, like: like,
-    )
-    return Network(definition.name, tuple(layers), dict(parameters or {}), shapes)
+    for layer in layers:
+        check_parameters(layer, limits)
+    guard = ShapeGuard(limits, where)
+    shapes = run(layers, lambda layer: guard.tops(layer, []), guard.tops)
+    return Network(definition.name, tuple(layers), dict(parameters or {}), shapes, notes)
 
 
-def with_weights(network: Network, weights: NetParameter, *, where: str = "") -> Network:
-    """The network with the learned blobs of a parsed model, matched by layer name as Caffe does.
+def with_weights(
+    network: Network,
+    weights: NetParameter | StoredWeights | Mapping[str, Sequence[Array]],
+    *,
+    where: str = "",
+    limits: Limits = DEFAULT,
+) -> Network:
+    """The network with the learned blobs of a parsed model (or arrays by layer), matched by layer name as Caffe does.
 
     Raises:
-        WeightsError: A layer that needs weights has none or too few or too many, or their shape is another.
+        WeightsError: A layer that needs weights has none or too few or too many, or their shape is another, or values
+            are not finite; or two layers of the file have one name.
         NetworkError: Layers share parameters that they need in different shapes.
+        LimitError: A blob has too many axes or values.
     """
-    weights = upgrade(weights, where=where, inputs=False)
-    source = {message.name: message for message in weights.layer if message.blobs}
+    source: dict[str, Sequence[BlobProto | StoredBlob | Array]] = {}
+    for name, stored in stored_blobs(weights, where=where) if isinstance(weights, NetParameter) else weights.items():
+        if name in source:
+            raise WeightsError(
+                f"two layers named {name[:80]!r} have weights", where=where, why="weights are matched by layer name"
+            )
+        source[name] = stored
     parameters: dict[str, tuple[Array, ...]] = {}
     shared: dict[str, Array] = {}
     for layer, expected in learned(network):
-        message = source.pop(layer.name, None)
+        found = source.pop(layer.name, ())
         names = [p.name for p in layer.definition.param] + [""] * len(expected)
-        if message is None and all(name in shared for name in names[: len(expected)]):
+        if not found and all(name in shared for name in names[: len(expected)]):
             parameters[layer.name] = tuple(
                 _share(layer, index, shared[name], shape)
                 for index, (name, shape) in enumerate(zip(names, expected, strict=False))
             )
             continue
-        if message is None or len(message.blobs) != len(expected):
-            found = 0 if message is None else len(message.blobs)
+        if len(found) != len(expected):
             raise WeightsError(
-                f"{found} of {len(expected)} weight blobs",
+                f"{len(found)} of {len(expected)} weight blobs",
                 where=f"{where}: {layer.where}",
                 why="Caffe refuses another number, or fills what is missing at random and says nothing",
                 remedy="use the weights that were trained with this definition: they are matched by layer name",
             )
         blobs = []
-        for index, (blob, shape) in enumerate(zip(message.blobs, expected, strict=False)):
+        for index, (blob, shape) in enumerate(zip(found, expected, strict=True)):
             name = names[index]
             if name and name in shared:
                 blobs.append(_share(layer, index, shared[name], shape))
                 continue
-            array = _fit(reading.blob_array(blob, where=f"{where}: {layer.where}"), shape, layer, where)
+            place = f"{where}: {layer.where}"
+            values = blob if isinstance(blob, np.ndarray) else reading.blob_array(blob, where=place, limits=limits)
+            array = _fit(values, shape, layer, where)
+            check_values(array, limits, where=place)
             blobs.append(array)
             if name:
                 shared[name] = array
         parameters[layer.name] = tuple(blobs)
     known = {layer.name for layer in network.layers}
     notes = tuple(
-        f"weights of layer {name!r} are not used" for name in source if name not in known or source[name].blobs
+        f"weights of layer {name[: limits.name_length]!r} are not used"
+        for name, stored in source.items()
+        if stored or name not in known
     )
     return dataclasses.replace(network, parameters=parameters, notes=network.notes + notes)
 
@@ -291,19 +358,20 @@ def _check_wiring(layers: Sequence[Layer], where: str) -> None:
     available: dict[str, int] = {}  # blob -> how often its present version is consumed
     names: set[str] = set()
     for layer in layers:
+        bottoms = layer.bottoms
         if layer.name in names:
             raise NetworkError(f"two layers named {layer.name!r}", where=where, why="weights are matched by layer name")
         names.add(layer.name)
         for kind, found, (least, most) in (
-            ("bottom", layer.bottoms, layer.bottom_count),
+            ("bottom", bottoms, layer.bottom_count),
             ("top", layer.tops, layer.top_count),
         ):
             if len(found) < least or (most is not None and len(found) > most):
                 limit = f"{least}" if least == most else f"at least {least}" if most is None else f"{least} to {most}"
                 raise layer.invalid(f"{len(found)} {kind} blobs, Caffe asks for {limit}")
-        for bottom in layer.bottoms:
+        for bottom in bottoms:
             if bottom not in available:
-                near = difflib.get_close_matches(bottom, available, 1)
+                near = nearest(bottom, available)
                 raise layer.invalid(
                     f"unknown bottom blob {bottom!r}",
                     why="no layer before it produces it",
@@ -311,7 +379,7 @@ def _check_wiring(layers: Sequence[Layer], where: str) -> None:
                 )
             available[bottom] += 1
         for index, top in enumerate(layer.tops):
-            in_place = index < len(layer.bottoms) and layer.bottoms[index] == top
+            in_place = index < len(bottoms) and bottoms[index] == top
             if in_place and not layer.may_be_in_place:
                 raise layer.invalid(
                     "the top is the bottom", why=f"{layer.caffe_type} does not allow in-place computation (Caffe)"
@@ -324,26 +392,3 @@ def _check_wiring(layers: Sequence[Layer], where: str) -> None:
                     else "each blob has one producer, but for layers in place",
                 )
             available[top] = 0
-
-
-def _included(message: LayerParameter, definition: NetParameter) -> bool:
-    """Whether a layer is in the net in phase TEST, by its include and exclude rules (Net::FilterNet)."""
-    if message.include and message.exclude:
-        raise NetworkError(
-            "both include and exclude rules", where=f"layer {message.name!r}", why="Caffe accepts one kind"
-        )
-    if message.include:
-        return any(_meets(rule, definition) for rule in message.include)
-    return not any(_meets(rule, definition) for rule in message.exclude)
-
-
-def _meets(rule: NetStateRule, definition: NetParameter) -> bool:
-    """Net::StateMeetsRule, for phase TEST and the definition's own level and stages."""
-    state = definition.state
-    return not (
-        (rule.HasField("phase") and rule.phase != TEST)
-        or (rule.HasField("min_level") and state.level < rule.min_level)
-        or (rule.HasField("max_level") and state.level > rule.max_level)
-        or any(stage not in state.stage for stage in rule.stage)
-        or any(stage in state.stage for stage in rule.not_stage)
-    )

@@ -12,10 +12,12 @@ from pydantic import BaseModel, ConfigDict
 from conversion import reading
 from conversion.errors import ConversionError, ReadingError
 from conversion.layers.base import Array
+from conversion.limits import DEFAULT, Limits, control_character
 
 ChannelOrder = Literal["bgr", "rgb", "gray"]
+Mean = ArrayLike | str | Path | None  # see `channel_mean`
 # ITU-R BT.601 luma in 14 bits and rounded, as OpenCV (and so Caffe's ReadImageToCVMat with is_color false) turns colour
-# into grey. Below 2 ** 24, so that float32 computes it exactly: 0.299 R + ... rounds ties here one way, there the other.
+# into grey. Below 2 ** 24, so that float32 computes it exactly: 0.299 R + ... has ties that rounding errors decide.
 _LUMA = (4899, 9617, 1868)
 _LUMA_ONE = 1 << 14
 
@@ -42,7 +44,8 @@ class Preprocessing(BaseModel):
             x = x[..., ::-1]
         elif self.channel_order == "gray":
             x = np.floor((x @ np.array(_LUMA) + _LUMA_ONE // 2) / _LUMA_ONE)[..., None]
-        return ((x - np.array(self.mean)) * self.scale).transpose(0, 3, 1, 2)
+        scaled: Array = (x - np.array(self.mean)) * self.scale
+        return scaled.transpose(0, 3, 1, 2)
 
     def tensorflow(self, tf: Any, images: Any) -> Any:
         """The same on a uint8 [N, H, W, 3] tensor -> float32 [N, H, W, C]."""
@@ -56,7 +59,7 @@ class Preprocessing(BaseModel):
         return x * self.scale if self.scale != 1.0 else x
 
 
-def channel_mean(mean: ArrayLike | str | Path | None, channels: int) -> tuple[tuple[float, ...], str]:
+def channel_mean(mean: Mean, channels: int, *, limits: Limits = DEFAULT) -> tuple[tuple[float, ...], str]:
     """The mean as one value a channel, and a note where something was reduced.
 
     Args:
@@ -64,9 +67,11 @@ def channel_mean(mean: ArrayLike | str | Path | None, channels: int) -> tuple[tu
             image: `.npy` [C, H, W] or `.binaryproto` [1, C, H, W]. An image is reduced to its mean over positions, as
             Caffe's own classification notebook does: a map has no fixed position that it could be subtracted at.
         channels: Of the network's input.
+        limits: What a mean file may ask for.
 
     Raises:
         ReadingError: The file cannot be read.
+        LimitError: The file is larger than a limit.
         ConversionError: The number of channels is another, or values are not finite.
     """
     if mean is None:
@@ -74,11 +79,12 @@ def channel_mean(mean: ArrayLike | str | Path | None, channels: int) -> tuple[tu
     note, where = "", ""
     if isinstance(mean, (str, Path)):
         where = str(mean)
-        array = _mean_image(Path(mean))
+        array = _mean_image(Path(mean), limits)
         if array.ndim > 1:
             size = "x".join(map(str, array.shape[-2:]))
             note = f"the mean image of {size} is reduced to its channel mean: a map has no position to subtract it at"
-            array = array.mean(axis=(-2, -1), dtype=np.float64)
+            with np.errstate(all="ignore"):  # what is not finite is refused below
+                array = array.mean(axis=(-2, -1), dtype=np.float64)
     else:
         array = np.atleast_1d(np.asarray(mean, dtype=np.float64))
     if array.ndim != 1 or array.size not in (1, channels) or not np.isfinite(array).all():
@@ -91,16 +97,25 @@ def channel_mean(mean: ArrayLike | str | Path | None, channels: int) -> tuple[tu
     return tuple(values * channels if len(values) == 1 else values), note
 
 
-def read_labels(path: str | Path) -> tuple[str, ...]:
+def read_labels(path: str | Path, *, limits: Limits = DEFAULT) -> tuple[str, ...]:
     """Class names from a text file, one a line; `#` comments are left out, as is a synset id (`n01440764 tench`).
 
     Raises:
-        ReadingError: The file cannot be read as UTF-8 text.
+        ReadingError: The file cannot be read as UTF-8 text, or has control characters.
+        LimitError: The file is larger than a limit.
     """
+    data = reading.read_bytes(path, "labels_bytes", limits)
+    reading.refuse_other_formats(data, str(path))
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = data.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
         raise ReadingError(f"cannot be read: {error}", where=str(path)) from error
+    found = control_character("".join(lines).replace("\t", " "))
+    if found:
+        number = next(number for number, line in enumerate(lines, 1) if found in line)
+        raise ReadingError(
+            f"line {number} has the control character {found!r}", where=str(path), why="a class name is plain text"
+        )
     names = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     return tuple(_without_synset(name) for name in names)
 
@@ -111,16 +126,9 @@ def _without_synset(line: str) -> str:
     return tail.strip() if is_synset and tail else line
 
 
-def _mean_image(path: Path) -> Array:
-    if path.suffix == ".npy":
-        try:
-            array: Array = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise ReadingError(f"not a NumPy array: {error}", where=str(path)) from error
-        if not np.issubdtype(array.dtype, np.number):
-            raise ReadingError(f"an array of {array.dtype}", where=str(path), why="a mean is made of numbers")
-    else:
-        array = reading.read_blob(path)
+def _mean_image(path: Path, limits: Limits) -> Array:
+    read = reading.read_npy if path.suffix == ".npy" else reading.read_blob
+    array = read(path, limits=limits)
     if array.ndim == 4 and array.shape[0] == 1:
         array = array[0]
     if array.ndim not in (1, 3):

@@ -2,85 +2,148 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator
+import re
+import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from google.protobuf import text_format, unknown_fields
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf import text_format
 from google.protobuf.message import DecodeError, Message
 
+from conversion import wire
 from conversion.caffe_pb2 import BlobProto, NetParameter
 from conversion.errors import ReadingError, UnsupportedError
 from conversion.layers.base import Array, Shape
+from conversion.limits import DEFAULT, Limits
+from conversion.scanning import scan
+from conversion.sniffing import sniff
+from conversion.stored import StoredBlob, StoredWeights, parse_stored
 
 PathLike = str | os.PathLike[str]
+AnyMessage = TypeVar("AnyMessage", bound=Message)
+
+# The header that numpy.save writes, Python 2's long integers included. It is a Python literal: never evaluated here.
+_NPY_HEADER = re.compile(
+    r"\{'descr': '([<>|=]?[a-zA-Z]\d*)', 'fortran_order': (True|False), 'shape': \("
+    r"(|N,|N(?:, ?N)++,?)\), ?\} *\n?".replace("N", "(?:0|[1-9][0-9]{0,17})L?")
+)
+_NPY_START = {b"\x93NUMPY" + bytes((version, 0)): 10 if version == 1 else 12 for version in (1, 2, 3)}
+_EXCERPT = 160  # characters of a line or of a reason that an error quotes
+_NPY_NUMBERS = re.compile(r"[<>|=]?(f[248]|[iu][1248])")
 
 
-def read_definition(path: PathLike) -> NetParameter:
+def read_definition(path: PathLike, *, limits: Limits = DEFAULT) -> NetParameter:
     """Reads a network definition in protobuf text form (a `.prototxt`).
 
     Raises:
         ReadingError: The file cannot be read, or is not a NetParameter in text form.
-        UnsupportedError: It has fields that densecast does not know; all of them are listed, with their lines.
+        UnsupportedError: It has fields that densecast does not know; they are listed, with their lines.
+        LimitError: It is too large, has too many tokens or layers, or is nested too deeply.
     """
+    return parse_definition(read_bytes(path, "definition_bytes", limits), where=str(path), limits=limits)
+
+
+def parse_definition(data: bytes, *, where: str, limits: Limits = DEFAULT) -> NetParameter:
+    """What `read_definition` makes of a file's content; raises as it does."""
+    refuse_other_formats(data, where)
     try:
-        text = _read_bytes(path).decode("utf-8-sig")  # Caffe's parser skips a byte order mark too
+        text = data.decode("utf-8-sig")  # Caffe's parser skips a byte order mark too
     except UnicodeDecodeError as error:
         raise ReadingError(
-            f"not text: {error}", where=str(path), remedy="give the .prototxt first and the .caffemodel second"
+            f"not text: {error}", where=where, remedy="give the .prototxt first and the .caffemodel second"
         ) from error
+    unknown, error_at = scan(text, limits, where=where)
     message = NetParameter()
-    try:
-        text_format.Parse(text, message, allow_unknown_field=True)
-        unknown = list(_unknown_text_fields(text))
-    except text_format.ParseError as error:
-        raise ReadingError(
-            f"not a Caffe network definition: {error}", where=str(path), why="it must be a NetParameter in text form"
-        ) from error
-    except RecursionError as error:
-        raise ReadingError("not a Caffe network definition: nested too deeply", where=str(path)) from error
+    if unknown and not error_at:
+        raise _unknown_fields(unknown, where)
     if unknown:
-        raise UnsupportedError(
-            "unknown fields: " + "; ".join(unknown),
-            where=str(path),
-            why="a field that is ignored could change what the net computes",
-            remedy="remove those that only training uses; a layer from a fork of Caffe cannot be converted",
-        )
+        raise _no_definition(error_at, where)
+    try:
+        text_format.Parse(text, message)
+    except text_format.ParseError as error:
+        raise _no_definition(_explained(error, text), where) from error
     if not message.layer and not message.layers:
-        raise ReadingError("no layers in it", where=str(path), why="it must be a NetParameter in text form")
+        raise ReadingError("no layers in it", where=where, why="it must be a NetParameter in text form")
     return message
 
 
-def read_weights(path: PathLike) -> NetParameter:
+def read_weights(path: PathLike, *, limits: Limits = DEFAULT) -> NetParameter:
     """Reads trained weights in binary form (a `.caffemodel`).
 
     Raises:
         ReadingError: The file cannot be read, or is not a NetParameter in binary form.
+        LimitError: It is too large, or has too many layers or fields.
     """
-    data = _read_bytes(path)
-    message = NetParameter()
-    try:
-        message.ParseFromString(data)
-    except DecodeError as error:
-        raise ReadingError(
-            f"not a Caffe model: {error}", where=str(path), why="it must be a NetParameter in binary form, complete"
-        ) from error
+    return parse_weights(read_bytes(path, "weights_bytes", limits), where=str(path), limits=limits)
+
+
+def parse_weights(data: bytes, *, where: str, limits: Limits = DEFAULT) -> NetParameter:
+    """What `read_weights` makes of a file's content; raises as it does."""
+    message = _parse(data, NetParameter(), where, limits)
     if not message.layer and not message.layers:
-        raise ReadingError("no layers in it", where=str(path), remedy="give the .caffemodel that Caffe saved")
+        raise ReadingError("no layers in it", where=where, remedy="give the .caffemodel that Caffe saved")
     return message
 
 
-def read_blob(path: PathLike) -> Array:
-    """Reads one blob in binary form (a mean `.binaryproto`) as float32; raises ReadingError."""
-    message = BlobProto()
-    try:
-        message.ParseFromString(_read_bytes(path))
-    except DecodeError as error:
-        raise ReadingError(f"not a Caffe blob: {error}", where=str(path)) from error
-    return blob_array(message, where=str(path))
+def stored_weights(data: bytes, *, where: str, limits: Limits = DEFAULT) -> StoredWeights:
+    """The blobs of a `.caffemodel`'s content, for `network.with_weights`, as views of it; raises as `read_weights`."""
+    refuse_other_formats(data, where)
+    wire.check(data, NetParameter.DESCRIPTOR, limits, where=where)
+    return parse_stored(data, where=where, limits=limits)
+
+
+def read_blob(path: PathLike, *, limits: Limits = DEFAULT) -> Array:
+    """Reads one blob in binary form (a mean `.binaryproto`) as float32; raises ReadingError or LimitError."""
+    return parse_blob(read_bytes(path, "mean_bytes", limits), where=str(path), limits=limits)
+
+
+def parse_blob(data: bytes, *, where: str, limits: Limits = DEFAULT) -> Array:
+    """What `read_blob` makes of a file's content; raises as it does."""
+    return blob_array(_parse(data, BlobProto(), where, limits), where=where, limits=limits)
+
+
+def read_npy(path: PathLike, *, limits: Limits = DEFAULT) -> Array:
+    """Reads a NumPy array of numbers (`.npy`), believing the header no further than the file reaches.
+
+    Raises:
+        ReadingError: The file cannot be read, is not such an array, or is truncated.
+        LimitError: It is too large or has too many axes.
+    """
+    return parse_npy(read_bytes(path, "mean_bytes", limits), where=str(path), limits=limits)
+
+
+def parse_npy(data: bytes, *, where: str, limits: Limits = DEFAULT) -> Array:
+    """What `read_npy` makes of a file's content; raises as it does."""
+    start = _NPY_START.get(data[:8], 0)
+    body = start + int.from_bytes(data[8:start], "little")
+    if not 0 < start <= len(data):
+        look = sniff(data)
+        raise ReadingError(
+            f"not a NumPy array{f': it looks like {look.what}' if look else ''}",
+            where=where,
+            remedy=look.remedy if look else "give a .npy that numpy.save wrote",
+        )
+    found = _NPY_HEADER.fullmatch(data[start : min(body, start + 4096)].decode("latin-1"))
+    if found is None:
+        raise ReadingError("not a NumPy array: its header is not one that numpy.save writes", where=where)
+    if not _NPY_NUMBERS.fullmatch(found[1]):
+        raise ReadingError(
+            f"not a NumPy array of numbers: an array of {found[1]}", where=where, why="a mean is made of real numbers"
+        )
+    shape = tuple(int(dim) for dim in re.findall("[0-9]+", found[3]))
+    limits.check("axes", len(shape), f"an array of {len(shape)} axes", where=where)
+    dtype = np.dtype(found[1])
+    needed, there = math.prod(shape) * dtype.itemsize, len(data) - body
+    if needed != there or 0 in shape:
+        raise ReadingError(
+            f"not a NumPy array, complete: shape {shape} needs {needed:,} bytes, the file holds {there:,}",
+            where=where,
+            remedy="the file is damaged or truncated: fetch it again",
+        )
+    return np.frombuffer(data, dtype, offset=body).reshape(shape, order="F" if found[2] == "True" else "C")
 
 
 def blob_shape(blob: BlobProto) -> Shape:
@@ -92,32 +155,38 @@ def blob_shape(blob: BlobProto) -> Shape:
     return ()
 
 
-def blob_array(blob: BlobProto, *, where: str) -> Array:
+def blob_array(blob: BlobProto | StoredBlob, *, where: str, limits: Limits = DEFAULT) -> Array:
     """A blob's values as a float32 array of the shape it states.
 
     Args:
-        blob: `data` (packed or not) or `double_data`.
+        blob: `data` (packed or not) or `double_data`; or a message of its shape alone, and its values.
         where: File and layer, for errors.
+        limits: Its `axes` and `elements` are checked.
 
     Raises:
         ReadingError: The number of values disagrees with the shape, or a dimension is below 1.
+        LimitError: It has too many axes or values.
     """
+    if isinstance(blob, StoredBlob):
+        blob, stored = blob
+    else:
+        stored = None
+    limits.check("axes", len(blob.shape.dim), f"a blob of {len(blob.shape.dim)} axes", where=where)
     shape = blob_shape(blob)
     if min(shape, default=1) < 1:
         raise ReadingError(f"a blob of shape {shape}", where=where, why="every dimension must be at least 1")
-    values = (
-        _values(blob, "double_data", np.dtype("<f8")) if blob.double_data else _values(blob, "data", np.dtype("<f4"))
-    )
-    count = 1
-    for dim in shape:
-        count *= dim
-    if values.size != count:
+    field, width = ("double_data", 8) if blob.double_data else ("data", 4)
+    count, found = math.prod(shape), len(getattr(blob, field)) if stored is None else stored.size
+    if found != count:
         raise ReadingError(
-            f"a blob of shape {shape} needs {count} values, the file holds {values.size}",
+            f"a blob of shape {shape} needs {count} values, the file holds {found}",
             where=where,
             remedy="the file is damaged or truncated: fetch it again",
         )
-    return values.astype(np.float32, copy=False).reshape(shape)
+    limits.check("elements", count, f"a blob of {count:,} values", where=where)
+    values = _values(blob, field, np.dtype(f"<f{width}")) if stored is None else stored
+    with np.errstate(over="ignore"):  # a double beyond float32 becomes infinite, which whoever uses it refuses
+        return values.astype(np.float32, copy=False).reshape(shape)
 
 
 def blob_message(array: Array) -> BlobProto:
@@ -149,52 +218,68 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def unknown_binary_fields(message: Message) -> Iterator[int]:
-    """Numbers of the fields of a parsed message, at its own level, that our schema lacks."""
-    yield from (field.field_number for field in unknown_fields.UnknownFieldSet(message))
-
-
-def _read_bytes(path: PathLike) -> bytes:
+def read_bytes(path: PathLike, limit: str, limits: Limits) -> bytes:
+    """A whole file, if it is a file and no larger than the limit of that name; raises ReadingError or LimitError."""
+    where = str(path)
     try:
-        return Path(path).read_bytes()
+        status = Path(path).stat()
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+            raise ReadingError(
+                "not a regular file", where=where, why="a pipe or a device may never end", remedy="save it as a file"
+            )
+        with open(path, "rb") as file:
+            limits.check(limit, status.st_size, f"{status.st_size:,} bytes", where=where)
+            data = file.read() if status.st_size else file.read(1 << 20)  # a file of the kernel states no size
     except OSError as error:
-        raise ReadingError(f"cannot be read: {error.strerror}", where=str(path)) from error
+        raise ReadingError(f"cannot be read: {error.strerror}", where=where) from error
+    except ValueError as error:  # a NUL in the path
+        raise ReadingError(f"cannot be read: {error}", where=repr(where)) from error
+    limits.check(limit, len(data), f"{len(data):,} bytes", where=where)
+    return data
 
 
-def _unknown_text_fields(text: str) -> Iterator[str]:
-    """Walks a definition in text form and names every field that our schema lacks, with its line."""
-    # As text_format.Parse splits: splitlines() also breaks at form feeds and the like, in the middle of a comment.
-    tokenizer = text_format.Tokenizer(text.split("\n"))
-    yield from _unknown_in(tokenizer, NetParameter.DESCRIPTOR, "")
+def _parse(data: bytes, message: AnyMessage, where: str, limits: Limits) -> AnyMessage:
+    """A file in binary form, looked over before it is parsed."""
+    refuse_other_formats(data, where)
+    wire.check(data, message.DESCRIPTOR, limits, where=where)
+    try:
+        message.ParseFromString(data)
+    except DecodeError as error:
+        raise ReadingError(
+            f"damaged: {error}", where=where, why=f"it must be a {message.DESCRIPTOR.name} in binary form, complete"
+        ) from error
+    return message
 
 
-def _unknown_in(tokenizer: Any, descriptor: Descriptor | None, closing: str) -> Iterator[str]:
-    while not tokenizer.AtEnd() and not (closing and tokenizer.TryConsume(closing)):
-        line = tokenizer.ParseError("").GetLine()
-        name = tokenizer.ConsumeIdentifier()
-        field: FieldDescriptor | None = descriptor.fields_by_name.get(name) if descriptor else None
-        if descriptor and field is None:
-            yield f"{name} (in {descriptor.name}, line {line})"
-        tokenizer.TryConsume(":")
-        yield from _skip_value(tokenizer, field.message_type if field else None)
-        if not tokenizer.TryConsume(","):
-            tokenizer.TryConsume(";")
+def refuse_other_formats(data: bytes, where: str) -> None:
+    """Raises ReadingError if the data is a web page, a git-lfs pointer, an archive, ... and says which."""
+    look = sniff(data)
+    if look:
+        raise ReadingError(f"not a Caffe file: it looks like {look.what}", where=where, remedy=look.remedy)
 
 
-def _skip_value(tokenizer: Any, descriptor: Descriptor | None) -> Iterator[str]:
-    for opening, closing in (("{", "}"), ("<", ">")):
-        if tokenizer.TryConsume(opening):
-            yield from _unknown_in(tokenizer, descriptor, closing)
-            return
-    if tokenizer.TryConsume("["):
-        while not tokenizer.TryConsume("]"):
-            yield from _skip_value(tokenizer, descriptor)
-            tokenizer.TryConsume(",")
-        return
-    if tokenizer.TryConsume("-"):  # a negative number is two tokens
-        tokenizer.NextToken()
-        return
-    quoted = tokenizer.token[:1] in ("'", '"')
-    tokenizer.NextToken()
-    while quoted and tokenizer.token[:1] in ("'", '"'):  # adjacent strings are one value
-        tokenizer.NextToken()
+def _no_definition(what: str, where: str) -> ReadingError:
+    return ReadingError(
+        f"not a Caffe network definition: {what}", where=where, why="it must be a NetParameter in text form"
+    )
+
+
+def _unknown_fields(unknown: list[str], where: str) -> UnsupportedError:
+    return UnsupportedError(
+        "unknown fields: " + "; ".join(unknown),
+        where=where,
+        why="a field that is ignored could change what the net computes",
+        remedy="remove those that only training uses; a layer from a fork of Caffe cannot be converted",
+    )
+
+
+def _explained(error: text_format.ParseError, text: str) -> str:
+    """The parser's message with the part of the line that it is about: a line can be a megabyte."""
+    line, column = error.GetLine(), error.GetColumn()
+    if line is None or column is None:
+        return str(error)[:_EXCERPT]
+    whole = text.split("\n")[line - 1] if line > 0 else ""
+    # It starts with "line:column : 'the whole line': " (without the line, where the previous token is to blame).
+    reason = str(error).removeprefix(f"{line}:{column} : ").removeprefix(f"'{whole}': ")
+    around = whole[max(column - 1 - _EXCERPT // 4, 0) :][: _EXCERPT // 2]
+    return f"{line}:{column}: {reason[:_EXCERPT]} in {around.strip()!r}"

@@ -77,7 +77,7 @@ def load(path: str | Path) -> Any:
     tf = tensorflow()
     try:
         loaded = tf.saved_model.load(str(path))
-    except (OSError, ValueError, tf.errors.OpError) as error:
+    except (OSError, ValueError, LookupError, RuntimeError, tf.errors.OpError) as error:  # what damaged files raise
         raise ModelError(
             f"the SavedModel cannot be loaded: {error}",
             where=str(path),

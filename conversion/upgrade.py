@@ -6,10 +6,10 @@ the current one (2015, `layer { type: "Convolution" }`); and two ways to state i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, cast
 
-from conversion.caffe_pb2 import LayerParameter, NetParameter, V0LayerParameter, V1LayerParameter
+from conversion.caffe_pb2 import BlobProto, LayerParameter, NetParameter, V0LayerParameter, V1LayerParameter
 from conversion.errors import NetworkError, UnsupportedError
 
 _V1_TYPES = {
@@ -136,23 +136,26 @@ _V1_SPECS = {"param": "name", "blob_share_mode": "share_mode", "blobs_lr": "lr_m
 _DATA_PARAMETERS = ("data_param", "image_data_param", "window_data_param")
 
 
-def upgrade(net: NetParameter, *, where: str = "", inputs: bool = True) -> NetParameter:
+def upgrade(net: NetParameter, *, where: str = "") -> NetParameter:
     """The net in the current form; the same object if it is in it already.
 
     Args:
         net: In any of the three forms.
         where: The file, for errors.
-        inputs: Whether `input:` fields count. Trained weights may have them without shapes, as old versions of Caffe
-            saved them (Net::ToProto).
 
     Raises:
         NetworkError: `layer` and `layers` are mixed, or inputs are stated in a way Caffe refuses.
         UnsupportedError: A V0 field or type that has no successor.
     """
-    if net.layer and net.layers:
-        raise NetworkError("both `layer` and `layers`", where=where, why="a net has one form or the other (Caffe)")
-    has_inputs = inputs and bool(net.input)
-    if not net.layers and not has_inputs and not any(_is_old_batch_norm(layer) for layer in net.layer):
+    try:
+        return _upgrade(net, where)
+    except UnicodeDecodeError as error:  # protobuf reads any bytes as a string, and then refuses to assign them
+        raise NetworkError(f"a text that is not UTF-8: {error.object[:40]!r}", where=where) from error
+
+
+def _upgrade(net: NetParameter, where: str) -> NetParameter:
+    _refuse_mixed(net, where)
+    if not net.layers and not net.input and not any(_is_old_batch_norm(layer) for layer in net.layer):
         return net
     out = NetParameter()
     out.CopyFrom(net)
@@ -164,13 +167,34 @@ def upgrade(net: NetParameter, *, where: str = "", inputs: bool = True) -> NetPa
             layers = [_from_v0(layer) if layer.HasField("layer") else layer for layer in layers]
         for layer in layers:
             _from_v1(layer, out.layer.add())
-    if has_inputs:
+    if out.input:
         _inputs_to_layers(out, where)
-    for layer in out.layer:
-        if _is_old_batch_norm(layer):
+    for current in out.layer:
+        if _is_old_batch_norm(current):
             # Old files name three frozen params, which Caffe now makes itself (UpgradeNetBatchNorm).
-            layer.ClearField("param")
+            current.ClearField("param")
     return out
+
+
+def stored_blobs(weights: NetParameter, *, where: str = "") -> Iterator[tuple[str, Sequence[BlobProto]]]:
+    """(layer name, learned blobs) for each layer of a weights file that has any, in whichever of the three forms.
+
+    Nothing is upgraded or copied for it: other fields of such a file do not matter (old versions of Caffe saved inputs
+    without their shapes), and it may be large.
+    """
+    _refuse_mixed(weights, where)
+    for layer in weights.layer:
+        if layer.blobs:
+            yield layer.name, layer.blobs
+    for old in weights.layers:
+        source = old.layer if old.HasField("layer") else old
+        if source.blobs:
+            yield source.name, source.blobs
+
+
+def _refuse_mixed(net: NetParameter, where: str) -> None:
+    if net.layer and net.layers:
+        raise NetworkError("both `layer` and `layers`", where=where, why="a net has one form or the other (Caffe)")
 
 
 def _is_old_batch_norm(layer: LayerParameter) -> bool:
@@ -192,7 +216,7 @@ def _inputs_to_layers(net: NetParameter, where: str) -> None:
         raise NetworkError(f"{len(shapes)} input_shape for {len(names)} inputs", where=where)
     if not shapes:
         raise NetworkError(
-            f"input {', '.join(names)} without a shape",
+            f"input {', '.join(map(str, names))} without a shape",
             where=where,
             remedy="add `input_shape { dim: 1 dim: 3 dim: 227 dim: 227 }` with the training size",
         )
@@ -237,7 +261,7 @@ def _from_v0(old: V1LayerParameter) -> V1LayerParameter:
         getattr(new, field).extend(getattr(flat, field))
     if flat.type not in _V0_TYPES:
         raise UnsupportedError(f"V0 layer type {flat.type!r}", where=f"layer {flat.name!r}")
-    new.type = V1LayerParameter.LayerType.Value(_V0_TYPES[flat.type])
+    new.type = cast("V1LayerParameter.LayerType", V1LayerParameter.LayerType.Value(_V0_TYPES[flat.type]))
     for descriptor, value in flat.ListFields():
         field = descriptor.name
         if field in ("name", "type", "blobs", "blobs_lr", "weight_decay"):

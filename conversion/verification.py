@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from conversion.casting import SUFFIX
 from conversion.errors import VerificationError
 from conversion.evaluation import evaluate
+from conversion.geometry import Number
 from conversion.layers.base import Array
 from conversion.layers.layout import tensorflow
 from conversion.metadata import VerificationMetadata
@@ -47,49 +49,86 @@ def compare(network: Network, found: Mapping[str, Array], expected: Mapping[str,
     return [Difference(blob, relative_error(found[blob], expected[blob])) for blob in order]
 
 
+def verification_sizes(window: Sequence[int], stride: tuple[Number, Number]) -> list[tuple[int, int, int]]:
+    """The (batch, height, width) of images to verify on: the training size, and two that exercise Caffe's rounding.
+
+    Args:
+        window: The training size, (height, width) in pixels.
+        stride: Of the map, (vertical, horizontal) in pixels: neither other size is a whole number of strides away.
+    """
+    y, x = (max(int(s), 1) for s in stride)
+    return [
+        (2, window[0], window[1]),
+        (1, window[0] + y // 2 + 1, window[1] + 2 * x - 1),
+        (1, window[0] + 2 * y + 1, window[1] + x // 3),
+    ]
+
+
+class Example(NamedTuple):
+    """Images, and what the reference makes of them.
+
+    Attributes:
+        images: uint8 RGB [N, H, W, 3].
+        expected: Every blob by name, in Caffe's axis order; float32, whose rounding is far below any tolerance.
+    """
+
+    images: Array
+    expected: Mapping[str, Array]
+
+
+def examples(
+    network: Network, preprocessing: Preprocessing, sizes: Sequence[tuple[int, int, int]], *, seed: int = 0
+) -> list[Example]:
+    """The reference's answers on seeded images; needs no TensorFlow.
+
+    Args:
+        network: With weights and one input blob.
+        preprocessing: Of its input.
+        sizes: (batch, height, width) of the images.
+        seed: Of the images.
+    """
+    (data,) = network.inputs
+    rng = np.random.default_rng(seed)
+    found = []
+    for size in sizes:
+        images = _images(rng, *size)
+        blobs = evaluate(network, {data: preprocessing.reference(images)})
+        found.append(Example(images, {blob: value.astype(np.float32) for blob, value in blobs.items()}))
+    return found
+
+
 def verify(
-    loaded: Any,
-    network: Network,
-    preprocessing: Preprocessing,
-    output: str,
-    sizes: Sequence[tuple[int, int, int]],
-    *,
-    seed: int = 0,
-    tolerance: float = TOLERANCE,
+    loaded: Any, network: Network, output: str, against: Sequence[Example], *, tolerance: float = TOLERANCE
 ) -> VerificationMetadata:
-    """Compares a loaded SavedModel with the NumPy reference on seeded images.
+    """Compares a loaded SavedModel with the NumPy reference.
 
     Args:
         loaded: From `savedmodel.load`.
         network: What it was made from.
-        preprocessing: What it was made with.
         output: The blob of class probabilities.
-        sizes: (batch, height, width) of the images to try.
-        seed: Of the images.
+        against: From `examples`.
         tolerance: The largest difference allowed, as a share of a blob's largest magnitude.
 
     Raises:
         VerificationError: A blob or a signature diverges; the first layer that does is named.
     """
     tf = tensorflow()
-    (data,) = network.inputs
-    rng = np.random.default_rng(seed)
     worst = Difference("", 0.0)
-    count = 0
-    for size in sizes:
-        images = _images(rng, *size)
-        expected = evaluate(network, {data: preprocessing.reference(images)})
+    for images, expected in against:
+        size = (images.shape[0], images.shape[1], images.shape[2])
         tensor = tf.constant(images)
-        differences = compare(network, {b: v.numpy() for b, v in loaded.blobs(tensor).items()}, expected)
-        count = len(differences)
-        for difference in differences:
+        for difference in compare(network, {b: v.numpy() for b, v in loaded.blobs(tensor).items()}, expected):
             if difference.error > tolerance:
                 _diverges(network, difference, size, tolerance)
             if difference.error >= worst.error:
                 worst = difference
-        _check_signatures(loaded, tensor, expected[output], size, tolerance)
+        _check_signatures(loaded, tensor, output, expected, size, tolerance)
     return VerificationMetadata(
-        sizes=tuple(sizes), tolerance=tolerance, worst=worst.error, worst_blob=worst.blob, blobs=count
+        sizes=tuple((e.images.shape[0], e.images.shape[1], e.images.shape[2]) for e in against),
+        tolerance=tolerance,
+        worst=worst.error,
+        worst_blob=worst.blob,
+        blobs=len(against[0].expected) if against else 0,
     )
 
 
@@ -100,26 +139,35 @@ def _images(rng: np.random.Generator, batch: int, height: int, width: int) -> Ar
     return np.clip(smooth + rng.normal(0, 20, smooth.shape), 0, 255).astype(np.uint8)
 
 
-def _check_signatures(loaded: Any, images: Any, expected: Array, size: tuple[int, int, int], tolerance: float) -> None:
-    """The signatures that users call must agree with the blobs."""
+def _check_signatures(
+    loaded: Any, images: Any, output: str, expected: Mapping[str, Array], size: tuple[int, int, int], tolerance: float
+) -> None:
+    """The signatures that users call must agree with the reference too."""
     tf = tensorflow()
-    maps = expected.transpose(0, 2, 3, 1)
-    probabilities = loaded.signatures["serving_default"](images=images)["probabilities"].numpy()
+    maps = _nhwc(expected[output])
     k = min(5, maps.shape[-1])
+    best = -np.sort(-maps, axis=-1)[..., :k]
     top = loaded.signatures["top_k"](images=images, k=tf.constant(k))
     at_classes = np.take_along_axis(maps, top["classes"].numpy().astype(np.int64), axis=-1)
-    best = -np.sort(-maps, axis=-1)[..., :k]
-    for name, found, wanted in (
-        ("serving_default", probabilities, maps),
+    checks = [
+        ("serving_default", loaded.signatures["serving_default"](images=images)["probabilities"].numpy(), maps),
         ("top_k", top["scores"].numpy(), best),
         ("top_k", at_classes, best),
-    ):
+    ]
+    for name, value in loaded.signatures["features"](images=images).items():
+        blob = name if name in expected else name + SUFFIX
+        checks.append((f"features ({name})", value.numpy(), _nhwc(expected[blob])))
+    for name, found, wanted in checks:
         error = relative_error(found, wanted)
         if error > tolerance:
             raise VerificationError(
                 f"signature {name} differs from the reference by {error:.2e} of its largest value at {_text(size)}",
                 why=f"the tolerance is {tolerance:.0e}",
             )
+
+
+def _nhwc(blob: Array) -> Array:
+    return blob.transpose(0, 2, 3, 1)
 
 
 def _diverges(network: Network, difference: Difference, size: tuple[int, int, int], tolerance: float) -> None:

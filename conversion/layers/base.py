@@ -93,6 +93,10 @@ class Layer(ABC):
         """Multiply-add operations of one forward pass; 0 for layers whose cost is linear in the blob."""
         return 0
 
+    def workspace(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:  # noqa: ARG002
+        """Values of the largest copy of a bottom that either form makes (padded, say) beside bottoms and tops."""
+        return 0
+
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:  # noqa: ARG002
         """The (vertical, horizontal) receptive-field step, or None where a cell sees the whole bottom."""
         return (Step(), Step())

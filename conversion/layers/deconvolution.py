@@ -62,6 +62,15 @@ class Deconvolution(SlidingLayer):
         """Taps times output channels of a group, for every value of the bottoms."""
         return sum(math.prod(bottom) for bottom in bottoms) * math.prod(self.blob_shapes(bottoms)[0][1:])
 
+    def workspace(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:  # noqa: ARG002
+        """A top before `pad` is taken away, and the filters with their gaps."""
+        kernel, _, _, dilation = self.windows(2)
+        full: int = bottoms[0][0] * self.num_output * math.prod(self._full(bottoms[0][2:]))
+        if max(dilation) == 1:
+            return full
+        gaps = math.prod(k * d for k, d in zip(kernel, dilation, strict=True))
+        return full + math.prod(self.blob_shapes(bottoms)[0][:2]) * gaps
+
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:  # noqa: ARG002
         """Top cell o reads the bottom's cells (o + pad - dilation * tap) / stride."""
         y, x = (

@@ -47,6 +47,12 @@ class LRN(ElementwiseLayer):
             raise self.invalid(f"a bottom of {len(bottoms[0])} axes", why="LRN is defined for N, C, H, W")
         return [bottoms[0]]
 
+    def workspace(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:  # noqa: ARG002
+        """The bottom with `local_size - 1` cells more along the axes of the window."""
+        n, c, h, w = bottoms[0]
+        more = self.local_size - 1
+        return n * c * (h + more) * (w + more) if self.within_channel else n * (c + more) * h * w
+
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:  # noqa: ARG002
         """One cell across channels, the square within a channel."""
         side = self.local_size if self.within_channel else 1
@@ -55,13 +61,16 @@ class LRN(ElementwiseLayer):
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
         """Sums of squares over shifted views."""
         x, n = bottoms[0], self.local_size
-        half = [n // 2]
+        # Cells beyond the blob are 0: a window that reaches further adds nothing.
         if self.within_channel:
-            squares = pad_spatial(x**2, half * 2, half * 2, 0.0)
-            total = sum(view for _, view in taps(squares, (n, n), (1, 1), (1, 1), x.shape[2:]))
+            reach = [min(n // 2, size) for size in x.shape[2:]]
+            squares = pad_spatial(x**2, reach, reach, 0.0)
+            kernel = [2 * cells + 1 for cells in reach]
+            total = sum(view for _, view in taps(squares, kernel, (1, 1), (1, 1), x.shape[2:]))
             return [x * (1.0 + self.alpha / n**2 * total) ** -self.beta]
-        squares = np.moveaxis(pad_spatial(np.moveaxis(x**2, 1, -1), half, half, 0.0), -1, 1)
-        total = sum(squares[:, i : i + x.shape[1]] for i in range(n))
+        half = min(n // 2, x.shape[1])
+        squares = np.moveaxis(pad_spatial(np.moveaxis(x**2, 1, -1), [half], [half], 0.0), -1, 1)
+        total = sum(squares[:, i : i + x.shape[1]] for i in range(2 * half + 1))
         return [x * (self.k + self.alpha / n * total) ** -self.beta]
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -13,7 +14,7 @@ from conversion.errors import UnsupportedError
 from conversion.layers.base import Array, Layer, Shape, Step, Tensor, register
 from conversion.layers.convolution import window_steps
 from conversion.layers.layout import tensorflow
-from conversion.layers.windows import pad_spatial, pooling_size, taps
+from conversion.layers.windows import pad_spatial, taps
 
 FLT_MAX = float(np.finfo(np.float32).max)  # what Caffe starts a maximum from: -FLT_MAX
 Pair = tuple[int, int]
@@ -32,6 +33,11 @@ class Pooling(Layer):
 
     A second top of MAX is the mask: where in the plane (y * W + x) the first of the largest values lies, -1 where
     nothing was greater than -FLT_MAX.
+
+    Two things are ours (`densecast_param`), which Caffe lacks and finer maps need. With a dilation, taps lie `dilation`
+    cells apart: kernel becomes dilation * (kernel - 1) + 1 in the formula, and AVE divides by the taps before H + pad.
+    With `coarse`, the stride before the map was made finer, h is rounded down, but there are at least as many cells as
+    the coarse map's lie apart: factor * (cells of the coarse map - 1) + 1.
     """
 
     method: str = "MAX"
@@ -40,6 +46,8 @@ class Pooling(Layer):
     pad: Pair = (0, 0)
     ceil: bool = True
     global_pooling: bool = False
+    dilation: Pair = (1, 1)
+    coarse: Pair | None = None
 
     top_count = (1, 2)
 
@@ -54,6 +62,7 @@ class Pooling(Layer):
             raise layer.invalid(f"{len(definition.top)} top blobs, Caffe asks for 1", why="only MAX has a mask")
         stride = layer._pair(message, "stride", ("stride_h", "stride_w"), 1)
         pad = layer._pair(message, "pad", ("pad_h", "pad_w"), 0)
+        dilation, coarse = layer._extension()
         kernel = (0, 0)
         if message.global_pooling:
             if message.HasField("kernel_size") or message.HasField("kernel_h") or message.HasField("kernel_w"):
@@ -66,7 +75,7 @@ class Pooling(Layer):
             kernel = layer._pair(message, "kernel_size", ("kernel_h", "kernel_w"), None)
             if min(kernel) < 1:
                 raise layer.invalid(f"kernel {kernel[0]}x{kernel[1]} has no cells")
-            if pad[0] >= kernel[0] or pad[1] >= kernel[1]:
+            if any(p >= d * (k - 1) + 1 for p, k, d in zip(pad, kernel, dilation, strict=True)):
                 raise layer.invalid(f"pad {pad} is not smaller than the kernel {kernel}", why="windows would be empty")
         if min(stride) < 1:
             raise layer.invalid(f"stride {min(stride)} is below 1")
@@ -78,7 +87,22 @@ class Pooling(Layer):
             pad=pad,
             ceil=message.round_mode == PoolingParameter.CEIL,
             global_pooling=message.global_pooling,
+            dilation=dilation,
+            coarse=coarse,
         )
+
+    def _extension(self) -> tuple[Pair, Pair | None]:
+        """Dilation and coarse stride from `densecast_param`."""
+        message = self.definition.densecast_param
+        dilation, coarse = tuple(message.pooling_dilation) or (1, 1), tuple(message.pooling_stride)
+        if len(dilation) != 2 or len(coarse) not in (0, 2) or min(dilation + coarse) < 1:
+            raise self.invalid(
+                f"pooling_dilation {list(dilation)}, pooling_stride {list(coarse)}", why="each is two numbers from 1 on"
+            )
+        extended = self.definition.HasField("densecast_param")
+        if extended and (self.definition.pooling_param.global_pooling or len(self.definition.top) > 1):
+            raise self.invalid("densecast_param with global_pooling or a mask")
+        return (dilation[0], dilation[1]), (coarse[0], coarse[1]) if coarse else None
 
     def _pair(self, message: Any, field: str, twins: tuple[str, str], default: int | None) -> Pair:
         """(vertical, horizontal) from `field` or from its two twins, by the rules of PoolingLayer::LayerSetUp."""
@@ -101,19 +125,35 @@ class Pooling(Layer):
     def _window(self, height: int, width: int) -> Pair:
         return (height, width) if self.global_pooling else self.kernel
 
-    def _cells(self, height: int, width: int) -> Pair:
+    def _cells(self, height: Any, width: Any, least: Any = min, most: Any = max) -> tuple[Any, Any]:
+        """Cells along each axis; sizes are integers, or tensors with TensorFlow's minimum and maximum."""
         y, x = (
-            pooling_size(size, k, s, p, ceil=self.ceil, pad_any=any(self.pad))
-            for size, k, s, p in zip((height, width), self._window(height, width), self.stride, self.pad, strict=True)
+            self._cells_along(axis, size, kernel, least, most)
+            for axis, (size, kernel) in enumerate(zip((height, width), self._window(height, width), strict=True))
         )
         return y, x
+
+    def _cells_along(self, axis: int, size: Any, kernel: Any, least: Any, most: Any) -> Any:
+        stride, pad, dilation = self.stride[axis], self.pad[axis], self.dilation[axis]
+        span = size + 2 * pad - (dilation * (kernel - 1) + 1)
+        whole = span // stride + 1
+        if self.coarse is None:
+            return self._rounded(size, span, stride, pad, least) if self.ceil else whole
+        coarse, shrunk, padding = self.coarse[axis], -(-size // dilation), pad // dilation
+        cells = self._rounded(shrunk, shrunk + 2 * padding - kernel, coarse, padding, least)
+        return most(whole, coarse * dilation // stride * (cells - 1) + 1)
+
+    def _rounded(self, size: Any, span: Any, stride: int, pad: int, least: Any) -> Any:
+        """Caffe's count: rounded up, but where any axis is padded no window starts at size + pad or beyond."""
+        cells = -(-span // stride) + 1
+        return least(cells, (size + pad - 1) // stride + 1) if any(self.pad) else cells
 
     def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         """See the class."""
         shape = bottoms[0]
         if len(shape) != 4:
             raise self.invalid(f"a bottom of {len(shape)} axes", why="pooling is defined for N, C, H, W")
-        cells = self._cells(*shape[2:])
+        cells = self._cells(shape[2], shape[3])
         if min(cells) < 1:
             raise self.invalid(f"a bottom of {shape[2]}x{shape[3]} is smaller than the window")
         return [(*shape[:2], *cells)] * self._tops
@@ -123,21 +163,27 @@ class Pooling(Layer):
         """1, or 2 with a mask."""
         return max(len(self.tops), 1)
 
+    def workspace(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+        """The bottom with all that its windows reach."""
+        window = self._reach(self._window(*bottoms[0][2:]))
+        sides = ((n - 1) * s + k for n, s, k in zip(tops[0][2:], self.stride, window, strict=True))
+        return math.prod(bottoms[0][:2]) * math.prod(sides)
+
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:  # noqa: ARG002
         """The window itself; None where it is the whole bottom."""
-        return None if self.global_pooling else window_steps(self.kernel, self.stride, self.pad, (1, 1))
+        return None if self.global_pooling else window_steps(self.kernel, self.stride, self.pad, self.dilation)
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
         """Tap by tap over a padded copy."""
         x = bottoms[0]
         size = x.shape[2:]
         kernel, cells = self._window(*size), self._cells(*size)
-        after = _end_padding(size, kernel, self.stride, self.pad, cells)
+        after = _end_padding(size, self._reach(kernel), self.stride, self.pad, cells)
         if self.method == "MAX":
             top, mask = np.full((*x.shape[:2], *cells), -FLT_MAX), np.full((*x.shape[:2], *cells), -1.0)
             plane = np.arange(size[0] * size[1]).reshape(size)
             views, places = (
-                taps(pad_spatial(array, self.pad, after, -np.inf), kernel, self.stride, (1, 1), cells)
+                taps(pad_spatial(array, self.pad, after, -np.inf), kernel, self.stride, self.dilation, cells)
                 for array in (x, plane.astype(np.float64))
             )
             for (_, view), (_, place) in zip(views, places, strict=True):
@@ -145,7 +191,7 @@ class Pooling(Layer):
                 top = np.where(view > top, view, top)
             return [top, mask][: self._tops]
         total = np.zeros((*x.shape[:2], *cells))
-        for _, view in taps(pad_spatial(x, self.pad, after, 0.0), kernel, self.stride, (1, 1), cells):
+        for _, view in taps(pad_spatial(x, self.pad, after, 0.0), kernel, self.stride, self.dilation, cells):
             total += view
         rows, columns = (self._counts(n, axis, size[axis], kernel[axis]) for axis, n in enumerate(cells))
         with np.errstate(invalid="ignore"):  # an empty window is 0 / 0: Caffe's NaN
@@ -154,7 +200,12 @@ class Pooling(Layer):
     def _counts(self, cells: int, axis: int, size: int, kernel: int) -> Array:
         """By how many cells Caffe divides along one axis: the window clipped to size + pad."""
         start = np.arange(cells) * self.stride[axis] - self.pad[axis]
-        return np.maximum(np.minimum(start + kernel, size + self.pad[axis]) - start, 0)
+        return np.clip(-(-(size + self.pad[axis] - start) // self.dilation[axis]), 0, kernel)
+
+    def _reach(self, kernel: Pair) -> Pair:
+        """Bottom cells from a window's first tap to its last, ends included."""
+        y, x = (d * (k - 1) + 1 for k, d in zip(kernel, self.dilation, strict=True))
+        return y, x
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """VALID pooling over the bottom padded at its end to Caffe's rounded size, which is computed at run time."""
@@ -163,19 +214,16 @@ class Pooling(Layer):
         if self.global_pooling:
             return self._global(tf, x)
         size = tf.shape(x)[1:3]
-        kernel, stride, pad = (tf.constant(v) for v in (self.kernel, self.stride, self.pad))
-        span = size + 2 * pad - kernel
-        cells = (-(-span // stride) if self.ceil else span // stride) + 1
-        if any(self.pad):
-            cells -= tf.cast((cells - 1) * stride >= size + pad, tf.int32)
+        reach, stride, pad = (tf.constant(v) for v in (self._reach(self.kernel), self.stride, self.pad))
+        cells = tf.stack(self._cells(size[0], size[1], tf.minimum, tf.maximum))
         # Negative where floor rounding or a stride beyond the kernel leaves cells unread: VALID leaves them too.
-        after = tf.maximum((cells - 1) * stride + kernel - size - pad, 0)
+        after = tf.maximum((cells - 1) * stride + reach - size - pad, 0)
         around = tf.pad(tf.stack([pad, after], axis=1), [[1, 1], [0, 0]])
         if self.method == "MAX":
             # Neither NaN nor -inf is greater than -FLT_MAX, so that neither can win.
             clean = tf.where(x > -FLT_MAX, x, -FLT_MAX)
             padded = _keep_channels(tf.pad(clean, around, constant_values=-FLT_MAX), x)
-            top = tf.nn.max_pool2d(padded, self.kernel, self.stride, "VALID")
+            top = self._pool(tf, padded)
             if self._tops == 1:
                 return [top]
             plane = _keep_channels(tf.pad(_plane(tf, size)[None, :, :, None], around), x[:1, :, :, :1])
@@ -186,14 +234,24 @@ class Pooling(Layer):
             # [N, h, w, taps, C] and [1, h, w, taps, 1]
             windows = tf.reshape(windows, tf.concat([tf.shape(top)[:3], [-1, x.shape[-1]]], axis=0))
             return [top, _first(tf, windows, top[:, :, :, None], places[..., None])]
-        mean = tf.nn.avg_pool2d(_keep_channels(tf.pad(x, around), x), self.kernel, self.stride, "VALID")
-        start = [tf.range(cells[axis]) * self.stride[axis] - self.pad[axis] for axis in (0, 1)]
+        mean = self._pool(tf, _keep_channels(tf.pad(x, around), x))
+        left = [size[a] + self.pad[a] - (tf.range(cells[a]) * self.stride[a] - self.pad[a]) for a in (0, 1)]
         rows, columns = (
-            tf.cast(tf.maximum(tf.minimum(start[a] + self.kernel[a], size[a] + self.pad[a]) - start[a], 0), x.dtype)
-            for a in (0, 1)
+            tf.cast(tf.clip_by_value(-(-left[a] // self.dilation[a]), 0, self.kernel[a]), x.dtype) for a in (0, 1)
         )
         taps_over_counts = self.kernel[0] * self.kernel[1] / (rows[:, None] * columns[None, :])
         return [mean * taps_over_counts[None, :, :, None]]
+
+    def _pool(self, tf: Any, padded: Tensor) -> Tensor:
+        """The maximum or mean of whole windows."""
+        if max(self.dilation) == 1:
+            pool = tf.nn.max_pool2d if self.method == "MAX" else tf.nn.avg_pool2d
+            return pool(padded, self.kernel, self.stride, "VALID")
+        # It pools each phase of the map by itself (space to batch): 2 to 5 times faster here than maxima of slices.
+        kind = "MAX" if self.method == "MAX" else "AVG"
+        top = tf.nn.pool(padded, self.kernel, kind, padding="VALID", dilations=self.dilation)
+        top = _keep_channels(top, padded)
+        return top[:, :: self.stride[0], :: self.stride[1]] if max(self.stride) > 1 else top
 
     def _global(self, tf: Any, x: Tensor) -> list[Tensor]:
         if self.method == "AVE":

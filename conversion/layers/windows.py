@@ -61,25 +61,6 @@ def convolution_size(size: int, kernel: int, stride: int, pad: int, dilation: in
     return (size + 2 * pad - (dilation * (kernel - 1) + 1)) // stride + 1
 
 
-def pooling_size(size: int, kernel: int, stride: int, pad: int, *, ceil: bool, pad_any: bool, dilation: int = 1) -> int:
-    """Cells along one axis as Caffe's pooling counts them (pooling_layer.cpp, Reshape).
-
-    Args:
-        size: Cells of the bottom.
-        kernel: Taps of the window.
-        stride: Bottom cells between windows.
-        pad: Padding at either end.
-        ceil: Round up (Caffe's default) instead of down.
-        pad_any: Whether any axis of the layer has padding: only then is a window that starts beyond it dropped.
-        dilation: Bottom cells between taps (ours: finer output strides need it, Caffe has none).
-    """
-    span = size + 2 * pad - (dilation * (kernel - 1) + 1)
-    cells = (-(-span // stride) if ceil else span // stride) + 1
-    if pad_any and (cells - 1) * stride >= size + pad:
-        cells -= 1
-    return cells
-
-
 def taps(
     array: Array, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int], cells: Sequence[int]
 ) -> Iterator[tuple[tuple[int, ...], Array]]:
@@ -89,7 +70,7 @@ def taps(
         (tap, view): the tap's index, and a view of shape [..., *cells].
     """
     for tap in product(*map(range, kernel)):
-        index = tuple(
+        index: Any = tuple(
             slice(t * d, t * d + s * (n - 1) + 1, s) for t, s, d, n in zip(tap, stride, dilation, cells, strict=True)
         )
         yield tap, array[(..., *index)]

@@ -10,7 +10,8 @@ import click
 from rich.progress import Progress
 from rich.table import Table
 
-from pipeline.commands.options import Size, need_tensorflow, numbers
+from conversion.limits import Limits
+from pipeline.commands.options import Size, limit_options, need_tensorflow, numbers, take_limits
 from pipeline.console import console
 
 
@@ -28,51 +29,63 @@ from pipeline.console import console
 @click.option("--labels", type=click.Path(), help="Class names, one a line (Caffe's synset_words.txt works).")
 @click.option("--crop", type=Size(), help="The size the classifier was trained at. Default: the definition's own.")
 @click.option("--features", help="Blobs to offer as features, with commas. Default: what InnerProducts read and write.")
+@click.option("--output-blob", help="Which of several heads gives the probabilities, by its Softmax blob.")
+@click.option(
+    "--output-stride", type=click.IntRange(min=1), help="Pixels between cells: a finer map, at a cost that is told."
+)
 @click.option("--name", default="", help="The model's name. Default: the definition's own.")
 @click.option("--overwrite", is_flag=True, help="Replace a model that is there.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was written to densecast.json.")
-def convert(
-    prototxt: str,
-    weights: str,
-    output: str,
-    mean: str | None,
-    scale: float,
-    channel_order: Any,
-    labels: str | None,
-    crop: tuple[int, int] | None,
-    features: str | None,
-    name: str,
-    overwrite: bool,
-    as_json: bool,
-) -> None:
+@limit_options
+def convert(prototxt: str, weights: str, output: str, as_json: bool, **options: Any) -> None:
     """Turn a Caffe classifier into a dense model, verified layer by layer.
 
     \b
     densecast convert deploy.prototxt caffenet.caffemodel --output caffenet \\
         --mean 104.00699,116.66877,122.67892 --labels synset_words.txt
+    densecast convert deploy.prototxt caffenet.caffemodel --output fine --output-stride 8
     """
     from conversion import convert as convert_model
     from conversion import read_labels
     from pipeline.inspecting import inspect, render
 
+    limits = take_limits(options)
+    labels, features = options.pop("labels"), options.pop("features")
+    if options["output_stride"]:
+        _tell_cost(prototxt, options["crop"], options["output_blob"], options["output_stride"], limits)
     need_tensorflow()
     metadata = convert_model(
         prototxt,
         weights,
         output,
-        mean=_mean(mean),
-        scale=scale,
-        channel_order=channel_order,
-        crop=crop,
-        labels=read_labels(labels) if labels else (),
+        mean=_mean(options.pop("mean")),
+        labels=read_labels(labels, limits=limits) if labels else (),
         features=[f.strip() for f in features.split(",")] if features else None,
-        name=name,
-        overwrite=overwrite,
+        limits=limits,
+        **options,
     )
     if as_json:
         click.echo(metadata.model_dump_json(indent=2))
     else:
         console().print(render(inspect(output)))
+
+
+def _tell_cost(prototxt: str, crop: Any, blob: str | None, stride: int, limits: Limits) -> None:
+    """What a finer map costs, before it is paid."""
+    from conversion import cast as cast_network
+    from conversion import load_network, receptive_field
+    from conversion.striding import multiply_adds_by_stride
+
+    network = cast_network(load_network(prototxt, crop=crop, limits=limits))
+    own = int(receptive_field(network, blob).stride[0])
+    height, width = next(iter(network.inputs.values()))[2:]
+    size = (2 * height, 2 * width)
+    costs = multiply_adds_by_stride(network, size, [own, stride], blob)
+    click.echo(
+        f"an image of {size[0]}x{size[1]} pixels costs {costs[stride] / 1e9:.1f} GMAC at stride {stride}, "
+        f"{costs[stride] / costs[own]:.1f} times as much as at the net's own stride of {own}",
+        err=True,
+    )
 
 
 @click.command()

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
+from conversion.limits import Limits, flag
 from pipeline.console import load_tensorflow
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class PassThrough(click.Command):
@@ -47,3 +52,27 @@ def numbers(text: str, option: str) -> list[int]:
         return [int(part) for part in text.split(",") if part.strip()]
     except ValueError:
         raise click.BadParameter(f"{text!r} is not numbers with commas", param_hint=option) from None
+
+
+def limit_options(command: Command) -> Command:
+    """Adds a flag for each of `Limits`: `--max-layers` and so on; `take_limits` reads them."""
+    for field in reversed(dataclasses.fields(Limits)):
+        if field.name == "allow_nonfinite":
+            option = click.option("--allow-nonfinite", is_flag=True, help="Accept NaN and infinite weights.")
+        else:
+            option = click.option(
+                *(flag(field.name), f"limit_{field.name}"),
+                type=click.IntRange(min=1),
+                default=getattr(Limits(), field.name),
+                show_default=True,
+                help="Limit on what a file may ask for.",
+            )
+        command = option(command)
+    return command
+
+
+def take_limits(options: dict[str, Any]) -> Limits:
+    """The limits among a command's options, which are taken out of them."""
+    names = [field.name for field in dataclasses.fields(Limits)]
+    flags = {name: name if name == "allow_nonfinite" else f"limit_{name}" for name in names}
+    return Limits(**{name: options.pop(flag) for name, flag in flags.items()})

@@ -123,7 +123,7 @@ def test_full_caffenet_at_451(caffenet, caffenet_vectors):
 
 def test_caffenet_geometry(caffenet):
     geometry = receptive_field(cast(caffenet))
-    assert geometry == ((32, 32), (113, 113), (227, 227), (355, 355))
+    assert tuple(geometry) == ((32, 32), (113, 113), (227, 227), (355, 355))
 
 
 def test_index_counts():

@@ -1,0 +1,186 @@
+"""What is shipped, what it may import, and what the root of the repository may hold."""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+import importlib.metadata
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("conversion", "models", "pipeline")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def requirements() -> dict[str, set[str]]:
+    """Distributions that pyproject.toml names, by extra; "" for those that are always installed."""
+    groups = {"": PROJECT["project"]["dependencies"], **PROJECT["project"]["optional-dependencies"]}
+    groups["build"] = PROJECT["build-system"]["requires"]
+    return {
+        extra: {normalised(re.match(r"[\w.-]+", line)[0]) for line in lines}  # type: ignore[index]
+        for extra, lines in groups.items()
+    }
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return {normalised(name): version for name, _, version in (line.partition("==") for line in lines)}
+
+
+def sources(*packages: str) -> list[Path]:
+    return [path for package in packages for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, wherever in it; `from a import b` counts as a and a.b."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import, which this test does not follow"
+            found.update((node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)))
+    return found
+
+
+def tracked() -> list[str]:
+    try:
+        output = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"not a git checkout: {error}")
+    return [name for name in output.split("\0") if name]
+
+
+# --- what is shipped
+
+
+def test_no_package_is_left_out_of_the_wheel():
+    """The list is explicit: a folder that it lacks works in a checkout and is missing where it is installed."""
+    folders = {path.parent for package in PACKAGES for path in (ROOT / package).rglob("__init__.py")}
+    found = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
+    stated = PROJECT["tool"]["setuptools"]["packages"]
+    assert sorted(stated) == sorted(found)
+    assert len(set(stated)) == len(stated)
+
+
+def test_every_folder_with_modules_is_a_package():
+    """Without __init__.py a folder is a namespace that no wheel takes in."""
+    for path in sources(*PACKAGES):
+        assert (path.parent / "__init__.py").exists(), path
+
+
+def test_every_data_file_is_in_the_wheel():
+    """A definition, label or weight file that no glob names is missing where densecast is installed."""
+    globs = PROJECT["tool"]["setuptools"]["package-data"]
+    assert set(globs) == {"*"}
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*"):
+            if path.is_file() and path.suffix not in (".py", ".pyc"):
+                assert any(fnmatch.fnmatch(path.name, glob) for glob in globs["*"]), path.relative_to(ROOT)
+    for package in PACKAGES:
+        assert (ROOT / package / "py.typed").exists()
+
+
+def test_import_names_belong_to_densecast_alone():
+    """`models` and `pipeline` are names that another distribution could install over ours."""
+    owners = importlib.metadata.packages_distributions()
+    assert {name: set(owners.get(name, ())) for name in PACKAGES} == {name: {"densecast"} for name in PACKAGES}
+    assert set(importlib.metadata.distribution("densecast").read_text("top_level.txt").split()) == set(PACKAGES)  # type: ignore[union-attr]
+
+
+def test_console_script_points_at_a_function():
+    (script,) = importlib.metadata.entry_points(group="console_scripts", name="densecast")
+    assert callable(script.load())
+
+
+# --- the root
+
+
+ALLOWED = {
+    *("pyproject.toml", "README.md", "Makefile", "LICENSE", "CHANGELOG.md", "SECURITY.md", "CONTRIBUTING.md"),
+    *("constraints.txt", "conversion", "models", "pipeline", "infra", "tests"),
+}
+
+
+def test_root_holds_nothing_that_belongs_elsewhere():
+    found = {name.split("/")[0] for name in tracked()}
+    assert {name for name in found if not name.startswith(".")} <= ALLOWED
+    assert {"pyproject.toml", "README.md", "LICENSE", "Makefile", "constraints.txt", *PACKAGES, "tests"} <= found
+
+
+def test_nothing_generated_is_tracked():
+    """Weights of hundreds of megabytes, caches and builds would stay in the history for good."""
+    for name in tracked():
+        assert not re.search(r"__pycache__|\.egg-info|\.pyc$|^build/|^dist/|\.hypothesis/", name), name
+        assert (ROOT / name).stat().st_size < 8_000_000 if (ROOT / name).is_file() else True, name
+
+
+# --- constraints
+
+
+def test_constraints_are_exact_and_sorted_out():
+    """One line a distribution, one version each: anything else lets two installs differ."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    for line in lines:
+        assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*==[0-9][A-Za-z0-9.!+_-]*", line), line
+    assert len(pins()) == len(lines)
+
+
+def test_constraints_cover_every_dependency():
+    """Of every extra that one environment can hold; `gpu` is the other build of `cpu`'s TensorFlow."""
+    wanted = requirements()
+    assert wanted.pop("gpu") == {"tensorflow"}
+    assert wanted["cpu"] == {"tensorflow-cpu"}
+    missing = {name for names in wanted.values() for name in names} - set(pins())
+    assert not missing
+    cpu, gpu = (PROJECT["project"]["optional-dependencies"][extra][0] for extra in ("cpu", "gpu"))
+    assert cpu.removeprefix("tensorflow-cpu") == gpu.removeprefix("tensorflow[and-cuda]")
+
+
+# --- who imports whom
+
+
+def test_dependencies_point_one_way():
+    """pipeline -> models -> conversion, and no cycle: each can be used without what stands before it."""
+    for path in sources("conversion"):
+        assert not {name for name in imports(path) if re.match(r"(models|pipeline)(\.|$)", name)}, path
+    for path in sources("models"):
+        assert not {name for name in imports(path) if re.match(r"pipeline(\.|$)", name)}, path
+
+
+def test_beam_stays_in_the_pipeline():
+    for path in sources("conversion", "models"):
+        assert not {name for name in imports(path) if re.match(r"apache_beam(\.|$)", name)}, path
+
+
+def test_no_package_imports_the_tests():
+    for path in sources(*PACKAGES):
+        assert not {name for name in imports(path) if re.match(r"(tests|pytest|hypothesis)(\.|$)", name)}, path
+
+
+def test_the_pipeline_parses_no_caffe_file():
+    """What it needs of Caffe it gets from conversion's functions, not from Caffe's messages."""
+    for path in sources("models", "pipeline"):
+        assert "conversion.caffe_pb2" not in imports(path), path
+
+
+@pytest.mark.parametrize("package", ["conversion", "models"])
+def test_importing_does_not_import_tensorflow_or_beam(package: str):
+    """They take seconds and hundreds of megabytes, and inspecting a Caffe file needs neither."""
+    code = (
+        f"import sys, {package}; heavy = {{'tensorflow', 'keras', 'apache_beam', 'pyarrow', 'grpc_tools'}};"
+        "print(sorted(heavy.intersection(m.split('.')[0] for m in sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "[]"

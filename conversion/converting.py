@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import importlib.metadata
 import math
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from conversion import savedmodel
@@ -105,32 +106,25 @@ def convert(
         parameters=network.parameter_count(),
         notes=(*network.notes, *([note] if note else ())),
     )
+    sizes = verification_sizes(network.inputs[blob][2:], receptive_field(network, probabilities).stride)
+    # The reference first, TensorFlow second, and then only its copy of the weights: they are large.
+    against = examples(network, preprocessing, sizes)
+    module = savedmodel.dense_model(network, preprocessing, probabilities, offered)
+    network = dataclasses.replace(network, parameters={})
     target.parent.mkdir(parents=True, exist_ok=True)
     # Built beside its place under another name: a reader of `output` never sees half a model.
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
     try:
-        metadata = _build_verified(partial, network, metadata, offered, tolerance)
+        savedmodel.save(module, partial)
+        del module
+        gc.collect()  # functions and variables refer to each other: without it the weights stay twice
+        result = verify(savedmodel.load(partial), network, probabilities, against, tolerance=tolerance)
+        metadata = metadata.model_copy(update={"verification": result})
+        (partial / FILE_NAME).write_text(metadata.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        write_definition(network, partial / NETWORK_FILE)
         _publish(partial, target, overwrite)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return metadata
-
-
-def _build_verified(
-    folder: Path, network: Network, metadata: ModelMetadata, offered: Mapping[str, str], tolerance: float
-) -> ModelMetadata:
-    """Fills a model directory and verifies it; gives the metadata with the result."""
-    output, preprocessing = metadata.output_blob, metadata.preprocessing
-    window = next(iter(network.inputs.values()))[2:]
-    sizes = verification_sizes(window, receptive_field(network, output).stride)
-    # The reference first, TensorFlow second: so the float64 weights are gone before the variables come.
-    against = examples(network, preprocessing, sizes)
-    savedmodel.save(savedmodel.dense_model(network, preprocessing, output, offered), folder)
-    gc.collect()  # functions and variables refer to each other: without it the weights stay twice
-    result = verify(savedmodel.load(folder), network, output, against, tolerance=tolerance)
-    metadata = metadata.model_copy(update={"verification": result})
-    (folder / FILE_NAME).write_text(metadata.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    write_definition(network, folder / NETWORK_FILE)
     return metadata
 
 

@@ -23,12 +23,12 @@ class Limits:
     Each field but the last is the flag `--max-...` of the command line (`--max-weights-bytes`).
 
     Attributes:
-        definition_bytes: Size of a definition in text form. ResNet-152 has 90 kB.
+        definition_bytes: Size of a definition in text form. ResNet-152 has 100 kB.
         weights_bytes: Size of a weights file. Protobuf itself ends at 2 GiB; VGG-16 has 553 MB.
         mean_bytes: Size of a mean file.
         labels_bytes: Size of a file of class names.
         entries: Tokens of a definition, or fields of a binary file; a blob's values are not counted. ResNet-152 has
-            20,000 tokens.
+            15,000 tokens.
         layers: Layers of a net.
         nesting: How deep messages of a definition lie in each other; Caffe's own reach 5.
         axes: Axes of a blob; Caffe's limit.

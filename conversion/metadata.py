@@ -31,6 +31,11 @@ class AxisMetadata(_Frozen):
     receptive_field: float
     shift: float = 0.0
 
+    @property
+    def axis(self) -> AxisGeometry:
+        """With its arithmetic."""
+        return AxisGeometry(self.stride, self.offset, self.window, self.receptive_field, self.shift)
+
     @classmethod
     def of(cls, axis: AxisGeometry) -> AxisMetadata:
         """From exact fractions."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from conversion.evaluation import check_inputs
 from conversion.layers.base import Layer, Tensor
 from conversion.layers.layout import from_caffe, tensorflow, to_caffe
-from conversion.network import Network, require_parameters, run
+from conversion.network import Network, Parameters, require_parameters, run
 
 
 def to_tensorflow(network: Network) -> Any:
@@ -24,16 +25,18 @@ def to_tensorflow(network: Network) -> Any:
     """
     tf = tensorflow()
     require_parameters(network)
+    # TensorFlow keeps classes and functions alive: they must not take Caffe's copy of the weights with them.
+    bare = dataclasses.replace(network, parameters={})
 
     class NetworkModule(tf.Module):  # type: ignore[name-defined]
         """The network's weights and computation."""
 
-        def __init__(self) -> None:
+        def __init__(self, parameters: Parameters) -> None:
             super().__init__(name="network")
             self.weights: dict[str, list[Any]] = {}
             held: dict[Any, list[Any]] = {}
-            for layer in network.layers:
-                blobs = network.parameters.get(layer.name, ())
+            for layer in bare.layers:
+                blobs = parameters.get(layer.name, ())
                 key = (type(layer), _parameters_of(layer), tuple(map(id, blobs)))
                 if key not in held:
                     held[key] = [tf.Variable(a, trainable=True, dtype=tf.float32) for a in layer.prepare(blobs)]
@@ -41,7 +44,7 @@ def to_tensorflow(network: Network) -> Any:
 
         def carried(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
             """As the call, but rank-4 blobs are NHWC on both sides."""
-            check_inputs(network, inputs)
+            check_inputs(bare, inputs)
 
             def apply(layer: Layer, bottoms: Sequence[Tensor]) -> Sequence[Tensor]:
                 with tf.name_scope(_scope(layer.name)):
@@ -50,13 +53,13 @@ def to_tensorflow(network: Network) -> Any:
             def view(value: Tensor, like: Tensor) -> Tensor:
                 return from_caffe(tf.reshape(to_caffe(value), tf.shape(to_caffe(like))))
 
-            return run(network.layers, lambda layer: [inputs[top] for top in layer.tops], apply, view)
+            return run(bare.layers, lambda layer: [inputs[top] for top in layer.tops], apply, view)
 
         def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
             given = {blob: from_caffe(tf.convert_to_tensor(value, tf.float32)) for blob, value in inputs.items()}
             return {blob: to_caffe(value) for blob, value in self.carried(given).items()}
 
-    return NetworkModule()
+    return NetworkModule(network.parameters)
 
 
 def _parameters_of(layer: Layer) -> bytes:

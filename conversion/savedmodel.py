@@ -36,9 +36,9 @@ def dense_model(network: Network, preprocessing: Preprocessing, output: str, fea
     class DenseModel(tf.Module):  # type: ignore[name-defined]
         """See `dense_model`."""
 
-        def __init__(self) -> None:
+        def __init__(self, network: Any) -> None:
             super().__init__(name="densecast")
-            self.network = to_tensorflow(network)
+            self.network = network
 
         def _carried(self, images: Tensor) -> dict[str, Tensor]:
             carried: dict[str, Tensor] = self.network.carried({data: preprocessing.tensorflow(tf, images)})
@@ -62,7 +62,7 @@ def dense_model(network: Network, preprocessing: Preprocessing, output: str, fea
         def blobs(self, images: Tensor) -> dict[str, Tensor]:
             return {blob: to_caffe(value) for blob, value in self._carried(images).items()}
 
-    return DenseModel()
+    return DenseModel(to_tensorflow(network))
 
 
 def save(module: Any, path: str | Path) -> None:

@@ -76,7 +76,8 @@ def report(network: Network, size: tuple[int, int] | None, model: ModelMetadata 
     height, width = size or (shape[2], shape[3])
     steps, shapes = network.trace({blob: (1, shape[1], height, width)})
     output = model.output_blob if model else network.outputs[-1]
-    geometry = receptive_field(network, output)
+    # A finer network does not say by itself what its training window was: the model remembers.
+    geometry = model.geometry if model else GeometryMetadata.of(receptive_field(network, output))
     cells = shapes[output]
     layers = [
         LayerReport(
@@ -93,8 +94,11 @@ def report(network: Network, size: tuple[int, int] | None, model: ModelMetadata 
         input_size=[height, width],
         map_size=list(cells[2:]),
         classes=cells[1],
-        geometry=GeometryMetadata.of(geometry),
-        overhang=[float(geometry.y.overhang(height, cells[2])), float(geometry.x.overhang(width, cells[3]))],
+        geometry=geometry,
+        overhang=[
+            float(geometry.y.axis.overhang(height, cells[2])),
+            float(geometry.x.axis.overhang(width, cells[3])),
+        ],
         layers=layers,
         parameters=sum(layer.parameters for layer in layers),
         multiply_adds=sum(layer.multiply_adds for layer in layers),

@@ -20,6 +20,9 @@ from conversion.layers.windows import convolution_size, pad_spatial, per_axis, t
 _SMALL_WINDOW = 9
 
 
+_GATHERED = 2**24  # values, 128 MiB in float64
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class SlidingLayer(Layer):
     """What Convolution and Deconvolution share: one ConvolutionParameter."""
@@ -116,7 +119,7 @@ class Convolution(SlidingLayer):
         return window_steps(*self.windows(2)) if len(bottoms[0]) == 4 else None
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:
-        """One matrix product a tap."""
+        """One matrix product over all taps, or one a tap where the gathered taps would fill the memory."""
         return [self._reference(bottom, blobs) for bottom in bottoms]
 
     def _reference(self, bottom: Array, blobs: Sequence[Array]) -> Array:
@@ -125,11 +128,17 @@ class Convolution(SlidingLayer):
         padded = pad_spatial(bottom, pad, pad, 0.0)
         n, g = bottom.shape[0], self.group
         weights = blobs[0].reshape(g, self.num_output // g, -1, *kernel)
-        top = np.zeros((n, g, self.num_output // g, math.prod(shape[2:])))
-        for tap, view in taps(padded, kernel, stride, dilation, shape[2:]):
-            index: Any = (..., *tap)
-            top += weights[index] @ view.reshape(n, g, view.shape[1] // g, -1)
-        top = top.reshape(shape)
+        views = taps(padded, kernel, stride, dilation, shape[2:])
+        if bottom.shape[1] * n * math.prod(kernel) * math.prod(shape[2:]) <= _GATHERED:
+            # [n, g, C_in / g, taps, cells]: channels before taps, as in the filters, which need no copy so.
+            columns = np.stack([view.reshape(n, g, view.shape[1] // g, -1) for _, view in views], axis=3)
+            top = weights.reshape(g, self.num_output // g, -1) @ columns.reshape(n, g, -1, columns.shape[-1])
+        else:
+            top = np.zeros((n, g, self.num_output // g, math.prod(shape[2:])))
+            for tap, view in views:
+                index: Any = (..., *tap)
+                top += weights[index] @ view.reshape(n, g, view.shape[1] // g, -1)
+        top = np.reshape(top, shape)
         return top + blobs[1].reshape(-1, *[1] * (len(shape) - 2)) if self.bias_term else top
 
     def prepare(self, blobs: Sequence[Array]) -> list[Array]:

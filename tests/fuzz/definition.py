@@ -1,0 +1,22 @@
+"""Definition text -> message -> network, and back: what is written reads as the same network."""
+
+from __future__ import annotations
+
+from google.protobuf import text_format
+
+from conversion.network import build, to_definition
+from conversion.reading import parse_definition
+from tests.fuzz.harness import LIMITS, launch
+
+
+def one_input(data: bytes) -> None:
+    network = build(parse_definition(data, where="net.prototxt", limits=LIMITS), limits=LIMITS)
+    network.multiply_adds(network.inputs)
+    text = text_format.MessageToString(to_definition(network))
+    again = build(parse_definition(text.encode(), where="again", limits=LIMITS), limits=LIMITS)
+    if again.shapes != network.shapes or again.outputs != network.outputs:
+        raise AssertionError(f"{network.shapes} became {again.shapes}")
+
+
+if __name__ == "__main__":
+    launch("definition")

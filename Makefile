@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Two processes: TensorFlow tests leave a core idle now and then, and the two of a small machine are enough for both.
+PYTEST_ARGS ?= --numprocesses 2
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: help demo test lint format types bench clean

@@ -26,7 +26,9 @@ def upgrade_file(source: reading.PathLike, target: reading.PathLike, *, limits: 
         definition = upgrade(reading.parse_definition(data, where=where, limits=limits), where=where)
         write_atomically(Path(target), text_format.MessageToString(definition).encode())
     else:
-        weights = upgrade(reading.parse_weights(data, where=where, limits=limits), where=where)
+        weights = reading.parse_weights(data, where=where, limits=limits)
+        weights.ClearField("input")  # the definition states inputs; old weights name them without a shape
+        weights = upgrade(weights, where=where)
         write_atomically(Path(target), weights.SerializeToString())
 
 

@@ -15,13 +15,14 @@ from conversion import cast, convert, load_network, save
 from conversion.surgery import random_parameters
 from models import entry
 from pipeline.benchmark import bench, render
-from pipeline.console import load_tensorflow
+from pipeline.console import load_tensorflow, quiet_libraries
 from pipeline.engines import TensorFlowEngine
 
 ROUNDS = 7
 
 
 def main() -> None:
+    quiet_libraries(debug=False)
     load_tensorflow(debug=False)
     console = Console()
     with tempfile.TemporaryDirectory() as name:

@@ -107,7 +107,8 @@ def test_inspect_is_the_same_for_model_and_definition(model: Path):
     assert reports[0]["map_size"] == reports[1]["map_size"] == [8, 4]
     assert reports[0]["geometry"] == reports[1]["geometry"]
     assert reports[0]["layers"] == reports[1]["layers"]
-    assert reports[0]["geometry"]["y"] == {"stride": 32, "offset": 113, "window": 227, "receptive_field": 355, "shift": 0}
+    axis = {"stride": 32, "offset": 113, "window": 227, "receptive_field": 355, "shift": 0}
+    assert reports[0]["geometry"] == {"y": axis, "x": axis}
 
 
 def test_bench_measures_what_it_says(model: Path):

@@ -12,7 +12,9 @@ from rich.table import Table
 
 from conversion import Network, cast, load_network, read_metadata, receptive_field
 from conversion.errors import ConversionError
+from conversion.limits import DEFAULT, UNLIMITED, Limits
 from conversion.metadata import NETWORK_FILE, GeometryMetadata, ModelMetadata
+from models import entries
 
 
 class LayerReport(BaseModel):
@@ -53,19 +55,23 @@ class NetworkReport(BaseModel):
     model: ModelMetadata | None = None
 
 
-def inspect(path: str, size: tuple[int, int] | None = None) -> NetworkReport:
+def inspect(path: str, size: tuple[int, int] | None = None, *, limits: Limits = DEFAULT) -> NetworkReport:
     """Reports on a model directory, or on a definition as it is after the cast.
 
     Args:
-        path: A model directory or a prototxt.
+        path: A model directory, a prototxt, or the name of a model of the catalog.
         size: (height, width) of the image; the training size by default.
+        limits: What a definition may ask for.
 
     Raises:
         DensecastError: The file cannot be read, cast, or run at that size.
     """
     model = read_metadata(path) if Path(path).is_dir() else None
-    network = load_network(Path(path) / NETWORK_FILE) if model else cast(load_network(path))
-    return report(network, size, model)
+    if model:
+        return report(load_network(Path(path) / NETWORK_FILE, limits=UNLIMITED), size, model)
+    known = {entry.name: entry.definition for entry in entries()}
+    definition = known[path] if path in known and not Path(path).exists() else path
+    return report(cast(load_network(definition, limits=limits)), size)
 
 
 def report(network: Network, size: tuple[int, int] | None, model: ModelMetadata | None = None) -> NetworkReport:

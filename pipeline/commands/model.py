@@ -89,7 +89,7 @@ def _tell_cost(prototxt: str, crop: Any, blob: str | None, stride: int, limits: 
 
 
 @click.command()
-@click.argument("network", type=click.Path(), metavar="MODEL|PROTOTXT")
+@click.argument("network", metavar="MODEL|PROTOTXT|NAME")
 @click.option("--input-size", type=Size(), help="HEIGHTxWIDTH of the image. Default: the training size.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def inspect(network: str, input_size: tuple[int, int] | None, as_json: bool) -> None:
@@ -98,6 +98,7 @@ def inspect(network: str, input_size: tuple[int, int] | None, as_json: bool) -> 
     \b
     densecast inspect caffenet --input-size 451x451
     densecast inspect deploy.prototxt
+    densecast inspect vgg16 --input-size 512x768
     """
     from pipeline.inspecting import inspect as inspect_network
     from pipeline.inspecting import render

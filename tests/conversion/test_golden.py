@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from conversion import cast, evaluate, load_network, receptive_field, to_tensorflow
 from conversion.errors import WeightsError
+from conversion.reading import read_blob, read_npy
 from conversion.surgery import random_parameters
 from conversion.verification import relative_error
 from models import entry
 from tests.golden_cases import GOLDEN, GoldenCase, cases
 
+Record = Callable[[str, object], None]
 REFERENCE_TOLERANCE = 1e-5  # of absmax: what float32 Caffe leaves against float64
 TENSORFLOW_TOLERANCE = 1e-4
 
@@ -30,7 +33,8 @@ def test_no_case_is_left_out():
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.name not in REFUSED], ids=lambda case: case.name)
-def test_case(case: GoldenCase):
+def test_case(case: GoldenCase, record_property: Record):
+    record_property("golden case", case.name)
     network = load_network(case.prototxt, case.weights)
     inputs = case.inputs(next(iter(network.inputs), ""))
     expected = case.outputs()
@@ -42,16 +46,26 @@ def test_case(case: GoldenCase):
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refused(name: str):
+def test_refused(name: str, record_property: Record):
+    record_property("golden case", name)
     case = next(c for c in CASES if c.name == name)
     error, text = REFUSED[name]
     with pytest.raises(error, match=text):
         load_network(case.prototxt, case.weights)
 
 
+def test_mean_in_both_forms(record_property: Record):
+    record_property("golden case", "fmt_mean_binaryproto")
+    folder = GOLDEN / "layers" / "fmt_mean_binaryproto"
+    np.testing.assert_array_equal(
+        read_blob(folder / "mean.binaryproto").squeeze(), read_npy(folder / "mean.npy").squeeze()
+    )
+
+
 @pytest.mark.parametrize("size", ["227x227", "300x517", "451x451"])
-def test_cast_equals_caffes_own_surgery(size: str):
+def test_cast_equals_caffes_own_surgery(size: str, record_property: Record):
     """Our cast of the classifier, run densely, is what Caffe computed after net surgery in its notebook's way."""
+    record_property("golden case", "caffenet_small_fullconv")
     folder = GOLDEN / "nets" / "caffenet_small_fullconv"
     source = GOLDEN / "nets" / "caffenet_small"
     network = cast(load_network(source / "net.prototxt", source / "net.caffemodel"))

@@ -37,6 +37,8 @@ def convert(
     scale: float = 1.0,
     channel_order: ChannelOrder | None = None,
     crop: Size | None = None,
+    stages: Sequence[str] = (),
+    level: int | None = None,
     output_blob: str | None = None,
     output_stride: int | None = None,
     labels: Sequence[str] = (),
@@ -57,6 +59,8 @@ def convert(
         channel_order: What the network's channels are; by default "bgr" for three and "gray" for one.
         crop: The size the classifier was trained at: one number for both sides, (height, width) or (channels, height,
             width); the definition's own by default.
+        stages: The stages that `include` and `exclude` rules ask for, besides those that the definition states.
+        level: The level that they ask for; by default the definition's.
         output_blob: Which of several heads gives the probabilities, by the name of its Softmax blob; what only others
             need is left out. By default there must be one.
         output_stride: Pixels between cells, a divisor of the map's own stride; see `finer`, which costs multiply-adds.
@@ -78,7 +82,7 @@ def convert(
     target = Path(output)
     _check_target(target, overwrite)
     where = str(prototxt)
-    network = cast(_load(prototxt, weights, crop, limits))
+    network = cast(_load(prototxt, weights, crop, stages, level, limits))
     probabilities = _output(network, where, output_blob)
     if output_blob is not None:
         network = prune(network, [probabilities, *_features(network, features or ()).values()])
@@ -90,14 +94,22 @@ def convert(
             f"{len(labels)} labels for {classes} classes", where=where, remedy="give one line a class, in order"
         )
     blob, channels = _image_input(network, where)
+    geometry = receptive_field(network, probabilities)
+    if min(geometry.nominal_window) < 1:
+        raise ConversionError(
+            f"a nominal window of {' x '.join(map(str, geometry.nominal_window))} pixels",
+            where=where,
+            why="the net pads more than its windows read, so that its cells stand for no part of the image",
+            remedy="take the padding out of the definition: a dense model needs none beyond half a kernel",
+        )
     preprocessing, note = _preprocessing(channels, mean, scale, channel_order, limits)
     offered = _features(network, _heads(network, probabilities) if features is None else features)
     metadata = ModelMetadata(
         name=name or network.name or Path(prototxt).stem,
-        digest=digest(network, preprocessing),
+        digest=digest(network, preprocessing, probabilities),
         converter_version=importlib.metadata.version("densecast"),
         preprocessing=preprocessing,
-        geometry=GeometryMetadata.of(receptive_field(network, probabilities)),
+        geometry=GeometryMetadata.of(geometry),
         classes=classes,
         labels=tuple(labels),
         output_blob=probabilities,
@@ -106,7 +118,7 @@ def convert(
         parameters=network.parameter_count(),
         notes=(*network.notes, *([note] if note else ())),
     )
-    sizes = verification_sizes(network.inputs[blob][2:], receptive_field(network, probabilities).stride)
+    sizes = verification_sizes(network.inputs[blob][2:], geometry.stride)
     # The reference first, TensorFlow second, and then only its copy of the weights: they are large.
     against = examples(network, preprocessing, sizes)
     module = savedmodel.dense_model(network, preprocessing, probabilities, offered)
@@ -170,10 +182,12 @@ def _publish(partial: Path, target: Path, overwrite: bool) -> None:
         partial.rename(target)
 
 
-def _load(prototxt: PathLike, weights: PathLike, crop: Size | None, limits: Limits) -> Network:
+def _load(
+    prototxt: PathLike, weights: PathLike, crop: Size | None, stages: Sequence[str], level: int | None, limits: Limits
+) -> Network:
     """The classifier; refused where its weights do not fit the input size that was asked for."""
     try:
-        return load_network(prototxt, weights, crop=crop, limits=limits)
+        return load_network(prototxt, weights, crop=crop, stages=stages, level=level, limits=limits)
     except WeightsError as error:
         if crop is None:
             raise
@@ -197,8 +211,8 @@ def _image_input(network: Network, where: str) -> tuple[str, int]:
 
 def _output(network: Network, where: str, wanted: str | None) -> str:
     """The blob of class probabilities: the one output that a Softmax gives, or the one that is wanted."""
-    softmax = [top for layer in network.layers if layer.caffe_type == "Softmax" for top in layer.tops]
-    maps = [blob for blob in dict.fromkeys(softmax) if len(network.shapes[blob]) == 4]
+    writers = {top: layer.caffe_type for layer in network.layers for top in layer.tops}  # the last one counts
+    maps = [blob for blob, kind in writers.items() if kind == "Softmax" and len(network.shapes[blob]) == 4]
     if wanted is not None:
         if wanted not in maps:
             raise ConversionError(

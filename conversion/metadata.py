@@ -140,12 +140,13 @@ def read_metadata(model: str | Path) -> ModelMetadata:
         ) from error
 
 
-def digest(network: Network, preprocessing: Preprocessing) -> str:
-    """sha256 over the definition, the weights in order, and the preprocessing."""
+def digest(network: Network, preprocessing: Preprocessing, output: str) -> str:
+    """sha256 over the definition, the weights in order, the preprocessing and the blob that the maps are of."""
     sha = hashlib.sha256(to_definition(network).SerializeToString(deterministic=True))
     for layer in network.layers:
         for blob in network.parameters.get(layer.name, ()):
             sha.update(str(blob.shape).encode())
             sha.update(np.ascontiguousarray(blob).data)
     sha.update(preprocessing.model_dump_json().encode())
+    sha.update(output.encode())
     return sha.hexdigest()

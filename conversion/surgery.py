@@ -49,6 +49,7 @@ from google.protobuf import text_format
 from numpy.typing import ArrayLike
 
 from conversion.errors import ConversionError, WeightsError
+from conversion.files import write_atomically
 from conversion.layers.base import Array, Layer, Shape
 from conversion.network import Network, learned, require_parameters, to_definition
 from conversion.reading import PathLike, blob_message
@@ -83,12 +84,12 @@ def save(network: Network, prototxt: PathLike, weights: PathLike | None = None) 
 
         hdf5.save(network, weights)
         weights = None
-    Path(prototxt).write_text(text_format.MessageToString(definition), encoding="utf-8")
+    write_atomically(Path(prototxt), text_format.MessageToString(definition).encode())
     if weights is None:
         return
     for message in definition.layer:
         message.blobs.extend(blob_message(blob) for blob in network.parameters.get(message.name, ()))
-    Path(weights).write_bytes(definition.SerializeToString())
+    write_atomically(Path(weights), definition.SerializeToString())
 
 
 def write_definition(network: Network, prototxt: PathLike) -> None:
@@ -100,7 +101,7 @@ def write_definition(network: Network, prototxt: PathLike) -> None:
     definition = to_definition(network)
     ours = any(message.HasField("densecast_param") for message in definition.layer)
     comment = "# densecast_param is no field of Caffe's: this map is finer than Caffe can express.\n" if ours else ""
-    Path(prototxt).write_text(comment + text_format.MessageToString(definition), encoding="utf-8")
+    write_atomically(Path(prototxt), (comment + text_format.MessageToString(definition)).encode())
 
 
 def parameters(network: Network, layer: str) -> tuple[Array, ...]:

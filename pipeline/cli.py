@@ -10,9 +10,11 @@ import click
 from conversion.errors import DensecastError
 from pipeline.commands import model, table
 from pipeline.console import quiet_libraries
+from pipeline.errors import InterruptedRunError
 
-# Exit codes, stable: 0 done, 1 failed with an error, 2 wrong usage (click's own), 3 more rejections than allowed.
-EXIT_ERROR = 1
+# Exit codes, stable: 0 done, 1 failed with an error, 2 wrong usage (click's own), 3 more rejections than allowed, 130
+# interrupted.
+EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
 
 
 class Examples(click.Group):
@@ -37,7 +39,8 @@ def cli(ctx: click.Context, /, debug: bool) -> None:
     densecast show maps photos/cat.jpg
 
     \b
-    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 more images rejected than allowed.
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 more images rejected than allowed,
+    130 interrupted.
     """
     ctx.obj = debug
     quiet_libraries(debug=debug)
@@ -55,10 +58,15 @@ def main(args: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if args is None else list(args)
     try:
         cli.main(args=arguments, prog_name="densecast")
-    except DensecastError as error:
+    except InterruptedRunError as error:
+        click.echo(f"densecast: {error}", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    except (DensecastError, OSError) as error:
         if "--debug" in arguments:
             raise
-        click.echo(f"densecast: {error}", err=True)
+        where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+        what = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+        click.echo(f"densecast: {where}{what}", err=True)
         sys.exit(EXIT_ERROR)
 
 

@@ -20,3 +20,7 @@ class JobError(DensecastError):
 
 class EngineError(DensecastError):
     """An engine cannot load a model or run it at all; an image that it cannot take is rejected instead."""
+
+
+class InterruptedRunError(JobError):
+    """A run was interrupted from the keyboard."""

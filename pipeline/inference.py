@@ -18,7 +18,7 @@ from pipeline.batching import Batch, BatchBudget, Batcher
 from pipeline.decoding import DecodedImage, DecodeLimits, decode
 from pipeline.engines import Engine, EngineOutOfMemoryError, OpenEngine
 from pipeline.errors import EngineError
-from pipeline.maps import CellScores, Geometry, MapError
+from pipeline.maps import CellScores, Geometry, MapError, check_values
 from pipeline.parts import FLUSH_BYTES, PartWriter, Receipt
 from pipeline.publishing import Published, publish
 from pipeline.rejection import Reason, Rejected
@@ -127,6 +127,7 @@ class Scorer:
             yield from self._infer(Batch(batch.shape, (item,), 1))
 
     def _scored(self, facts: ImageFacts, cells: CellScores) -> MapRow:
+        check_values(facts.uri, cells)
         row = scored_row(
             facts,
             self._recipe,
@@ -188,6 +189,14 @@ class ScoreFn(beam.DoFn):
     def setup(self) -> None:
         """Loads the model, or takes the one that this process has."""
         self._engine = self._shared.acquire(lambda: _Held(self._open_engine()), tag=self._recipe.model_digest).engine
+        found = self._engine.metadata.digest
+        if found != self._recipe.model_digest:
+            raise EngineError(
+                f"the model is another one now: its digest is {found[:12]}, at submission it was "
+                f"{self._recipe.model_digest[:12]}",
+                why="its maps would be filed under the wrong model",
+                remedy="leave a model alone while it is used; convert the new one to another directory",
+            )
 
     def start_bundle(self) -> None:
         """Nothing is carried from one bundle to another: a failed bundle leaves nothing behind."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 
 from conversion import Network, cast, load_network, read_metadata, receptive_field
@@ -121,7 +122,7 @@ def render(report: NetworkReport) -> RenderableType:
         layers.add_column(column, justify="right")
     for layer in report.layers:
         layers.add_row(
-            layer.name,
+            escape(layer.name),
             layer.type,
             ", ".join("x".join(map(str, shape)) for shape in layer.output),
             f"{layer.parameters:,}" if layer.parameters else "",
@@ -146,7 +147,7 @@ def _facts(report: NetworkReport) -> Table:
     if report.model:
         rows += _model_facts(report.model)
     for name, value in rows:
-        facts.add_row(name, value)
+        facts.add_row(name, escape(value))
     return facts
 
 

@@ -15,10 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from conversion import ModelMetadata, read_metadata
 from pipeline import progress, storage
 from pipeline.decoding import DecodeLimits
-from pipeline.errors import JobError, TableError
+from pipeline.errors import InterruptedRunError, JobError, TableError
 from pipeline.maps import DEFAULT_K
 from pipeline.parts import check_root
-from pipeline.publishing import FOLDER, Published, open_delta
+from pipeline.publishing import FOLDER, Published, open_delta, table_exists
 from pipeline.rows import Form
 from pipeline.runners import LOCAL, open_runner
 from pipeline.scoring import MAX_IMAGE_BYTES, ScoreImages, new_run_id, share
@@ -102,13 +102,9 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
     """
     metadata = read_metadata(job.model)
     check_root(job.output)
+    _check_folder(job.output)
     if open_delta(job.output) is not None:
-        raise TableError(
-            "a table is there already",
-            where=job.output,
-            why="a run makes a table; scoring an image twice into one would leave two maps of it",
-            remedy="name another --output, or remove the old table first",
-        )
+        raise table_exists(job.output)
     runner = open_runner(job.runner)
     with watch("scoring") as watching:
         _run_pipeline(job, metadata, runner)
@@ -118,6 +114,23 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
     reasons = MapTable(job.output).counts().by_reason if published.rejected else {}
     allowed = job.max_rejected * published.rows
     return JobResult(job.run_id, published, reasons, seconds, failed=published.rejected > allowed)
+
+
+def _check_folder(output: str) -> None:
+    """A table goes into a folder of its own: what shares one with it may be deleted with it some day."""
+    if storage.is_remote(output):
+        return
+    folder = storage.local_path(output)
+    if folder.exists() and not folder.is_dir():
+        raise TableError("is a file", where=output, why="a table is a folder", remedy="name another --output")
+    ours = ("part-", FOLDER, "_delta_log", ".")
+    foreign = [path.name for path in folder.iterdir() if not path.name.startswith(ours)] if folder.exists() else []
+    if foreign:
+        raise TableError(
+            f"the folder holds something else: {', '.join(sorted(foreign)[:3])}",
+            where=output,
+            remedy="name a new folder with --output",
+        )
 
 
 def _run_pipeline(job: ScoringJob, metadata: ModelMetadata, runner: Any) -> None:
@@ -142,8 +155,20 @@ def _run_pipeline(job: ScoringJob, metadata: ModelMetadata, runner: Any) -> None
     )
     try:
         pipeline.run().wait_until_finish()
-    except RuntimeError as error:
-        raise JobError(f"run {job.run_id} published nothing: {worker_message(str(error))}") from error
+    except KeyboardInterrupt as error:
+        raise _interrupted(job) from error
+    except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError, OSError) as error:
+        # The runner in this process keeps the type of what a worker raised where it can, and wraps the rest.
+        if "KeyboardInterrupt" in str(error):
+            raise _interrupted(job) from error
+        message = worker_message(str(error)) if str(error) else type(error).__name__
+        raise JobError(f"run {job.run_id} failed: {message}") from error
+
+
+def _interrupted(job: ScoringJob) -> InterruptedRunError:
+    done = open_delta(job.output) is not None
+    what = "after it had published" if done else "and published nothing"
+    return InterruptedRunError(f"run {job.run_id} was interrupted {what}", where=job.output)
 
 
 # Where a traceback names what was raised; what follows, to the end, is its message.

@@ -14,6 +14,7 @@ Integers: TypeAlias = NDArray[np.int32]
 Probabilities: TypeAlias = NDArray[np.float32] | NDArray[np.float16]
 
 DEFAULT_K = 5
+_ROUNDING = 1e-3  # float16's at 1
 
 
 class MapError(DensecastError):
@@ -292,3 +293,18 @@ def check_cells(where: str, cells: CellScores, class_count: int | None = None) -
     lowest, highest = int(cells.classes.min()), int(cells.classes.max())
     if lowest < 0 or (class_count is not None and highest >= class_count):
         raise MapError(f"classes range from {lowest} to {highest} where there are {class_count}", where=where)
+
+
+def check_values(where: str, cells: CellScores) -> None:
+    """Check that what should be probabilities are some.
+
+    Raises:
+        MapError: A value is NaN, infinite, or outside 0 to 1 by more than rounding.
+    """
+    for name, values in (
+        ("scores", cells.scores),
+        ("residual", cells.residual),
+        ("probabilities", cells.probabilities),
+    ):
+        if values is not None and not ((values >= -_ROUNDING) & (values <= 1 + _ROUNDING)).all():  # NaN is neither
+            raise MapError(f"{name} are not all between 0 and 1", where=where, why="a map holds probabilities")

@@ -48,6 +48,7 @@ def publish(
     run_id: str,
     model_json: Mapping[str, Any],
     summary: Mapping[str, Any],
+    append: bool = False,
 ) -> Published:
     """Publish exactly the parts that `receipts` name, in one Delta transaction; create the table if there is none.
 
@@ -61,6 +62,8 @@ def publish(
         run_id: The run.
         model_json: The model's metadata; `digest` names it and `labels` are what maps of it are labelled with.
         summary: What the run has to say about itself; kept as JSON together with the result.
+        append: Whether the rows may join those of other runs. Without it a table that another run made is refused, on
+            every attempt, so that of two runs at once one publishes and no image gets two maps.
 
     Returns:
         What the run has published, now or earlier.
@@ -81,6 +84,8 @@ def publish(
             check_columns(root, table)
             if table.transaction_version(run_id) is not None:
                 break
+            if not append:
+                raise table_exists(root)
         if actions is None:
             actions = [_add_action(root, part) for part in parts]
             _write_json(root, "models", digest, model_json)
@@ -97,6 +102,16 @@ def publish(
                     remedy="check that the table can be written, then run again",
                 ) from error
     return _conclude(root, run_id, digest, result, summary)
+
+
+def table_exists(root: str) -> TableError:
+    """The error of a run that found a table where it was to make one."""
+    return TableError(
+        "a table is there already",
+        where=root,
+        why="a run makes a table; scoring an image twice into one would leave two maps of it",
+        remedy="name another output",
+    )
 
 
 def delta_location(root: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Group, RenderableType
+from rich.text import Text
 
 from pipeline import storage
 from pipeline.decoding import DecodeLimits, decode
@@ -38,15 +39,15 @@ def show(table: str, image: str, output: str | Path | None = None, *, width: int
     return Group(grid(found, width=width), _draw(found, target))
 
 
-def _draw(found: ClassificationMap, target: Path) -> str:
+def _draw(found: ClassificationMap, target: Path) -> Text:
     try:
         pixels = decode(storage.read_bytes(found.uri), DecodeLimits()).pixels
     except (storage.StorageError, Rejected) as error:
-        return f"no picture: {found.uri} cannot be read any more ({error})"
+        return Text(f"no picture: {found.uri} cannot be read any more ({error})")
     if pixels.shape[:2] != found.image_size:
-        return f"no picture: {found.uri} is another image now than the one that was scored"
+        return Text(f"no picture: {found.uri} is another image now than the one that was scored")
     save_picture(found, pixels, target)
-    return f"picture: {target}"
+    return Text(f"picture: {target}")  # not markup: a name may hold brackets
 
 
 def save_picture(found: ClassificationMap, pixels: NDArray[np.uint8], target: Path) -> None:

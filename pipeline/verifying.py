@@ -18,6 +18,7 @@ from pipeline.crops import CropsReport, compare_with_crops, example_images
 from pipeline.decoding import DecodeLimits, decode
 from pipeline.engines import TensorFlowEngine
 from pipeline.rows import Form
+from pipeline.sources import match
 
 
 class VerifyReport(BaseModel):
@@ -35,7 +36,7 @@ def verify_model(
     Args:
         model: A model directory.
         crops: Compare maps with the classifier on each window.
-        images: Files for that; seeded images by default.
+        images: Folders, files or patterns for that; seeded images by default.
         caffe: Definition and weights to hold every layer against.
 
     Raises:
@@ -48,7 +49,8 @@ def verify_model(
         return VerifyReport(caffe=against)
     engine = TensorFlowEngine(model, form=Form.FLOAT32)
     limits = DecodeLimits()
-    given = [decode(storage.read_bytes(image), limits).pixels for image in images]
+    references = [reference for image in images for reference in match(image)]
+    given = [decode(storage.read_bytes(reference.uri), limits).pixels for reference in references]
     return VerifyReport(caffe=against, crops=compare_with_crops(engine, given or example_images(engine)))
 
 

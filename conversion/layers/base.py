@@ -49,8 +49,6 @@ class Layer(ABC):
     definition: LayerParameter
 
     caffe_type: ClassVar[str]
-    # Whether Caffe lets the top use the bottom's memory even when the names differ (Reshape, Flatten, Split).
-    shares_memory: ClassVar[bool] = False
     may_be_in_place: ClassVar[bool] = True
     # How many bottoms and tops Caffe accepts: (least, most), None for no limit.
     bottom_count: ClassVar[tuple[int, int | None]] = (1, 1)
@@ -75,6 +73,11 @@ class Layer(ABC):
     def tops(self) -> tuple[str, ...]:
         """Names of the blobs that it writes."""
         return tuple(self.definition.top)
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether the tops use the first bottom's memory though their names differ, as Caffe's Reshape does."""
+        return False
 
     @property
     def where(self) -> str:

@@ -60,6 +60,11 @@ class Slice(Layer):
             raise self.invalid(f"slice_point {self.points[-1]} is outside the {whole} of axis {axis}")
         return [b - a for a, b in itertools.pairwise((0, *self.points, whole))]
 
+    @property
+    def shares_memory(self) -> bool:
+        """A single top is the bottom (SliceLayer::Reshape)."""
+        return len(self.tops) == 1
+
     def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         """See the class."""
         shape = bottoms[0]
@@ -101,7 +106,6 @@ class Reshape(Layer):
     axis: int = 0
     num_axes: int = -1
 
-    shares_memory = True
     may_be_in_place = False
 
     @classmethod
@@ -129,6 +133,11 @@ class Reshape(Layer):
             raise self.invalid(f"dim {list(self.dims)} has a 0 past a bottom of {rank} axes", why="0 copies an axis")
         replaced = [(None, dim) if dim else (start + i, 0) for i, dim in enumerate(self.dims)]
         return [*((i, 0) for i in range(start)), *replaced, *((i, 0) for i in range(end, rank))]
+
+    @property
+    def shares_memory(self) -> bool:
+        """Always."""
+        return True
 
     def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         """See the class."""

@@ -49,9 +49,13 @@ class Input(Layer):
 class Split(ElementwiseLayer):
     """Copies of the bottom that share its memory; saved nets carry those that Caffe inserted."""
 
-    shares_memory = True
     may_be_in_place = False
     top_count = (1, None)
+
+    @property
+    def shares_memory(self) -> bool:
+        """Always."""
+        return True
 
     def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         """The bottom's own shape for every top."""
@@ -74,7 +78,6 @@ class Flatten(Layer):
     axis: int = 1
     end_axis: int = -1
 
-    shares_memory = True
     may_be_in_place = False
 
     @classmethod
@@ -88,6 +91,11 @@ class Flatten(Layer):
         if last < first:
             raise self.invalid(f"end_axis {self.end_axis} lies before axis {self.axis}")
         return first, last
+
+    @property
+    def shares_memory(self) -> bool:
+        """Always."""
+        return True
 
     def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         """See the class."""
@@ -134,6 +142,11 @@ class Concat(Layer):
         if message.HasField("concat_dim") and message.HasField("axis"):
             raise layer.invalid("both axis and concat_dim are given", why="they are two names of one parameter")
         return layer
+
+    @property
+    def shares_memory(self) -> bool:
+        """Of a single bottom it is that blob (ConcatLayer::Reshape)."""
+        return len(self.bottoms) == 1
 
     def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         """The sum along `axis`; the other axes must agree."""

@@ -11,7 +11,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from conversion.limits import Limits
-from pipeline.commands.options import Size, limit_options, need_tensorflow, numbers, take_limits
+from pipeline.commands.options import Size, limit_options, need_tensorflow, numbers, refuse_existing, take_limits
 from pipeline.console import console
 
 
@@ -29,6 +29,10 @@ from pipeline.console import console
 @click.option("--labels", type=click.Path(), help="Class names, one a line (Caffe's synset_words.txt works).")
 @click.option("--crop", type=Size(), help="The size the classifier was trained at. Default: the definition's own.")
 @click.option("--features", help="Blobs to offer as features, with commas. Default: what InnerProducts read and write.")
+@click.option(
+    "--stage", "stages", multiple=True, help="A stage that include and exclude rules ask for; may be repeated."
+)
+@click.option("--level", type=int, help="The level that they ask for. Default: the definition's own.")
 @click.option("--output-blob", help="Which of several heads gives the probabilities, by its Softmax blob.")
 @click.option(
     "--output-stride", type=click.IntRange(min=1), help="Pixels between cells: a finer map, at a cost that is told."
@@ -173,7 +177,8 @@ def verify(
 @click.argument("weights", type=click.Path(), required=False)
 @click.option("--output-prototxt", required=True, type=click.Path(), help="The definition to write.")
 @click.option("--output-weights", type=click.Path(), help="The weights to write; needs WEIGHTS.")
-def cast(prototxt: str, weights: str | None, output_prototxt: str, output_weights: str | None) -> None:
+@click.option("--overwrite", is_flag=True, help="Replace files that are there.")
+def cast(prototxt: str, weights: str | None, output_prototxt: str, output_weights: str | None, overwrite: bool) -> None:
     """Write the fully convolutional net as Caffe files that Caffe loads.
 
     \b
@@ -185,8 +190,11 @@ def cast(prototxt: str, weights: str | None, output_prototxt: str, output_weight
 
     if bool(weights) != bool(output_weights):
         raise click.UsageError("WEIGHTS and --output-weights belong together")
+    outputs = [path for path in (output_prototxt, output_weights) if path]
+    refuse_existing(outputs, [path for path in (prototxt, weights) if path], overwrite=overwrite)
     network = cast_network(load_network(prototxt, weights))
     save(network, output_prototxt, output_weights)
+    click.echo(f"wrote {', '.join(outputs)}", err=True)
     for note in network.notes:
         click.echo(f"note: {note}", err=True)
 
@@ -194,7 +202,8 @@ def cast(prototxt: str, weights: str | None, output_prototxt: str, output_weight
 @click.command()
 @click.argument("file", type=click.Path())
 @click.option("--output", "-o", required=True, type=click.Path(), help="The file to write, in the same form.")
-def upgrade(file: str, output: str) -> None:
+@click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
+def upgrade(file: str, output: str, overwrite: bool) -> None:
     """Write an old definition or old weights in Caffe's current form.
 
     \b
@@ -203,7 +212,9 @@ def upgrade(file: str, output: str) -> None:
     """
     from conversion.rewriting import upgrade_file
 
+    refuse_existing([output], [file], overwrite=overwrite)
     upgrade_file(file, output)
+    click.echo(f"wrote {output}", err=True)
 
 
 @click.group()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from conversion.errors import ConversionError
 from conversion.limits import Limits, flag
 from pipeline.console import load_tensorflow
 
@@ -76,3 +78,13 @@ def take_limits(options: dict[str, Any]) -> Limits:
     names = [field.name for field in dataclasses.fields(Limits)]
     flags = {name: name if name == "allow_nonfinite" else f"limit_{name}" for name in names}
     return Limits(**{name: options.pop(flag) for name, flag in flags.items()})
+
+
+def refuse_existing(outputs: Sequence[str], inputs: Sequence[str], *, overwrite: bool) -> None:
+    """Raises ConversionError if an output is an input, or is there and may not be replaced."""
+    given = {Path(path).resolve() for path in inputs}
+    for output in outputs:
+        if Path(output).resolve() in given:
+            raise ConversionError("the output is the input", where=output, remedy="name another file")
+        if Path(output).exists() and not overwrite:
+            raise ConversionError("the output exists", where=output, remedy="name another, or give --overwrite")

@@ -53,8 +53,8 @@ class TensorFlowEngine:
             raise EngineOutOfMemoryError(
                 f"a batch of {images.shape[0]} images of {images.shape[1]} x {images.shape[2]} does not fit in memory"
             ) from error
-        except tf.errors.OpError as error:
-            raise EngineError(f"TensorFlow failed on images of {images.shape}: {error.message}") from error
+        except (tf.errors.OpError, ValueError, TypeError, RuntimeError) as error:
+            raise EngineError(f"TensorFlow failed on images of {images.shape}: {error}") from error
 
     def _score(self, images: object) -> list[CellScores]:
         if self._form is Form.TOP_K:

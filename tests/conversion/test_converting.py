@@ -31,7 +31,7 @@ from conversion.layers.convolution import Convolution
 from conversion.layers.pooling import Pooling
 from conversion.metadata import digest
 from conversion.network import to_definition
-from conversion.surgery import initialise
+from conversion.surgery import initialise, random_parameters
 from conversion.verification import examples, verify
 from tests.conversion.definitions import CLASSIFIER, convolution, data, inner_product, layer, network, pooling
 from tests.golden_cases import GOLDEN
@@ -251,7 +251,7 @@ def test_metadata_file_says_what_was_done(lenet: Converted):
     assert written == {
         "schema_version": 1,
         "name": "lenet_small",
-        "digest": digest(lenet.network, lenet.preprocessing),
+        "digest": digest(lenet.network, lenet.preprocessing, "prob"),
         "converter_version": importlib.metadata.version("densecast"),
         "preprocessing": {"channel_order": "gray", "mean": [33.0], "scale": 0.5},
         "geometry": {"y": axis, "x": axis},
@@ -566,9 +566,13 @@ def test_metadata_that_is_missing_or_not_ours(tmp_path: Path, lenet: Converted):
 def test_digest_is_of_what_is_computed(lenet: Converted):
     """Maps are found again by it: any change of the maps changes it, and nothing else does."""
     dense, preprocessing = lenet.network, lenet.preprocessing
-    own = digest(dense, preprocessing)
+    own = digest(dense, preprocessing, "prob")
     again = cast(load_network(LENET / "net.prototxt", LENET / "net.caffemodel"))
-    assert digest(again, Preprocessing(channel_order="gray", mean=(33,), scale=0.5)) == own == lenet.metadata.digest
+    assert (
+        digest(again, Preprocessing(channel_order="gray", mean=(33,), scale=0.5), "prob")
+        == own
+        == lenet.metadata.digest
+    )
 
     def with_parameters(**changes: tuple[np.ndarray, ...]) -> Network:
         return dataclasses.replace(dense, parameters={**dense.parameters, **changes})
@@ -580,14 +584,64 @@ def test_digest_is_of_what_is_computed(lenet: Converted):
     message = to_definition(smaller)
     other = network(str(message).replace("stride: 2", "stride: 1", 1))
     changed = [
-        digest(with_parameters(conv1=(nudged, bias)), preprocessing),
-        digest(with_parameters(conv1=(weights, -bias)), preprocessing),
-        digest(with_parameters(conv1=(weights.swapaxes(2, 3).copy(), bias)), preprocessing),
-        digest(dataclasses.replace(other, parameters=dense.parameters), preprocessing),
+        digest(with_parameters(conv1=(nudged, bias)), preprocessing, "prob"),
+        digest(with_parameters(conv1=(weights, -bias)), preprocessing, "prob"),
+        digest(with_parameters(conv1=(weights.swapaxes(2, 3).copy(), bias)), preprocessing, "prob"),
+        digest(dense, preprocessing, "ip2"),
+        digest(dataclasses.replace(other, parameters=dense.parameters), preprocessing, "prob"),
         *(
-            digest(dense, preprocessing.model_copy(update=change))
+            digest(dense, preprocessing.model_copy(update=change), "prob")
             for change in ({"scale": 0.25}, {"mean": (33.5,)}, {"channel_order": "rgb"})
         ),
     ]
     assert len({own, *changed}) == len(changed) + 1
-    assert digest(dataclasses.replace(dense, notes=("a note",)), preprocessing) == own
+    assert digest(dataclasses.replace(dense, notes=("a note",)), preprocessing, "prob") == own
+
+
+TWO_HEADS = """
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 8 dim: 8 } } }
+layer { name: "a" type: "InnerProduct" bottom: "data" top: "a" inner_product_param { num_output: 3 } }
+layer { name: "b" type: "InnerProduct" bottom: "data" top: "b" inner_product_param { num_output: 3 } }
+layer { name: "pa" type: "Softmax" bottom: "a" top: "pa" }
+layer { name: "pb" type: "Softmax" bottom: "b" top: "pb" }
+"""
+AFTER_SOFTMAX = """
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 8 dim: 8 } } }
+layer { name: "a" type: "InnerProduct" bottom: "data" top: "a" inner_product_param { num_output: 3 } }
+layer { name: "p" type: "Softmax" bottom: "a" top: "p" }
+layer { name: "times" type: "Power" bottom: "p" top: "p" power_param { scale: 100 } }
+"""
+OVERPADDED = """
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 16 dim: 16 } } }
+layer { name: "c" type: "Convolution" bottom: "data" top: "c"
+        convolution_param { num_output: 3 kernel_size: 3 pad: 5 } }
+layer { name: "p" type: "Softmax" bottom: "c" top: "p" }
+"""
+
+
+def _files(text: str, folder: Path) -> tuple[Path, Path]:
+    prototxt, weights = folder / "net.prototxt", folder / "net.caffemodel"
+    prototxt.write_text(text)
+    save(random_parameters(load_network(prototxt)), folder / "again.prototxt", weights)
+    return prototxt, weights
+
+
+def test_models_of_different_heads_have_different_digests(tmp_path: Path):
+    files_ = _files(TWO_HEADS, tmp_path)
+    digests = {
+        convert(*files_, tmp_path / head, output_blob=head, features=[other]).digest
+        for head, other in (("pa", "pb"), ("pb", "pa"))
+    }
+    assert len(digests) == 2
+
+
+def test_a_blob_that_is_changed_after_its_softmax_holds_no_probabilities(tmp_path: Path):
+    with pytest.raises(ConversionError, match="0 outputs are class probabilities"):
+        convert(*_files(AFTER_SOFTMAX, tmp_path), tmp_path / "m")
+
+
+def test_more_padding_than_window_is_refused(tmp_path: Path):
+    """Else windows would have a negative size and images of one pixel a map."""
+    with pytest.raises(ConversionError, match="nominal window of -7"):
+        convert(*_files(OVERPADDED, tmp_path), tmp_path / "m")
+    assert not (tmp_path / "m").exists()

@@ -13,7 +13,7 @@ from conversion import evaluate, load_network
 from conversion.caffe_pb2 import BlobProto, NetParameter
 from conversion.errors import NetworkError, UnsupportedError, WeightsError
 from conversion.network import Network, build, learned, to_definition, with_weights
-from conversion.reading import blob_array, blob_message, read_definition, read_weights
+from conversion.reading import blob_array, blob_message, parse_definition, read_definition, read_weights
 from conversion.upgrade import upgrade
 from tests.conversion.definitions import CLASSIFIER, convolution, data, definition, inner_product, layer, network
 from tests.golden_cases import GOLDEN, cases
@@ -522,3 +522,16 @@ def test_three_frozen_params_of_an_old_batch_norm_go():
     subject = network(X + layer("BatchNorm", "bn", "x", "bn", param=params))
     assert not subject.layer("bn").definition.param
     assert network(X + layer("BatchNorm", "bn", "x", "bn", param="lr_mult: 0")).layer("bn").definition.param
+
+
+def test_single_concat_and_single_slice_are_their_bottom_so_that_writing_in_place_changes_it():
+    """ConcatLayer and SliceLayer share memory then (concat_layer.cpp, slice_layer.cpp: ShareData)."""
+    for kind in ("Concat", "Slice"):
+        text = f"""
+        layer {{ name: "data" type: "Input" top: "data" input_param {{ shape {{ dim: 1 dim: 1 dim: 1 dim: 1 }} }} }}
+        layer {{ name: "one" type: "{kind}" bottom: "data" top: "b" }}
+        layer {{ name: "minus" type: "Power" bottom: "b" top: "b" power_param {{ scale: -1 }} }}
+        layer {{ name: "read" type: "Power" bottom: "data" top: "o" }}
+        """
+        network = build(parse_definition(text.encode(), where="t"))
+        assert evaluate(network, {"data": np.ones((1, 1, 1, 1))})["o"].item() == -1

@@ -11,7 +11,9 @@ from PIL import Image
 
 from pipeline.batching import BatchBudget
 from pipeline.decoding import DecodeLimits
-from pipeline.inference import Scorer
+from pipeline.errors import EngineError
+from pipeline.inference import ScoreFn, Scorer
+from pipeline.maps import CellScores
 from pipeline.rows import Form, MapRow, Recipe, rows_to_arrow
 from pipeline.sources import ImageReference
 from tests.pipeline.fakes import METADATA, FakeEngine, probabilities
@@ -116,3 +118,80 @@ def test_a_map_does_not_depend_on_what_else_was_in_the_run(tmp_path: Path):
         alone = run(scorer(FakeEngine()), [reference])[name]
         np.testing.assert_array_equal(alone.scores, together[name].scores)
         assert alone.key == together[name].key
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -0.5, 1.5])
+def test_values_that_are_no_probabilities_are_no_map(tmp_path: Path, value: float):
+    class Nonsense(FakeEngine):
+        def score(self, images: np.ndarray) -> list[CellScores]:
+            return [cells._replace(scores=np.full_like(cells.scores, value)) for cells in super().score(images)]
+
+    rows = run(scorer(Nonsense()), [save(tmp_path / "i.png", noise(0))])
+    assert (rows["i"].status, rows["i"].reason) == ("rejected", "engine-failed")
+
+
+def test_a_map_too_large_for_a_row_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("pipeline.rows.LARGEST_VALUE_BYTES", 10)
+
+    class Whole(FakeEngine):
+        def score(self, images: np.ndarray) -> list[CellScores]:
+            maps = zip(super().score(images), images, strict=True)
+            return [cells._replace(probabilities=probabilities(image)) for cells, image in maps]
+
+    recipe = Recipe(METADATA.digest, form=Form.FLOAT32, k=2)
+    s = Scorer(Whole(), recipe, DecodeLimits(), BatchBudget(), 10**7, "run")
+    rows = run(s, [save(tmp_path / "i.png", noise(0))])
+    assert rows["i"].reason == "map-too-large"
+
+
+def test_too_low_and_too_narrow_are_told_apart_from_each_other(tmp_path: Path):
+    """The window is not square: a swap of height and width would go unnoticed otherwise."""
+    engine = FakeEngine()
+    wide = METADATA.geometry.model_copy(update={"x": METADATA.geometry.x.model_copy(update={"window": 24.0})})
+    engine.metadata = METADATA.model_copy(update={"geometry": wide})
+    fits = save(tmp_path / "fits.png", noise(0, 16, 24))
+    narrow = save(tmp_path / "narrow.png", noise(1, 24, 16))
+    rows = run(scorer(engine), [fits, narrow])
+    assert (rows["fits"].status, rows["narrow"].reason) == ("scored", "too-small")
+
+
+def test_parts_written_while_the_last_batches_are_flushed_are_not_lost(tmp_path: Path):
+    """Many shapes wait for the end of the bundle, and each row fills a part of its own."""
+    references = [save(tmp_path / f"i{n}.png", noise(n, 16, 16 + n)) for n in range(12)]
+    fn = ScoreFn(
+        FakeEngine,
+        str(tmp_path / "table"),
+        "run",
+        Recipe(METADATA.digest, k=2),
+        limits=DecodeLimits(),
+        budget=BatchBudget(),
+        max_image_bytes=10**7,
+        flush_bytes=1,
+    )
+    fn.setup()
+    fn.start_bundle()
+    receipts = [receipt for reference in references for receipt in fn.process(reference)]
+    assert not receipts, "all of them wait for a full batch"
+    receipts += [windowed.value for windowed in fn.finish_bundle()]
+    assert sum(receipt.rows for receipt in receipts) == 12
+
+
+def test_a_model_that_was_replaced_meanwhile_is_refused():
+    recipe = Recipe("e" * 64, k=2)
+    limits = {"limits": DecodeLimits(), "budget": BatchBudget(), "max_image_bytes": 1}
+    with pytest.raises(EngineError, match="another one now"):
+        ScoreFn(FakeEngine, "table", "run", recipe, **limits).setup()
+
+
+def test_one_engine_serves_all_threads_of_a_process():
+    opened = []
+
+    def open_engine() -> FakeEngine:
+        opened.append(1)
+        return FakeEngine()
+
+    limits = {"limits": DecodeLimits(), "budget": BatchBudget(), "max_image_bytes": 1}
+    fn = ScoreFn(open_engine, "table", "run", Recipe(METADATA.digest, k=2), **limits)
+    fn.setup()
+    fn.setup()
+    assert len(opened) == 1

@@ -126,7 +126,7 @@ class TestJob:
         listing = tmp_path / "list.csv"
         listing.write_text("uri,id\na.png,1\na.png,2\n")
         model, output = write_model(tmp_path / "model"), tmp_path / "maps"
-        with pytest.raises(JobError, match=r"published nothing: .*listed as"):
+        with pytest.raises(JobError, match=r"failed: .*listed as"):
             run_job(describe_job(model=str(model), images=[f"@{listing}"], output=str(output)))
         with pytest.raises(TableError):
             MapTable(str(output))

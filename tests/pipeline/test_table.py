@@ -1,3 +1,4 @@
+import functools
 import hashlib
 import json
 import pickle
@@ -19,10 +20,13 @@ from pipeline import parts, publishing, storage
 from pipeline.errors import TableError
 from pipeline.maps import Geometry, top_k
 from pipeline.parts import PartWriter, Receipt
-from pipeline.publishing import Published, publish
+from pipeline.publishing import Published
 from pipeline.rejection import Reason
 from pipeline.rows import SCHEMA, Form, ImageFacts, MapRow, Recipe, rejected_row, scored_row
 from pipeline.table import MapTable, Rejection
+
+# Most tests here read tables that several runs wrote; by itself a run does not join another's.
+publish = functools.partial(publishing.publish, append=True)
 
 MODEL = "ab" * 32
 MODEL_JSON = {"digest": MODEL, "labels": ["ant", "bee", "cat, feline", "dog"]}
@@ -562,3 +566,29 @@ def test_a_table_opens_by_relative_path_and_file_uri(
     assert len(MapTable(root.as_uri())) == 1
     assert publish_rows(root.as_uri(), make_scored("b.jpg", "r2"), run_id="r2").version == 1
     assert len(MapTable(str(root))) == 2
+
+
+def test_a_run_does_not_join_another_runs_table(root: Path) -> None:
+    """Else an image scored twice would have two maps: README's script run twice, or two runs at once."""
+    publishing.publish(str(root), write(root, make_scored("a.jpg")), run_id="r1", model_json=MODEL_JSON, summary={})
+    receipts = write(root, make_scored("a.jpg", "r2"), run_id="r2")
+    with pytest.raises(TableError, match="there already"):
+        publishing.publish(str(root), receipts, run_id="r2", model_json=MODEL_JSON, summary={})
+    again = publishing.publish(str(root), [], run_id="r1", model_json=MODEL_JSON, summary={})
+    assert (again.version, again.rows) == (0, 1)
+
+
+def test_of_two_runs_at_once_one_publishes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other makes the table between our look and our commit."""
+    receipts = {run: write(root, make_scored("a.jpg", run), run_id=run) for run in ("r1", "r2")}
+    commit = publishing._commit
+
+    def late(*arguments: Any) -> None:
+        monkeypatch.setattr(publishing, "_commit", commit)
+        publishing.publish(str(root), receipts["r2"], run_id="r2", model_json=MODEL_JSON, summary={})
+        commit(*arguments)
+
+    monkeypatch.setattr(publishing, "_commit", late)
+    with pytest.raises(TableError, match="there already"):
+        publishing.publish(str(root), receipts["r1"], run_id="r1", model_json=MODEL_JSON, summary={})
+    assert MapTable(str(root)).to_arrow(["run_id"])["run_id"].to_pylist() == ["r2"]

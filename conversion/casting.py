@@ -165,10 +165,11 @@ def inner_products_to_convolutions(network: Network) -> Network:
     count from the end are counted from the start, since blobs gain two axes.
 
     Raises:
-        CastError: An InnerProduct reads no map, or a later layer has no form on a map.
+        CastError: An InnerProduct reads no map, a later layer has no form on a map, or a name is taken.
     """
     if not any(isinstance(layer, InnerProduct) for layer in network.layers):
         return network
+    _refuse_taken_names(network)
     parameters = dict(network.parameters)
     renamed: dict[str, str] = {}
     reshaped: dict[tuple[int, bool, tuple[int, int]], Array] = {}  # shared matrices stay shared
@@ -242,6 +243,27 @@ def _rebuilt(
         return network
     kept = network.parameters if parameters is None else parameters
     return dataclasses.replace(build(definition, kept, limits=UNLIMITED), notes=network.notes, windows=network.windows)
+
+
+def blob_names(network: Network) -> dict[str, str]:
+    """The blobs with positions by name; what the cast renamed by the classifier's own name as well."""
+    maps = [blob for blob, shape in network.shapes.items() if len(shape) == 4]
+    own = {blob.removesuffix(SUFFIX): blob for blob in maps if blob.removesuffix(SUFFIX) not in network.shapes}
+    return {**own, **{blob: blob for blob in maps}}
+
+
+def _refuse_taken_names(network: Network) -> None:
+    """The names that the cast gives must be free."""
+    taken = {layer.name for layer in network.layers} | set(network.shapes)
+    for layer in network.layers:
+        clash = [name + SUFFIX for name in (layer.name, *layer.tops) if name + SUFFIX in taken]
+        if isinstance(layer, InnerProduct) and clash:
+            raise CastError(
+                f"the name {clash[0]!r} is taken",
+                where=layer.where,
+                why="the layer and its blob get that name when they become convolutional",
+                remedy="rename the layer or blob that has it, in the definition and in the weights",
+            )
 
 
 def _with_successor(message: LayerParameter, inserted: Mapping[str, LayerParameter]) -> Iterable[LayerParameter]:

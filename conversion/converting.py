@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from conversion import savedmodel
-from conversion.casting import SUFFIX, cast
+from conversion.casting import SUFFIX, blob_names, cast
 from conversion.errors import ConversionError, WeightsError
 from conversion.geometry import receptive_field
 from conversion.layers.convolution import Convolution
@@ -245,12 +245,13 @@ def _heads(network: Network, output: str) -> list[str]:
     if not blobs:
         last = next(layer for layer in reversed(network.layers) if output in layer.tops)
         blobs = dict.fromkeys(last.bottoms)
-    return [blob.removesuffix(SUFFIX) for blob in blobs]
+    names = {blob: name for name, blob in reversed(blob_names(network).items())}
+    return [names[blob] for blob in blobs]
 
 
 def _features(network: Network, wanted: Sequence[str]) -> dict[str, str]:
     """Feature name -> blob. A blob that the cast renamed is offered under the classifier's own name."""
-    names = {blob.removesuffix(SUFFIX): blob for blob, shape in network.shapes.items() if len(shape) == 4}
+    names = blob_names(network)
     unknown = [name for name in wanted if name not in names]
     if unknown:
         raise ConversionError(f"no blob {', '.join(unknown)}", remedy=f"the network has {', '.join(names)}")

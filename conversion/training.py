@@ -147,13 +147,16 @@ def _without_training(
     dead = set(labels)
     kept: list[LayerParameter] = []
     gone: list[LayerParameter] = []
-    softmaxed = {bottom for layer in layers if layer.type == "Softmax" for bottom in layer.bottom}
+    origin = _origins(layers)
+    softmaxed = {origin.get(b, b) for layer in layers if layer.type == "Softmax" for b in layer.bottom}
     for layer in layers:
         if layer.type in _DATA:
             continue
         first = layer.bottom[0] if layer.bottom else ""
-        if layer.type == "SoftmaxWithLoss" and first and first not in softmaxed and first not in dead:
+        only_loss = layer.type == "SoftmaxWithLoss" and origin.get(first, first) not in softmaxed
+        if only_loss and first and first not in dead:
             kept.append(layer)
+            dead.update(layer.top[:1])  # the loss itself, and what is reckoned from it
         elif layer.type == "Silence" and not dead.issuperset(layer.bottom):
             quiet = _copy(layer)
             quiet.bottom[:] = [bottom for bottom in layer.bottom if bottom not in dead]
@@ -164,6 +167,15 @@ def _without_training(
         else:
             kept.append(layer)
     return kept, gone
+
+
+def _origins(layers: Sequence[LayerParameter]) -> dict[str, str]:
+    """For each copy that a Split makes, the blob it is a copy of; saved nets are full of them."""
+    origin: dict[str, str] = {}
+    for layer in layers:
+        if layer.type == "Split":
+            origin.update(dict.fromkeys(layer.top, origin.get(layer.bottom[0], layer.bottom[0])))
+    return origin
 
 
 def _to_softmax(loss: LayerParameter, *, only: bool) -> LayerParameter:

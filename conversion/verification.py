@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from conversion.casting import SUFFIX
+from conversion.casting import blob_names
 from conversion.errors import VerificationError
 from conversion.evaluation import evaluate
 from conversion.geometry import Number
@@ -122,7 +122,7 @@ def verify(
                 _diverges(network, difference, size, tolerance)
             if difference.error >= worst.error:
                 worst = difference
-        _check_signatures(loaded, tensor, output, expected, size, tolerance)
+        _check_signatures(loaded, tensor, network, output, expected, size, tolerance)
     return VerificationMetadata(
         sizes=tuple((e.images.shape[0], e.images.shape[1], e.images.shape[2]) for e in against),
         tolerance=tolerance,
@@ -140,10 +140,17 @@ def _images(rng: np.random.Generator, batch: int, height: int, width: int) -> Ar
 
 
 def _check_signatures(
-    loaded: Any, images: Any, output: str, expected: Mapping[str, Array], size: tuple[int, int, int], tolerance: float
+    loaded: Any,
+    images: Any,
+    network: Network,
+    output: str,
+    expected: Mapping[str, Array],
+    size: tuple[int, int, int],
+    tolerance: float,
 ) -> None:
     """The signatures that users call must agree with the reference too."""
     tf = tensorflow()
+    blobs = blob_names(network)
     maps = _nhwc(expected[output])
     k = min(5, maps.shape[-1])
     best = -np.sort(-maps, axis=-1)[..., :k]
@@ -155,8 +162,7 @@ def _check_signatures(
         ("top_k", at_classes, best),
     ]
     for name, value in loaded.signatures["features"](images=images).items():
-        blob = name if name in expected else name + SUFFIX
-        checks.append((f"features ({name})", value.numpy(), _nhwc(expected[blob])))
+        checks.append((f"features ({name})", value.numpy(), _nhwc(expected[blobs[name]])))
     for name, found, wanted in checks:
         error = relative_error(found, wanted)
         if error > tolerance:

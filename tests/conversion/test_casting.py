@@ -14,8 +14,8 @@ from conversion import cast, evaluate, load_network
 from conversion.caffe_pb2 import NetParameter
 from conversion.casting import PASSES, bypass_flatten, inner_products_to_convolutions
 from conversion.errors import CastError
-from conversion.network import Network, learned, to_definition, with_weights
-from conversion.reading import blob_message
+from conversion.network import Network, build, learned, to_definition, with_weights
+from conversion.reading import blob_message, parse_definition
 from conversion.surgery import initialise, random_parameters
 from models import entry
 from tests.conversion.definitions import CLASSIFIER, convolution, data, inner_product, layer, network, pooling
@@ -409,3 +409,15 @@ def test_cast_equals_the_classifier_at_its_own_size(text: str, seed: int):
     dense = assert_same_at_training_size(classifier, seed)
     larger = {blob: (shape[0], shape[1], shape[2] + 5, shape[3] + 9) for blob, shape in classifier.inputs.items()}
     assert len(dense.shapes_at(larger)["prob"]) == 4
+
+
+@pytest.mark.parametrize(("name", "top"), [("fc-conv", "other"), ("other", "fc-conv")])
+def test_a_name_that_the_cast_would_give_twice_is_refused(name: str, top: str):
+    """Else the weights of one of the two would be lost."""
+    text = f"""
+    layer {{ name: "data" type: "Input" top: "data" input_param {{ shape {{ dim: 1 dim: 3 dim: 8 dim: 8 }} }} }}
+    layer {{ name: "fc" type: "InnerProduct" bottom: "data" top: "fc" inner_product_param {{ num_output: 3 }} }}
+    layer {{ name: "{name}" type: "InnerProduct" bottom: "fc" top: "{top}" inner_product_param {{ num_output: 3 }} }}
+    """
+    with pytest.raises(CastError, match="'fc-conv' is taken"):
+        cast(build(parse_definition(text.encode(), where="t")))

@@ -645,3 +645,16 @@ def test_more_padding_than_window_is_refused(tmp_path: Path):
     with pytest.raises(ConversionError, match="nominal window of -7"):
         convert(*_files(OVERPADDED, tmp_path), tmp_path / "m")
     assert not (tmp_path / "m").exists()
+
+
+def test_a_blob_whose_own_name_ends_like_a_casts_is_offered_as_it_is(tmp_path: Path):
+    text = """
+    layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 8 dim: 8 } } }
+    layer { name: "res" type: "Convolution" bottom: "data" top: "res"
+            convolution_param { num_output: 3 kernel_size: 3 } }
+    layer { name: "res-conv" type: "Convolution" bottom: "res" top: "res-conv"
+            convolution_param { num_output: 4 kernel_size: 6 } }
+    layer { name: "p" type: "Softmax" bottom: "res-conv" top: "p" }
+    """
+    metadata = convert(*_files(text, tmp_path), tmp_path / "m", features=["res", "res-conv"])
+    assert metadata.features == {"res": 3, "res-conv": 4}

@@ -12,7 +12,7 @@ from conversion import cast, convert, evaluate, load_network
 from conversion.caffe_pb2 import NetParameter
 from conversion.errors import ConversionError, NetworkError, UnsupportedError
 from conversion.network import Network, build, with_weights
-from conversion.reading import blob_message
+from conversion.reading import blob_message, parse_definition
 from conversion.surgery import random_parameters, save
 from conversion.training import strip
 from tests.conversion.definitions import convolution, data, definition, inner_product, layer, network, pooling
@@ -373,3 +373,37 @@ def test_training_net_and_snapshot_become_a_model(tmp_path: Path):
     assert model.notes == trained.notes
     with pytest.raises(ConversionError, match="crop 30x19 does not fit the weights"):
         convert(tmp_path / "train_val.prototxt", tmp_path / "iter_1.caffemodel.h5", tmp_path / "m", crop=(30, 19))
+
+
+SAVED = """
+layer { name: "data" type: "MemoryData" top: "data" top: "label"
+        memory_data_param { batch_size: 1 channels: 3 height: 8 width: 8 } }
+layer { name: "c" type: "InnerProduct" bottom: "data" top: "c" inner_product_param { num_output: 3 } }
+%s
+"""
+
+
+def test_a_head_that_has_a_softmax_behind_a_split_gets_no_second_one():
+    """Saved nets carry the Splits that Caffe inserted."""
+    text = (
+        SAVED
+        % """
+    layer { name: "c_split" type: "Split" bottom: "c" top: "c1" top: "c2" }
+    layer { name: "prob" type: "Softmax" bottom: "c1" top: "prob" }
+    layer { name: "loss" type: "SoftmaxWithLoss" bottom: "c2" bottom: "label" top: "loss" }
+    """
+    )
+    network = build(parse_definition(text.encode(), where="t"))
+    assert [layer.name for layer in network.layers if layer.caffe_type == "Softmax"] == ["prob"]
+
+
+def test_arithmetic_on_a_loss_goes_with_it():
+    text = (
+        SAVED
+        % """
+    layer { name: "loss" type: "SoftmaxWithLoss" bottom: "c" bottom: "label" top: "loss" }
+    layer { name: "weighted" type: "Power" bottom: "loss" top: "weighted" power_param { scale: 0.3 } }
+    """
+    )
+    network = build(parse_definition(text.encode(), where="t"))
+    assert network.outputs == ("prob",)

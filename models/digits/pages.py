@@ -15,13 +15,28 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageFilter
+
+from models.digits.strokes import (
+    SUPERSAMPLING,
+    Floats,
+    arc,
+    blot,
+    coil,
+    cropped,
+    cross,
+    dash,
+    drawn,
+    hatching,
+    long_stroke,
+    reduced,
+    tick,
+    wave,
+)
 
 Pixels = NDArray[np.uint8]
 Labels = NDArray[np.int64]
-_Floats = NDArray[np.floating]
 _Color = tuple[int, int, int]
-_Points = list[tuple[float, float]]
 
 # Side of the window that the model sees; the middle of a digit is at least `EDGE` from the first and the last pixel.
 WINDOW = 32
@@ -35,7 +50,6 @@ PITCH = 18
 _HELD_OUT = Path(__file__).parent / "held_out.npz"
 _SIDES = (160, 480)
 _SHARPENED = 12  # pixels a cell of an 8x8 image is enlarged to before its outline is made sharp
-_SUPERSAMPLING = 4
 
 _PAPERS: tuple[_Color, ...] = (
     (250, 243, 226),
@@ -192,7 +206,7 @@ def _write(
     return digits
 
 
-def _glyph(rng: np.random.Generator, image: Pixels, pen: float, variation: float) -> _Floats:
+def _glyph(rng: np.random.Generator, image: Pixels, pen: float, variation: float) -> Floats:
     """A digit as ink coverage 0 to 1, cropped to its ink: enlarged smoothly, made sharp, then bent a little.
 
     Args:
@@ -213,8 +227,8 @@ def _glyph(rng: np.random.Generator, image: Pixels, pen: float, variation: float
     angle, shear, aspect, scale = bends * (math.radians(4), 0.07, 0.05, 0.035)
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     bend = turn @ np.array([[1 + aspect, shear], [0, 1]]) * (1 + scale)
-    enlarged = DIGIT_HEIGHT / (8 * _SHARPENED) * _SUPERSAMPLING
-    target = 44 * _SUPERSAMPLING
+    enlarged = DIGIT_HEIGHT / (8 * _SHARPENED) * SUPERSAMPLING
+    target = 44 * SUPERSAMPLING
     edges = np.linspace(0, target, 5).astype(int)
     nodes = np.stack(np.meshgrid(edges, edges), axis=-1)
     source = (nodes - target / 2) @ np.linalg.inv(bend).T / enlarged + side / 2
@@ -229,20 +243,7 @@ def _glyph(rng: np.random.Generator, image: Pixels, pen: float, variation: float
     ]
     picture = Image.fromarray(np.rint(sharp * 255).astype(np.uint8))
     bent = picture.transform((target, target), Image.Transform.MESH, mesh, Image.Resampling.BILINEAR)
-    return _cropped(_reduced(bent))
-
-
-def _reduced(image: Image.Image) -> _Floats:
-    """A supersampled drawing as coverage 0 to 1."""
-    return np.asarray(image.reduce(_SUPERSAMPLING), dtype=np.float32) / 255
-
-
-def _cropped(coverage: _Floats) -> _Floats:
-    """The part with ink."""
-    rows, columns = (np.flatnonzero((coverage > 0.15).any(axis=axis)) for axis in (1, 0))
-    if not rows.size:
-        return coverage[:1, :1]
-    return coverage[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return cropped(reduced(bent))
 
 
 class _Sheet:
@@ -259,7 +260,7 @@ class _Sheet:
         y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
         shade = (clouds + grain - 5.0 * (y**2 + x**2))[..., None]
         # Shadows on paper are warm: blue loses most.
-        self._canvas: _Floats = color + shade * np.array([0.9, 1.0, 1.2], dtype=np.float32)
+        self._canvas: Floats = color + shade * np.array([0.9, 1.0, 1.2], dtype=np.float32)
 
     def finished(self) -> Pixels:
         """The sheet as RGB, uint8."""
@@ -299,7 +300,7 @@ class _Sheet:
 
     # Ink.
 
-    def draw(self, coverage: _Floats, top: int, left: int, color: _Color, opacity: float = 0.93) -> None:
+    def draw(self, coverage: Floats, top: int, left: int, color: _Color, opacity: float = 0.93) -> None:
         """Lays ink over a box of the sheet; it flows a little unevenly."""
         height, width = coverage.shape
         flow = 1 - 0.12 * np.abs(self._noise(5, (height, width)))
@@ -331,10 +332,10 @@ class _Sheet:
         y, x = np.mgrid[: self.height, : self.width].astype(np.float32)
         opacity, breadth = rng.uniform(0.25, 0.55), rng.uniform(0.8, 1.4)
 
-        def line(distance: _Floats) -> _Floats:
+        def line(distance: Floats) -> Floats:
             return np.clip(breadth / 2 + 0.5 - np.abs(distance), 0, 1) * opacity
 
-        def lines(along: _Floats) -> _Floats:
+        def lines(along: Floats) -> Floats:
             return line((along - first + spacing / 2) % spacing - spacing / 2)
 
         self._blend(lines(y - tilt * x), 0, 0, color)
@@ -348,11 +349,11 @@ class _Sheet:
     def doodle(self) -> None:
         """A mark of the pen that is no digit, where there is room for it."""
         rng = self.rng
-        kinds = (_long_stroke, _tick, _cross, _coil, _dash, _blot, _wave, _hatching)
+        kinds = (long_stroke, tick, cross, coil, dash, blot, wave, hatching)
         weights = np.array((3, 2, 2, 2, 3, 2, 2, 1))
         kind = kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))]
         breadth = rng.uniform(1.3, 2.6)
-        coverage = _drawn(kind(rng), breadth)
+        coverage = drawn(kind(rng), breadth)
         height, width = coverage.shape
         if height >= self.height or width >= self.width:
             return
@@ -369,19 +370,19 @@ class _Sheet:
         rng = self.rng
         for _ in range(rng.poisson(self.height * self.width / 6000)):
             if rng.random() < 0.6:
-                coverage = _drawn([[(0.0, 0.0), (0.1, 0.1)]], rng.uniform(0.8, 1.8))
+                coverage = drawn([[(0.0, 0.0), (0.1, 0.1)]], rng.uniform(0.8, 1.8))
             else:
-                coverage = _drawn([_arc(rng.uniform(3, 9), rng.uniform(-0.1, 0.1), rng.uniform(0, math.pi))], 0.8)
+                coverage = drawn([arc(rng.uniform(3, 9), rng.uniform(-0.1, 0.1), rng.uniform(0, math.pi))], 0.8)
             height, width = coverage.shape
             top, left = int(rng.integers(self.height - height)), int(rng.integers(self.width - width))
             self._blend(coverage * rng.uniform(0.15, 0.5), top, left, (110, 90, 66))
 
-    def _blend(self, coverage: _Floats, top: int, left: int, color: _Color) -> None:
+    def _blend(self, coverage: Floats, top: int, left: int, color: _Color) -> None:
         height, width = coverage.shape
         under = self._canvas[top : top + height, left : left + width]
         under += coverage[..., None] * (np.array(color, dtype=np.float32) - under)
 
-    def _noise(self, grid: int, size: tuple[int, int] | None = None) -> _Floats:
+    def _noise(self, grid: int, size: tuple[int, int] | None = None) -> Floats:
         """Smooth noise with one independent value about every `grid` pixels, mostly within -2 to 2."""
         height, width = size or (self.height, self.width)
         values = self.rng.standard_normal((height // grid + 2, width // grid + 2), dtype=np.float32)
@@ -392,94 +393,3 @@ class _Sheet:
 
 # Marks: each gives the pen's paths as points (x, y) in pixels. None has the size and form of a digit: what is straight
 # is far longer or far shorter than one, what is closed is far smaller.
-
-
-def _drawn(paths: Sequence[_Points], breadth: float) -> _Floats:
-    """Paths drawn with a round pen, as coverage 0 to 1, cropped to the ink."""
-    s = _SUPERSAMPLING
-    points = np.array([point for path in paths for point in path])
-    low = points.min(axis=0) - breadth
-    width, height = (int(side) + 2 for side in np.ceil(points.max(axis=0) + breadth - low))
-    image = Image.new("L", (width * s, height * s))
-    pen = ImageDraw.Draw(image)
-    radius = breadth * s / 2
-    for path in paths:
-        moved = [((x - low[0]) * s, (y - low[1]) * s) for x, y in path]
-        pen.line(moved, fill=255, width=max(1, round(breadth * s)), joint="curve")
-        for x, y in (moved[0], moved[-1]):
-            pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
-    return _cropped(_reduced(image))
-
-
-def _arc(length: float, bend: float, angle: float) -> _Points:
-    """A stroke that bends by `bend` radians for each of its ten steps."""
-    points, x, y, step = [(0.0, 0.0)], 0.0, 0.0, length / 10
-    for _ in range(10):
-        x, y, angle = x + step * math.cos(angle), y + step * math.sin(angle), angle + bend
-        points.append((x, y))
-    return points
-
-
-def _long_stroke(rng: np.random.Generator) -> list[_Points]:
-    """An underline or a long sweep of the pen in any direction."""
-    level = rng.random() < 0.5
-    angle = rng.normal(0, 0.08) if level else rng.uniform(0, math.pi)
-    return [_arc(rng.uniform(48, 130), rng.normal(0, 0.04), angle)]
-
-
-def _tick(rng: np.random.Generator) -> list[_Points]:
-    size = rng.uniform(9, 13)
-    return [[(0.0, 0.0), (size * 0.35, size * 0.45), (size * 1.2, -size * rng.uniform(0.6, 0.9))]]
-
-
-def _cross(rng: np.random.Generator) -> list[_Points]:
-    """Two or three short strokes through one point: a cross, a plus, an asterisk."""
-    half, count, turn = rng.uniform(4, 8), int(rng.integers(2, 4)), rng.uniform(0, math.pi)
-    angles = [turn + math.pi * i / count + rng.normal(0, 0.1) for i in range(count)]
-    return [[(-half * math.cos(a), -half * math.sin(a)), (half * math.cos(a), half * math.sin(a))] for a in angles]
-
-
-def _coil(rng: np.random.Generator) -> list[_Points]:
-    """Small loops in a row, as one tries a pen."""
-    radius, advance, turns = rng.uniform(3, 5.5), rng.uniform(0.7, 1.4), int(rng.integers(3, 9))
-    slant = rng.normal(0, 0.1)
-    t = np.linspace(0, 2 * math.pi * turns, 16 * turns)
-    x, y = radius * np.cos(t) + advance * t, radius * np.sin(t) + slant * advance * t
-    return [list(zip(x.tolist(), y.tolist(), strict=True))]
-
-
-def _dash(rng: np.random.Generator) -> list[_Points]:
-    """A hyphen, an equals sign, an apostrophe, quotation marks."""
-    level = rng.random() < 0.6
-    angle = (0.0 if level else math.pi / 2 + 0.4) + rng.normal(0, 0.15)
-    stroke = _arc(rng.uniform(4, 9), rng.normal(0, 0.04), angle)
-    if rng.random() < 0.6:
-        return [stroke]
-    return [stroke, [(x, y + 5) if level else (x + 5, y) for x, y in stroke]]
-
-
-def _blot(rng: np.random.Generator) -> list[_Points]:
-    """A drop of ink, filled by going round and round."""
-    t = np.linspace(0, 2 * math.pi * 6, 120)
-    wobble = 1 + 0.25 * np.sin(t % (2 * math.pi) * rng.integers(1, 4) + rng.uniform(0, 6))
-    radius = np.linspace(0, rng.uniform(2, 6), 120) * wobble
-    return [list(zip((radius * np.cos(t)).tolist(), (radius * np.sin(t)).tolist(), strict=True))]
-
-
-def _wave(rng: np.random.Generator) -> list[_Points]:
-    """A wavy line, as words look from afar."""
-    steps = int(rng.integers(120, 360))
-    phase = np.cumsum(rng.uniform(0.1, 0.45, steps))
-    swing = 3.2 + np.convolve(rng.normal(0, 6, steps), np.ones(16) / 16, mode="same")
-    x = np.arange(steps) * 0.32 + 1.6 * np.cos(phase)
-    return [list(zip(x.tolist(), (swing * np.sin(phase)).tolist(), strict=True))]
-
-
-def _hatching(rng: np.random.Generator) -> list[_Points]:
-    """Parallel strokes close together."""
-    count, length, apart = int(rng.integers(5, 10)), rng.uniform(14, 26), rng.uniform(4, 6)
-    lean = rng.uniform(0.2, 0.9)
-    return [
-        [(i * apart + rng.normal(0, 0.5), 0.0), (i * apart + lean * length * 0.6 + rng.normal(0, 0.5), -length)]
-        for i in range(count)
-    ]

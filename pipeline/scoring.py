@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 import secrets
 from collections.abc import Mapping
@@ -54,8 +55,8 @@ class ScoreImages(beam.PTransform):
 
     def __init__(
         self,
-        model: str,
-        output: str,
+        model: str | os.PathLike[str],
+        output: str | os.PathLike[str],
         *,
         k: int = DEFAULT_K,
         form: Form = Form.TOP_K,
@@ -68,6 +69,7 @@ class ScoreImages(beam.PTransform):
         open_engine: OpenEngine | None = None,
     ) -> None:
         super().__init__()
+        model, output = os.fspath(model), os.fspath(output)
         if k < 1:
             raise JobError(f"k is {k}", why="a cell keeps at least one class")
         self.run_id = run_id or new_run_id()

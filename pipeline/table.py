@@ -7,6 +7,7 @@ is, offline and with its filters pushed down: `maps = table.dataset(); duckdb.sq
 import difflib
 import heapq
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -71,7 +72,8 @@ class MapTable:
         TableError: There is no table at `root`, or none of densecast's, or not that version of it.
     """
 
-    def __init__(self, root: str, version: int | None = None) -> None:
+    def __init__(self, root: str | os.PathLike[str], version: int | None = None) -> None:
+        root = os.fspath(root)
         table = open_delta(root, version)
         if table is None:
             raise _no_table(root)

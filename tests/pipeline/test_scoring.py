@@ -84,8 +84,8 @@ def test_publishing_a_run_twice_changes_nothing(tmp_path: Path, collection: Path
 def test_an_empty_collection_publishes_an_empty_table(tmp_path: Path):
     model = write_model(tmp_path / "model")
     with beam.Pipeline(runner=open_runner("local"), options=PipelineOptions([])) as pipeline:
-        _ = pipeline | beam.Create([]) | ScoreImages(str(model), str(tmp_path / "maps"), open_engine=FakeEngine)
-    assert len(MapTable(str(tmp_path / "maps"))) == 0
+        _ = pipeline | beam.Create([]) | ScoreImages(model, tmp_path / "maps", open_engine=FakeEngine)
+    assert len(MapTable(tmp_path / "maps")) == 0
 
 
 class TestJob:

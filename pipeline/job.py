@@ -21,9 +21,24 @@ from pipeline.parts import check_root
 from pipeline.publishing import FOLDER, Published, open_delta, table_exists
 from pipeline.rows import Form
 from pipeline.runners import LOCAL, open_runner
-from pipeline.scoring import MAX_IMAGE_BYTES, ScoreImages, new_run_id, share
+from pipeline.scoring import MAX_IMAGE_BYTES, ScoreImages, new_run_id
 from pipeline.sources import ListImages
 from pipeline.table import MapTable
+
+_PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*(%?)")
+
+
+def share(text: str) -> float:
+    """A share of a whole, 0 to 1, as people write it; raises JobError.
+
+    >>> share("5%"), share("0.05"), share("0"), share("100%")
+    (0.05, 0.05, 0.0, 1.0)
+    """
+    match = _PERCENT.fullmatch(text.strip())
+    value = float(match[1]) / (100 if match[2] else 1) if match else -1.0
+    if not 0 <= value <= 1:
+        raise JobError(f"{text!r} is not a share", remedy="write 5% or 0.05, between 0 and 100%")
+    return value
 
 
 class ScoringJob(BaseModel):
@@ -150,7 +165,7 @@ def _run_pipeline(job: ScoringJob, metadata: ModelMetadata, runner: Any) -> None
             run_id=job.run_id,
             limits=limits,
             max_image_bytes=job.max_image_bytes,
-            summary={"job": json.loads(job.model_dump_json()), "model": metadata.name},
+            summary={"job": job.model_dump(mode="json"), "model": metadata.name},
         )
     )
     try:

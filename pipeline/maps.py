@@ -108,8 +108,13 @@ def top_k(probabilities: Probabilities, k: int = DEFAULT_K) -> CellScores:
     """
     order = np.argsort(-probabilities.astype(np.float32), axis=-1, kind="stable")[..., :k]
     scores = np.take_along_axis(probabilities, order, axis=-1).astype(np.float32)
-    residual = np.clip(1 - scores.sum(axis=-1, dtype=np.float64), 0, 1).astype(np.float32)
-    return CellScores(order.astype(np.int32), scores, residual)
+    return CellScores(order.astype(np.int32), scores, residual_mass(scores))
+
+
+def residual_mass(scores: Floats) -> Floats:
+    """The probability outside the kept classes: float32 [..., h, w] for scores [..., h, w, k], 0 to 1."""
+    outside: NDArray[np.float64] = np.clip(1 - scores.sum(axis=-1, dtype=np.float64), 0, 1)
+    return outside.astype(np.float32)
 
 
 class RankedClass(NamedTuple):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
-import re
 import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -86,7 +84,7 @@ class ScoreImages(beam.PTransform):
             max_image_bytes=max_image_bytes,
             flush_bytes=flush_bytes,
         )
-        self._publish = PublishFn(output, self.run_id, json.loads(metadata.model_dump_json()), dict(summary or {}))
+        self._publish = PublishFn(output, self.run_id, metadata.model_dump(mode="json"), dict(summary or {}))
 
     def expand(self, references: Any) -> Any:
         """See the class."""
@@ -108,19 +106,3 @@ def new_run_id() -> str:
 def _count_listed(reference: ImageReference) -> ImageReference:
     progress.count(progress.LISTED)
     return reference
-
-
-_PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*(%?)")
-
-
-def share(text: str) -> float:
-    """A share of a whole, 0 to 1, as people write it; raises JobError.
-
-    >>> share("5%"), share("0.05"), share("0"), share("100%")
-    (0.05, 0.05, 0.0, 1.0)
-    """
-    match = _PERCENT.fullmatch(text.strip())
-    value = float(match[1]) / (100 if match[2] else 1) if match else -1.0
-    if not 0 <= value <= 1:
-        raise JobError(f"{text!r} is not a share", remedy="write 5% or 0.05, between 0 and 100%")
-    return value

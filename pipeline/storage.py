@@ -184,7 +184,8 @@ def write_atomically(path: str, data: bytes) -> None:
 def _write_remote(target: str, data: bytes) -> None:
     folder, _, name = target.rpartition("/")
     partial = f"{folder}/{files.partial_name(name)}"
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(_delete_partial, partial)
         with FileSystems.create(partial, compression_type=CompressionTypes.UNCOMPRESSED) as file:
             file.write(data)
         FileSystems.rename([partial], [target])
@@ -198,12 +199,14 @@ def _write_remote(target: str, data: bytes) -> None:
                 where=target,
                 remedy="check that the credentials allow to copy and delete there, then run again",
             )
-    except BaseException:
-        # The first error is the one worth reporting, so one of the clean-up is dropped.
-        with contextlib.suppress(StorageError), _typed(partial, "cannot be deleted"):
-            if FileSystems.exists(partial):
-                FileSystems.delete([partial])
-        raise
+        undo.pop_all()
+
+
+def _delete_partial(partial: str) -> None:
+    # The error that led here is the one worth reporting, so one of the clean-up is dropped.
+    with contextlib.suppress(StorageError), _typed(partial, "cannot be deleted"):
+        if FileSystems.exists(partial):
+            FileSystems.delete([partial])
 
 
 def _name(path: str) -> str:

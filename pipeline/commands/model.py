@@ -11,7 +11,15 @@ from rich.progress import Progress
 from rich.table import Table
 
 from conversion.limits import Limits
-from pipeline.commands.options import Size, limit_options, need_tensorflow, numbers, refuse_existing, take_limits
+from pipeline.commands.options import (
+    Size,
+    limit_options,
+    need_tensorflow,
+    numbers,
+    print_report,
+    refuse_existing,
+    take_limits,
+)
 from pipeline.console import console
 
 
@@ -108,10 +116,7 @@ def inspect(network: str, input_size: tuple[int, int] | None, as_json: bool) -> 
     from pipeline.inspecting import render
 
     report = inspect_network(network, input_size)
-    if as_json:
-        click.echo(report.model_dump_json(indent=2))
-    else:
-        console().print(render(report))
+    print_report(report, render, as_json=as_json)
 
 
 @click.command()
@@ -133,10 +138,7 @@ def bench(model: str, sizes: str, batches: str, repeats: int, as_json: bool) -> 
 
     need_tensorflow()
     report = bench_model(model, numbers(sizes, "--sizes"), numbers(batches, "--batches"), repeats)
-    if as_json:
-        click.echo(report.model_dump_json(indent=2))
-    else:
-        console().print(render(report))
+    print_report(report, render, as_json=as_json)
 
 
 @click.command()
@@ -166,10 +168,7 @@ def verify(
     need_tensorflow()
     caffe = (definition, weights) if definition and weights else None
     report = verify_model(model, crops=crops, images=images, caffe=caffe)
-    if as_json:
-        click.echo(report.model_dump_json(indent=2))
-    else:
-        console().print(render(report))
+    print_report(report, render, as_json=as_json)
 
 
 @click.command()

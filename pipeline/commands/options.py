@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from pydantic import BaseModel
+from rich.console import RenderableType
 
 from conversion.errors import ConversionError
 from conversion.limits import Limits, flag
-from pipeline.console import load_tensorflow
+from pipeline.console import console, load_tensorflow
 
+Report = TypeVar("Report", bound=BaseModel)
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -78,6 +81,14 @@ def take_limits(options: dict[str, Any]) -> Limits:
     names = [field.name for field in dataclasses.fields(Limits)]
     flags = {name: name if name == "allow_nonfinite" else f"limit_{name}" for name in names}
     return Limits(**{name: options.pop(flag) for name, flag in flags.items()})
+
+
+def print_report(report: Report, render: Callable[[Report], RenderableType], *, as_json: bool) -> None:
+    """Prints a report: as JSON for programs, or rendered for people."""
+    if as_json:
+        click.echo(report.model_dump_json(indent=2))
+    else:
+        console().print(render(report))
 
 
 def refuse_existing(outputs: Sequence[str], inputs: Sequence[str], *, overwrite: bool) -> None:

@@ -14,7 +14,7 @@ from conversion.layers.layout import tensorflow
 from conversion.savedmodel import load
 from pipeline.engines.base import EngineOutOfMemoryError
 from pipeline.errors import EngineError
-from pipeline.maps import DEFAULT_K, CellScores, top_k
+from pipeline.maps import DEFAULT_K, CellScores, residual_mass, top_k
 from pipeline.rows import Form
 
 
@@ -60,8 +60,7 @@ class TensorFlowEngine:
         if self._form is Form.TOP_K:
             top = self._run(images=images, k=self._tf.constant(self._k))
             classes, scores = top["classes"].numpy(), top["scores"].numpy()
-            residual = np.clip(1 - scores.sum(axis=-1, dtype=np.float64), 0, 1).astype(np.float32)
-            return [CellScores(*cells) for cells in zip(classes, scores, residual, strict=True)]
+            return [CellScores(*cells) for cells in zip(classes, scores, residual_mass(scores), strict=True)]
         dtype = np.float16 if self._form is Form.FLOAT16 else np.float32
         probabilities = self._run(images=images)["probabilities"].numpy()
         return [top_k(p, self._k)._replace(probabilities=p.astype(dtype, copy=False)) for p in probabilities]

@@ -15,9 +15,8 @@ from PIL import Image
 
 from pipeline import MapTable, ScoreImages
 from pipeline.errors import JobError, TableError
-from pipeline.job import describe_job, run_job, worker_message
+from pipeline.job import describe_job, run_job, share, worker_message
 from pipeline.runners import open_runner
-from pipeline.scoring import share
 from pipeline.sources import ListImages
 from tests.pipeline.fakes import FakeEngine, probabilities, write_model
 

@@ -21,8 +21,9 @@ from pipeline.errors import EngineError
 from pipeline.maps import CellScores, Geometry, MapError, check_values
 from pipeline.parts import FLUSH_BYTES, PartWriter, Receipt
 from pipeline.publishing import Published, publish
+from pipeline.recipe import Recipe
 from pipeline.rejection import Reason, Rejected
-from pipeline.rows import ImageFacts, MapRow, MapTooLargeError, Recipe, rejected_row, scored_row
+from pipeline.rows import ImageFacts, MapRow, MapTooLargeError, rejected_row, scored_row
 from pipeline.sources import ImageReference
 
 Pending = tuple[ImageFacts, DecodedImage]

@@ -19,7 +19,7 @@ from pipeline.errors import InterruptedRunError, JobError, TableError
 from pipeline.maps import DEFAULT_K
 from pipeline.parts import check_root
 from pipeline.publishing import FOLDER, Published, open_delta, table_exists
-from pipeline.rows import Form
+from pipeline.recipe import Form
 from pipeline.runners import LOCAL, open_runner
 from pipeline.scoring import MAX_IMAGE_BYTES, ScoreImages, new_run_id
 from pipeline.sources import ListImages

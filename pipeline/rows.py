@@ -1,7 +1,6 @@
-"""The rows of the table: one image at one scale, scored or rejected, and how a map becomes a row and a map again."""
+"""The rows of the table: an image, or a tile of a huge one, at one scale; scored, rejected or deleted."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
@@ -11,7 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.maps import DEFAULT_K, CellScores, ClassificationMap, Floats, Geometry, Integers, MapError, check_cells
+from pipeline.maps import CellScores, Floats, Geometry, Integers, MapError, check_cells
+from pipeline.recipe import Form, Recipe
 from pipeline.rejection import Reason
 
 LARGEST_VALUE_BYTES = 1 << 30  # Parquet and Arrow count the bytes of a value, and of a page, in 31 bits
@@ -23,30 +23,37 @@ class MapTooLargeError(MapError):
 
 
 class Status(StrEnum):
-    """What became of an image."""
+    """What became of an image: it has a map, it has none for a reason, or it is in the collection no longer."""
 
     SCORED = "scored"
     REJECTED = "rejected"
+    DELETED = "deleted"
 
 
-class Form(StrEnum):
-    """How much of a map is kept: the best k classes of every cell, or all probabilities besides."""
-
-    TOP_K = "top-k"
-    FLOAT16 = "float16"
-    FLOAT32 = "float32"
-
-
-_DTYPES: dict[Form, np.dtype[Any]] = {Form.FLOAT16: np.dtype("<f2"), Form.FLOAT32: np.dtype("<f4")}
-
-
-_GEOMETRY = pa.struct([pa.field(field.name, pa.float64()) for field in fields(Geometry)])
+DTYPES: dict[Form, np.dtype[Any]] = {
+    Form.LOG_UINT8: np.dtype("u1"),
+    Form.FLOAT16: np.dtype("<f2"),
+    Form.FLOAT32: np.dtype("<f4"),
+}
+"""How `probabilities` are stored; the other forms have none."""
 
 
 def _list_of(value: Any) -> Any:
     # Delta, and Parquet's own rules, call the inner field "element"; Arrow's default is "item".
     return pa.list_(pa.field("element", value))
 
+
+_GEOMETRY = pa.struct([pa.field(field.name, pa.float64()) for field in fields(Geometry)])
+_FEATURE = pa.struct(
+    [
+        pa.field("name", pa.string()),
+        pa.field("height", pa.int32()),
+        pa.field("width", pa.int32()),
+        pa.field("channels", pa.int32()),
+        pa.field("dtype", pa.string()),
+        pa.field("values", pa.binary()),
+    ]
+)
 
 SCHEMA: Any = pa.schema(
     [
@@ -58,9 +65,16 @@ SCHEMA: Any = pa.schema(
         pa.field("detail", pa.string()),
         pa.field("image_bytes", pa.int64()),
         pa.field("image_digest", pa.string()),
+        pa.field("image_version", pa.string()),
         pa.field("image_height", pa.int32()),
         pa.field("image_width", pa.int32()),
         pa.field("scale", pa.float64(), nullable=False),
+        pa.field("scored_height", pa.int32()),
+        pa.field("scored_width", pa.int32()),
+        pa.field("tile_index", pa.int32(), nullable=False),
+        pa.field("tile_count", pa.int32(), nullable=False),
+        pa.field("tile_y", pa.int32(), nullable=False),
+        pa.field("tile_x", pa.int32(), nullable=False),
         pa.field("map_height", pa.int32()),
         pa.field("map_width", pa.int32()),
         pa.field("geometry", _GEOMETRY),
@@ -70,42 +84,21 @@ SCHEMA: Any = pa.schema(
         pa.field("residual", _list_of(pa.float32())),
         pa.field("probabilities", pa.binary()),
         pa.field("class_count", pa.int32()),
+        pa.field("features", _list_of(_FEATURE)),
+        pa.field("map_digest", pa.string()),
         pa.field("model_digest", pa.string(), nullable=False),
         pa.field("precision", pa.string(), nullable=False),
+        pa.field("recipe", pa.string(), nullable=False),
         pa.field("run_id", pa.string(), nullable=False),
         pa.field("scored_at", pa.timestamp("us", tz="UTC"), nullable=False),
     ]
 )
 
+ARRAYS = ("classes", "scores", "residual", "probabilities", "features")
+"""The bulky columns."""
 
-_ARRAYS = ("classes", "scores", "residual", "probabilities")
-
-# What reading a map takes; the other columns need not be loaded.
-MAP_COLUMNS = (
-    *("key", "uri", "id", "status", "image_height", "image_width", "scale", "map_height", "map_width", "geometry"),
-    *("form", *_ARRAYS, "model_digest", "run_id"),
-)
-
-
-def map_key(
-    image_digest: str, model_digest: str, scale: float, form: str, *, precision: str = "float32", k: int = DEFAULT_K
-) -> str:
-    """The content address of a map: equal keys mean equal maps, so a key that a table has need not be computed again.
-
-    Args:
-        image_digest: SHA-256 of the image file, in hex.
-        model_digest: Digest of the model; it covers weights, definition and preprocessing.
-        scale: By what the image is enlarged before it is scored.
-        form: One of `Form`.
-        precision: What the engine computes in.
-        k: How many classes a cell keeps, as asked for (before a model with fewer classes cuts it).
-
-    Returns:
-        SHA-256 in hex, 64 characters.
-    """
-    # JSON, because a mere concatenation would let two different tuples spell the same text.
-    parts = [1, image_digest, model_digest, float(scale), str(form), precision, int(k)]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+IDENTITY = ("uri", "scale", "tile_index")
+"""What no two rows of a table have in common."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +112,7 @@ class ImageFacts:
         digest: SHA-256 of the file, in hex.
         height: Pixels.
         width: Pixels.
+        version: What `ImageReference.version` said of the file when it was listed.
     """
 
     uri: str
@@ -127,30 +121,43 @@ class ImageFacts:
     digest: str | None = None
     height: int | None = None
     width: int | None = None
+    version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
-    """What a run makes of every image: with the image's digest, everything that a map depends on.
+class Placement:
+    """Which part of an image's maps a row is.
 
     Attributes:
-        model_digest: Digest of the model (weights, definition, preprocessing).
-        scale: By what an image is enlarged before it is scored; positive.
-        form: How much of a map is kept.
-        k: How many classes a cell keeps, at most.
-        precision: What the engine computes in.
+        scale: The scale that was asked for; a rejected image has a row at each.
+        height: Rows of pixels that the model saw of the whole image, after scaling.
+        width: Columns of the same.
+        tile_index: Which tile of a huge image, counted from 0 by rows.
+        tile_count: How many tiles there are; 1 for an image that was not cut.
+        tile_y: The row of the image's map that is row 0 of the tile's.
+        tile_x: The same for columns.
     """
 
-    model_digest: str
     scale: float = 1.0
-    form: Form = Form.TOP_K
-    k: int = DEFAULT_K
-    precision: str = "float32"
+    height: int | None = None
+    width: int | None = None
+    tile_index: int = 0
+    tile_count: int = 1
+    tile_y: int = 0
+    tile_x: int = 0
 
-    def key(self, image: ImageFacts) -> str:
-        """The key of the row of `image`: `map_key`, or for an image that could not be read one made of its uri."""
-        digest = image.digest or f"uri:{storable(image.uri)}"
-        return map_key(digest, self.model_digest, self.scale, self.form, precision=self.precision, k=self.k)
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """A blob kept beside a map.
+
+    Attributes:
+        name: Caffe's name of the blob.
+        values: float32 or float16 [h, w, channels]; its cells need not be those of the map.
+    """
+
+    name: str
+    values: Any
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -165,9 +172,16 @@ class MapRow:
     detail: str | None
     image_bytes: int | None
     image_digest: str | None
+    image_version: str | None
     image_height: int | None
     image_width: int | None
     scale: float
+    scored_height: int | None
+    scored_width: int | None
+    tile_index: int
+    tile_count: int
+    tile_y: int
+    tile_x: int
     map_height: int | None
     map_width: int | None
     geometry: Mapping[str, float] | None
@@ -177,8 +191,11 @@ class MapRow:
     residual: Floats | None
     probabilities: bytes | None
     class_count: int | None
+    features: Sequence[Mapping[str, Any]] | None
+    map_digest: str | None
     model_digest: str
     precision: str
+    recipe: str
     run_id: str
     scored_at: datetime
 
@@ -186,8 +203,9 @@ class MapRow:
     def size_bytes(self) -> int:
         """About how many bytes the row holds in memory; its share of a compressed file is smaller."""
         arrays = sum(array.nbytes for array in (self.classes, self.scores, self.residual) if array is not None)
+        blobs = sum(len(feature["values"]) for feature in self.features or ())
         text = sum(len(value) for value in (self.uri, self.id, self.detail) if value is not None)
-        return 512 + text + arrays + len(self.probabilities or b"")
+        return 512 + text + arrays + len(self.probabilities or b"") + blobs
 
 
 def scored_row(
@@ -199,17 +217,21 @@ def scored_row(
     class_count: int,
     run_id: str,
     scored_at: datetime,
+    placement: Placement | None = None,
+    features: Sequence[Feature] = (),
 ) -> MapRow:
     """The row of a map.
 
     Args:
         image: The image; its digest and size must be known.
         recipe: What was made of it.
-        geometry: Where the cells lie in the image.
+        geometry: Where the cells of the whole image's map lie in the image, in pixels of the image as it was read.
         cells: What was computed; `probabilities` as `recipe.form` asks, which is how they are stored.
         class_count: C, how many classes the model has.
         run_id: The run.
         scored_at: When, with a time zone.
+        placement: Which part of the image's maps it is; by default all of its map at scale 1.
+        features: Blobs to keep beside it.
 
     Raises:
         MapError: The arrays do not fit each other, the recipe or the class count, or are too large for one row.
@@ -218,39 +240,44 @@ def scored_row(
         raise MapError("a map needs the digest and the size of its image", where=image.uri)
     check_cells(image.uri, cells, class_count)
     height, width, _ = cells.classes.shape
-    dtype = _DTYPES.get(recipe.form)
+    dtype = DTYPES.get(recipe.form)
     if (dtype is None) != (cells.probabilities is None):
         found = "no probabilities" if cells.probabilities is None else "probabilities"
         raise MapError(f"{found} for a map of the form {recipe.form}", where=image.uri)
     stored = None
     if cells.probabilities is not None and dtype is not None:
-        size = cells.probabilities.size * dtype.itemsize
-        if size > LARGEST_VALUE_BYTES:
-            raise MapTooLargeError(
-                f"a map of {height} x {width} cells and {class_count} classes takes {size:,} bytes as {recipe.form}",
-                where=image.uri,
-                why=f"a row of the table holds at most {LARGEST_VALUE_BYTES:,}",
-                remedy="keep the top k classes only, use float16, a smaller scale, or cut the image into pieces",
-            )
+        _check_storable(image.uri, f"{class_count} classes", recipe.form, cells.probabilities, dtype)
         stored = np.ascontiguousarray(cells.probabilities, dtype=dtype).tobytes()
+    arrays = {
+        "classes": np.ascontiguousarray(cells.classes).reshape(-1),
+        "scores": np.ascontiguousarray(cells.scores).reshape(-1),
+        "residual": np.ascontiguousarray(cells.residual).reshape(-1),
+        "probabilities": stored,
+        "features": [_stored_feature(image.uri, feature) for feature in features] or None,
+    }
     return MapRow(
-        **_common(image, recipe, run_id, scored_at),
+        **_common(image, recipe, placement or Placement(1.0, image.height, image.width), run_id, scored_at),
+        **arrays,
         status=Status.SCORED.value,
         reason=None,
         detail=None,
         map_height=height,
         map_width=width,
         geometry={name: float(value) for name, value in asdict(geometry).items()},
-        classes=np.ascontiguousarray(cells.classes).reshape(-1),
-        scores=np.ascontiguousarray(cells.scores).reshape(-1),
-        residual=np.ascontiguousarray(cells.residual).reshape(-1),
-        probabilities=stored,
         class_count=class_count,
+        map_digest=map_digest(height, width, **arrays),
     )
 
 
 def rejected_row(
-    image: ImageFacts, recipe: Recipe, reason: Reason, detail: str, *, run_id: str, scored_at: datetime
+    image: ImageFacts,
+    recipe: Recipe,
+    reason: Reason,
+    detail: str,
+    *,
+    run_id: str,
+    scored_at: datetime,
+    placement: Placement | None = None,
 ) -> MapRow:
     """The row of an image that has no map, and why.
 
@@ -261,21 +288,71 @@ def rejected_row(
         detail: The failure itself, for people; cut to `DETAIL_LENGTH` characters.
         run_id: The run.
         scored_at: When it was given up, with a time zone.
+        placement: At which scale; 1 by default.
     """
     return MapRow(
-        **_common(image, recipe, run_id, scored_at),
+        **_common(image, recipe, placement or Placement(), run_id, scored_at),
+        **dict.fromkeys((*ARRAYS, "map_height", "map_width", "geometry", "class_count", "map_digest")),
         status=Status.REJECTED.value,
         reason=str(reason),
         detail=storable(detail)[:DETAIL_LENGTH],
-        map_height=None,
-        map_width=None,
-        geometry=None,
-        classes=None,
-        scores=None,
-        residual=None,
-        probabilities=None,
-        class_count=None,
     )
+
+
+def map_digest(
+    height: int,
+    width: int,
+    *,
+    classes: Any,
+    scores: Any,
+    residual: Any,
+    probabilities: bytes | None,
+    features: Sequence[Mapping[str, Any]] | None,
+) -> str:
+    """SHA-256 in hex of a map as it is stored, whatever files it is copied to: what `densecast check` compares.
+
+    Args:
+        height: Cells.
+        width: Cells.
+        classes: int32, flat.
+        scores: float32, flat.
+        residual: float32, flat.
+        probabilities: As stored, or None.
+        features: As stored, or None.
+    """
+    sha = hashlib.sha256(f"{height} {width}".encode())
+    for array, dtype in ((classes, "<i4"), (scores, "<f4"), (residual, "<f4")):
+        sha.update(np.ascontiguousarray(array, dtype=dtype).data)
+    sha.update(probabilities or b"")
+    for feature in features or ():
+        sha.update("\0".join(str(feature[name]) for name in ("name", "height", "width", "dtype")).encode())
+        sha.update(feature["values"])
+    return sha.hexdigest()
+
+
+def _check_storable(where: str, what: str, form: str, array: Any, dtype: np.dtype[Any]) -> None:
+    size = array.size * dtype.itemsize
+    if size > LARGEST_VALUE_BYTES:
+        raise MapTooLargeError(
+            f"a map of {array.shape[0]} x {array.shape[1]} cells and {what} takes {size:,} bytes as {form}",
+            where=where,
+            why=f"a row of the table holds at most {LARGEST_VALUE_BYTES:,}",
+            remedy="keep the top k classes only, use float16, a smaller scale, or smaller tiles",
+        )
+
+
+def _stored_feature(where: str, feature: Feature) -> dict[str, Any]:
+    height, width, channels = feature.values.shape
+    values = np.ascontiguousarray(feature.values).astype(feature.values.dtype.newbyteorder("<"), copy=False)
+    _check_storable(where, f"{channels} channels of {feature.name}", values.dtype.name, values, values.dtype)
+    return {
+        "name": feature.name,
+        "height": height,
+        "width": width,
+        "channels": channels,
+        "dtype": values.dtype.name,
+        "values": values.tobytes(),
+    }
 
 
 def rows_to_arrow(rows: Sequence[MapRow]) -> Any:
@@ -293,78 +370,32 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _common(image: ImageFacts, recipe: Recipe, run_id: str, scored_at: datetime) -> dict[str, Any]:
+def _common(
+    image: ImageFacts, recipe: Recipe, placement: Placement, run_id: str, scored_at: datetime
+) -> dict[str, Any]:
     if scored_at.tzinfo is None:
         raise MapError(f"the time {scored_at} has no time zone", where=image.uri, remedy="use datetime.now(UTC)")
     return {
-        "key": recipe.key(image),
+        # An image that could not be read has no content to be addressed by.
+        "key": recipe.key(image.digest or f"uri:{storable(image.uri)}", placement.scale),
         "uri": storable(image.uri),
         "id": None if image.id is None else storable(image.id),
         "image_bytes": image.size_bytes,
         "image_digest": image.digest,
+        "image_version": image.version,
         "image_height": image.height,
         "image_width": image.width,
-        "scale": float(recipe.scale),
+        "scale": float(placement.scale),
+        "scored_height": placement.height,
+        "scored_width": placement.width,
+        "tile_index": placement.tile_index,
+        "tile_count": placement.tile_count,
+        "tile_y": placement.tile_y,
+        "tile_x": placement.tile_x,
         "form": str(recipe.form),
         "model_digest": recipe.model_digest,
         "precision": recipe.precision,
+        "recipe": recipe.digest,
         "run_id": run_id,
         "scored_at": scored_at,
     }
-
-
-def map_from_row(row: Mapping[str, Any], labels: tuple[str, ...]) -> ClassificationMap:
-    """The map that a scored row holds, exactly as it was stored.
-
-    Args:
-        row: The columns of `MAP_COLUMNS` as Arrow scalars: what `scalars` gives.
-        labels: The labels of the row's model.
-
-    Raises:
-        MapError: The row is a rejection, or its arrays do not fit each other.
-    """
-    value = {name: row[name].as_py() for name in MAP_COLUMNS if name not in _ARRAYS}
-    where = value["uri"]
-    if value["status"] != Status.SCORED:
-        raise MapError("the row is a rejection and holds no map", where=where)
-    height, width, form = value["map_height"], value["map_width"], value["form"]
-    if not height or not width or value["geometry"] is None:
-        raise MapError("the row has no map size or no geometry", where=where)
-    if form not in list(Form):
-        raise MapError(
-            f"the map has the unknown form {form!r}", where=where, remedy="read it with a newer version of densecast"
-        )
-    dtype = _DTYPES.get(Form(form))
-    try:
-        stored = None if dtype is None else np.frombuffer(row["probabilities"].as_buffer(), dtype=dtype)
-        return ClassificationMap(
-            uri=where,
-            id=value["id"],
-            image_size=(value["image_height"], value["image_width"]),
-            labels=labels,
-            classes=_values(row["classes"], np.int32).reshape(height, width, -1),
-            scores=_values(row["scores"], np.float32).reshape(height, width, -1),
-            residual=_values(row["residual"], np.float32).reshape(height, width),
-            # A copy, because the bytes of a row may lie at any address.
-            probabilities=None
-            if stored is None
-            else stored.astype(stored.dtype.newbyteorder("=")).reshape(height, width, -1),
-            geometry=Geometry(**value["geometry"]),
-            model_digest=value["model_digest"],
-            run_id=value["run_id"],
-            scale=value["scale"],
-            key=value["key"],
-        )
-    except (ValueError, TypeError, AttributeError) as error:
-        raise MapError(
-            f"the arrays of the row do not make a map of {height} x {width} cells: {error}", where=where
-        ) from error
-
-
-def scalars(batch: Any, index: int) -> dict[str, Any]:
-    """Row `index` of a `pyarrow.RecordBatch` or `Table`, as Arrow scalars by column."""
-    return {name: batch.column(name)[index] for name in batch.schema.names}
-
-
-def _values(scalar: Any, dtype: type[np.generic]) -> Any:
-    return scalar.values.to_numpy(zero_copy_only=False).astype(dtype, casting="equiv")

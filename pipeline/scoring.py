@@ -20,7 +20,7 @@ from pipeline.errors import JobError
 from pipeline.inference import PublishFn, ScoreFn
 from pipeline.maps import DEFAULT_K
 from pipeline.parts import FLUSH_BYTES, check_run_id
-from pipeline.rows import Form, Recipe
+from pipeline.recipe import Form, Recipe
 from pipeline.sources import ImageReference
 
 MAX_IMAGE_BYTES = 512 * 2**20

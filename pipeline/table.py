@@ -25,7 +25,8 @@ from pipeline import storage
 from pipeline.errors import TableError
 from pipeline.maps import ClassificationMap
 from pipeline.publishing import FOLDER, check_columns, delta_location, open_delta
-from pipeline.rows import MAP_COLUMNS, Status, map_from_row, scalars, storable
+from pipeline.rows import Status, storable
+from pipeline.stored import MAP_COLUMNS, map_from_row, scalars
 
 _BATCH_ROWS = 64
 _SUGGESTIONS = 3

@@ -17,7 +17,7 @@ from pipeline import storage
 from pipeline.crops import CropsReport, compare_with_crops, example_images
 from pipeline.decoding import DecodeLimits, decode
 from pipeline.engines import TensorFlowEngine
-from pipeline.rows import Form
+from pipeline.recipe import Form
 from pipeline.sources import match
 
 

@@ -11,7 +11,7 @@ import click
 
 from pipeline.commands.options import PassThrough, need_tensorflow
 from pipeline.console import console
-from pipeline.rows import Form
+from pipeline.recipe import Form
 
 EXIT_REJECTED = 3
 

@@ -15,7 +15,7 @@ from conversion.savedmodel import load
 from pipeline.engines.base import EngineOutOfMemoryError
 from pipeline.errors import EngineError
 from pipeline.maps import DEFAULT_K, CellScores, residual_mass, top_k
-from pipeline.rows import Form
+from pipeline.recipe import Form
 
 
 class TensorFlowEngine:

@@ -12,14 +12,26 @@ class ImageReference(NamedTuple):
     """Where an image is; what is shuffled instead of its pixels.
 
     Attributes:
-        uri: An absolute local path, or `scheme://`; as `resolve` writes it.
-        id: The user's own name of the image, from a manifest; empty where there is none.
-        size_bytes: Size of the file, or -1 where it is not known before reading.
+        uri: The image's address, its name in the table: an absolute local path, or `scheme://`, as `resolve` writes it;
+            of a member of a container the container's address, `#` and the member (`shard.tar#cats/1.jpg`).
+        id: The user's own name of the image, from a manifest or a container; empty where there is none.
+        size_bytes: Size of the image file, or -1 where it is not known before reading.
+        version: Text that changes when the content does (size and time of change, an ETag, a checksum), known without
+            reading the image; empty where nothing is known, and the content has to be looked at.
+        container: The file that holds the image; empty where the image is a file of its own.
+        kind: How the container is read: `tar`, `zip`, `parquet`, `tfrecord`; empty where there is none.
+        offset: Where in the container: of the first byte, or the number of the record; -1 where there is none.
+        fault: Why the image cannot be read, where listing found that out, as `str(Rejected)` has it; mostly empty.
     """
 
     uri: str
     id: str = ""
     size_bytes: int = -1
+    version: str = ""
+    container: str = ""
+    kind: str = ""
+    offset: int = -1
+    fault: str = ""
 
 
 def resolve(address: str, folder: str = "") -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from conversion import cast, convert, evaluate, load_network
 from pipeline.engines import TensorFlowEngine
-from pipeline.rows import Form
+from pipeline.recipe import Form
 from tests.golden_cases import GOLDEN
 
 NET = GOLDEN / "nets" / "caffenet_small"

@@ -14,7 +14,8 @@ from pipeline.decoding import DecodeLimits
 from pipeline.errors import EngineError
 from pipeline.inference import ScoreFn, Scorer
 from pipeline.maps import CellScores
-from pipeline.rows import Form, MapRow, Recipe, rows_to_arrow
+from pipeline.recipe import Form, Recipe
+from pipeline.rows import MapRow, rows_to_arrow
 from pipeline.sources import ImageReference
 from tests.pipeline.fakes import METADATA, FakeEngine, probabilities
 

@@ -12,21 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.maps import CellError, CellScores, ClassificationMap, Geometry, MapError, top_k
+from pipeline.recipe import Form, Recipe
 from pipeline.rejection import Reason
-from pipeline.rows import (
-    DETAIL_LENGTH,
-    SCHEMA,
-    Form,
-    ImageFacts,
-    MapRow,
-    Recipe,
-    map_from_row,
-    map_key,
-    rejected_row,
-    rows_to_arrow,
-    scalars,
-    scored_row,
-)
+from pipeline.rows import DETAIL_LENGTH, SCHEMA, ImageFacts, MapRow, Placement, rejected_row, rows_to_arrow, scored_row
+from pipeline.stored import map_from_row, scalars
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 CAFFENET = Geometry(32, 32, 113, 113, 227, 227, 355, 355)
@@ -107,8 +96,9 @@ def test_a_map_comes_back_from_its_row_exactly(
     cells = make_cells(height, width, classes, k, form, seed)
     geometry = Geometry(*numbers)
     image = dataclasses.replace(IMAGE, uri=uri, id=id_)
-    recipe = Recipe(MODEL, scale, form, k)
-    row = scored_row(image, recipe, geometry, cells, class_count=classes, run_id="r1", scored_at=NOW)
+    recipe = Recipe(MODEL, form, k)
+    place = Placement(scale, 480, 640)
+    row = scored_row(image, recipe, geometry, cells, class_count=classes, run_id="r1", scored_at=NOW, placement=place)
     other = rejected_row(image, recipe, Reason.CORRUPT, "bad", run_id="r1", scored_at=NOW)
     table = through_parquet([other, row, other])
     assert table.schema == SCHEMA
@@ -131,8 +121,9 @@ def test_a_map_comes_back_from_its_row_exactly(
 
 def test_the_columns_stay_in_their_order() -> None:
     assert " ".join(SCHEMA.names) == (
-        "key uri id status reason detail image_bytes image_digest image_height image_width scale map_height map_width "
-        "geometry form classes scores residual probabilities class_count model_digest precision run_id scored_at"
+        "key uri id status reason detail image_bytes image_digest image_version image_height image_width scale "
+        "scored_height scored_width tile_index tile_count tile_y tile_x map_height map_width geometry form classes "
+        "scores residual probabilities class_count features map_digest model_digest precision recipe run_id scored_at"
     )
     assert [field.name for field in dataclasses.fields(MapRow)] == SCHEMA.names
 
@@ -152,27 +143,29 @@ def test_a_rejection_keeps_what_is_known_and_cuts_long_details() -> None:
 
 def test_keys_differ_wherever_maps_may() -> None:
     digest = "d" * 64
-    keys = [
-        map_key(digest, MODEL, 1.0, "top-k"),
-        map_key("e" * 64, MODEL, 1.0, "top-k"),
-        map_key(digest, "m", 1.0, "top-k"),
-        map_key(digest, MODEL, 2.0, "top-k"),
-        map_key(digest, MODEL, 1.0, "float16"),
-        map_key(digest, MODEL, 1.0, "top-k", precision="bfloat16"),
-        map_key(digest, MODEL, 1.0, "top-k", k=10),
-        Recipe(MODEL).key(ImageFacts("a.jpg")),
-        Recipe(MODEL).key(ImageFacts("b.jpg")),
+    recipes = [
+        Recipe(MODEL),
+        Recipe("m"),
+        Recipe(MODEL, Form.FLOAT16),
+        Recipe(MODEL, precision="bfloat16"),
+        Recipe(MODEL, k=10),
+        Recipe(MODEL, resize=256),
+        Recipe(MODEL, resize=(256, 256)),
+        Recipe(MODEL, max_side=256),
+        Recipe(MODEL, features=("fc7",)),
     ]
+    keys = [recipe.key(digest, 1.0) for recipe in recipes]
+    keys += [Recipe(MODEL).key("e" * 64, 1.0), Recipe(MODEL).key(digest, 2.0)]
+    digests = [recipe.digest for recipe in [*recipes, Recipe(MODEL, scales=(1.0, 0.5))]]
+    assert len(set(digests)) == len(digests)
     assert len(set(keys)) == len(keys)
     assert all(len(key) == 64 for key in keys)
 
 
 def test_a_key_is_the_same_for_ever() -> None:
     """A changed key would have every collection scored again."""
-    assert (
-        map_key("d" * 64, "m" * 64, 1, Form.TOP_K) == "c34c892ed693516c2943eb747d9d5e65e847d3074563ad383bd2f24888e1061c"
-    )
-    assert map_key("d" * 64, "m" * 64, 1, Form.TOP_K) == Recipe("m" * 64).key(ImageFacts("x", digest="d" * 64))
+    assert Recipe("m" * 64).key("d" * 64, 1) == "68fa2c1cce5aa4a691724317a7d9a6237a70d0133bdc5a4ba0339f304c452418"
+    assert Recipe("m" * 64).digest == "c3e3912dc03d729d3827cff618009339a85eea63e57f9a28a9c2d7fe23ea2aa9"
 
 
 def test_rows_are_picklable() -> None:

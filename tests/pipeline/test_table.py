@@ -21,8 +21,9 @@ from pipeline.errors import TableError
 from pipeline.maps import Geometry, top_k
 from pipeline.parts import PartWriter, Receipt
 from pipeline.publishing import Published
+from pipeline.recipe import Form, Recipe
 from pipeline.rejection import Reason
-from pipeline.rows import SCHEMA, Form, ImageFacts, MapRow, Recipe, rejected_row, scored_row
+from pipeline.rows import SCHEMA, ImageFacts, MapRow, Placement, rejected_row, scored_row
 from pipeline.table import MapTable, Rejection
 
 # Most tests here read tables that several runs wrote; by itself a run does not join another's.
@@ -43,7 +44,16 @@ def make_scored(
         cells = cells._replace(probabilities=probabilities.astype(str(form)))
     image = ImageFacts(uri, id_, 100, hashlib.sha256(ascii(uri).encode()).hexdigest(), 96, 96)
     geometry = Geometry(32, 32, 16, 16, 32, 32, 32, 32)
-    return scored_row(image, Recipe(MODEL, scale, form), geometry, cells, class_count=4, run_id=run_id, scored_at=NOW)
+    return scored_row(
+        image,
+        Recipe(MODEL, form),
+        geometry,
+        cells,
+        class_count=4,
+        run_id=run_id,
+        scored_at=NOW,
+        placement=Placement(scale, 96, 96),
+    )
 
 
 def make_rejected(uri: str, run_id: str = "r1", reason: Reason = Reason.CORRUPT) -> MapRow:

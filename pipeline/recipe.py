@@ -1,0 +1,76 @@
+"""What a run makes of every image, and the content addresses that follow from it."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pipeline.maps import DEFAULT_K
+
+# Bumped when the same settings begin to give other maps: every image is then scored anew.
+_GENERATION = 2
+
+
+class Form(StrEnum):
+    """How much of a map is kept: the best k classes of every cell, or all probabilities besides.
+
+    `LOG_UINT8` keeps one byte a class: the logarithm of the probability, see `pipeline.quantizing`.
+    """
+
+    TOP_K = "top-k"
+    LOG_UINT8 = "log-uint8"
+    FLOAT16 = "float16"
+    FLOAT32 = "float32"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a run makes of every image: with the image's digest, everything that its maps depend on.
+
+    Attributes:
+        model_digest: Digest of the model (weights, definition, preprocessing).
+        form: How much of a map is kept.
+        k: How many classes a cell keeps, at most.
+        precision: What the engine computes in.
+        scales: By what an image is enlarged before it is scored, positive; one map each.
+        resize: Before that, an image's shorter side becomes so many pixels, or its (height, width) these; None: as is.
+        max_side: And no side is longer than so many pixels; None: no limit.
+        features: The blobs that are kept beside the map, as `name` or `name:float16`.
+    """
+
+    model_digest: str
+    form: Form = Form.TOP_K
+    k: int = DEFAULT_K
+    precision: str = "float32"
+    scales: tuple[float, ...] = (1.0,)
+    resize: int | tuple[int, int] | None = None
+    max_side: int | None = None
+    features: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 in hex: two recipes with one digest make the same rows of an image."""
+        return _digest([*self._settings(), list(map(float, self.scales))])
+
+    def key(self, image_digest: str, scale: float) -> str:
+        """The content address of a map: equal keys mean equal maps, so what a table has need not be computed again.
+
+        Args:
+            image_digest: SHA-256 of the image file, in hex.
+            scale: One of `scales`.
+
+        Returns:
+            SHA-256 in hex, 64 characters.
+        """
+        return _digest([*self._settings(), image_digest, float(scale)])
+
+    def _settings(self) -> list[object]:
+        return [
+            *(_GENERATION, self.model_digest, str(self.form), self.k, self.precision),
+            *(self.resize, self.max_side, list(self.features)),
+        ]
+
+
+def _digest(parts: list[object]) -> str:
+    # JSON, because a mere concatenation would let two different lists spell the same text.
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from conversion import savedmodel
+from conversion.alignment import alignment_of
 from conversion.casting import SUFFIX, blob_names, cast
-from conversion.errors import ConversionError, WeightsError
+from conversion.errors import ConversionError, NetworkError, WeightsError
 from conversion.geometry import receptive_field
 from conversion.layers.convolution import Convolution
 from conversion.limits import DEFAULT, Limits
@@ -110,6 +111,7 @@ def convert(
         converter_version=importlib.metadata.version("densecast"),
         preprocessing=preprocessing,
         geometry=GeometryMetadata.of(geometry),
+        alignment=_alignment(network, probabilities),
         classes=classes,
         labels=tuple(labels),
         output_blob=probabilities,
@@ -197,6 +199,14 @@ def _load(
             where=error.where,
             remedy="give the size that the classifier was trained at",
         ) from error
+
+
+def _alignment(network: Network, output: str) -> tuple[int, int] | None:
+    """The metadata's `alignment`."""
+    try:
+        return alignment_of(network, output)
+    except NetworkError:  # it can be run as it is; only not piece by piece
+        return None
 
 
 def _image_input(network: Network, where: str) -> tuple[str, int]:

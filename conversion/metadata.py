@@ -88,6 +88,8 @@ class ModelMetadata(_Frozen):
         converter_version: The version of densecast that wrote it.
         preprocessing: Done inside the graph.
         geometry: Which pixels a cell stands for.
+        alignment: What the first row and column of a piece of an image have to be multiples of, so that its cells are
+            those of the whole image's map, in pixels; None where no piece's are.
         classes: Number of classes.
         labels: Their names in order; empty if none were given.
         output_blob: The Caffe blob behind `probabilities`.
@@ -104,6 +106,7 @@ class ModelMetadata(_Frozen):
     converter_version: str
     preprocessing: Preprocessing
     geometry: GeometryMetadata
+    alignment: tuple[int, int] | None = None
     classes: int
     labels: tuple[str, ...] = ()
     output_blob: str

@@ -4,7 +4,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.maps import ClassificationMap, Geometry
+    from pipeline.geometry import Geometry
+    from pipeline.maps import ClassificationMap
     from pipeline.scoring import ScoreImages
     from pipeline.sources import ImageReference, ListImages
     from pipeline.table import MapTable
@@ -13,7 +14,7 @@ __all__ = ["ClassificationMap", "Geometry", "ImageReference", "ListImages", "Map
 
 _MODULES = {
     "ClassificationMap": "pipeline.maps",
-    "Geometry": "pipeline.maps",
+    "Geometry": "pipeline.geometry",
     "ImageReference": "pipeline.sources",
     "ListImages": "pipeline.sources",
     "MapTable": "pipeline.table",

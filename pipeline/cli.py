@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import click
 
 from conversion.errors import DensecastError
-from pipeline.commands import model, table
+from pipeline.commands import maintenance, model, table
 from pipeline.console import quiet_libraries
 from pipeline.errors import InterruptedRunError
 
-# Exit codes, stable: 0 done, 1 failed with an error, 2 wrong usage (click's own), 3 more rejections than allowed, 130
-# interrupted.
+# Exit codes, stable: 0 done, 1 failed with an error, 2 wrong usage (click's own), 3 more rejections than allowed, 4 a
+# damaged table, 130 interrupted.
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
 
 
@@ -40,7 +40,7 @@ def cli(ctx: click.Context, /, debug: bool) -> None:
 
     \b
     Exit codes: 0 done, 1 failed, 2 wrong usage, 3 more images rejected than allowed,
-    130 interrupted.
+    4 the table is damaged, 130 interrupted.
     """
     ctx.obj = debug
     quiet_libraries(debug=debug)
@@ -48,6 +48,7 @@ def cli(ctx: click.Context, /, debug: bool) -> None:
 
 for command in (
     *(table.demo, model.convert, model.inspect, model.models, table.score, table.show, table.rejected),
+    *(maintenance.runs, maintenance.check, maintenance.compact, maintenance.vacuum),
     *(model.verify, model.bench, model.cast, model.upgrade),
 ):
     cli.add_command(command)

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from pipeline.engines import Engine
 from pipeline.errors import EngineError
-from pipeline.inference import geometry_of
+from pipeline.geometry import geometry_of
 
 CELLS_A_SIDE = 4  # of the images made up where the user gives none
 _BATCH = 8
@@ -76,7 +76,7 @@ def compare_with_crops(engine: Engine, images: Iterable[NDArray[np.uint8]]) -> C
 
 def example_images(engine: Engine, count: int = 2, seed: int = 0) -> list[NDArray[np.uint8]]:
     """Seeded images of coarse blotches, each large enough for a map of 4 x 4 cells."""
-    geometry = geometry_of(engine)
+    geometry = geometry_of(engine.metadata)
     height = int(geometry.window_y + (CELLS_A_SIDE - 1) * geometry.stride_y)
     width = int(geometry.window_x + (CELLS_A_SIDE - 1) * geometry.stride_x)
     rng = np.random.default_rng(seed)
@@ -86,7 +86,7 @@ def example_images(engine: Engine, count: int = 2, seed: int = 0) -> list[NDArra
 
 def _both(engine: Engine, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Probabilities [cells, C] of every cell whose window is inside the image: from the map, and from its crop."""
-    geometry = geometry_of(engine)
+    geometry = geometry_of(engine.metadata)
     whole = _probabilities(engine, image[None])[0]
     cells, crops = [], []
     for y in range(whole.shape[0]):

@@ -95,9 +95,9 @@ def _report(folder: Path, result: JobResult, console: Console) -> None:
     picture = folder / "demo.png"
     with Image.open(best[1].uri) as page:
         save_picture(best[1], np.asarray(page.convert("RGB")), picture)
-    published = result.published
+    summary = result.summary
     console.print(
-        f"   {published.rows} images, {published.scored} maps, {published.rejected} rejected, {cells:,} cells "
+        f"   {summary.images['listed']} images, {summary.scored} maps, {summary.rejected} rejected, {cells:,} cells "
         f"in {result.seconds:.1f} s"
     )
     console.print(f"4. {right} of {total} digits ({right / total:.1%}) are named right by the cell at their centre")

@@ -1,172 +1,42 @@
-"""The fused stage: one DoFn reads, decodes, infers and writes; only receipts leave it."""
+"""The fused stage, and the last one, as DoFns: read, decode, infer and write; then publish what was written."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+import platform
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
 import apache_beam as beam
-import numpy as np
-from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.shared import Shared
 from apache_beam.utils.windowed_value import WindowedValue
 
-from pipeline import progress, storage
-from pipeline.batching import Batch, BatchBudget, Batcher
-from pipeline.decoding import DecodedImage, DecodeLimits, decode
-from pipeline.engines import Engine, EngineOutOfMemoryError, OpenEngine
-from pipeline.errors import EngineError
-from pipeline.maps import CellScores, Geometry, MapError, check_values
+from pipeline.engines import Engine, OpenEngine
+from pipeline.errors import EngineError, JobError
+from pipeline.incremental import Base, Removed, Tally, globally
+from pipeline.packing import unpack
 from pipeline.parts import FLUSH_BYTES, PartWriter, Receipt
-from pipeline.publishing import Published, publish
+from pipeline.planning import Outcome
+from pipeline.publishing import Changes, RunSummary, publish
 from pipeline.recipe import Recipe
-from pipeline.rejection import Reason, Rejected
-from pipeline.rows import ImageFacts, MapRow, MapTooLargeError, rejected_row, scored_row
+from pipeline.rows import MapRow
+from pipeline.scorer import Limits, Scored, Scorer, Tiles, TilesFailedError
 from pipeline.sources import ImageReference
-
-Pending = tuple[ImageFacts, DecodedImage]
-
-
-class Scorer:
-    """Images into rows, without any framework: decoding, batching, inference and what becomes of failures.
-
-    Args:
-        engine: Runs the model.
-        recipe: What is made of every image.
-        limits: What is decoded at all; images smaller than the model's window are refused whatever they say.
-        budget: Of batches.
-        max_image_bytes: Larger files are refused unread.
-        run_id: Written in every row.
-    """
-
-    def __init__(
-        self,
-        engine: Engine,
-        recipe: Recipe,
-        limits: DecodeLimits,
-        budget: BatchBudget,
-        max_image_bytes: int,
-        run_id: str,
-    ) -> None:
-        height, width = engine.metadata.minimum_size
-        self._engine, self._recipe, self._run_id = engine, recipe, run_id
-        self._limits = DecodeLimits(
-            limits.max_pixels, max(height, limits.min_height), max(width, limits.min_width), limits.formats
-        )
-        self._max_image_bytes = max_image_bytes
-        self._geometry = geometry_of(engine)
-        self._batcher: Batcher[Pending] = Batcher(budget)
-
-    def add(self, reference: ImageReference) -> Iterator[MapRow]:
-        """Takes an image; gives the rows that are ready, which may be of earlier images, in any order."""
-        facts = ImageFacts(reference.uri, reference.id or None)
-        try:
-            data = self._read(reference)
-            facts = ImageFacts(facts.uri, facts.id, len(data), hashlib.sha256(data).hexdigest())
-            image = decode(data, self._limits)
-        except Rejected as rejected:
-            yield self._reject(facts, rejected.reason, rejected.detail)
-            return
-        height, width, _ = image.pixels.shape
-        facts = ImageFacts(facts.uri, facts.id, facts.size_bytes, facts.digest, height, width)
-        for batch in self._batcher.add((facts, image), (height, width)):
-            yield from self._infer(batch)
-
-    def flush(self) -> Iterator[MapRow]:
-        """Gives the rows of all images that were still waiting."""
-        for batch in self._batcher.flush():
-            yield from self._infer(batch)
-
-    def _read(self, reference: ImageReference) -> bytes:
-        try:
-            return storage.read_bytes(reference.uri, self._max_image_bytes)
-        except storage.MissingFileError as error:
-            raise Rejected(Reason.MISSING, error.what) from error
-        except storage.TooLargeError as error:
-            raise Rejected(Reason.TOO_MANY_BYTES, error.what) from error
-        except storage.StorageError as error:
-            raise Rejected(Reason.UNREADABLE, error.what) from error
-
-    def _infer(self, batch: Batch[Pending]) -> Iterator[MapRow]:
-        images = [image.pixels for _, image in batch.items]
-        padded = np.stack(images + images[-1:] * (batch.size - len(images)))
-        try:
-            maps = self._engine.score(padded)[: len(images)]
-        except EngineOutOfMemoryError as error:
-            yield from self._halve(batch, error)
-            return
-        except EngineError as error:
-            yield from self._one_by_one(batch, error)
-            return
-        for (facts, _), cells in zip(batch.items, maps, strict=True):
-            try:
-                yield self._scored(facts, cells)
-            except MapTooLargeError as error:
-                yield self._reject(facts, Reason.MAP_TOO_LARGE, str(error))
-            except MapError as error:  # NaN, or classes that the model does not have
-                yield self._reject(facts, Reason.ENGINE_FAILED, str(error))
-
-    def _halve(self, batch: Batch[Pending], error: EngineOutOfMemoryError) -> Iterator[MapRow]:
-        """Runs a batch that did not fit as two, down to single images; one that does not fit alone is rejected."""
-        if batch.size == 1:
-            for facts, _ in batch.items:
-                yield self._reject(facts, Reason.OUT_OF_MEMORY, error.what)
-            return
-        half = batch.size // 2
-        for start in range(0, len(batch.items), half):
-            yield from self._infer(Batch(batch.shape, batch.items[start : start + half], half))
-
-    def _one_by_one(self, batch: Batch[Pending], error: EngineError) -> Iterator[MapRow]:
-        """One bad image must not take its neighbours along."""
-        if batch.size == 1:
-            for facts, _ in batch.items:
-                yield self._reject(facts, Reason.ENGINE_FAILED, error.what)
-            return
-        for item in batch.items:
-            yield from self._infer(Batch(batch.shape, (item,), 1))
-
-    def _scored(self, facts: ImageFacts, cells: CellScores) -> MapRow:
-        check_values(facts.uri, cells)
-        row = scored_row(
-            facts,
-            self._recipe,
-            self._geometry,
-            cells,
-            class_count=self._engine.metadata.classes,
-            run_id=self._run_id,
-            scored_at=datetime.now(UTC),
-        )
-        progress.count(progress.SCORED)
-        return row
-
-    def _reject(self, facts: ImageFacts, reason: Reason, detail: str) -> MapRow:
-        progress.count(progress.REJECTED)
-        return rejected_row(facts, self._recipe, reason, detail, run_id=self._run_id, scored_at=datetime.now(UTC))
-
-
-def geometry_of(engine: Engine) -> Geometry:
-    """The geometry of an engine's maps."""
-    y, x = engine.metadata.geometry.y, engine.metadata.geometry.x
-    return Geometry(
-        *(y.stride, x.stride, y.offset, x.offset, y.window, x.window),
-        *(y.receptive_field, x.receptive_field, y.shift, x.shift),
-    )
 
 
 class ScoreFn(beam.DoFn):
-    """ImageReference -> Receipt: rows are written by size while the bundle runs, and at its end.
+    """Packed references -> `Receipt` and `Tally`: rows are written by size while the bundle runs, and at its end.
 
     Args:
-        open_engine: Makes the engine, once a process.
+        open_engine: Makes the engine, once a process, when the first image comes.
         table: Where part files go.
         run_id: Part of every row and file name.
         recipe: What is made of every image.
-        limits: What is decoded at all.
-        budget: Of batches.
-        max_image_bytes: Larger files are refused unread.
+        limits: What is read, decoded and held.
         flush_bytes: Size of gathered rows at which a part is written.
+        uncut: Why images cannot be cut into tiles; empty where they can.
     """
 
     def __init__(
@@ -175,22 +45,53 @@ class ScoreFn(beam.DoFn):
         table: str,
         run_id: str,
         recipe: Recipe,
-        *,
-        limits: DecodeLimits,
-        budget: BatchBudget,
-        max_image_bytes: int,
+        limits: Limits,
         flush_bytes: int = FLUSH_BYTES,
+        uncut: str = "",
     ) -> None:
+        self._uncut = uncut
         self._open_engine, self._table, self._run_id, self._recipe = open_engine, table, run_id, recipe
-        self._limits, self._budget = limits, budget
-        self._max_image_bytes, self._flush_bytes = max_image_bytes, flush_bytes
+        self._limits, self._flush_bytes = limits, flush_bytes
         # One model a process, however many threads run this DoFn.
         self._shared = Shared()
 
     def setup(self) -> None:
-        """Loads the model, or takes the one that this process has."""
-        self._engine = self._shared.acquire(lambda: _Held(self._open_engine()), tag=self._recipe.model_digest).engine
-        found = self._engine.metadata.digest
+        """Nothing yet: where no image has changed, no model is loaded."""
+        self._scorer: Scorer | None = None
+
+    def start_bundle(self) -> None:
+        """Nothing is carried from one bundle to another: a failed bundle leaves nothing behind."""
+        if self._scorer is not None:
+            self._scorer.reset()
+        self._writer = self._new_writer()
+        self._write_s = 0.0
+
+    def process(self, work: bytes) -> Iterator[Receipt]:
+        """Scores images; gives a receipt when a part was written."""
+        scorer = self._scorer = self._scorer or self._new_scorer()
+        for reference in unpack(work, ImageReference):
+            yield from self._write(scorer.add(reference))
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        """Scores what still waits, writes the last part, and says how long it all took."""
+        if self._scorer is None:
+            return
+        for receipt in self._write(self._scorer.flush()):
+            yield globally(receipt)
+        last = self._flush(self._writer)
+        if last is not None:
+            yield globally(last)
+        yield globally(Tally({**self._scorer.counts, "seconds.write": self._write_s}))
+        self._scorer.reset()
+
+    def teardown(self) -> None:
+        """Ends the threads and processes that load images."""
+        if self._scorer is not None:
+            self._scorer.close()
+
+    def _new_scorer(self) -> Scorer:
+        engine = self._shared.acquire(lambda: _Held(self._open_engine()), tag=self._recipe.digest).engine
+        found = engine.metadata.digest
         if found != self._recipe.model_digest:
             raise EngineError(
                 f"the model is another one now: its digest is {found[:12]}, at submission it was "
@@ -198,30 +99,43 @@ class ScoreFn(beam.DoFn):
                 why="its maps would be filed under the wrong model",
                 remedy="leave a model alone while it is used; convert the new one to another directory",
             )
+        return Scorer(engine, self._recipe, self._limits, self._run_id, self._uncut)
 
-    def start_bundle(self) -> None:
-        """Nothing is carried from one bundle to another: a failed bundle leaves nothing behind."""
-        self._scorer = Scorer(
-            self._engine, self._recipe, self._limits, self._budget, self._max_image_bytes, self._run_id
-        )
-        self._writer = PartWriter(self._table, self._run_id, self._recipe.model_digest, self._flush_bytes)
+    def _new_writer(self) -> PartWriter:
+        return PartWriter(self._table, self._run_id, self._recipe.model_digest, self._flush_bytes)
 
-    def process(self, reference: ImageReference) -> Iterator[Receipt]:
-        """Scores one image; gives a receipt when a part was written."""
-        yield from self._write(self._scorer.add(reference))
+    def _write(self, scored: Iterator[Scored]) -> Iterator[Receipt]:
+        for item in scored:
+            if isinstance(item, Tiles):
+                yield from self._write_tiles(item)
+            else:
+                yield from self._add(self._writer, item)
 
-    def finish_bundle(self) -> Iterator[WindowedValue]:
-        """Scores what still waits and writes the last part."""
-        receipts = [*self._write(self._scorer.flush())]
-        last = self._writer.flush()
-        for receipt in [*receipts, *([last] if last else [])]:
-            yield WindowedValue(receipt, GlobalWindow().max_timestamp(), [GlobalWindow()])
+    def _write_tiles(self, tiles: Tiles) -> Iterator[Receipt]:
+        """Tiles go to parts of their own, whose receipts are given once the image is complete."""
+        writer = self._new_writer()
+        receipts: list[Receipt | None] = []
+        try:
+            for row in tiles:
+                receipts += self._add(writer, row)
+            receipts.append(self._flush(writer))
+        except TilesFailedError as failed:
+            yield from self._add(self._writer, failed.row)
+        else:
+            yield from (receipt for receipt in receipts if receipt is not None)
 
-    def _write(self, rows: Iterator[MapRow]) -> Iterator[Receipt]:
-        for row in rows:
-            receipt = self._writer.add(row)
-            if receipt is not None:
-                yield receipt
+    def _add(self, writer: PartWriter, row: MapRow) -> Iterator[Receipt]:
+        start = time.perf_counter()
+        receipt = writer.add(row)
+        self._write_s += time.perf_counter() - start
+        if receipt is not None:
+            yield receipt
+
+    def _flush(self, writer: PartWriter) -> Receipt | None:
+        start = time.perf_counter()
+        receipt = writer.flush()
+        self._write_s += time.perf_counter() - start
+        return receipt
 
 
 class _Held:
@@ -232,11 +146,66 @@ class _Held:
 
 
 class PublishFn(beam.DoFn):
-    """All receipts of a run -> what it published, in one transaction; repeating it changes nothing."""
+    """All that the stages of a run report -> its `RunSummary`; one transaction, and repeating it changes nothing.
 
-    def __init__(self, table: str, run_id: str, model_json: dict[str, Any], summary: dict[str, Any]) -> None:
-        self._table, self._run_id, self._model_json, self._summary = table, run_id, model_json, summary
+    Args:
+        table: The table.
+        run_id: The run.
+        model_json: The model's metadata.
+        about: What else to keep in the summary.
+        max_pruned: The share of the table's images, 0 to 1, that may be marked as deleted.
+    """
 
-    def process(self, receipts: Sequence[Receipt]) -> Iterator[Published]:
+    def __init__(
+        self, table: str, run_id: str, model_json: dict[str, Any], about: Mapping[str, Any], max_pruned: float
+    ) -> None:
+        self._table, self._run_id, self._model_json = table, run_id, model_json
+        self._about, self._max_pruned = dict(about), max_pruned
+
+    def process(self, reports: Sequence[Base | Tally | Receipt | Removed]) -> Iterator[RunSummary]:
         """Publishes."""
-        yield publish(self._table, receipts, run_id=self._run_id, model_json=self._model_json, summary=self._summary)
+        totals: Counter[str] = Counter()
+        for report in reports:
+            if isinstance(report, Tally):
+                totals.update(report.counts)
+        self._check_pruned(totals)
+        [base] = {report.version for report in reports if isinstance(report, Base)}
+        receipts = [report for report in reports if isinstance(report, Receipt)]
+        removed = [report.path for report in reports if isinstance(report, Removed)]
+        yield publish(
+            self._table,
+            Changes(base, receipts, removed),
+            run_id=self._run_id,
+            model_json=self._model_json,
+            summary={
+                **self._about,
+                **_by_kind(totals),
+                "versions": _versions(),
+            },
+        )
+
+    def _check_pruned(self, totals: Mapping[str, float]) -> None:
+        pruned = totals.get(Outcome.DELETE, 0)
+        known = pruned + sum(totals.get(name, 0) for name in (Outcome.KEEP, Outcome.UPDATE, "replaced"))
+        if pruned > self._max_pruned * known:
+            raise JobError(
+                f"{pruned:,.0f} of the table's {known:,.0f} images are not listed and would be marked as deleted",
+                where=self._table,
+                why=f"at most {self._max_pruned:.0%} may be: a folder that was not mounted looks just like that",
+                remedy="check what was listed; if it is right, raise --max-pruned",
+            )
+
+
+def _by_kind(totals: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Counts by what they are of: `seconds.infer` -> {"seconds": {"infer": ...}}; those without a prefix are images."""
+    kinds: dict[str, dict[str, float]] = {"images": {}, "reasons": {}, "seconds": {}}
+    for name, value in sorted(totals.items()):
+        kind, _, rest = name.rpartition(".")
+        kinds[kind or "images"][rest] = round(value, 3) if kind == "seconds" else int(value)
+    return kinds
+
+
+def _versions() -> dict[str, str]:
+    """What the maps and the table were made with, by distribution."""
+    names = ("densecast", "apache-beam", "deltalake", "pyarrow", "numpy", "pillow")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}

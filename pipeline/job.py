@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Callable
 from typing import Any
@@ -14,14 +13,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from conversion import ModelMetadata, read_metadata
 from pipeline import progress, storage
+from pipeline.accuracy import Choice, choose_form
 from pipeline.decoding import DecodeLimits
+from pipeline.engines import TensorFlowEngine
 from pipeline.errors import InterruptedRunError, JobError, TableError
+from pipeline.files import check_root
 from pipeline.maps import DEFAULT_K
-from pipeline.parts import check_root
-from pipeline.publishing import FOLDER, Published, open_delta, table_exists
-from pipeline.recipe import Form
+from pipeline.publishing import FOLDER, RunSummary, open_delta, read_summary
+from pipeline.recipe import Form, Recipe
 from pipeline.runners import LOCAL, open_runner
-from pipeline.scoring import MAX_IMAGE_BYTES, ScoreImages, new_run_id
+from pipeline.sampling import sample
+from pipeline.scorer import Limits
+from pipeline.scoring import ScoreImages, new_run_id
 from pipeline.sources import ListImages
 from pipeline.table import MapTable
 
@@ -46,15 +49,27 @@ class ScoringJob(BaseModel):
 
     Attributes:
         model: A model directory.
-        images: Folders, files, glob patterns, or manifests (`@list.csv`).
-        output: The table to write.
+        images: Folders, files, glob patterns, archives, or manifests (`@list.csv`).
+        output: The table to write to; made if there is none.
         top_k: Classes a cell keeps, at least 1.
-        scores: How much of a map is kept besides: top-k (nothing), float16 or float32 (all probabilities).
+        scores: How much of a map is kept besides: top-k (nothing), log-uint8, float16 or float32 (all probabilities).
+        accuracy_bound: Instead of `scores`: how far a probability that is read back may be off, 0 to 1; the smallest
+            form that keeps this on a sample of the images is taken.
+        features: Blobs to keep beside the map, as `fc7` or `fc7:float16`.
+        scales: One map for each of these enlargements of an image.
+        resize: The length that an image's shorter side is brought to first, or (height, width).
+        max_side: No side of an image is longer than so many pixels then.
+        retry_rejected: Try images again that were rejected and have not changed.
+        rescore: Score all images again.
+        prune: Mark the table's images that are not among `images` as deleted.
+        max_pruned: The share of the table's images, 0 to 1, that may be marked so.
         max_rejected: The share of images, 0 to 1, that may be rejected before the run counts as failed.
         runner: `local`, or the name of a Beam runner.
         beam_options: Flags passed on to Beam as they are.
-        max_pixels: Larger images are rejected from their header.
+        max_pixels: Larger images are rejected from their header, if they cannot be read by window.
         max_image_bytes: Larger files are rejected unread.
+        tile_pixels: Larger images are cut into tiles of at most so many pixels.
+        decode_timeout: Seconds that the decoding of one image may take.
         run_id: Names the run.
     """
 
@@ -65,23 +80,56 @@ class ScoringJob(BaseModel):
     output: str = Field(min_length=1)
     top_k: int = Field(default=DEFAULT_K, ge=1)
     scores: Form = Form.TOP_K
+    accuracy_bound: float | None = Field(default=None, gt=0, lt=1)
+    features: tuple[str, ...] = ()
+    scales: tuple[float, ...] = (1.0,)
+    resize: int | tuple[int, int] | None = None
+    max_side: int | None = None
+    retry_rejected: bool = False
+    rescore: bool = False
+    prune: bool = False
+    max_pruned: float = Field(default=0.5, ge=0, le=1)
     max_rejected: float = Field(default=0.05, ge=0, le=1)
     runner: str = LOCAL
     beam_options: tuple[str, ...] = ()
-    max_pixels: int = Field(default=DecodeLimits().max_pixels, ge=1)
-    max_image_bytes: int = Field(default=MAX_IMAGE_BYTES, ge=1)
+    max_pixels: int = Field(default=Limits().decode.max_pixels, ge=1)
+    max_image_bytes: int = Field(default=Limits().max_image_bytes, ge=1)
+    tile_pixels: int = Field(default=Limits().tile_pixels, ge=1)
+    decode_timeout: float = Field(default=Limits().decode_timeout_s, gt=0)
     run_id: str = Field(default_factory=new_run_id)
 
-    @field_validator("max_rejected", mode="before")
+    @field_validator("max_rejected", "max_pruned", mode="before")
     @classmethod
     def _share(cls, value: object) -> object:
         return share(value) if isinstance(value, str) else value
+
+    def recipe(self) -> Recipe:
+        """What is made of every image."""
+        return Recipe(
+            form=self.scores,
+            k=self.top_k,
+            features=self.features,
+            scales=self.scales,
+            resize=self.resize,
+            max_side=self.max_side,
+        )
+
+    def limits(self) -> Limits:
+        """What is read and decoded."""
+        return Limits(
+            decode=DecodeLimits(max_pixels=self.max_pixels),
+            max_image_bytes=self.max_image_bytes,
+            tile_pixels=self.tile_pixels,
+            decode_timeout_s=self.decode_timeout,
+        )
 
 
 def describe_job(**values: Any) -> ScoringJob:
     """A ScoringJob; raises JobError that names every field that is wrong."""
     try:
-        return ScoringJob(**values)
+        job = ScoringJob(**values)
+        _ = job.recipe().scaling  # refuses sizes that are out of range
+        return job
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise JobError(f"the job is not valid: {problems}") from error
@@ -92,16 +140,12 @@ class JobResult:
     """What a run did.
 
     Attributes:
-        run_id: The run.
-        published: The version it made and its rows.
-        reasons: Rejected images by reason.
+        summary: What it has published.
         seconds: From the first listing to the commit.
-        failed: Whether more images than the job allows were rejected.
+        failed: Whether more images than the job allows have no map.
     """
 
-    run_id: str
-    published: Published
-    reasons: dict[str, int]
+    summary: RunSummary
     seconds: float
     failed: bool
 
@@ -111,24 +155,26 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
 
     Raises:
         ModelError: The model cannot be read.
-        TableError: The output is a table already, or the commit failed.
+        TableError: The output cannot be a table, or the commit failed.
         SourceError: The images cannot be listed.
         JobError: The pipeline failed.
     """
     metadata = read_metadata(job.model)
     check_root(job.output)
     _check_folder(job.output)
-    if open_delta(job.output) is not None:
-        raise table_exists(job.output)
     runner = open_runner(job.runner)
     with watch("scoring") as watching:
-        _run_pipeline(job, metadata, runner)
+        about: dict[str, Any] = {"job": job.model_dump(mode="json")}
+        if job.accuracy_bound is not None:
+            choice = _choose_form(job, metadata, job.accuracy_bound)
+            job = job.model_copy(update={"scores": choice.form})
+            about["accuracy"] = choice.model_dump(mode="json")
+        _run_pipeline(job, runner, about)
         seconds = watching.seconds()
-    summary = json.loads(storage.read_bytes(storage.join(job.output, FOLDER, "runs", f"{job.run_id}.json")))
-    published = Published(*(summary[name] for name in Published._fields))
-    reasons = MapTable(job.output).counts().by_reason if published.rejected else {}
-    allowed = job.max_rejected * published.rows
-    return JobResult(job.run_id, published, reasons, seconds, failed=published.rejected > allowed)
+    summary = read_summary(job.output, job.run_id)
+    without_map = summary.rejected + summary.images.get("still_rejected", 0) * len(job.scales)
+    allowed = job.max_rejected * summary.images.get("listed", 0) * len(job.scales)
+    return JobResult(summary, seconds, failed=without_map > allowed)
 
 
 def _check_folder(output: str) -> None:
@@ -148,10 +194,20 @@ def _check_folder(output: str) -> None:
         )
 
 
-def _run_pipeline(job: ScoringJob, metadata: ModelMetadata, runner: Any) -> None:
+def _choose_form(job: ScoringJob, metadata: ModelMetadata, bound: float) -> Choice:
+    """The form of the maps: the one that the table's maps have by the same bound, or chosen on a sample."""
+    for run in reversed(MapTable(job.output).runs()) if open_delta(job.output) is not None else ():
+        same = run.get("model_digest") == metadata.digest and run.get("recipe", {}).get("k") == job.top_k
+        if same and run.get("accuracy", {}).get("bound") == bound:
+            # Another form would have all images scored again.
+            return Choice.model_validate(run["accuracy"])
+    engine = TensorFlowEngine(job.model, job.top_k, Form.FLOAT32)
+    return choose_form(engine, sample(job.images, metadata, job.recipe(), job.limits()), bound, job.top_k)
+
+
+def _run_pipeline(job: ScoringJob, runner: Any, about: dict[str, Any]) -> None:
     # An empty list, not None: without flags Beam would read this process's own command line.
     options = PipelineOptions(list(job.beam_options))
-    limits = DecodeLimits(max_pixels=job.max_pixels)
     pipeline = beam.Pipeline(runner=runner, options=options)
     _ = (
         pipeline
@@ -160,12 +216,14 @@ def _run_pipeline(job: ScoringJob, metadata: ModelMetadata, runner: Any) -> None
         >> ScoreImages(
             job.model,
             job.output,
-            k=job.top_k,
-            form=job.scores,
+            job.recipe(),
+            retry_rejected=job.retry_rejected,
+            rescore=job.rescore,
+            prune=job.prune,
+            max_pruned=job.max_pruned,
             run_id=job.run_id,
-            limits=limits,
-            max_image_bytes=job.max_image_bytes,
-            summary={"job": job.model_dump(mode="json"), "model": metadata.name},
+            limits=job.limits(),
+            summary=about,
         )
     )
     try:
@@ -181,9 +239,15 @@ def _run_pipeline(job: ScoringJob, metadata: ModelMetadata, runner: Any) -> None
 
 
 def _interrupted(job: ScoringJob) -> InterruptedRunError:
-    done = open_delta(job.output) is not None
-    what = "after it had published" if done else "and published nothing"
-    return InterruptedRunError(f"run {job.run_id} was interrupted {what}", where=job.output)
+    table = open_delta(job.output)
+    done = table is not None and table.transaction_version(job.run_id) is not None
+    if done:
+        return InterruptedRunError(f"run {job.run_id} was interrupted after it had published", where=job.output)
+    return InterruptedRunError(
+        f"run {job.run_id} was interrupted and published nothing",
+        where=job.output,
+        remedy="run it again: the images whose maps it had written are not scored twice",
+    )
 
 
 # Where a traceback names what was raised; what follows, to the end, is its message.

@@ -1,13 +1,14 @@
 """The classification map: the probabilities of the classes at every position of an image, and where those lie in it."""
 
-from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from conversion.errors import DensecastError
-from conversion.geometry import AxisGeometry
+from pipeline.geometry import Geometry
 
 Floats: TypeAlias = NDArray[np.float32]
 Integers: TypeAlias = NDArray[np.int32]
@@ -25,59 +26,17 @@ class CellError(MapError, IndexError):
     """A cell, or a pixel, lies outside the map."""
 
 
-@dataclass(frozen=True, slots=True)
-class Geometry:
-    """Where the cells of a map lie in its image, in pixels of the image as it was read (not as it was scaled).
-
-    Cell i is centred on pixel `offset + stride * i`; its nominal window covers the half-open interval from
-    `offset - (window - 1) / 2 + stride * i`, `window` pixels long.
+@dataclass(frozen=True, slots=True, eq=False)
+class Feature:
+    """A blob kept beside a map.
 
     Attributes:
-        stride_y: Pixels from a cell to the one below it; positive.
-        stride_x: Pixels from a cell to the one right of it; positive.
-        offset_y: The row of pixels on which cell 0 is centred; .5 lies between two pixels.
-        offset_x: The column of pixels on which cell 0 is centred.
-        window_y: Height of what a cell classifies: the input that the classifier was trained on; positive.
-        window_x: Width of the same.
-        receptive_field_y: Height of all that a cell can see; beyond the image it sees padding.
-        receptive_field_x: Width of the same.
-        shift_y: From the centre of the window down to that of the receptive field.
-        shift_x: The same to the right.
+        name: The classifier's name of the blob.
+        values: float32 or float16 [h', w', channels]; its cells need not be those of the map.
     """
 
-    stride_y: float
-    stride_x: float
-    offset_y: float
-    offset_x: float
-    window_y: float
-    window_x: float
-    receptive_field_y: float
-    receptive_field_x: float
-    shift_y: float = 0.0
-    shift_x: float = 0.0
-
-    @property
-    def y(self) -> AxisGeometry:
-        """The vertical axis."""
-        return AxisGeometry(self.stride_y, self.offset_y, self.window_y, self.receptive_field_y, self.shift_y)
-
-    @property
-    def x(self) -> AxisGeometry:
-        """The horizontal axis."""
-        return AxisGeometry(self.stride_x, self.offset_x, self.window_x, self.receptive_field_x, self.shift_x)
-
-    def center(self, y: int, x: int) -> tuple[float, float]:
-        """The pixel (y, x) on which a cell is centred; may lie between pixels."""
-        return float(self.y.center(y)), float(self.x.center(x))
-
-    def window(self, y: int, x: int) -> tuple[float, float, float, float]:
-        """The nominal window of a cell: (top, left, bottom, right) in pixels, half-open; may overhang the image.
-
-        >>> Geometry(32, 32, 113, 113, 227, 227, 355, 355).window(1, 0)
-        (32.0, 0.0, 259.0, 227.0)
-        """
-        (top, bottom), (left, right) = self.y.span(y), self.x.span(x)
-        return float(top), float(left), float(bottom), float(right)
+    name: str
+    values: Probabilities
 
 
 class CellScores(NamedTuple):
@@ -87,13 +46,41 @@ class CellScores(NamedTuple):
         classes: int32 [h, w, k], best first.
         scores: float32 [h, w, k], the probabilities of `classes`, descending in k.
         residual: float32 [h, w], the probability mass outside `classes`.
-        probabilities: float32 or float16 [h, w, C] for the forms of that name, else None.
+        probabilities: float16 [h, w, C] for the form of that name, None for the top k, else float32.
+        features: The blobs that were asked for.
     """
 
     classes: Integers
     scores: Floats
     residual: Floats
     probabilities: Probabilities | None = None
+    features: tuple[Feature, ...] = ()
+
+    def part(self, kept: Callable[[NDArray[Any]], NDArray[Any]]) -> "CellScores":
+        """A part of the cells: what a tile contributes to the map of its image.
+
+        Args:
+            kept: Takes the part of an array [h, w, ...]; `pipeline.tiling.Tile.kept`.
+
+        Raises:
+            MapError: A feature has other cells than the map; see `pipeline.features.check_tileable`.
+        """
+        for feature in self.features:
+            if feature.values.shape[:2] != self.residual.shape:
+                cells, wanted = (" x ".join(map(str, a.shape[:2])) for a in (feature.values, self.residual))
+                raise MapError(
+                    f"feature {feature.name} has {cells} cells where the map has {wanted}",
+                    why="tiles are put together by the cells of the map",
+                    remedy="keep a blob that has the cells of the map, or do not cut images into tiles",
+                )
+        whole = self.probabilities
+        return CellScores(
+            kept(self.classes),
+            kept(self.scores),
+            kept(self.residual),
+            None if whole is None else kept(whole),
+            tuple(Feature(feature.name, kept(feature.values)) for feature in self.features),
+        )
 
 
 def top_k(probabilities: Probabilities, k: int = DEFAULT_K) -> CellScores:
@@ -148,7 +135,10 @@ class ClassificationMap:
         model_digest: The model.
         run_id: The run that computed it.
         scale: By what the image was enlarged before it was scored.
-        key: The content address of the map.
+        key: The content address of the map; empty for a fused one.
+        features: Blobs kept beside the map by name, float32 or float16 [h', w', channels] each.
+        scored_size: Height and width in pixels of what the model saw, None where that is not known.
+        fused_from: The scales that a fused map is the mean of; empty for a map as it was computed.
 
     Raises:
         MapError: The arrays do not fit each other.
@@ -167,11 +157,14 @@ class ClassificationMap:
     run_id: str
     scale: float = 1.0
     key: str = ""
+    features: Mapping[str, Probabilities] = field(default_factory=dict)
+    scored_size: tuple[int, int] | None = None
+    fused_from: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        cells = CellScores(self.classes, self.scores, self.residual, self.probabilities)
-        check_cells(self.uri, cells)
-        for array in cells:
+        features = tuple(Feature(name, values) for name, values in self.features.items())
+        check_cells(self.uri, CellScores(self.classes, self.scores, self.residual, self.probabilities, features))
+        for array in (self.classes, self.scores, self.residual, self.probabilities, *self.features.values()):
             if array is not None:
                 array.flags.writeable = False
 
@@ -295,16 +288,23 @@ def check_cells(where: str, cells: CellScores, class_count: int | None = None) -
                 f"{name} are {array.dtype} {list(array.shape)} where {' or '.join(dtypes)} {list(expected)} is needed",
                 where=where,
             )
+    for feature in cells.features:
+        found, dtype = feature.values.shape, feature.values.dtype.name
+        if len(found) != 3 or 0 in found or dtype not in ("float32", "float16"):
+            raise MapError(
+                f"feature {feature.name} is {dtype} {list(found)} where float32 or float16 [h, w, c] is needed",
+                where=where,
+            )
     lowest, highest = int(cells.classes.min()), int(cells.classes.max())
     if lowest < 0 or (class_count is not None and highest >= class_count):
         raise MapError(f"classes range from {lowest} to {highest} where there are {class_count}", where=where)
 
 
 def check_values(where: str, cells: CellScores) -> None:
-    """Check that what should be probabilities are some.
+    """Check that what should be probabilities are some, and that features are numbers.
 
     Raises:
-        MapError: A value is NaN, infinite, or outside 0 to 1 by more than rounding.
+        MapError: A value is NaN or infinite, or a probability is outside 0 to 1 by more than rounding.
     """
     for name, values in (
         ("scores", cells.scores),
@@ -313,3 +313,11 @@ def check_values(where: str, cells: CellScores) -> None:
     ):
         if values is not None and not ((values >= -_ROUNDING) & (values <= 1 + _ROUNDING)).all():  # NaN is neither
             raise MapError(f"{name} are not all between 0 and 1", where=where, why="a map holds probabilities")
+    for feature in cells.features:
+        if not np.isfinite(feature.values).all():
+            raise MapError(
+                f"feature {feature.name} is not finite everywhere",
+                where=where,
+                why="float16 holds values up to 65504" if feature.values.dtype == np.float16 else "",
+                remedy="keep it as float32" if feature.values.dtype == np.float16 else "",
+            )

@@ -8,25 +8,25 @@ import json
 import re
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.errors import TableError
-from pipeline.rows import MapRow, Status, rows_to_arrow
+from pipeline.files import check_root
+from pipeline.rows import SCHEMA, MapRow, Status, rows_to_arrow
 
 FLUSH_BYTES = 32 << 20
 # Readers load whole row groups: small ones keep the reading of a single map cheap.
 ROW_GROUP_BYTES = 4 << 20
 
 # Columns that readers select by. The others are bulk: statistics and dictionaries of them cost space and gain nothing.
-STATISTICS_COLUMNS = ("key", "uri", "id", "status", "reason", "model_digest", "run_id")
-_DICTIONARY_COLUMNS = [*STATISTICS_COLUMNS, "detail", "form", "precision"]
+STATISTICS_COLUMNS = ("key", "uri", "id", "status", "reason", "model_digest", "recipe", "run_id")
+_DICTIONARY_COLUMNS = ["id", "status", "reason", "detail", "form", "precision", "model_digest", "recipe", "run_id"]
 
-# deltalake takes a folder for a URL here and there: it writes such a table, and does not find it, or its log, again.
-_BAD_ROOT = re.compile(r"%[0-9A-Fa-f]{2}|[#?\\\x00-\x1f\x7f]")
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -37,8 +37,8 @@ class Receipt(NamedTuple):
         path: The file, relative to the root of the table.
         size_bytes: Its size.
         rows: How many rows it holds.
-        scored: How many of them are maps.
-        rejected: How many of them are rejections.
+        scored: How many maps it adds to the table; the tiles of an image count once.
+        rejected: How many rejections it adds.
         sha256: Digest of the file, in hex.
         stats: Delta's statistics of the file: JSON with `numRecords`, `minValues`, `maxValues` and `nullCount`.
     """
@@ -62,22 +62,6 @@ def check_run_id(run_id: str) -> None:
         raise TableError(
             f"the run id {run_id!r} cannot be part of a file name",
             remedy="use letters, digits, dots, dashes and underscores, at most 100, a letter or digit first",
-        )
-
-
-def check_root(root: str) -> None:
-    """Check that a folder can be the root of a table.
-
-    Raises:
-        TableError: Its path, or the one that a link leads to, holds characters that deltalake cannot handle.
-    """
-    path = root if storage.is_remote(root) else str(storage.local_path(root).resolve())
-    if found := _BAD_ROOT.search(path):
-        raise TableError(
-            f"a table cannot lie in a folder with {found.group()!r} in its path",
-            where=path,
-            why="Delta Lake's library reads #, ?, backslashes, percent escapes and control characters in it as a URL",
-            remedy="choose another folder",
         )
 
 
@@ -143,47 +127,96 @@ class PartWriter:
             return None
         # Sorted, so that row groups cover narrow ranges and a reader of one image skips the others.
         rows = sorted(self._rows, key=lambda row: row.uri)
-        data = _encode(rows, self._run_id, self._model_digest, self._size_bytes)
-        path = f"part-{self._run_id}-{self._name_factory()}.parquet"
-        storage.write_atomically(storage.join(self._root, path), data)
-        scored = sum(row.status == Status.SCORED for row in rows)
-        receipt = Receipt(
-            path=path,
-            size_bytes=len(data),
-            rows=len(rows),
-            scored=scored,
-            rejected=len(rows) - scored,
-            sha256=hashlib.sha256(data).hexdigest(),
-            stats=_statistics(rows),
-        )
+        whole = [row.status for row in rows if row.tile_index == 0]
+        with PartFile(self._root, self._run_id, self._name_factory()) as part:
+            part.write(rows_to_arrow(rows), row_bytes=self._size_bytes // len(rows))
+            receipt = part.close(whole.count(Status.SCORED), whole.count(Status.REJECTED))
         self._rows, self._size_bytes = [], 0
         return receipt
 
 
-def _encode(rows: Sequence[MapRow], run_id: str, model_digest: str, size_bytes: int) -> bytes:
-    table = rows_to_arrow(rows)
-    # The file says whose it is, so that an orphan can be recognised without its receipt.
-    about = json.dumps({"run_id": run_id, "model_digest": model_digest})
-    sink = pa.BufferOutputStream()
-    pq.write_table(
-        table.replace_schema_metadata({"densecast": about}),
-        sink,
-        compression="zstd",
-        use_dictionary=_DICTIONARY_COLUMNS,
-        write_statistics=list(STATISTICS_COLUMNS),
-        row_group_size=max(1, len(rows) * ROW_GROUP_BYTES // max(size_bytes, 1)),
-    )
-    return bytes(sink.getvalue())
+class PartFile:
+    """One part file while it is written: Arrow tables in, encoded in memory, stored whole by `close`.
+
+    Args:
+        root: The table.
+        run_id: The run that writes it; part of the file's name.
+        name: The unique end of the file's name.
+    """
+
+    def __init__(self, root: str, run_id: str, name: str = "") -> None:
+        check_run_id(run_id)
+        self._path = f"part-{run_id}-{name or uuid.uuid4().hex}.parquet"
+        self._root, self._rows = root, 0
+        self._statistics: list[dict[str, Any]] = []
+        self._sink = pa.BufferOutputStream()
+        # The file says whose it is, so that it can be recognised without its receipt or name.
+        self._writer = pq.ParquetWriter(
+            self._sink,
+            SCHEMA.with_metadata({"densecast": json.dumps({"run_id": run_id})}),
+            compression="zstd",
+            use_dictionary=_DICTIONARY_COLUMNS,
+            write_statistics=list(STATISTICS_COLUMNS),
+            write_page_checksum=True,
+        )
+
+    @property
+    def rows(self) -> int:
+        """How many rows were written so far."""
+        return self._rows
+
+    def write(self, rows: Any, row_bytes: int) -> None:
+        """Add a `pyarrow.Table` of `SCHEMA`; its rows take about `row_bytes` each in memory."""
+        self._writer.write_table(rows, row_group_size=max(1, ROW_GROUP_BYTES // max(row_bytes, 1)))
+        self._statistics.append(_statistics(rows))
+        self._rows += rows.num_rows
+
+    def close(self, scored: int = 0, rejected: int = 0) -> Receipt:
+        """Store the file under its name and vouch for it.
+
+        Args:
+            scored: How many maps it adds to the table.
+            rejected: How many rejections it adds.
+
+        Raises:
+            StorageError: It cannot be written; nothing of it is left.
+        """
+        self._writer.close()
+        data = self._sink.getvalue().to_pybytes()
+        storage.write_atomically(storage.join(self._root, self._path), data)
+        digest = hashlib.sha256(data).hexdigest()
+        stats = json.dumps(_joined(self._statistics))
+        return Receipt(self._path, len(data), self._rows, scored, rejected, digest, stats)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
 
 
-def _statistics(rows: Sequence[MapRow]) -> str:
+def _statistics(rows: Any) -> dict[str, Any]:
     lowest: dict[str, str] = {}
     highest: dict[str, str] = {}
     nulls: dict[str, int] = {}
     for name in STATISTICS_COLUMNS:
-        values: list[Any] = [getattr(row, name) for row in rows]
-        present = [value for value in values if value is not None]
-        nulls[name] = len(values) - len(present)
-        if present:
-            lowest[name], highest[name] = min(present), max(present)
-    return json.dumps({"numRecords": len(rows), "minValues": lowest, "maxValues": highest, "nullCount": nulls})
+        nulls[name] = rows.column(name).null_count
+        found = pc.min_max(rows.column(name))
+        if found["min"].is_valid:
+            lowest[name], highest[name] = found["min"].as_py(), found["max"].as_py()
+    return {"numRecords": rows.num_rows, "minValues": lowest, "maxValues": highest, "nullCount": nulls}
+
+
+def _joined(statistics: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The statistics of a file from those of the tables in it."""
+
+    def each(name: str, choose: Callable[[list[Any]], Any]) -> dict[str, Any]:
+        columns = {column for found in statistics for column in found[name]}
+        return {c: choose([found[name][c] for found in statistics if c in found[name]]) for c in sorted(columns)}
+
+    return {
+        "numRecords": sum(found["numRecords"] for found in statistics),
+        "minValues": each("minValues", min),
+        "maxValues": each("maxValues", max),
+        "nullCount": each("nullCount", sum),
+    }

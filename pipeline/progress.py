@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 NAMESPACE = "densecast"
-LISTED, SCORED, REJECTED = "listed", "scored", "rejected"
+LISTED, SCORED, REJECTED, KEPT = "listed", "scored", "rejected", "kept"
 PLAIN_INTERVAL_S = 10.0
 
 
@@ -77,7 +77,7 @@ class Watch:
     def counts(self) -> dict[str, int]:
         """What was counted since the watch began."""
         now = _LOCAL.snapshot()
-        return {name: now.get(name, 0) - self._start_counts.get(name, 0) for name in (LISTED, SCORED, REJECTED)}
+        return {name: now.get(name, 0) - self._start_counts.get(name, 0) for name in (LISTED, SCORED, REJECTED, KEPT)}
 
     def seconds(self) -> float:
         """Since the watch began."""
@@ -86,7 +86,7 @@ class Watch:
     def line(self) -> str:
         """The present state in one plain line."""
         counts, seconds = self.counts(), self.seconds()
-        done, listed = counts[SCORED] + counts[REJECTED], counts[LISTED]
+        done, listed = _done(counts), counts[LISTED]
         rate = done / seconds if seconds > 0 else 0.0
         left = f", {_duration((listed - done) / rate)} left" if rate and listed > done else ""
         return f"{self._label}: {done:,} of {listed:,} images, {counts[REJECTED]:,} rejected, {rate:.1f}/s{left}"
@@ -126,11 +126,15 @@ class Watch:
                 progress.update(
                     task,
                     total=counts[LISTED] or None,
-                    completed=counts[SCORED] + counts[REJECTED],
+                    completed=_done(counts),
                     rejected=counts[REJECTED],
                 )
                 if stopped:
                     return
+
+
+def _done(counts: dict[str, int]) -> int:
+    return counts[SCORED] + counts[REJECTED] + counts[KEPT]
 
 
 class _Rate(ProgressColumn):

@@ -3,54 +3,81 @@
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 from deltalake.exceptions import DeltaError, TableNotFoundError
-from deltalake.transaction import AddAction, create_table_with_add_actions
+from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
 from pipeline import storage
 from pipeline.errors import TableError
-from pipeline.parts import STATISTICS_COLUMNS, Receipt, check_root, check_run_id
+from pipeline.files import PART_ERRORS, delta_location, open_part
+from pipeline.parts import STATISTICS_COLUMNS, Receipt, check_run_id
 from pipeline.rows import SCHEMA
 
 # The leading underscore keeps Delta's vacuum, and Spark's listing, away from what lies in it.
 FOLDER = "_densecast"
 
-_ATTEMPTS = 3
+_ATTEMPTS = 10  # a conflict costs one; writers that take turns cannot starve each other for long
 _DIGEST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 # Without this a compaction would gather statistics of the arrays as well.
 _CONFIGURATION = {"delta.dataSkippingStatsColumns": ",".join(STATISTICS_COLUMNS)}
 
 
-class Published(NamedTuple):
+class RunSummary(NamedTuple):
     """What a run has published.
 
     Attributes:
-        version: The version of the table that the run made.
-        rows: How many rows it added.
-        scored: How many of them are maps.
-        rejected: How many of them are rejections.
+        run_id: The run.
+        version: The version of the table that it made.
+        scored: How many maps it added.
+        rejected: How many rejections it added.
+        images: How many images were listed, and what became of them, by `pipeline.planning.Outcome`; `read`: how many
+            files were opened; `still_rejected`: how many had no map before and have none now.
+        reasons: The rejections it added, by reason.
+        seconds: By stage, summed over all workers.
     """
 
+    run_id: str
     version: int
-    rows: int
+    scored: int
+    rejected: int
+    images: Mapping[str, int]
+    reasons: Mapping[str, int]
+    seconds: Mapping[str, float]
+
+
+class _Result(NamedTuple):
+    version: int
     scored: int
     rejected: int
 
 
+class Changes(NamedTuple):
+    """What a run does to a table.
+
+    Attributes:
+        base: The version that the run began with; -1 where there was no table.
+        receipts: The parts that count; none is legal, and one given twice counts once.
+        removed: The parts of version `base` whose rows are replaced.
+    """
+
+    base: int
+    receipts: Sequence[Receipt]
+    removed: Sequence[str] = ()
+
+
+class ConflictError(TableError):
+    """Another writer has changed what a run was to change; the run has published nothing."""
+
+
 def publish(
-    root: str,
-    receipts: Sequence[Receipt],
-    *,
-    run_id: str,
-    model_json: Mapping[str, Any],
-    summary: Mapping[str, Any],
-    append: bool = False,
-) -> Published:
-    """Publish exactly the parts that `receipts` name, in one Delta transaction; create the table if there is none.
+    root: str, changes: Changes, *, run_id: str, model_json: Mapping[str, Any], summary: Mapping[str, Any]
+) -> RunSummary:
+    """Publish exactly the parts that the receipts name, in one Delta transaction; create the table if there is none.
 
     Doing it again for the same run changes nothing and returns the same result, whatever the receipts: a runner may
     repeat its last stage. Nor does it matter where an earlier attempt was killed: the commit is the one moment that
@@ -58,36 +85,38 @@ def publish(
 
     Args:
         root: The table, a local path or `scheme://`.
-        receipts: The parts that count; none is legal, and one given twice counts once.
+        changes: What to do to it. Other runs may have published meanwhile, as long as none of them touched the same
+            images: of two runs at once one publishes an image's map, and no image gets two.
         run_id: The run.
         model_json: The model's metadata; `digest` names it and `labels` are what maps of it are labelled with.
         summary: What the run has to say about itself; kept as JSON together with the result.
-        append: Whether the rows may join those of other runs. Without it a table that another run made is refused, on
-            every attempt, so that of two runs at once one publishes and no image gets two maps.
 
     Returns:
         What the run has published, now or earlier.
 
     Raises:
+        ConflictError: Another run has published some of the images, or has rewritten parts that this one replaces.
         TableError: A part is missing or has another size than its receipt says, receipts contradict each other, the
             table has other columns, or the transaction failed; nothing is published then.
         StorageError: The model's metadata or the summary cannot be written.
     """
     check_run_id(run_id)
     digest = _digest(root, model_json)
-    parts = _distinct(root, receipts)
-    result = Published(-1, sum(p.rows for p in parts), sum(p.scored for p in parts), sum(p.rejected for p in parts))
-    actions: list[AddAction] | None = None
+    parts = _distinct(root, changes.receipts)
+    result = _Result(-1, sum(p.scored for p in parts), sum(p.rejected for p in parts))
+    actions: list[AddAction | RemoveAction] | None = None
     for attempt in range(1, _ATTEMPTS + 1):
         table = open_delta(root)
         if table is not None:
             check_columns(root, table)
             if table.transaction_version(run_id) is not None:
                 break
-            if not append:
-                raise table_exists(root)
         if actions is None:
             actions = [_add_action(root, part) for part in parts]
+            actions += [_remove_action(path) for path in sorted(set(changes.removed))]
+        if (table.version() if table else -1) != changes.base:
+            check_overlap(root, table, changes, parts)
+        if attempt == 1:
             _write_json(root, "models", digest, model_json)
         try:
             _commit(root, table, actions, run_id, result)
@@ -101,27 +130,56 @@ def publish(
                     why=f"it was tried {attempt} times; the parts are on disk, but no reader sees them",
                     remedy="check that the table can be written, then run again",
                 ) from error
-    return _conclude(root, run_id, digest, result, summary)
+    return _conclude(root, run_id, digest, result, {**summary, "parts": [_about(part) for part in parts]}, changes)
 
 
-def table_exists(root: str) -> TableError:
-    """The error of a run that found a table where it was to make one."""
-    return TableError(
-        "a table is there already",
-        where=root,
-        why="a run makes a table; scoring an image twice into one would leave two maps of it",
-        remedy="name another output",
-    )
+def active_parts(table: DeltaTable) -> set[str]:
+    """The files of a version, relative to the table's root."""
+    return set(pa.table(table.get_add_actions()).column("path").to_pylist())
 
 
-def delta_location(root: str) -> str:
-    """`root` as deltalake takes it: absolute where it is local.
+def check_overlap(root: str, table: DeltaTable | None, changes: Changes, parts: Sequence[Receipt]) -> None:
+    """Check that what others have published since a run began concerns other images than the run's.
+
+    Args:
+        root: The table.
+        table: As it is now; None where there is none.
+        changes: What the run is to do.
+        parts: Its parts.
 
     Raises:
-        TableError: The folder cannot hold a table.
+        ConflictError: It does not.
     """
-    check_root(root)
-    return root if storage.is_remote(root) else str(storage.local_path(root).absolute())
+    remedy = "run again: what this run has computed is adopted, not computed twice"
+    active = active_parts(table) if table else set()
+    before = open_delta(root, changes.base) if changes.base >= 0 else None
+    if gone := set(changes.removed) - active:
+        raise ConflictError(
+            f"{len(gone)} parts that hold images of this run were rewritten while it ran",
+            where=root,
+            why="another run, or a compaction, has published meanwhile",
+            remedy=remedy,
+        )
+    fresh = active - (active_parts(before) if before else set())
+    theirs = {uri for part in sorted(fresh) for uri in _uris(root, part)}
+    for part in parts if theirs else ():
+        common = next((uri for uri in _uris(root, part.path) if uri in theirs), None)
+        if common is not None:
+            raise ConflictError(
+                f"another run has published the same images while this one ran, {common} among them",
+                where=root,
+                why="an image has one map; this run has published nothing",
+                remedy=remedy,
+            )
+
+
+def _uris(root: str, part: str) -> Iterator[str]:
+    try:
+        with open_part(root, part) as file:
+            for batch in file.iter_batches(columns=["uri"]):
+                yield from batch.column(0).to_pylist()
+    except PART_ERRORS as error:
+        raise TableError(f"the part {part} cannot be read: {error}", where=root, remedy="run again") from error
 
 
 def open_delta(root: str, version: int | None = None) -> DeltaTable | None:
@@ -167,23 +225,26 @@ def check_columns(root: str, table: DeltaTable) -> None:
         )
 
 
-def _commit(root: str, table: DeltaTable | None, actions: list[AddAction], run_id: str, result: Published) -> None:
+def _commit(
+    root: str, table: DeltaTable | None, actions: list[AddAction | RemoveAction], run_id: str, result: _Result
+) -> None:
+    about = {"run_id": run_id, "scored": result.scored, "rejected": result.rejected}
     properties = CommitProperties(
-        custom_metadata={
-            "densecast": {"run_id": run_id, "rows": result.rows, "scored": result.scored, "rejected": result.rejected}
-        },
+        custom_metadata={"densecast": about},
         app_transactions=[Transaction(run_id, 1)],
+        # The library would go on after a look at what it knows of conflicts; ours are looked at by `check_overlap`.
+        max_commit_retries=0,
     )
     schema = Schema.from_arrow(SCHEMA)
     if table is not None:
-        table.create_write_transaction(list(actions), "append", schema, commit_properties=properties)
+        table.create_write_transaction(actions, "append", schema, commit_properties=properties)
         return
     # One commit holds schema, parts and run: DeltaTable.create and a transaction after it would leave a moment, and
     # after a crash a lasting state, in which readers find an empty table that no run has made.
     create_table_with_add_actions(
         delta_location(root),
         schema,
-        actions,
+        [action for action in actions if isinstance(action, AddAction)],
         mode="error",
         name="densecast",
         description="Classification maps, one row an image, and rejections",
@@ -192,18 +253,37 @@ def _commit(root: str, table: DeltaTable | None, actions: list[AddAction], run_i
     )
 
 
-def _conclude(root: str, run_id: str, digest: str, claimed: Published, summary: Mapping[str, Any]) -> Published:
+def _conclude(
+    root: str, run_id: str, digest: str, claimed: _Result, summary: Mapping[str, Any], changes: Changes
+) -> RunSummary:
     """Write the summary of a run that is in the log, unless it is there; return what the run has published."""
-    path = storage.join(root, FOLDER, "runs", f"{run_id}.json")
-    if storage.exists(path):
-        about = json.loads(storage.read_bytes(path))
-        return Published(*(about[name] for name in Published._fields))
-    result = _committed(root, run_id, claimed)
-    _write_json(root, "runs", run_id, {**summary, "run_id": run_id, "model_digest": digest, **result._asdict()})
-    return result
+    path = run_path(root, run_id)
+    if not storage.exists(path):
+        facts = {"run_id": run_id, "model_digest": digest, "base": changes.base}
+        result = _committed(root, run_id, claimed)._asdict()
+        now = {"published_at": datetime.now(UTC).isoformat(timespec="seconds")}
+        _write_json(
+            root, "runs", run_id, {**facts, **result, **now, "removed": sorted(set(changes.removed)), **summary}
+        )
+    return read_summary(root, run_id)
 
 
-def _committed(root: str, run_id: str, claimed: Published) -> Published:
+def run_path(root: str, run_id: str) -> str:
+    """Where the summary of a run is kept."""
+    return storage.join(root, FOLDER, "runs", f"{run_id}.json")
+
+
+def read_summary(root: str, run_id: str) -> RunSummary:
+    """What a run has published, from its summary.
+
+    Raises:
+        StorageError: There is no such summary.
+    """
+    about = json.loads(storage.read_bytes(run_path(root, run_id)))
+    return RunSummary(*(about.get(name, {}) for name in RunSummary._fields))
+
+
+def _committed(root: str, run_id: str, claimed: _Result) -> _Result:
     """What the log says that `run_id` has published; `claimed` if its entry is gone, as Delta drops old ones."""
     table = open_delta(root)
     while table is not None:
@@ -214,7 +294,7 @@ def _committed(root: str, run_id: str, claimed: Published) -> Published:
             for commit in commits:
                 about = commit.get("densecast") or {}
                 if about.get("run_id") == run_id:
-                    return Published(int(commit["version"]), about["rows"], about["scored"], about["rejected"])
+                    return _Result(int(commit["version"]), about["scored"], about["rejected"])
             return claimed._replace(version=table.version())
         table = again
     raise TableError("the table vanished while a run was published to it", where=root)
@@ -238,6 +318,14 @@ def _distinct(root: str, receipts: Sequence[Receipt]) -> list[Receipt]:
         if parts.setdefault(receipt.path, receipt) != receipt:
             raise TableError(f"two receipts contradict each other about the part {receipt.path}", where=root)
     return list(parts.values())
+
+
+def _about(part: Receipt) -> dict[str, Any]:
+    return {name: getattr(part, name) for name in ("path", "size_bytes", "rows", "sha256")}
+
+
+def _remove_action(path: str) -> RemoveAction:
+    return RemoveAction(path=path, data_change=True, deletion_timestamp=int(time.time() * 1000), partition_values={})
 
 
 def _add_action(root: str, part: Receipt) -> AddAction:

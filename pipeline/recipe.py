@@ -1,11 +1,15 @@
 """What a run makes of every image, and the content addresses that follow from it."""
 
+from __future__ import annotations
+
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 from pipeline.maps import DEFAULT_K
+from pipeline.scaling import Scaling
 
 # Bumped when the same settings begin to give other maps: every image is then scored anew.
 _GENERATION = 2
@@ -28,7 +32,7 @@ class Recipe:
     """What a run makes of every image: with the image's digest, everything that its maps depend on.
 
     Attributes:
-        model_digest: Digest of the model (weights, definition, preprocessing).
+        model_digest: Digest of the model (weights, definition, preprocessing); empty until it is known.
         form: How much of a map is kept.
         k: How many classes a cell keeps, at most.
         precision: What the engine computes in.
@@ -38,7 +42,7 @@ class Recipe:
         features: The blobs that are kept beside the map, as `name` or `name:float16`.
     """
 
-    model_digest: str
+    model_digest: str = ""
     form: Form = Form.TOP_K
     k: int = DEFAULT_K
     precision: str = "float32"
@@ -46,6 +50,11 @@ class Recipe:
     resize: int | tuple[int, int] | None = None
     max_side: int | None = None
     features: tuple[str, ...] = ()
+
+    @property
+    def scaling(self) -> Scaling:
+        """The sizes that an image is scored at; raises JobError if one is out of range."""
+        return Scaling(self.resize, self.max_side, self.scales)
 
     @property
     def digest(self) -> str:
@@ -63,6 +72,14 @@ class Recipe:
             SHA-256 in hex, 64 characters.
         """
         return _digest([*self._settings(), image_digest, float(scale)])
+
+    def of_model(self, digest: str) -> Recipe:
+        """The same for a model."""
+        return replace(self, model_digest=digest)
+
+    def as_json(self) -> dict[str, Any]:
+        """The settings and their digest, for a run's summary."""
+        return {**asdict(self), "digest": self.digest}
 
     def _settings(self) -> list[object]:
         return [

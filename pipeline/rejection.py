@@ -20,6 +20,9 @@ class Reason(enum.StrEnum):
         UNREADABLE: Something is there and cannot be read: permissions, or a fault that outlived the retries.
         EMPTY: The file has no byte.
         TOO_MANY_BYTES: The file is larger than the job allows; it was not read.
+        NOT_A_FILE: A folder, a pipe or a device; in an archive also a link or a sparse member.
+        UNSAFE_NAME: A member of an archive whose name leads out of it (absolute, or with `..`), or is endless.
+        COMPRESSION_BOMB: The archive inflates to so much that it was given up.
 
     The image:
 
@@ -32,6 +35,8 @@ class Reason(enum.StrEnum):
         TOO_SMALL: Its header announces fewer rows or columns than the job asks for, or than the model needs.
         UNSUPPORTED_MODE: The file is in order and of a kind that is not decoded: samples of no defined range
             (floating point, 32-bit integers), or a variant of its format that Pillow does not read.
+        DECODER_HUNG: Its decoder did not come to an end in the time that the job gives; it was killed.
+        DECODER_DIED: Its decoder took its process down: a crash, an exit, or a kill from outside, twice.
 
     The map:
 
@@ -45,6 +50,9 @@ class Reason(enum.StrEnum):
     UNREADABLE = "unreadable"
     EMPTY = "empty"
     TOO_MANY_BYTES = "too-many-bytes"
+    NOT_A_FILE = "not-a-file"
+    UNSAFE_NAME = "unsafe-name"
+    COMPRESSION_BOMB = "compression-bomb"
     UNKNOWN_FORMAT = "unknown-format"
     FORMAT_NOT_ALLOWED = "format-not-allowed"
     TRUNCATED = "truncated"
@@ -52,6 +60,8 @@ class Reason(enum.StrEnum):
     TOO_MANY_PIXELS = "too-many-pixels"
     TOO_SMALL = "too-small"
     UNSUPPORTED_MODE = "unsupported-mode"
+    DECODER_HUNG = "decoder-hung"
+    DECODER_DIED = "decoder-died"
     OUT_OF_MEMORY = "out-of-memory"
     ENGINE_FAILED = "engine-failed"
     MAP_TOO_LARGE = "map-too-large"
@@ -77,6 +87,19 @@ class Rejected(Exception):  # noqa: N818 - not an error of the program: the imag
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}" if self.detail else str(self.reason)
+
+    @classmethod
+    def parse(cls, text: str) -> "Rejected":
+        """What `str` of a rejection gave, back as one.
+
+        Raises:
+            ValueError: The text begins with no reason.
+
+        >>> Rejected.parse("corrupt: a: b").args
+        (<Reason.CORRUPT: 'corrupt'>, 'a: b')
+        """
+        reason, _, detail = text.partition(": ")
+        return cls(Reason(reason), detail)
 
 
 def _one_line(text: str) -> str:

@@ -1,25 +1,20 @@
 """The rows of the table: an image, or a tile of a huge one, at one scale; scored, rejected or deleted."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from pipeline.maps import CellScores, Floats, Geometry, Integers, MapError, check_cells
-from pipeline.recipe import Form, Recipe
+from pipeline.encoding import encode, map_digest
+from pipeline.geometry import Geometry
+from pipeline.maps import CellScores, Feature, Floats, Integers, MapError, check_cells
+from pipeline.recipe import Recipe
 from pipeline.rejection import Reason
 
-LARGEST_VALUE_BYTES = 1 << 30  # Parquet and Arrow count the bytes of a value, and of a page, in 31 bits
 DETAIL_LENGTH = 2000  # characters: a detail is for people, and a decoder may quote half a file
-
-
-class MapTooLargeError(MapError):
-    """A map does not fit in one row."""
 
 
 class Status(StrEnum):
@@ -28,14 +23,6 @@ class Status(StrEnum):
     SCORED = "scored"
     REJECTED = "rejected"
     DELETED = "deleted"
-
-
-DTYPES: dict[Form, np.dtype[Any]] = {
-    Form.LOG_UINT8: np.dtype("u1"),
-    Form.FLOAT16: np.dtype("<f2"),
-    Form.FLOAT32: np.dtype("<f4"),
-}
-"""How `probabilities` are stored; the other forms have none."""
 
 
 def _list_of(value: Any) -> Any:
@@ -147,19 +134,6 @@ class Placement:
     tile_x: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Feature:
-    """A blob kept beside a map.
-
-    Attributes:
-        name: Caffe's name of the blob.
-        values: float32 or float16 [h, w, channels]; its cells need not be those of the map.
-    """
-
-    name: str
-    values: Any
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class MapRow:
     """One row of the table; the fields are the columns of `SCHEMA`, arrays flattened row-major."""
@@ -218,7 +192,7 @@ def scored_row(
     run_id: str,
     scored_at: datetime,
     placement: Placement | None = None,
-    features: Sequence[Feature] = (),
+    features: Sequence[Feature] | None = None,
 ) -> MapRow:
     """The row of a map.
 
@@ -226,35 +200,23 @@ def scored_row(
         image: The image; its digest and size must be known.
         recipe: What was made of it.
         geometry: Where the cells of the whole image's map lie in the image, in pixels of the image as it was read.
-        cells: What was computed; `probabilities` as `recipe.form` asks, which is how they are stored.
+        cells: What was computed; `probabilities` where `recipe.form` asks for them. They are stored in that form.
         class_count: C, how many classes the model has.
         run_id: The run.
         scored_at: When, with a time zone.
         placement: Which part of the image's maps it is; by default all of its map at scale 1.
-        features: Blobs to keep beside it.
+        features: Blobs to keep beside it; by default those of `cells`.
 
     Raises:
         MapError: The arrays do not fit each other, the recipe or the class count, or are too large for one row.
     """
     if image.digest is None or image.height is None or image.width is None:
         raise MapError("a map needs the digest and the size of its image", where=image.uri)
+    if features is not None:
+        cells = cells._replace(features=tuple(features))
     check_cells(image.uri, cells, class_count)
     height, width, _ = cells.classes.shape
-    dtype = DTYPES.get(recipe.form)
-    if (dtype is None) != (cells.probabilities is None):
-        found = "no probabilities" if cells.probabilities is None else "probabilities"
-        raise MapError(f"{found} for a map of the form {recipe.form}", where=image.uri)
-    stored = None
-    if cells.probabilities is not None and dtype is not None:
-        _check_storable(image.uri, f"{class_count} classes", recipe.form, cells.probabilities, dtype)
-        stored = np.ascontiguousarray(cells.probabilities, dtype=dtype).tobytes()
-    arrays = {
-        "classes": np.ascontiguousarray(cells.classes).reshape(-1),
-        "scores": np.ascontiguousarray(cells.scores).reshape(-1),
-        "residual": np.ascontiguousarray(cells.residual).reshape(-1),
-        "probabilities": stored,
-        "features": [_stored_feature(image.uri, feature) for feature in features] or None,
-    }
+    arrays = encode(image.uri, cells, recipe.form)
     return MapRow(
         **_common(image, recipe, placement or Placement(1.0, image.height, image.width), run_id, scored_at),
         **arrays,
@@ -290,69 +252,16 @@ def rejected_row(
         scored_at: When it was given up, with a time zone.
         placement: At which scale; 1 by default.
     """
+    without_map: dict[str, Any] = dict.fromkeys(
+        (*ARRAYS, "map_height", "map_width", "geometry", "class_count", "map_digest")
+    )
     return MapRow(
         **_common(image, recipe, placement or Placement(), run_id, scored_at),
-        **dict.fromkeys((*ARRAYS, "map_height", "map_width", "geometry", "class_count", "map_digest")),
+        **without_map,
         status=Status.REJECTED.value,
         reason=str(reason),
         detail=storable(detail)[:DETAIL_LENGTH],
     )
-
-
-def map_digest(
-    height: int,
-    width: int,
-    *,
-    classes: Any,
-    scores: Any,
-    residual: Any,
-    probabilities: bytes | None,
-    features: Sequence[Mapping[str, Any]] | None,
-) -> str:
-    """SHA-256 in hex of a map as it is stored, whatever files it is copied to: what `densecast check` compares.
-
-    Args:
-        height: Cells.
-        width: Cells.
-        classes: int32, flat.
-        scores: float32, flat.
-        residual: float32, flat.
-        probabilities: As stored, or None.
-        features: As stored, or None.
-    """
-    sha = hashlib.sha256(f"{height} {width}".encode())
-    for array, dtype in ((classes, "<i4"), (scores, "<f4"), (residual, "<f4")):
-        sha.update(np.ascontiguousarray(array, dtype=dtype).data)
-    sha.update(probabilities or b"")
-    for feature in features or ():
-        sha.update("\0".join(str(feature[name]) for name in ("name", "height", "width", "dtype")).encode())
-        sha.update(feature["values"])
-    return sha.hexdigest()
-
-
-def _check_storable(where: str, what: str, form: str, array: Any, dtype: np.dtype[Any]) -> None:
-    size = array.size * dtype.itemsize
-    if size > LARGEST_VALUE_BYTES:
-        raise MapTooLargeError(
-            f"a map of {array.shape[0]} x {array.shape[1]} cells and {what} takes {size:,} bytes as {form}",
-            where=where,
-            why=f"a row of the table holds at most {LARGEST_VALUE_BYTES:,}",
-            remedy="keep the top k classes only, use float16, a smaller scale, or smaller tiles",
-        )
-
-
-def _stored_feature(where: str, feature: Feature) -> dict[str, Any]:
-    height, width, channels = feature.values.shape
-    values = np.ascontiguousarray(feature.values).astype(feature.values.dtype.newbyteorder("<"), copy=False)
-    _check_storable(where, f"{channels} channels of {feature.name}", values.dtype.name, values, values.dtype)
-    return {
-        "name": feature.name,
-        "height": height,
-        "width": width,
-        "channels": channels,
-        "dtype": values.dtype.name,
-        "values": values.tobytes(),
-    }
 
 
 def rows_to_arrow(rows: Sequence[MapRow]) -> Any:

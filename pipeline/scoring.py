@@ -7,40 +7,47 @@ import os
 import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
 
-from conversion import read_metadata
-from pipeline import progress
-from pipeline.batching import BatchBudget
-from pipeline.decoding import DecodeLimits
+from conversion import ModelMetadata, load_network, read_metadata
+from conversion.metadata import NETWORK_FILE
 from pipeline.engines import OpenEngine, TensorFlowEngine
 from pipeline.errors import JobError
+from pipeline.features import check_tileable, parse_features
+from pipeline.files import check_root
+from pipeline.incremental import PlanRun
 from pipeline.inference import PublishFn, ScoreFn
-from pipeline.maps import DEFAULT_K
 from pipeline.parts import FLUSH_BYTES, check_run_id
-from pipeline.recipe import Form, Recipe
-from pipeline.sources import ImageReference
+from pipeline.planning import Policy
+from pipeline.recipe import Recipe
+from pipeline.scorer import UNALIGNED, Limits
+from pipeline.tiling import cut
 
-MAX_IMAGE_BYTES = 512 * 2**20
+_LARGE = 1 << 16  # pixels: an image that certainly has to be cut
 
 
 class ScoreImages(beam.PTransform):
-    """PCollection[ImageReference] -> PCollection[Published] of one element, the run's.
+    """PCollection[ImageReference] -> PCollection[RunSummary] of one element, the run's.
 
-    References are shuffled, never pixels; after the shuffle one fused stage reads, decodes, infers and writes part
-    files; their receipts are published in one Delta transaction. For bounded, globally windowed collections.
+    What is listed is joined with what the table knows, and only the difference is scored: a run that was killed is
+    resumed, and an unchanged collection costs no more than its listing. References are shuffled, never pixels; after
+    the shuffle one fused stage reads, decodes, infers and writes part files; their receipts are published in one Delta
+    transaction. For bounded, globally windowed collections.
 
     Args:
         model: A model directory that `conversion.convert` wrote; workers must reach it under the same name.
-        output: The table to write, a local path or `scheme://`.
-        k: How many classes a cell keeps.
-        form: How much of a map is kept besides.
+        output: The table to write to, a local path or `scheme://`; made if there is none.
+        recipe: What is made of every image, but for the model's digest, which is filled in; by default the top 5
+            classes at scale 1.
+        retry_rejected: Whether images that were rejected are tried again though they have not changed.
+        rescore: Whether all images are scored again.
+        prune: Whether images of the table that are not among the references are marked as deleted.
+        max_pruned: The share of the table's images, 0 to 1, that may be marked so before the run fails instead.
         run_id: Names the run; a repeated run id publishes nothing new. Made up from the time by default.
-        limits: What is decoded at all.
-        budget: Of batches.
-        max_image_bytes: Larger files are refused unread.
+        limits: What is read and decoded at all, and how.
         flush_bytes: Size of gathered rows at which a part file is written.
         summary: Anything to keep with the run, as JSON.
         open_engine: Makes the engine on the worker; TensorFlow by default.
@@ -48,61 +55,75 @@ class ScoreImages(beam.PTransform):
     Raises:
         ModelError: `model` is no model.
         JobError: An argument is out of range.
-        TableError: The run id cannot be part of a file name.
+        TableError: The run id cannot be part of a file name, or the output cannot be a table's folder.
     """
 
     def __init__(
         self,
         model: str | os.PathLike[str],
         output: str | os.PathLike[str],
+        recipe: Recipe | None = None,
         *,
-        k: int = DEFAULT_K,
-        form: Form = Form.TOP_K,
+        retry_rejected: bool = False,
+        rescore: bool = False,
+        prune: bool = False,
+        max_pruned: float = 0.5,
         run_id: str = "",
-        limits: DecodeLimits | None = None,
-        budget: BatchBudget | None = None,
-        max_image_bytes: int = MAX_IMAGE_BYTES,
+        limits: Limits | None = None,
         flush_bytes: int = FLUSH_BYTES,
         summary: Mapping[str, Any] | None = None,
         open_engine: OpenEngine | None = None,
     ) -> None:
         super().__init__()
-        model, output = os.fspath(model), os.fspath(output)
-        if k < 1:
-            raise JobError(f"k is {k}", why="a cell keeps at least one class")
+        model, self._output = os.fspath(model), os.fspath(output)
         self.run_id = run_id or new_run_id()
         check_run_id(self.run_id)
+        check_root(self._output)
         metadata = read_metadata(model)
-        recipe = Recipe(metadata.digest, form=form, k=k)
+        recipe = self._recipe = (recipe or Recipe()).of_model(metadata.digest)
+        self._limits = limits or Limits()
+        self._policy = Policy(self._recipe.digest, self._recipe.scales, retry_rejected, rescore, prune)
         self._score = ScoreFn(
-            open_engine or functools.partial(TensorFlowEngine, model, k, form),
-            output,
+            open_engine or functools.partial(TensorFlowEngine, model, recipe.k, recipe.form, recipe.features),
+            self._output,
             self.run_id,
-            recipe,
-            limits=limits or DecodeLimits(),
-            budget=budget or BatchBudget(),
-            max_image_bytes=max_image_bytes,
-            flush_bytes=flush_bytes,
+            self._recipe,
+            self._limits,
+            flush_bytes,
+            _uncut(model, metadata, recipe, self._limits),
         )
-        self._publish = PublishFn(output, self.run_id, metadata.model_dump(mode="json"), dict(summary or {}))
+        about = {"recipe": self._recipe.as_json(), **(summary or {})}
+        self._publish = PublishFn(self._output, self.run_id, metadata.model_dump(mode="json"), about, max_pruned)
 
     def expand(self, references: Any) -> Any:
         """See the class."""
+        planned = references | "Plan" >> PlanRun(self._output, self.run_id, self._policy, self._limits.max_image_bytes)
+        receipts = (
+            planned.work | "Shuffle references" >> beam.Reshuffle() | "Decode, infer, write" >> beam.ParDo(self._score)
+        )
         return (
-            references
-            | "Count listed" >> beam.Map(_count_listed).with_output_types(ImageReference)
-            | "Shuffle references" >> beam.Reshuffle()
-            | "Decode, infer, write" >> beam.ParDo(self._score)
-            | "Gather receipts" >> beam.combiners.ToList()
+            (planned.reports, receipts)
+            | "All reports" >> beam.Flatten()
+            | "Gather reports" >> beam.combiners.ToList()
             | "Publish" >> beam.ParDo(self._publish)
         )
+
+
+def _uncut(model: str, metadata: ModelMetadata, recipe: Recipe, limits: Limits) -> str:
+    """Why images cannot be cut into tiles; empty where they can. Raises JobError if the tiles are too small."""
+    if metadata.alignment is None:
+        return UNALIGNED
+    axes = metadata.geometry.y.axis, metadata.geometry.x.axis
+    cut(_LARGE, _LARGE, axes, limits.tile_pixels, metadata.alignment)
+    wanted = parse_features(recipe.features, metadata)
+    try:
+        if wanted:
+            check_tileable(wanted, load_network(Path(model) / NETWORK_FILE), metadata.output_blob)
+    except JobError as error:
+        return error.what
+    return ""
 
 
 def new_run_id() -> str:
     """A run's name: when it began, in UTC, and a few random letters; names sort by time."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
-
-
-def _count_listed(reference: ImageReference) -> ImageReference:
-    progress.count(progress.LISTED)
-    return reference

@@ -12,37 +12,57 @@ from rich.text import Text
 
 from pipeline import storage
 from pipeline.decoding import DecodeLimits, decode
+from pipeline.errors import JobError
 from pipeline.maps import ClassificationMap
 from pipeline.rejection import Rejected
 from pipeline.rendering import grid, overlay
+from pipeline.sources import Reader, locate
 from pipeline.table import MapTable
 
 
-def show(table: str, image: str, output: str | Path | None = None, *, width: int = 100) -> RenderableType:
+def show(
+    table: str,
+    image: str,
+    output: str | Path | None = None,
+    *,
+    scale: float | None = None,
+    fused: bool = False,
+    key: str = "",
+    width: int = 100,
+) -> RenderableType:
     """Reads a map and draws it.
 
     Args:
         table: The table.
         image: An image of it, by address, path or own id.
         output: The picture to write; `<name>-map.png` in the present folder by default.
+        scale: Which of its maps, where it has several.
+        fused: Draw the mean of its maps at all scales instead.
+        key: How the map's key begins, where that is not enough.
         width: Of the terminal, in characters.
 
     Returns:
         What to print; if the image is gone, the table of class names alone, saying so.
 
     Raises:
-        TableError: There is no such table or image, or the image was rejected.
+        JobError: A fused map is asked for, and a single scale or key as well.
+        TableError: There is no such table or image, the image was rejected or deleted, or it has several maps.
+        MapError: The map's rows contradict each other.
         StorageError: The picture cannot be written.
     """
-    found = MapTable(table).read(image)
+    if fused and (scale is not None or key):
+        raise JobError("a fused map is of all scales", remedy="leave out either `fused` or the scale and the key")
+    maps = MapTable(table)
+    found = maps.fused(image) if fused else maps.read(image, scale=scale, key=key)
     target = Path(output) if output is not None else Path(f"{Path(found.uri).stem}-map.png")
     return Group(grid(found, width=width), _draw(found, target))
 
 
 def _draw(found: ClassificationMap, target: Path) -> Text:
     try:
-        pixels = decode(storage.read_bytes(found.uri), DecodeLimits()).pixels
-    except (storage.StorageError, Rejected) as error:
+        with Reader() as reader:
+            pixels = decode(reader.read(locate(found.uri)).data, DecodeLimits()).pixels
+    except Rejected as error:
         return Text(f"no picture: {found.uri} cannot be read any more ({error})")
     if pixels.shape[:2] != found.image_size:
         return Text(f"no picture: {found.uri} is another image now than the one that was scored")

@@ -6,12 +6,15 @@ once its Beam extra is installed; `file://` is a local path.
 
 import contextlib
 import errno
+import os
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, NamedTuple
 from urllib.parse import unquote
 
-from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystem import CompressionTypes, FileMetadata
 from apache_beam.io.filesystems import FileSystems
 
 from conversion import files
@@ -50,6 +53,37 @@ class MissingFileError(StorageError):
 
 class TooLargeError(StorageError):
     """A file holds more bytes than the caller is willing to read."""
+
+
+class NotAFileError(StorageError):
+    """A folder, a pipe or a device is where a file is needed."""
+
+
+class FileFacts(NamedTuple):
+    """What a file system says of a file without its being read.
+
+    Attributes:
+        size_bytes: Its size.
+        version: Text that changes when the content does: size and time of change in nanoseconds, as in
+            `12-1763871234000000000`; empty where the file system keeps no time.
+    """
+
+    size_bytes: int
+    version: str
+
+
+class Entry(NamedTuple):
+    """A file as its folder lists it.
+
+    Attributes:
+        path: The file.
+        size_bytes: Its size.
+        modified: When it was last written, in seconds since 1970; 0 where the file system keeps no time.
+    """
+
+    path: str
+    size_bytes: int
+    modified: float
 
 
 def is_remote(path: str) -> bool:
@@ -120,6 +154,67 @@ def size_of(path: str) -> int | None:
         return file.stat().st_size if file.is_file() else None
 
 
+def facts_of(path: str) -> FileFacts | None:
+    """Size and version of the file at `path`, or None where there is no file.
+
+    Raises:
+        StorageError: The file system cannot be asked.
+    """
+    with _typed(path, "cannot be looked up"):
+        if is_remote(path):
+            return listed_facts(FileSystems.get_filesystem(path).metadata(path)) if exists(path) else None
+        try:
+            status = local_path(path).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return local_facts(status) if stat.S_ISREG(status.st_mode) else None
+
+
+def local_facts(status: os.stat_result) -> FileFacts:
+    """The facts of a local file, from its status."""
+    return FileFacts(status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
+
+
+def listed_facts(metadata: FileMetadata) -> FileFacts:
+    """The facts of a remote file, from what Beam's listing says of it."""
+    size, changed = int(metadata.size_in_bytes), float(metadata.last_updated_in_seconds)
+    return FileFacts(size, f"{size}-{changed * 1e9:.0f}" if changed > 0 else "")
+
+
+def open_stream(path: str) -> IO[bytes]:
+    """Opens a file for reading at any place; as it is, nothing is unpacked. The caller closes it.
+
+    What the stream raises later is the file system's own: wrap the reads in `reading`.
+
+    Raises:
+        MissingFileError: There is no such file.
+        NotAFileError: It is a folder, a pipe or a device; opening waits for none of them.
+        StorageError: It cannot be opened.
+    """
+    with reading(path):
+        if is_remote(path):
+            remote: IO[bytes] = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+            return remote
+        try:
+            file = open(local_path(path), "rb", opener=_without_waiting)  # noqa: SIM115 - the caller closes it
+        except IsADirectoryError as error:
+            raise NotAFileError("is a folder, not a file", where=path) from error
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            file.close()
+            raise NotAFileError("is a pipe or a device, not a file", where=path)
+        return file
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    # A pipe without a writer would block for ever; Windows has no such flag, and no such pipes among its files.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def reading(path: str) -> contextlib.AbstractContextManager[None]:
+    """Turns what a file system raises while the file at `path` is read into a `StorageError`."""
+    return _typed(path, "cannot be read")
+
+
 def read_bytes(path: str, max_bytes: int | None = None) -> bytes:
     """The content of a file, as it is: nothing is unpacked, whatever the extension.
 
@@ -160,6 +255,40 @@ def list_files(folder: str, suffix: str = "") -> list[str]:
             here = local_path(folder)
             found = [str(entry) for entry in here.iterdir() if entry.is_file()] if here.is_dir() else []
     return sorted(path for path in found if path.endswith(suffix) and not _name(path).startswith("."))
+
+
+def list_entries(folder: str) -> list[Entry]:
+    """All files directly in `folder`, partial and hidden ones too, sorted; none where there is no such folder.
+
+    Raises:
+        StorageError: The folder cannot be listed.
+    """
+    with _typed(folder, "cannot be listed"):
+        if is_remote(folder):
+            listed = FileSystems.match([join(folder, "*")])[0].metadata_list
+            return sorted(Entry(m.path, int(m.size_in_bytes), float(m.last_updated_in_seconds or 0)) for m in listed)
+        here = local_path(folder)
+        found = []
+        for entry in here.iterdir() if here.is_dir() else ():
+            # A file may vanish between listing and looking, and a link to nothing is no file.
+            with contextlib.suppress(FileNotFoundError):
+                status = entry.lstat()
+                if stat.S_ISREG(status.st_mode):
+                    found.append(Entry(str(entry), status.st_size, status.st_mtime))
+        return sorted(found)
+
+
+def delete(path: str) -> None:
+    """Delete a file; one that is gone already is no error.
+
+    Raises:
+        StorageError: It cannot be deleted.
+    """
+    with _typed(path, "cannot be deleted"):
+        if not is_remote(path):
+            local_path(path).unlink(missing_ok=True)
+        elif FileSystems.exists(path):
+            FileSystems.delete([path])
 
 
 def write_atomically(path: str, data: bytes) -> None:

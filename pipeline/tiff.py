@@ -9,6 +9,7 @@ Facts: TIFF 6.0 (Adobe, 1992), sections 2, 8 and 15; the BigTIFF design of libti
 """
 
 import dataclasses
+import mmap
 import struct
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from pipeline.rejection import Reason, Rejected
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 256, 257, 258, 259, 262
 STRIP_OFFSETS, ORIENTATION, SAMPLES, ROWS_PER_STRIP, STRIP_BYTES, PLANAR = 273, 274, 277, 278, 279, 284
 TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES = 322, 323, 324, 325
+EXTRA_SAMPLES, SAMPLE_FORMAT = 338, 339
 
 _SINGLE = frozenset({
     WIDTH, HEIGHT, COMPRESSION, PHOTOMETRIC, 266, ORIENTATION, SAMPLES, ROWS_PER_STRIP, PLANAR, 292, 293, 317,
@@ -37,8 +39,13 @@ _VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11:
 _UNSIGNED = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8"}
 _MAX_ENTRIES = 2**16
 _MAX_CLASSIC = 2**32 - 1
-_UNCOMPRESSED, _OLD_JPEG = 1, 6
+_UNCOMPRESSED, _OLD_JPEG, _JPEG = 1, 6, 7
 _SEPARATE_PLANES = 2
+_LOSSLESS = frozenset({_UNCOMPRESSED, 5, 8, 32773, 32946})  # and LZW, deflate, PackBits, deflate's old number
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
+_ASSOCIATED = 1
+_MAX_TILE_ROW = 2**26
+"""Pixels of a row of tiles: what a reader of rows holds at least."""
 
 
 class _Entry(NamedTuple):
@@ -87,7 +94,7 @@ def orientation(exif: bytes) -> int:
     return stated if 1 <= stated <= 8 else 1
 
 
-def read_directory(data: bytes, tags: frozenset[int] = _SINGLE | _LISTS) -> Directory:
+def read_directory(data: bytes | mmap.mmap, tags: frozenset[int] = _SINGLE | _LISTS) -> Directory:
     """Reads those of the first directory's entries that are among `tags`.
 
     Raises:
@@ -121,8 +128,8 @@ def read_directory(data: bytes, tags: frozenset[int] = _SINGLE | _LISTS) -> Dire
     return Directory(order, entries)
 
 
-def with_one_directory(data: bytes, directory: Directory) -> bytes:
-    """`data` as a TIFF whose header leads to `directory` alone: no other image, no metadata, no orientation.
+def with_one_directory(data: bytes | mmap.mmap, directory: Directory) -> tuple[bytes | memoryview, ...]:
+    """`data` as a TIFF, in parts, whose header leads to `directory` alone: no other image, no metadata, no orientation.
 
     What `data` holds stays where it is, so the positions of the strips stay valid; the directory and its values are
     appended. Classic also where `data` is a BigTIFF, which Pillow 12.3 misreads if it is big-endian.
@@ -145,7 +152,7 @@ def with_one_directory(data: bytes, directory: Directory) -> bytes:
             place += len(value)
         listed.append(struct.pack(order + "HHI", tag, kind, len(value) // _VALUE_BYTES[kind]) + field)
     header = data[:2] + struct.pack(order + "HI", 42, start)
-    return b"".join([header, data[8:], bytes(start - len(data)), *listed, bytes(4), *values])
+    return header, memoryview(data)[8:], b"".join([bytes(start - len(data)), *listed, bytes(4), *values])
 
 
 def check_strips(directory: Directory, data_size: int) -> Directory:
@@ -185,6 +192,27 @@ def check_strips(directory: Directory, data_size: int) -> Directory:
     if (offsets + sizes > data_size).any():
         raise Rejected(Reason.TRUNCATED, f"TIFF: a strip or tile ends beyond the end of the file, {data_size} bytes")
     return directory
+
+
+def streams(directory: Directory) -> bool:
+    """Whether rows decoded by libtiff one after another are the pixels that Pillow gives, and take little memory.
+
+    So it is for whole samples of 8 and 16 bits, black to white, RGB or by palette (YCbCr in JPEG alone), alpha not
+    multiplied in, all samples of a pixel in one place.
+    """
+    compression, photometric = directory.integer(COMPRESSION, _UNCOMPRESSED), directory.integer(PHOTOMETRIC, -1)
+    bits, samples = set(directory.integers(BITS).tolist()), directory.integer(SAMPLES, 1)
+    colours = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _PALETTE: 1, _YCBCR: 3}.get(photometric, 0)
+    tile_height = directory.integer(TILE_HEIGHT, 1) if TILE_OFFSETS in directory.entries else 1
+    return (
+        ((compression in _LOSSLESS and photometric != _YCBCR) or (compression == _JPEG and bits == {8}))
+        and (bits == {8} or (bits == {16} and photometric in (_BLACK_IS_ZERO, _RGB)))
+        and samples in (colours, colours + (photometric != _PALETTE))
+        and set(directory.integers(SAMPLE_FORMAT).tolist()) <= {1}
+        and _ASSOCIATED not in directory.integers(EXTRA_SAMPLES)
+        and directory.integer(PLANAR, 1) != _SEPARATE_PLANES
+        and tile_height * directory.integer(WIDTH, 0) <= _MAX_TILE_ROW
+    )
 
 
 def _planes_and_bits(directory: Directory) -> tuple[int, int]:

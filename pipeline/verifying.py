@@ -13,12 +13,11 @@ from conversion.metadata import VerificationMetadata
 from conversion.savedmodel import load
 from conversion.verification import examples, verification_sizes, verify
 from pipeline import crops as crop_comparison
-from pipeline import storage
 from pipeline.crops import CropsReport, compare_with_crops, example_images
 from pipeline.decoding import DecodeLimits, decode
 from pipeline.engines import TensorFlowEngine
 from pipeline.recipe import Form
-from pipeline.sources import match
+from pipeline.sources import Reader, list_images
 
 
 class VerifyReport(BaseModel):
@@ -36,12 +35,12 @@ def verify_model(
     Args:
         model: A model directory.
         crops: Compare maps with the classifier on each window.
-        images: Folders, files or patterns for that; seeded images by default.
+        images: Folders, files, patterns or manifests for that; seeded images by default.
         caffe: Definition and weights to hold every layer against.
 
     Raises:
         VerificationError: A layer diverges from the reference; it is named.
-        Rejected: An image cannot be decoded.
+        Rejected: An image cannot be read or decoded.
         DensecastError: A file cannot be read.
     """
     against = _against_caffe(model, *caffe) if caffe else None
@@ -49,8 +48,8 @@ def verify_model(
         return VerifyReport(caffe=against)
     engine = TensorFlowEngine(model, form=Form.FLOAT32)
     limits = DecodeLimits()
-    references = [reference for image in images for reference in match(image)]
-    given = [decode(storage.read_bytes(reference.uri), limits).pixels for reference in references]
+    with Reader() as reader:
+        given = [decode(reader.read(reference).data, limits).pixels for reference in list_images(images)]
     return VerifyReport(caffe=against, crops=compare_with_crops(engine, given or example_images(engine)))
 
 

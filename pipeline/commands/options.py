@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,6 +45,40 @@ class Size(click.ParamType[tuple[int, int]]):
         if len(parts) not in (1, 2) or not all(p.isdecimal() and int(p) > 0 for p in parts):
             self.fail(f"{value!r} is not a size: write 451x451 (height x width) or 451", param, ctx)
         return int(parts[0]), int(parts[-1])
+
+
+class Resize(click.ParamType[int | tuple[int, int]]):
+    """The length of an image's shorter side in pixels, or HEIGHTxWIDTH."""
+
+    name = "pixels"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | tuple[int, int]:
+        """Parses it."""
+        if isinstance(value, int | tuple):
+            return value
+        size = Size().convert(value, param, ctx)
+        return size if "x" in str(value).lower() else size[0]
+
+
+class Numbers(click.ParamType[tuple[float, ...]]):
+    """Numbers with commas between them."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """Parses them."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not numbers with commas between them, such as 1,0.7,0.5", param, ctx)
+
+
+def check_tensorflow() -> None:
+    """Raises MissingExtraError if TensorFlow is not there; it is imported where it is used, which may be nowhere."""
+    if importlib.util.find_spec("tensorflow") is None:
+        need_tensorflow()
 
 
 def need_tensorflow() -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.options import PassThrough, need_tensorflow
+from pipeline.commands.options import Numbers, PassThrough, Resize, check_tensorflow, need_tensorflow
 from pipeline.console import console
 from pipeline.recipe import Form
+
+if TYPE_CHECKING:
+    from pipeline.job import JobResult
 
 EXIT_REJECTED = 3
 
@@ -19,7 +22,7 @@ EXIT_REJECTED = 3
 @click.command(cls=PassThrough)
 @click.argument("model", type=click.Path())
 @click.argument("images", nargs=-1, required=True)
-@click.option("--output", "-o", required=True, help="The table to write.")
+@click.option("--output", "-o", required=True, help="The table to write to; made if there is none.")
 @click.option("--top-k", type=click.IntRange(min=1), default=5, show_default=True, help="Classes kept a cell.")
 @click.option(
     "--scores",
@@ -28,44 +31,73 @@ EXIT_REJECTED = 3
     show_default=True,
     help="How much of a map is kept.",
 )
+@click.option(
+    "--accuracy-bound",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Instead of --scores: keep the smallest form whose probabilities are off by no more on a sample.",
+)
+@click.option("--features", "-f", multiple=True, help="Keep a blob as well: fc7, or fc7:float16.")
+@click.option("--scales", type=Numbers(), default="1", show_default=True, help="One map for each, as 1,0.7,0.5.")
+@click.option("--resize", type=Resize(), help="First bring the shorter side to N pixels, or the image to HxW.")
+@click.option("--max-side", type=click.IntRange(min=1), help="And shrink images whose longer side is longer.")
+@click.option("--retry-rejected", is_flag=True, help="Try rejected images again though they have not changed.")
+@click.option("--rescore", is_flag=True, help="Score all images again.")
+@click.option("--prune", is_flag=True, help="Mark the table's images that are not among IMAGES as deleted.")
+@click.option("--max-pruned", default="50%", show_default=True, help="Fail if --prune would mark more of the table.")
 @click.option("--max-rejected", default="5%", show_default=True, help="Exit with 3 if more images get no map.")
-@click.option("--max-pixels", type=click.IntRange(min=1), help="Reject larger images from their header.")
+@click.option("--max-pixels", type=click.IntRange(min=1), help="Reject larger images that cannot be read by window.")
+@click.option("--max-image-bytes", type=click.IntRange(min=1), help="Reject larger files unread.")
+@click.option("--tile-pixels", type=click.IntRange(min=1), help="Cut larger images into tiles of so many pixels.")
+@click.option("--decode-timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds a decoder may take.")
 @click.option("--runner", default="local", show_default=True, help="local, or the name of a Beam runner.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result for programs.")
 @click.pass_context
 def score(ctx: click.Context, /, model: str, images: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Write the classification map of every image to a Delta table.
 
-    IMAGES are folders, files, glob patterns, or manifests (@list.txt, @list.csv). What follows -- goes to Beam.
+    IMAGES are folders, files, glob patterns, archives and other shards (*.tar, *.zip, *.parquet, *.tfrecord), or
+    manifests (@list.txt, @list.csv, @list.jsonl). What follows -- goes to Beam.
+
+    Run it again, and only what is new or has changed is scored; so a run that was killed is resumed.
 
     \b
     densecast score caffenet photos/ 'more/**/*.jpg' @list.csv --output maps
-    densecast score caffenet photos/ --output maps --scores float16 --max-rejected 1%
+    densecast score caffenet 'shards/*.tar' --output maps --scales 1,0.7,0.5 --max-rejected 1%
+    densecast score caffenet photos/ --output maps --accuracy-bound 0.01 --prune
     densecast score caffenet photos/ --output maps --runner FlinkRunner -- --flink_master=localhost:8081
     """
     from pipeline.job import describe_job, run_job
 
     values = {name: value for name, value in options.items() if value is not None}
-    need_tensorflow()
+    check_tensorflow()
     job = describe_job(model=model, images=images, beam_options=ctx.meta.get("densecast.beam", ()), **values)
     result = run_job(job)
-    published = result.published
     if as_json:
-        click.echo(json.dumps({**dataclasses.asdict(result), "published": published._asdict()}))
+        click.echo(json.dumps({**result.summary._asdict(), "seconds_total": result.seconds, "failed": result.failed}))
     else:
-        rate = published.rows / result.seconds if result.seconds else 0.0
-        click.echo(f"{published.rows:,} images: {published.scored:,} maps, {published.rejected:,} rejected")
-        for reason, count in result.reasons.items():
-            click.echo(f"  {count:,} {reason}")
-        click.echo(
-            f"{result.seconds:.1f} s, {rate:.1f} images/s; run {job.run_id}; {job.output} version {published.version}"
-        )
+        click.echo("\n".join(_told(job.output, result)))
     if result.failed:
         click.echo(
-            f"more than {job.max_rejected:.1%} of the images were rejected; see `densecast rejected {job.output}`",
+            f"more than {job.max_rejected:.1%} of the images have no map; see `densecast rejected {job.output}`",
             err=True,
         )
         ctx.exit(EXIT_REJECTED)
+
+
+def _told(output: str, result: JobResult) -> Iterator[str]:
+    """What a run did, in lines for people."""
+    summary, images = result.summary, result.summary.images
+    unchanged = sum(images.get(name, 0) for name in ("keep", "update"))
+    others = {
+        "unchanged": unchanged,
+        "taken over from a run that died": images.get("adopt", 0),
+        "deleted": images.get("delete", 0),
+    }
+    told = "".join(f", {count:,} {what}" for what, count in others.items() if count)
+    yield f"{images.get('listed', 0):,} images: {summary.scored:,} new maps, {summary.rejected:,} rejected{told}"
+    yield from (f"  {count:,} {reason}" for reason, count in summary.reasons.items())
+    rate = images.get("score", 0) / result.seconds if result.seconds else 0.0
+    yield f"{result.seconds:.1f} s, {rate:.1f} images/s; run {summary.run_id}; {output} version {summary.version}"
 
 
 @click.command()
@@ -82,16 +114,20 @@ def rejected(table: str) -> None:
 @click.argument("table")
 @click.argument("image")
 @click.option("--output", "-o", type=click.Path(), help="The picture to write. Default: IMAGE-map.png here.")
-def show(table: str, image: str, output: str | None) -> None:
+@click.option("--scale", type=float, help="Which map, where the image was scored at several scales.")
+@click.option("--fused", is_flag=True, help="The mean of the maps at all scales.")
+@click.option("--key", default="", help="How the map's key begins, where that is not enough.")
+def show(table: str, image: str, output: str | None, scale: float | None, fused: bool, key: str) -> None:
     """Show one image's map: a table of class names, and a picture of the map over the image.
 
     \b
     densecast show maps photos/cat.jpg --output cat-map.png
+    densecast show maps 'shards/1.tar#cats/1.jpg' --fused
     """
     from pipeline.showing import show as show_map
 
     terminal = console()
-    terminal.print(show_map(table, image, output, width=terminal.width))
+    terminal.print(show_map(table, image, output, scale=scale, fused=fused, key=key, width=terminal.width))
 
 
 @click.command()

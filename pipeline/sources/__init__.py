@@ -1,8 +1,24 @@
-"""Where images come from: folders, files, patterns and manifests, as references that are cheap to shuffle."""
+"""Where images come from: files, manifests, archives and the web, as references that are cheap to shuffle."""
 
 from pipeline.sources.beam import ListImages
 from pipeline.sources.globs import match
+from pipeline.sources.locating import list_images, locate
 from pipeline.sources.manifest import read_manifest
-from pipeline.sources.reference import ImageReference
+from pipeline.sources.opening import MAX_IMAGE_BYTES, Reader, streamed
+from pipeline.sources.reference import ImageReference, merge
+from pipeline.sources.web import Fetched, WebLimits
 
-__all__ = ["ImageReference", "ListImages", "match", "read_manifest"]
+__all__ = [
+    "MAX_IMAGE_BYTES",
+    "Fetched",
+    "ImageReference",
+    "ListImages",
+    "Reader",
+    "WebLimits",
+    "list_images",
+    "locate",
+    "match",
+    "merge",
+    "read_manifest",
+    "streamed",
+]

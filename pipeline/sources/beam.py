@@ -1,12 +1,13 @@
 """`ListImages`: what a user names, as a PCollection of references."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import apache_beam as beam
 
 from pipeline.errors import SourceError
 from pipeline.sources import globs, manifest
+from pipeline.sources.listing import is_container, list_container
 from pipeline.sources.reference import ImageReference, resolve
 
 
@@ -16,20 +17,22 @@ class _Argument(NamedTuple):
 
 
 class ListImages(beam.PTransform):
-    """A pipeline -> PCollection[ImageReference], each address once.
+    """A pipeline -> PCollection[ImageReference]; what several arguments name comes several times.
 
-    The listing runs on a worker, so that a submission is quick and the collection is listed when the job runs; only
-    what costs a request or two is found out here.
+    `pipeline.sources.merge` makes one of several references to an address.
+
+    The listing runs on workers, so that a submission is quick and the collection is listed when the job runs; only
+    what costs a request or two is found out here. Containers are spread over the workers and listed one by one.
 
     Args:
-        arguments: Files, folders and patterns (see `pipeline.sources.globs`), and manifests: `@list.csv`, or any name
-            that ends in `.txt` or `.csv` (see `pipeline.sources.manifest`). Relative ones are relative to the folder
-            in which this is constructed.
+        arguments: Files, folders and patterns (see `pipeline.sources.match`), addresses behind HTTP, and manifests:
+            `@list.csv`, or any name that ends in `.txt`, `.csv`, `.jsonl` or `.ndjson` (see
+            `pipeline.sources.read_manifest`). Relative ones are relative to the folder in which this is constructed.
         check: Whether to look now for what is named. False where only the workers see the files.
 
     Raises:
         SourceError: There is no argument, one is malformed, or what it names is not there. On a worker: nothing
-            matches, a manifest is damaged, or one address has two ids.
+            matches, or a manifest is damaged.
     """
 
     def __init__(self, arguments: Sequence[str], *, check: bool = True) -> None:
@@ -45,14 +48,20 @@ class ListImages(beam.PTransform):
 
     def expand(self, pipeline: Any) -> Any:
         """See the class."""
-        return (
+        files = (
             pipeline
             | "Arguments" >> beam.Create(self._arguments, reshuffle=True)
-            | "List" >> beam.FlatMap(_list)
-            | "Key by address" >> beam.Map(_with_key)
-            | "One of each" >> beam.CombinePerKey(_merge)
-            | "References" >> beam.Values()
+            | "List files" >> beam.FlatMap(_list).with_outputs(_CONTAINERS, main=_IMAGES)
         )
+        members = (
+            files[_CONTAINERS]
+            | "Spread containers" >> beam.Reshuffle()
+            | "List containers" >> beam.FlatMap(list_container).with_output_types(ImageReference)
+        )
+        return (files[_IMAGES], members) | "References" >> beam.Flatten()
+
+
+_IMAGES, _CONTAINERS = "images", "containers"
 
 
 def _parse(argument: str) -> _Argument:
@@ -63,31 +72,7 @@ def _parse(argument: str) -> _Argument:
     return _Argument(resolve(address) + slash, is_manifest)
 
 
-def _list(argument: _Argument) -> Iterator[ImageReference]:
-    return (manifest.read_manifest if argument.is_manifest else globs.match)(argument.address)
-
-
-def _with_key(reference: ImageReference) -> tuple[bytes, ImageReference]:
-    # Bytes: names of files need not be UTF-8, which Beam's coder of strings insists on.
-    return reference.uri.encode("utf-8", "surrogateescape"), reference
-
-
-def _merge(references: Iterable[ImageReference]) -> ImageReference:
-    """The one reference to an address that a folder and a manifest, say, both name."""
-    merged: ImageReference | None = None
-    for reference in references:
-        if merged is None:
-            merged = reference
-            continue
-        if merged.id and reference.id and merged.id != reference.id:
-            first, second = sorted([merged.id, reference.id])
-            raise SourceError(
-                f"listed as {first!r} and as {second!r}",
-                where=reference.uri,
-                why="one image has one id, and one map",
-                remedy="keep one of the two lines in the manifests",
-            )
-        merged = merged._replace(id=merged.id or reference.id, size_bytes=max(merged.size_bytes, reference.size_bytes))
-    if merged is None:
-        raise SourceError("no reference to merge")
-    return merged
+def _list(argument: _Argument) -> Iterator[Any]:
+    """References to images, and tagged ones to containers."""
+    for reference in (manifest.read_files if argument.is_manifest else globs.match_files)(argument.address):
+        yield beam.pvalue.TaggedOutput(_CONTAINERS, reference) if is_container(reference) else reference

@@ -8,52 +8,63 @@ with a bracket cannot be asked for, and an unreadable folder is skipped without 
 and Beam lists what is behind `scheme://`.
 """
 
+import itertools
 import os
-import posixpath
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from apache_beam.io.filesystems import FileSystems
 
-from conversion.files import PARTIAL_SUFFIX
 from pipeline import storage
 from pipeline.errors import SourceError
+from pipeline.sources.listing import expand
+from pipeline.sources.names import (
+    IMAGE_EXTENSIONS,
+    SYSTEM_FOLDERS,
+    container_kind,
+    has_image_extension,
+    is_image_below,
+    is_web,
+)
 from pipeline.sources.reference import ImageReference, resolve
 
-IMAGE_EXTENSIONS = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .apng .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm".split()  # noqa: SIM905
-)
-"""Of the formats that `pipeline.decoding` decodes; compared without regard to case."""
-
 _MAGIC = re.compile(r"[*?\[]")
-_SYSTEM_FOLDERS = frozenset({"lost+found", "$RECYCLE.BIN", "System Volume Information", "@eaDir", "__MACOSX"})
-"""What systems leave in collections: unreadable, or full of thumbnails."""
 
 
 def match(pattern: str) -> Iterator[ImageReference]:
-    """The images that `pattern` names, sorted by address.
+    """The images that `pattern` names, in an order that does not change; those in containers, too.
 
     A folder means every file below it, at any depth, whose extension is an image's; hidden files and folders, files
     still being written (`.partial`) and folders of the system are left out, symbolic links to folders not followed. A
-    pattern is taken at its word: what it matches is an image, whatever its extension; one that ends in a slash means
-    the folders it matches. A file means itself, pattern characters in its name or not.
+    pattern is taken at its word: what it matches is an image, whatever its extension, or a container if its extension
+    says so; one that ends in a slash means the folders it matches. A file means itself, pattern characters in its name
+    or not. So containers below a folder are left out, and named by a pattern: `shards/*.tar`.
 
-    The listing is held in memory (about 300 bytes a file); name larger collections by manifest, or by several patterns.
+    The listing is read as it is asked for; no more is held than the names in one local folder, and those in one
+    container (70 bytes each). The lists of object stores are held by their clients (about 300 bytes a file).
 
     Raises:
         SourceError: Nothing matches, a folder cannot be read, or the scheme is not known.
     """
+    return expand(match_files(pattern))
+
+
+def match_files(pattern: str) -> Iterator[ImageReference]:
+    """As `match`, but containers are not looked into: the references are to the files themselves."""
     address = resolve(pattern)
     folder = pattern.endswith("/")
+    if is_web(address):
+        return iter([ImageReference(address)])
     try:
-        found = sorted(_find_remote(address) if storage.is_remote(address) else _find_local(address, folder))
+        found = _find_remote(address) if storage.is_remote(address) else _find_local(address, folder)
+        first = next(found, None)
     except storage.StorageError as error:
         raise SourceError(error.what, where=error.where or pattern, remedy=error.remedy) from error
-    if not found:
+    if first is None:
         raise _nothing(pattern, address)
-    return iter(found)
+    return itertools.chain([first], found)
 
 
 def check(pattern: str) -> None:
@@ -63,6 +74,8 @@ def check(pattern: str) -> None:
         SourceError: The scheme is not known, the pattern is malformed, or a local path does not exist.
     """
     address = resolve(pattern)
+    if is_web(address):
+        return
     if storage.is_remote(address):
         try:
             FileSystems.get_filesystem(address)
@@ -75,24 +88,37 @@ def check(pattern: str) -> None:
             raise _nothing(pattern, address)
 
 
-def _find_local(address: str, folder: bool) -> Iterable[ImageReference]:
+def _find_local(address: str, folder: bool) -> Iterator[ImageReference]:
     if Path(address).is_file():
-        return [ImageReference(address, size_bytes=Path(address).stat().st_size)]
-    if Path(address).is_dir():
+        yield from _regular(address)
+    elif Path(address).is_dir():
         root = address.rstrip("/") + "/"
-        return (reference for reference in _walk(root) if _is_image_below(reference.uri[len(root) :]))
-    if not _MAGIC.search(address):
-        return ()
-    if not Path(_root(address)).is_dir():
-        return ()
-    accepts = _matcher(address + "/" * folder, folder)
-    deep = folder or "**" in address
-    levels = None if deep else address[len(_root(address)) :].count("/")
-    return (reference for reference in _walk(_root(address), levels, address) if accepts(reference.uri))
+        for path in _walk(root):
+            if is_image_below(path[len(root) :]):
+                yield from _regular(path)
+    elif _MAGIC.search(address) and Path(root := _root(address)).is_dir():
+        accepts = _matcher(address + "/" * folder, folder)
+        deep = folder or "**" in address
+        levels = None if deep else address[len(root) :].count("/")
+        for path in _walk(root, levels, address):
+            if accepts(path):
+                yield from _regular(path)
 
 
-def _walk(root: str, levels: int | None = None, pattern: str = "") -> Iterator[ImageReference]:
-    """Files below `root` (which ends in a slash), down to `levels` folders below it."""
+def _regular(path: str) -> Iterator[ImageReference]:
+    try:
+        status = os.stat(path)  # noqa: PTH116 - a Path takes longer than the file system
+    except OSError:
+        # A link to nothing, or a file gone meanwhile: for the reader to reject, in a row of its own.
+        yield ImageReference(path)
+        return
+    if stat.S_ISREG(status.st_mode):  # reading a pipe would never end
+        facts = storage.local_facts(status)
+        yield ImageReference(path, size_bytes=facts.size_bytes, version=facts.version)
+
+
+def _walk(root: str, levels: int | None = None, pattern: str = "") -> Iterator[str]:
+    """Files below `root` (which ends in a slash), down to `levels` folders below it; sorted within each folder."""
 
     def fail(error: OSError) -> None:
         raise SourceError(
@@ -107,44 +133,49 @@ def _walk(root: str, levels: int | None = None, pattern: str = "") -> Iterator[I
     for folder, folders, files in os.walk(root, onerror=fail):
         if levels is not None and folder[len(root) :].strip("/").count("/") + (folder != root) >= levels:
             folders.clear()
-        folders[:] = [name for name in folders if name not in skipped and (hidden or not name.startswith("."))]
-        for name in files:
-            path = f"{folder.rstrip('/')}/{name}"
-            try:
-                status = Path(path).stat()
-            except OSError:
-                # A link to nothing, or a file gone meanwhile: for the reader to reject, in a row of its own.
-                yield ImageReference(path)
-                continue
-            if stat.S_ISREG(status.st_mode):  # reading a pipe would never end
-                yield ImageReference(path, size_bytes=status.st_size)
+        folders[:] = sorted(name for name in folders if name not in skipped and (hidden or not name.startswith(".")))
+        for name in sorted(files):
+            yield f"{folder.rstrip('/')}/{name}"
 
 
-def _find_remote(address: str) -> Iterable[ImageReference]:
+def _find_remote(address: str) -> Iterator[ImageReference]:
     if "*" in address:
         return _list_remote(address, _matcher(address, in_folder=address.endswith("/")))
     # Object stores have no folders, and Hadoop says of folders that they exist: the name decides what is tried first.
-    attempts: list[Callable[[str], list[ImageReference]]] = [_remote_file, _below_remote]
-    if not _has_image_extension(address):
+    attempts: list[Callable[[str], Iterator[ImageReference]]] = [_remote_file, _below_remote]
+    if not has_image_extension(address) and container_kind(address) is None:
         attempts.reverse()
     if _MAGIC.search(address) and not address.endswith("/"):
         attempts = [_remote_file, lambda pattern: _list_remote(pattern, _matcher(pattern, in_folder=False))]
-    return next((found for attempt in attempts if (found := attempt(address))), [])
+    return _first_that_finds(attempts, address)
 
 
-def _remote_file(address: str) -> list[ImageReference]:
-    size = None if address.endswith("/") else storage.size_of(address)
-    return [] if size is None else [ImageReference(address, size_bytes=size)]
+def _first_that_finds(
+    attempts: list[Callable[[str], Iterator[ImageReference]]], address: str
+) -> Iterator[ImageReference]:
+    for attempt in attempts:
+        found = attempt(address)
+        first = next(found, None)
+        if first is not None:
+            yield first
+            yield from found
+            return
 
 
-def _below_remote(address: str) -> list[ImageReference]:
+def _remote_file(address: str) -> Iterator[ImageReference]:
+    facts = None if address.endswith("/") else storage.facts_of(address)
+    if facts is not None:
+        yield ImageReference(address, size_bytes=facts.size_bytes, version=facts.version)
+
+
+def _below_remote(address: str) -> Iterator[ImageReference]:
     folder = address.rstrip("/") + "/"
     return _list_remote(
-        folder, lambda uri: uri.startswith(folder) and not uri.endswith("/") and _is_image_below(uri[len(folder) :])
+        folder, lambda uri: uri.startswith(folder) and not uri.endswith("/") and is_image_below(uri[len(folder) :])
     )
 
 
-def _list_remote(address: str, accepts: Callable[[str], bool]) -> list[ImageReference]:
+def _list_remote(address: str, accepts: Callable[[str], bool]) -> Iterator[ImageReference]:
     # Beam cannot quote pattern characters, so it lists all that begins as the pattern does.
     beginning = _MAGIC.split(address, maxsplit=1)[0]
     try:
@@ -157,28 +188,16 @@ def _list_remote(address: str, accepts: Callable[[str], bool]) -> list[ImageRefe
             where=address,
             remedy="check the credentials, the bucket and the network, then try again",
         ) from error
-    return [ImageReference(file.path, size_bytes=file.size_in_bytes) for file in listed if accepts(file.path)]
+    for file in listed:
+        if accepts(file.path):
+            facts = storage.listed_facts(file)
+            yield ImageReference(file.path, size_bytes=facts.size_bytes, version=facts.version)
 
 
 def _root(address: str) -> str:
     """The folder that all matches of a pattern are below, with its slash."""
     beginning = _MAGIC.split(address, maxsplit=1)[0]
     return beginning[: beginning.rindex("/") + 1]
-
-
-def _is_image_below(path: str) -> bool:
-    """Whether the file at `path`, relative to a folder that was asked for, is one of its images."""
-    if not _has_image_extension(path):
-        return False
-    names = path.split("/")
-    return not (
-        any(name.startswith(".") or name.endswith(PARTIAL_SUFFIX) for name in names)
-        or _SYSTEM_FOLDERS.intersection(names[:-1])
-    )
-
-
-def _has_image_extension(path: str) -> bool:
-    return posixpath.splitext(path)[1].lower() in IMAGE_EXTENSIONS
 
 
 def _matcher(pattern: str, in_folder: bool) -> Callable[[str], bool]:
@@ -199,7 +218,7 @@ def _matcher(pattern: str, in_folder: bool) -> Callable[[str], bool]:
         found = compiled.fullmatch(uri)
         if found is None or skipped.intersection(uri[start:].split("/")[:-1]):
             return False
-        return not in_folder or _is_image_below(found["below"])
+        return not in_folder or is_image_below(found["below"])
 
     return accepts
 
@@ -216,7 +235,7 @@ _WILD = {
 
 def _skipped(pattern: str) -> frozenset[str]:
     """The folders of the system that a pattern does not name."""
-    return frozenset(name for name in _SYSTEM_FOLDERS if name not in pattern)
+    return frozenset(name for name in SYSTEM_FOLDERS if name not in pattern)
 
 
 def _expression(pattern: str) -> str:
@@ -264,6 +283,5 @@ def _no_filesystem(address: str) -> SourceError:
     return SourceError(
         f"nothing here reads {scheme}://",
         where=address,
-        remedy="install the extra for it: densecast[gcp] for gs://, densecast[aws] for s3://; "
-        "download what is behind http:// first",
+        remedy="install the extra for it: densecast[gcp] for gs://, densecast[aws] for s3://",
     )

@@ -1,22 +1,25 @@
-"""Manifests: lists of images in a file, as text or as CSV."""
+"""Manifests: lists of images in a file, as text, CSV or JSON lines."""
 
 import bz2
 import contextlib
 import csv
 import gzip
 import io
+import json
 import posixpath
 import zlib
 from collections.abc import Callable, Generator, Iterator
-from typing import IO, NamedTuple
+from typing import IO, Any
 
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
+from pipeline import storage
 from pipeline.errors import SourceError
+from pipeline.sources.listing import expand, is_container
 from pipeline.sources.reference import ImageReference, resolve
 
-EXTENSIONS = (".txt", ".csv")
+EXTENSIONS = (".txt", ".csv", ".jsonl", ".ndjson")
 """What a manifest's name ends in, perhaps followed by `.gz` or `.bz2`."""
 
 _PACKED: dict[str, Callable[[IO[bytes]], gzip.GzipFile | bz2.BZ2File]] = {
@@ -25,6 +28,7 @@ _PACKED: dict[str, Callable[[IO[bytes]], gzip.GzipFile | bz2.BZ2File]] = {
 }
 _ADDRESS_COLUMNS = ("uri", "path", "image")
 _DELIMITERS = ",;\t"
+_JSON = (".jsonl", ".ndjson")
 
 
 def is_manifest(address: str) -> bool:
@@ -37,44 +41,68 @@ def is_manifest(address: str) -> bool:
 
 
 def read_manifest(address: str) -> Generator[ImageReference, None, None]:
-    """The images that a manifest lists, in its order, each once; read as they are asked for.
+    """The images that a manifest lists, in its order; read as they are asked for. What it lists twice comes twice.
 
     UTF-8, with or without a byte order mark, lines ended in any of the usual ways; unpacked if its name says `.gz`
-    or `.bz2`. A name that ends in `.csv` (before that) means CSV, any other text.
+    or `.bz2`. A name that ends in `.csv` (before that) means CSV, in `.jsonl` or `.ndjson` JSON lines, any other text.
 
     - Text: an address a line. Empty lines and lines that begin with `#` are left out.
     - CSV: a header, then an image a row. The address is in the column `uri`, or else `path`, or else `image`; column
       `id`, if any, holds the user's own names. Other columns are left out. Fields are separated by comma, semicolon or
       tab, as the header is.
+    - JSON lines: an object a line, with the same names; an id is text or a whole number.
 
-    Relative addresses are relative to the manifest's folder. Identical rows count once.
+    Relative addresses are relative to the manifest's folder. A container (`pipeline.sources.names.container_kind`)
+    means the images in it; an `id` would not say which. Local files are looked up for their size and version, and one
+    that is not there is listed, for the reader to reject; remote ones are not looked up.
 
     Raises:
-        SourceError: The manifest cannot be read or lists nothing, a row has no address, or one address has two ids;
-            it names the file and the line.
+        SourceError: The manifest cannot be read or lists nothing, a row has no address or is malformed, or a container
+            has an id; it names the file and the line.
     """
+    with contextlib.closing(read_files(address)) as files:
+        yield from expand(files)
+
+
+def read_files(address: str) -> Generator[ImageReference, None, None]:
+    """As `read_manifest`, but containers are not looked into: the references are to the files themselves."""
     found = False
-    seen: dict[str, _Listed] = {}
     folder = posixpath.dirname(resolve(address))
     with _open(address) as file:
         for line, uri, name in _rows(address, file):
             try:
-                reference = ImageReference(resolve(uri, folder), name)
+                reference = _looked_up(ImageReference(resolve(uri, folder), _storable(name)))
             except SourceError as error:
                 raise SourceError(error.what, where=f"{address}, line {line}", remedy=error.remedy) from error
-            before = seen.setdefault(reference.uri, _Listed(line, name))
-            if before.name != name:
+            if reference.id and is_container(reference):
                 raise SourceError(
-                    f"{reference.uri} is listed as {name!r}, and on line {before.line} as {before.name!r}",
+                    f"{reference.uri} has the id {reference.id!r}",
                     where=f"{address}, line {line}",
-                    why="one image has one id, and one map",
-                    remedy="keep one of the two lines",
+                    why="an id names one image, and a container has many, with ids of their own",
+                    remedy="leave the id empty",
                 )
-            if before.line == line:
-                found = True
-                yield reference
+            found = True
+            yield reference
     if not found:
         raise SourceError("the manifest lists no image", where=address)
+
+
+def _storable(name: str) -> str:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise SourceError(f"the id {name!r} is no text: {error.reason}", remedy="write it as UTF-8") from error
+    return name
+
+
+def _looked_up(reference: ImageReference) -> ImageReference:
+    if storage.is_remote(reference.uri):
+        return reference
+    try:
+        facts = storage.facts_of(reference.uri)
+    except storage.StorageError:  # for the reader to find out again, and to reject
+        return reference
+    return reference._replace(size_bytes=facts.size_bytes, version=facts.version) if facts else reference
 
 
 def check(address: str) -> None:
@@ -83,13 +111,8 @@ def check(address: str) -> None:
     Raises:
         SourceError: The manifest cannot be read, its header names no known column, or its first row has no address.
     """
-    with contextlib.closing(read_manifest(address)) as references:
+    with contextlib.closing(read_files(address)) as references:
         next(references)
-
-
-class _Listed(NamedTuple):
-    line: int
-    name: str
 
 
 @contextlib.contextmanager
@@ -127,7 +150,10 @@ def _unpacked(address: str) -> str:
 
 def _rows(address: str, file: io.TextIOWrapper) -> Iterator[tuple[int, str, str]]:
     """(line, address, id) of each row."""
-    return _csv_rows(address, file) if _unpacked(address).endswith(".csv") else _text_rows(file)
+    name = _unpacked(address)
+    if name.endswith(".csv"):
+        return _csv_rows(address, file)
+    return _json_rows(address, file) if name.endswith(_JSON) else _text_rows(file)
 
 
 def _text_rows(file: io.TextIOWrapper) -> Iterator[tuple[int, str, str]]:
@@ -170,3 +196,39 @@ def _csv_rows(address: str, file: io.TextIOWrapper) -> Iterator[tuple[int, str, 
             yield line, uri, row[ids].strip() if ids is not None and ids < len(row) else ""
     except csv.Error as error:
         raise SourceError(f"not CSV: {error}", where=f"{address}, line {reader.line_num + 1}") from error
+
+
+def _json_rows(address: str, file: io.TextIOWrapper) -> Iterator[tuple[int, str, str]]:
+    for number, line in enumerate(file, start=1):
+        if not line.strip():
+            continue
+        where = f"{address}, line {number}"
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise SourceError(f"not JSON: {error}", where=where, remedy="write one object a line") from error
+        if not isinstance(row, dict):
+            raise SourceError("not an object", where=where, remedy='write lines such as {"uri": "a.jpg", "id": "7"}')
+        yield number, _json_address(row, where), _json_id(row.get("id"), where)
+
+
+def _json_address(row: dict[str, Any], where: str) -> str:
+    name = next((name for name in _ADDRESS_COLUMNS if name in row), None)
+    if name is None:
+        raise SourceError(
+            f"the object has the names {', '.join(map(repr, row)) or 'none'}",
+            where=where,
+            why=f"the address is looked for under {', '.join(_ADDRESS_COLUMNS)}",
+        )
+    uri = row[name]
+    if not isinstance(uri, str) or not uri.strip():
+        raise SourceError(f"{name} is {uri!r}", where=where, why="an address is text", remedy="fill it in")
+    return uri.strip()
+
+
+def _json_id(value: object, where: str) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise SourceError(f"id is {value!r}", where=where, why="an id is text or a whole number")
+    return str(value).strip()

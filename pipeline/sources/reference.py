@@ -2,10 +2,12 @@
 
 import os
 import posixpath
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from pipeline import storage
 from pipeline.errors import SourceError
+from pipeline.rejection import Rejected
 
 
 class ImageReference(NamedTuple):
@@ -33,6 +35,44 @@ class ImageReference(NamedTuple):
     offset: int = -1
     fault: str = ""
 
+    def rejected(self, rejected: Rejected) -> "ImageReference":
+        """This reference with a fault, for the reader to reject in a row of its own."""
+        return self._replace(fault=str(rejected))
+
+
+def merge(references: Iterable[ImageReference]) -> ImageReference:
+    """The one reference to an address that a folder and a manifest, say, both name.
+
+    The one that knows most stays (a version, then a size; of two versions the greater in the order of text), with the
+    id of whichever has one. The order of the references does not matter, nor whether some were merged before.
+
+    Raises:
+        SourceError: The address has two ids, or is both a file's and an archive member's; or nothing is given.
+
+    >>> merge([ImageReference("/a.jpg", id="7"), ImageReference("/a.jpg", size_bytes=12, version="12-0")])
+    ImageReference(uri='/a.jpg', id='7', size_bytes=12, version='12-0', container='', kind='', offset=-1, fault='')
+    """
+    found = list(references)
+    if not found:
+        raise SourceError("no reference to merge")
+    ids = sorted({reference.id for reference in found if reference.id})
+    if len(ids) > 1:
+        raise SourceError(
+            f"listed as {ids[0]!r} and as {ids[1]!r}",
+            where=found[0].uri,
+            why="one image has one id, and one map",
+            remedy="keep one of the two lines in the manifests",
+        )
+    if len({(reference.container, reference.kind) for reference in found}) > 1:
+        raise SourceError(
+            "the name of a file, and of a member of an archive beside it",
+            where=found[0].uri,
+            why="one address means one image",
+            remedy="rename the file, or leave one of the two out",
+        )
+    best = max(found, key=lambda it: (it.version != "", it.version, it.size_bytes, it.offset, it.fault))
+    return best._replace(id=ids[0] if ids else "")
+
 
 def resolve(address: str, folder: str = "") -> str:
     """`address` in the form in which images are compared, stored and sent to workers.
@@ -52,6 +92,10 @@ def resolve(address: str, folder: str = "") -> str:
     """
     if not address.strip() or "\0" in address:
         raise SourceError(f"{address!r} is no address", remedy="give a file, a folder, a pattern or scheme://")
+    try:
+        os.fsencode(address)  # any bytes can be a name, but half a surrogate pair is none
+    except UnicodeEncodeError as error:
+        raise SourceError(f"{address!r} is no address: {error.reason}", remedy="write it as UTF-8") from error
     if storage.is_remote(address):
         return address
     try:

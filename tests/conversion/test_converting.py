@@ -255,6 +255,7 @@ def test_metadata_file_says_what_was_done(lenet: Converted):
         "converter_version": importlib.metadata.version("densecast"),
         "preprocessing": {"channel_order": "gray", "mean": [33.0], "scale": 0.5},
         "geometry": {"y": axis, "x": axis},
+        "alignment": [4, 4],
         "classes": 10,
         "labels": [f"digit {i}" for i in range(10)],
         "output_blob": "prob",

@@ -20,6 +20,7 @@ METADATA = ModelMetadata(
     converter_version="0",
     preprocessing=Preprocessing(mean=(0.0, 0.0, 0.0)),
     geometry=GeometryMetadata(y=_AXIS, x=_AXIS),
+    alignment=(STRIDE, STRIDE),
     classes=CLASSES,
     labels=("red", "green", "blue", "dark"),
     output_blob="prob",

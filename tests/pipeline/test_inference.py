@@ -1,187 +1,45 @@
-"""Images into rows: every image ends in exactly one row, whatever becomes of it and of its neighbours."""
+"""The fused stage as Beam calls it."""
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from pipeline.batching import BatchBudget
-from pipeline.decoding import DecodeLimits
 from pipeline.errors import EngineError
-from pipeline.inference import ScoreFn, Scorer
-from pipeline.maps import CellScores
-from pipeline.recipe import Form, Recipe
-from pipeline.rows import MapRow, rows_to_arrow
+from pipeline.incremental import Tally
+from pipeline.inference import ScoreFn
+from pipeline.packing import pack
+from pipeline.parts import Receipt
+from pipeline.recipe import Recipe
+from pipeline.scorer import Limits
 from pipeline.sources import ImageReference
-from tests.pipeline.fakes import METADATA, FakeEngine, probabilities
-
-
-def save(path: Path, pixels: np.ndarray) -> ImageReference:
-    Image.fromarray(pixels).save(path)
-    return ImageReference(str(path))
-
-
-def noise(seed: int, height: int = 32, width: int = 40) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def scorer(engine: FakeEngine, budget: BatchBudget | None = None, max_bytes: int = 10**7) -> Scorer:
-    recipe = Recipe(METADATA.digest, form=Form.TOP_K, k=2)
-    return Scorer(engine, recipe, DecodeLimits(), budget or BatchBudget(), max_bytes, "run")
-
-
-def run(s: Scorer, references: list[ImageReference]) -> dict[str, MapRow]:
-    rows = [row for reference in references for row in s.add(reference)] + list(s.flush())
-    assert sorted(row.uri for row in rows) == sorted(r.uri for r in references)
-    rows_to_arrow(rows)  # what Parquet will be asked to hold
-    return {Path(row.uri).stem: row for row in rows}
-
-
-def test_a_map_is_of_its_own_image_in_batches_of_several_shapes(tmp_path: Path):
-    pixels = {f"i{n}": noise(n, *((32, 40) if n % 3 else (24, 16))) for n in range(20)}
-    references = [save(tmp_path / f"{name}.png", p) for name, p in pixels.items()]
-    engine = FakeEngine()
-    rows = run(scorer(engine, BatchBudget(pixel_budget=32 * 40 * 4)), references)
-    for name, p in pixels.items():
-        expected = probabilities(p)
-        row = rows[name]
-        assert (row.map_height, row.map_width) == expected.shape[:2]
-        np.testing.assert_array_equal(row.classes.reshape(*expected.shape[:2], 2)[..., 0], expected.argmax(-1))
-    assert {shape[0] for shape in engine.batches if shape[1:3] == (32, 40)} == {4}, "incomplete batches are padded"
-
-
-@pytest.mark.parametrize("largest", [1, 2, 3])
-def test_out_of_memory_halves_the_batch_and_loses_nothing(tmp_path: Path, largest: int):
-    references = [save(tmp_path / f"i{n}.png", noise(n)) for n in range(7)]
-    rows = run(scorer(FakeEngine(largest_batch=largest), BatchBudget(pixel_budget=32 * 40 * 7)), references)
-    assert {row.status for row in rows.values()} == {"scored"}
-
-
-def test_an_image_that_never_fits_is_rejected_alone(tmp_path: Path):
-    references = [save(tmp_path / f"i{n}.png", noise(n)) for n in range(3)]
-    rows = run(scorer(FakeEngine(largest_batch=0)), references)
-    assert {(row.status, row.reason) for row in rows.values()} == {("rejected", "out-of-memory")}
-
-
-def test_one_image_that_breaks_the_engine_does_not_take_its_neighbours_along(tmp_path: Path):
-    images = {f"i{n}": noise(n) for n in range(5)}
-    for p in images.values():
-        p[0, 0, 0] = 1
-    images["i2"][0, 0, 0] = 77
-    references = [save(tmp_path / f"{name}.png", p) for name, p in images.items()]
-    rows = run(scorer(FakeEngine(broken=77)), references)
-    assert {name: row.status for name, row in rows.items()} == {
-        name: "rejected" if name == "i2" else "scored" for name in images
-    }
-    assert rows["i2"].reason == "engine-failed"
-    assert "cannot do it" in rows["i2"].detail
-
-
-def test_every_bad_file_gets_its_reason(tmp_path: Path):
-    good = save(tmp_path / "good.png", noise(0))
-    (tmp_path / "empty.png").write_bytes(b"")
-    (tmp_path / "text.png").write_text("no image at all, whatever the name says")
-    buffer = io.BytesIO()
-    Image.fromarray(noise(1, 200, 200)).save(buffer, format="JPEG")
-    (tmp_path / "cut.jpg").write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])
-    small = save(tmp_path / "small.png", noise(2, 15, 40))
-    names = ["empty.png", "text.png", "cut.jpg"]
-    references = [good, small, ImageReference(str(tmp_path / "gone.png"))]
-    references += [ImageReference(str(tmp_path / name)) for name in names]
-    rows = run(scorer(FakeEngine()), references)
-    assert {name: row.reason for name, row in rows.items()} == {
-        "good": None,
-        "small": "too-small",
-        "gone": "missing",
-        "empty": "empty",
-        "text": "unknown-format",
-        "cut": "truncated",
-    }
-    assert rows["small"].image_digest is not None
-    assert rows["gone"].image_digest is None
-
-
-def test_a_file_above_the_limit_is_not_read(tmp_path: Path):
-    reference = save(tmp_path / "i.png", noise(0))
-    rows = run(scorer(FakeEngine(), max_bytes=100), [reference])
-    assert rows["i"].reason == "too-many-bytes"
-
-
-def test_a_map_does_not_depend_on_what_else_was_in_the_run(tmp_path: Path):
-    references = [save(tmp_path / f"i{n}.png", noise(n)) for n in range(5)]
-    together = run(scorer(FakeEngine()), references)
-    for reference in references:
-        name = Path(reference.uri).stem
-        alone = run(scorer(FakeEngine()), [reference])[name]
-        np.testing.assert_array_equal(alone.scores, together[name].scores)
-        assert alone.key == together[name].key
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -0.5, 1.5])
-def test_values_that_are_no_probabilities_are_no_map(tmp_path: Path, value: float):
-    class Nonsense(FakeEngine):
-        def score(self, images: np.ndarray) -> list[CellScores]:
-            return [cells._replace(scores=np.full_like(cells.scores, value)) for cells in super().score(images)]
-
-    rows = run(scorer(Nonsense()), [save(tmp_path / "i.png", noise(0))])
-    assert (rows["i"].status, rows["i"].reason) == ("rejected", "engine-failed")
-
-
-def test_a_map_too_large_for_a_row_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("pipeline.rows.LARGEST_VALUE_BYTES", 10)
-
-    class Whole(FakeEngine):
-        def score(self, images: np.ndarray) -> list[CellScores]:
-            maps = zip(super().score(images), images, strict=True)
-            return [cells._replace(probabilities=probabilities(image)) for cells, image in maps]
-
-    recipe = Recipe(METADATA.digest, form=Form.FLOAT32, k=2)
-    s = Scorer(Whole(), recipe, DecodeLimits(), BatchBudget(), 10**7, "run")
-    rows = run(s, [save(tmp_path / "i.png", noise(0))])
-    assert rows["i"].reason == "map-too-large"
-
-
-def test_too_low_and_too_narrow_are_told_apart_from_each_other(tmp_path: Path):
-    """The window is not square: a swap of height and width would go unnoticed otherwise."""
-    engine = FakeEngine()
-    wide = METADATA.geometry.model_copy(update={"x": METADATA.geometry.x.model_copy(update={"window": 24.0})})
-    engine.metadata = METADATA.model_copy(update={"geometry": wide})
-    fits = save(tmp_path / "fits.png", noise(0, 16, 24))
-    narrow = save(tmp_path / "narrow.png", noise(1, 24, 16))
-    rows = run(scorer(engine), [fits, narrow])
-    assert (rows["fits"].status, rows["narrow"].reason) == ("scored", "too-small")
+from tests.pipeline.fakes import METADATA, FakeEngine
+from tests.pipeline.test_scorer import noise, save
 
 
 def test_parts_written_while_the_last_batches_are_flushed_are_not_lost(tmp_path: Path):
     """Many shapes wait for the end of the bundle, and each row fills a part of its own."""
     references = [save(tmp_path / f"i{n}.png", noise(n, 16, 16 + n)) for n in range(12)]
-    fn = ScoreFn(
-        FakeEngine,
-        str(tmp_path / "table"),
-        "run",
-        Recipe(METADATA.digest, k=2),
-        limits=DecodeLimits(),
-        budget=BatchBudget(),
-        max_image_bytes=10**7,
-        flush_bytes=1,
-    )
+    recipe = Recipe(METADATA.digest, k=2)
+    fn = ScoreFn(FakeEngine, str(tmp_path / "table"), "run", recipe, Limits(), flush_bytes=1)
     fn.setup()
     fn.start_bundle()
-    receipts = [receipt for reference in references for receipt in fn.process(reference)]
-    assert not receipts, "all of them wait for a full batch"
-    receipts += [windowed.value for windowed in fn.finish_bundle()]
-    assert sum(receipt.rows for receipt in receipts) == 12
+    assert not list(fn.process(pack(references))), "all of them wait for a full batch"
+    reports = [windowed.value for windowed in fn.finish_bundle()]
+    fn.teardown()
+    assert sum(report.rows for report in reports if isinstance(report, Receipt)) == 12
+    [tally] = [report for report in reports if isinstance(report, Tally)]
+    assert tally.counts["read"] == 12
+    assert {"seconds.read", "seconds.decode", "seconds.infer", "seconds.write"} <= tally.counts.keys()
 
 
 def test_a_model_that_was_replaced_meanwhile_is_refused():
-    recipe = Recipe("e" * 64, k=2)
-    limits = {"limits": DecodeLimits(), "budget": BatchBudget(), "max_image_bytes": 1}
+    fn = ScoreFn(FakeEngine, "table", "run", Recipe("e" * 64, k=2), Limits())
+    fn.setup()
+    fn.start_bundle()
     with pytest.raises(EngineError, match="another one now"):
-        ScoreFn(FakeEngine, "table", "run", recipe, **limits).setup()
+        list(fn.process(pack([ImageReference("a.jpg")])))
 
 
 def test_one_engine_serves_all_threads_of_a_process():
@@ -191,8 +49,14 @@ def test_one_engine_serves_all_threads_of_a_process():
         opened.append(1)
         return FakeEngine()
 
-    limits = {"limits": DecodeLimits(), "budget": BatchBudget(), "max_image_bytes": 1}
-    fn = ScoreFn(open_engine, "table", "run", Recipe(METADATA.digest, k=2), **limits)
+    work = pack([ImageReference("/nowhere/a.jpg")])
+    fn = ScoreFn(open_engine, "table", "run", Recipe(METADATA.digest, k=2), Limits())
     fn.setup()
-    fn.setup()
+    fn.start_bundle()
+    assert not opened, "where there is nothing to score, no model is loaded"
+    for _ in range(2):
+        list(fn.process(work))
+        fn.teardown()
+        fn.setup()
+        fn.start_bundle()
     assert len(opened) == 1

@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.maps import CellError, CellScores, ClassificationMap, Geometry, MapError, top_k
+from pipeline.geometry import Geometry
+from pipeline.maps import CellError, CellScores, ClassificationMap, Feature, MapError, check_values, top_k
+from pipeline.quantizing import dequantize, quantize
 from pipeline.recipe import Form, Recipe
 from pipeline.rejection import Reason
 from pipeline.rows import DETAIL_LENGTH, SCHEMA, ImageFacts, MapRow, Placement, rejected_row, rows_to_arrow, scored_row
-from pipeline.stored import map_from_row, scalars
+from pipeline.stored import map_from_row, map_from_rows, scalars
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 CAFFENET = Geometry(32, 32, 113, 113, 227, 227, 355, 355)
@@ -33,6 +35,18 @@ def make_cells(height: int, width: int, classes: int, k: int = 5, form: Form = F
     return cells._replace(probabilities=probabilities.astype(np.float16 if form is Form.FLOAT16 else np.float32))
 
 
+def make_features(height: int, width: int, seed: int = 0) -> tuple[Feature, ...]:
+    """One with the cells of a map, and one with finer cells."""
+    random = np.random.default_rng(seed)
+    fine = random.normal(size=(2 * height, 2 * width + 1, 2)).astype(np.float16)
+    return Feature("fc7", random.normal(size=(height, width, 3)).astype(np.float32)), Feature("pool5", fine)
+
+
+def arrays_of(cells: CellScores) -> dict[str, Any]:
+    """As a ClassificationMap takes them."""
+    return {**cells._asdict(), "features": {feature.name: feature.values for feature in cells.features}}
+
+
 def make_map(**changes: Any) -> ClassificationMap:
     cells = make_cells(8, 13, 10)
     values: dict[str, Any] = {
@@ -40,7 +54,7 @@ def make_map(**changes: Any) -> ClassificationMap:
         "id": None,
         "image_size": (451, 611),
         "labels": tuple(f"label {i}" for i in range(10)),
-        **cells._asdict(),
+        **arrays_of(cells),
         "geometry": CAFFENET,
         "model_digest": MODEL,
         "run_id": "r1",
@@ -94,10 +108,11 @@ def test_a_map_comes_back_from_its_row_exactly(
     id_: str | None,
 ) -> None:
     cells = make_cells(height, width, classes, k, form, seed)
+    cells = cells._replace(features=make_features(height, width, seed)[: seed % 3])
     geometry = Geometry(*numbers)
     image = dataclasses.replace(IMAGE, uri=uri, id=id_)
     recipe = Recipe(MODEL, form, k)
-    place = Placement(scale, 480, 640)
+    place = Placement(scale, 360, 520)
     row = scored_row(image, recipe, geometry, cells, class_count=classes, run_id="r1", scored_at=NOW, placement=place)
     other = rejected_row(image, recipe, Reason.CORRUPT, "bad", run_id="r1", scored_at=NOW)
     table = through_parquet([other, row, other])
@@ -106,10 +121,14 @@ def test_a_map_comes_back_from_its_row_exactly(
     found = map_from_row(scalars(table, 1), ("a", "b"))
 
     assert (found.uri, found.id, found.image_size, found.labels) == (row.uri, id_, (480, 640), ("a", "b"))
-    assert (found.geometry, found.scale, found.key) == (geometry, scale, row.key)
+    assert (found.geometry, found.scale, found.key, found.scored_size) == (geometry, scale, row.key, (360, 520))
     assert (found.model_digest, found.run_id, found.size) == (MODEL, "r1", (height, width))
-    for name in ("classes", "scores", "residual", "probabilities"):
-        expected, actual = getattr(cells, name), getattr(found, name)
+    assert list(found.features) == [feature.name for feature in cells.features]
+    pairs = [(feature.values, found.features[feature.name]) for feature in cells.features]
+    pairs += [(getattr(cells, name), getattr(found, name)) for name in ("classes", "scores", "residual")]
+    if form is not Form.LOG_UINT8:
+        pairs.append((cells.probabilities, found.probabilities))
+    for expected, actual in pairs:
         if expected is None:
             assert actual is None
         else:
@@ -117,6 +136,117 @@ def test_a_map_comes_back_from_its_row_exactly(
             assert actual.tobytes() == expected.tobytes()
             assert actual.dtype.isnative
             assert not actual.flags.writeable
+
+
+def test_log_uint8_comes_back_close_and_exact_in_the_top_k() -> None:
+    cells = make_cells(6, 7, 30, k=3, form=Form.LOG_UINT8)
+    recipe = Recipe(MODEL, Form.LOG_UINT8, 3)
+    row = scored_row(IMAGE, recipe, CAFFENET, cells, class_count=30, run_id="r1", scored_at=NOW)
+    assert row.probabilities is not None
+    assert len(row.probabilities) == 6 * 7 * 30
+    found = map_from_row(scalars(through_parquet([row]), 0), ()).probabilities
+    assert found is not None
+    assert cells.probabilities is not None
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(np.take_along_axis(found, cells.classes, axis=-1), cells.scores)
+    np.testing.assert_array_equal(top_k(found, 3).scores, cells.scores)
+    # Elsewhere it is what the code says, unless that would be more than the last of the top k.
+    expected = np.minimum(dequantize(quantize(cells.probabilities)), cells.scores[..., -1:])
+    np.put_along_axis(expected, cells.classes, cells.scores, axis=-1)
+    np.testing.assert_array_equal(found, expected)
+
+
+def make_tiles(cuts: tuple[int, ...], form: Form = Form.FLOAT16, features: int = 1) -> tuple[CellScores, list[MapRow]]:
+    """The cells of a map, and its rows: cut before each of the columns `cuts`, and before row 2."""
+    whole = make_cells(5, 9, 7, form=form)._replace(features=make_features(5, 9)[:features])
+    blocks = [
+        (slice(top, bottom), slice(left, right))
+        for top, bottom in ((0, 2), (2, 5))
+        for left, right in zip((0, *cuts), (*cuts, 9), strict=True)
+    ]
+    rows = [
+        scored_row(
+            IMAGE,
+            Recipe(MODEL, form=form),
+            CAFFENET,
+            whole.part(lambda array, block=block: array[block]),
+            class_count=7,
+            run_id=f"r{index % 2}",
+            scored_at=NOW,
+            placement=Placement(1.0, 480, 640, index, len(blocks), block[0].start, block[1].start),
+        )
+        for index, block in enumerate(blocks)
+    ]
+    return whole, rows
+
+
+def rows_of(rows: list[MapRow]) -> list[dict[str, Any]]:
+    table = through_parquet(rows)
+    return [scalars(table, index) for index in range(len(rows))]
+
+
+@pytest.mark.parametrize("form", list(Form))
+@given(cuts=st.sets(st.integers(1, 8)), order=st.randoms(use_true_random=False))
+@settings(max_examples=15, deadline=None)
+def test_tiles_make_the_map_that_was_cut(form: Form, cuts: set[int], order: Any) -> None:
+    whole, rows = make_tiles(tuple(sorted(cuts)), form)
+    order.shuffle(rows)
+    found = map_from_rows(rows_of(rows), ("a",))
+    assert (found.size, found.image_size, found.geometry) == ((5, 9), (480, 640), CAFFENET)
+    for name in ("classes", "scores", "residual"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(whole, name))
+    np.testing.assert_array_equal(found.features["fc7"], whole.features[0].values)
+    if form in (Form.FLOAT16, Form.FLOAT32):
+        np.testing.assert_array_equal(found.probabilities, whole.probabilities)
+
+
+def test_tiles_that_do_not_make_a_map_are_told() -> None:
+    _, rows = make_tiles((3, 6))
+    assert map_from_rows(rows_of([*rows, rows[2]]), ()).size == (5, 9)  # the same tile twice, from two runs
+    other = dataclasses.replace(rows[0], key="0" * 64)
+    moved = dataclasses.replace(rows[4], tile_x=4)
+    far = dataclasses.replace(rows[5], tile_x=60)
+    plain = dataclasses.replace(rows[1], features=None)
+    coarse = dataclasses.replace(rows[1], map_width=1, map_height=1, **arrays_of_row(make_row(height=1, width=1)))
+    for chosen, message in (
+        (rows[:3] + rows[4:], "5 of 6 tiles are there; missing: 3"),
+        (rows[:1], "1 of 6 tiles are there; missing: 1, 2, 3, 4, 5"),
+        ([*rows[:5], dataclasses.replace(rows[5], tile_index=9)], "6 of 6 tiles are there; missing: 5"),
+        ([*rows, dataclasses.replace(rows[5], tile_index=9)], "7 of 6 tiles are there"),
+        ([other, *rows[1:]], "different key"),
+        ([*rows[:4], moved, rows[5]], "lies on another"),
+        ([*rows[:5], far], "leave gaps"),
+        ([rows[0], plain, *rows[2:]], "different features"),
+        ([rows[0], coarse, *rows[2:]], "other cells than its map"),
+    ):
+        with pytest.raises(MapError, match=message) as caught:
+            map_from_rows(rows_of(chosen), ())
+        assert caught.value.where == IMAGE.uri
+
+
+def arrays_of_row(row: MapRow) -> dict[str, Any]:
+    feature = {"name": "fc7", "height": 2, "width": 1, "channels": 1, "dtype": "float16", "values": bytes(4)}
+    names = ("classes", "scores", "residual")
+    half = np.zeros(7, np.float16).tobytes()
+    return {**{name: getattr(row, name) for name in names}, "probabilities": half, "features": [feature]}
+
+
+def test_a_part_of_cells_needs_features_with_the_cells_of_the_map() -> None:
+    cells = make_cells(4, 5, 7)._replace(features=make_features(4, 5))
+    with pytest.raises(MapError, match="feature pool5 has 8 x 11 cells where the map has 4 x 5"):
+        cells.part(lambda array: array[1:, 2:])
+
+
+def test_features_are_checked() -> None:
+    cells = make_cells(2, 2, 4)
+    for values in (np.zeros((2, 2), np.float32), np.zeros((2, 0, 1), np.float32), np.zeros((2, 2, 1), np.float64)):
+        with pytest.raises(MapError, match="feature fc7 is"):
+            make_map(features={"fc7": values})
+    for dtype, remedy in ((np.float16, "keep it as float32"), (np.float32, "")):
+        bad = cells._replace(features=(Feature("fc7", np.array([[[np.inf]]], dtype)),))
+        with pytest.raises(MapError, match="fc7 is not finite") as caught:
+            check_values("x", bad)
+        assert caught.value.remedy == remedy
 
 
 def test_the_columns_stay_in_their_order() -> None:
@@ -203,7 +333,7 @@ def test_a_map_needs_its_digest_size_time_zone_and_form(monkeypatch: pytest.Monk
         )
     with pytest.raises(MapError, match="no probabilities for a map of the form float16"):
         scored_row(IMAGE, Recipe(MODEL, form=Form.FLOAT16), CAFFENET, cells, class_count=7, run_id="r1", scored_at=NOW)
-    monkeypatch.setattr("pipeline.rows.LARGEST_VALUE_BYTES", 100)
+    monkeypatch.setattr("pipeline.encoding.LARGEST_VALUE_BYTES", 100)
     with pytest.raises(MapError, match="takes 336 bytes as float32"):
         make_row(Form.FLOAT32)
 
@@ -217,6 +347,8 @@ def test_a_map_needs_its_digest_size_time_zone_and_form(monkeypatch: pytest.Monk
         {"form": "float16"},
         {"form": "float8"},
         {"probabilities": b"odd", "form": "float32"},
+        {"features": [{"name": "a", "height": 1, "width": 1, "channels": 1, "dtype": "float32", "values": b"odd"}]},
+        {"features": [{"name": "a", "height": 1, "width": 1, "channels": 1, "dtype": "str", "values": b""}]},
     ],
 )
 def test_a_damaged_row_is_told(change: dict[str, Any]) -> None:
@@ -271,7 +403,7 @@ def test_labels_fall_back_to_numbers() -> None:
 @pytest.mark.parametrize("form", list(Form))
 def test_the_top_of_a_map_is_by_mean_probability(form: Form) -> None:
     cells = make_cells(8, 13, 10, k=10, form=form)
-    found = make_map(**cells._asdict())
+    found = make_map(**arrays_of(cells))
     means = np.zeros(10)
     np.add.at(means, cells.classes, cells.scores / 104)
     top = found.top(3)

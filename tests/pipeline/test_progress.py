@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import threading
 
-from pipeline.progress import LISTED, REJECTED, SCORED, Tally, Watch, count
+from pipeline.progress import KEPT, LISTED, REJECTED, SCORED, Tally, Watch, count
 
 
 class Clock:
@@ -35,7 +35,7 @@ def test_line_gives_rate_time_left_and_rejections():
 def test_a_watch_counts_from_its_own_beginning():
     count(SCORED, 7)
     watch = Watch("scoring", io.StringIO())
-    assert watch.counts() == {LISTED: 0, SCORED: 0, REJECTED: 0}
+    assert watch.counts() == {LISTED: 0, SCORED: 0, REJECTED: 0, KEPT: 0}
 
 
 def test_plain_lines_where_there_is_no_terminal():

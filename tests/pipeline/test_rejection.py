@@ -25,6 +25,14 @@ def test_survives_pickling():
     assert str(copy) == "truncated: 3 of 9 rows"
 
 
+@pytest.mark.parametrize("detail", ["", "a: b", "3 of 9 rows"])
+def test_what_was_written_is_parsed(detail):
+    for reason in Reason:
+        assert Rejected.parse(str(Rejected(reason, detail))).args == (reason, detail)
+    with pytest.raises(ValueError, match="no-reason"):
+        Rejected.parse("no-reason: at all")
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [

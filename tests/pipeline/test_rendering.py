@@ -6,7 +6,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from pipeline.canvas import drawable_name, regions
-from pipeline.maps import ClassificationMap, Geometry, MapError
+from pipeline.geometry import Geometry
+from pipeline.maps import ClassificationMap, MapError
 from pipeline.naming import printable, shares, short_name
 from pipeline.palette import class_color, from_oklch, ink_on
 from pipeline.rendering import grid, overlay

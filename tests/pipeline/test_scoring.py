@@ -16,9 +16,12 @@ from PIL import Image
 from pipeline import MapTable, ScoreImages
 from pipeline.errors import JobError, TableError
 from pipeline.job import describe_job, run_job, share, worker_message
+from pipeline.recipe import Recipe
 from pipeline.runners import open_runner
 from pipeline.sources import ListImages
 from tests.pipeline.fakes import FakeEngine, probabilities, write_model
+
+RECIPE = Recipe(k=2)
 
 
 @pytest.fixture
@@ -40,9 +43,11 @@ def score(collection: Path, output: Path, model: Path, run_id: str = "", flush_b
         published = (
             pipeline
             | ListImages([str(collection)])
-            | ScoreImages(str(model), str(output), k=2, run_id=run_id, flush_bytes=flush_bytes, open_engine=FakeEngine)
+            | ScoreImages(
+                str(model), str(output), RECIPE, run_id=run_id, flush_bytes=flush_bytes, open_engine=FakeEngine
+            )
         )
-        assert_that(published | beam.Map(lambda p: (p.rows, p.scored, p.rejected)), equal_to([(26, 24, 2)]))
+        assert_that(published | beam.Map(lambda run: (run.scored, run.rejected)), equal_to([(24, 2)]))
 
 
 def test_every_image_is_one_row_and_every_map_its_own(tmp_path: Path, collection: Path):
@@ -98,8 +103,9 @@ class TestJob:
         model, output = write_model(tmp_path / "model"), tmp_path / "maps"
         job = describe_job(model=str(model), images=[str(collection)], output=str(output), max_rejected="10%")
         result = run_job(job)
-        assert (result.published.rows, result.published.scored, result.published.rejected) == (26, 24, 2)
-        assert result.reasons == {"truncated": 1, "too-small": 1}
+        assert (result.summary.scored, result.summary.rejected) == (24, 2)
+        assert result.summary.reasons == {"truncated": 1, "too-small": 1}
+        assert result.summary.images["listed"] == result.summary.images["read"] == 26
         assert not result.failed, "2 of 26 is below 10 %"
         (summary,) = MapTable(str(output)).runs()
         assert summary["job"]["images"] == [str(collection)]
@@ -112,14 +118,6 @@ class TestJob:
         )
         assert result.failed
         assert len(MapTable(str(output))) == 24
-
-    def test_an_existing_table_is_refused_untouched(self, tmp_path: Path, collection: Path):
-        model, output = write_model(tmp_path / "model"), tmp_path / "maps"
-        job = {"model": str(model), "images": [str(collection)], "output": str(output)}
-        run_job(describe_job(**job))
-        with pytest.raises(TableError, match="there already"):
-            run_job(describe_job(**job))
-        assert MapTable(str(output)).version == 0
 
     def test_a_worker_that_fails_is_reported_in_its_own_words_and_nothing_is_published(self, tmp_path: Path):
         listing = tmp_path / "list.csv"
@@ -164,4 +162,5 @@ def test_worker_message_takes_the_last_exception_of_a_chain():
 def test_summary_is_json(tmp_path: Path, collection: Path):
     score(collection, tmp_path / "maps", write_model(tmp_path / "model"), run_id="named")
     summary = json.loads((tmp_path / "maps" / "_densecast" / "runs" / "named.json").read_text())
-    assert summary["rows"] == 26
+    assert summary["images"]["listed"] == 26
+    assert sum(part["rows"] for part in summary["parts"]) == 26

@@ -250,3 +250,39 @@ def test_errors_of_client_libraries_become_ours(remote: type[FakeRemote], monkey
     fail(404)
     with pytest.raises(storage.MissingFileError):
         storage.read_bytes("fakeremote://bucket/x")
+
+
+def test_facts_of_files(remote: type[FakeRemote], tmp_path: Path) -> None:
+    file = tmp_path / "a"
+    file.write_bytes(b"12")
+    os.utime(file, ns=(1, 2_000_000_001))
+    assert storage.facts_of(str(file)) == (2, "2-2000000001")
+    for name in ("nope", "a/b", "."):
+        assert storage.facts_of(str(tmp_path / name)) is None
+    remote.files["fakeremote://b/a"] = b"123"
+    assert storage.facts_of("fakeremote://b/a") == (3, ""), "it keeps no time"
+    assert storage.facts_of("fakeremote://b/nope") is None
+    assert storage.listed_facts(FileMetadata("a", 3, 1.5)) == (3, "3-1500000000")
+
+
+def test_streams(remote: type[FakeRemote], tmp_path: Path) -> None:
+    (tmp_path / "a.gz").write_bytes(gzip.compress(b"12"))
+    remote.files["fakeremote://b/a.gz"] = gzip.compress(b"12")
+    for path in (str(tmp_path / "a.gz"), "fakeremote://b/a.gz"):
+        with storage.open_stream(path) as file:
+            file.seek(1)
+            assert file.read(1) == b"\x8b", "nothing is unpacked"
+        with pytest.raises(storage.MissingFileError):
+            storage.open_stream(path + "x")
+
+
+def test_no_stream_waits_for_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, "/dev/zero"):
+        with pytest.raises(storage.NotAFileError):
+            storage.open_stream(str(path))
+
+
+def test_errors_while_a_stream_is_read_are_typed() -> None:
+    with pytest.raises(storage.StorageError, match="a/b: cannot be read: Input/output error"), storage.reading("a/b"):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))

@@ -1,75 +1,47 @@
-import functools
-import hashlib
-import json
-import pickle
-import threading
+"""What readers see of a table: maps by image and scale, tiles put together, what was rejected and what was deleted."""
+
+from __future__ import annotations
+
+import dataclasses
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
-from deltalake.exceptions import CommitFailedError, DeltaError
 
-from pipeline import parts, publishing, storage
+from pipeline import storage
 from pipeline.errors import TableError
-from pipeline.maps import Geometry, top_k
-from pipeline.parts import PartWriter, Receipt
-from pipeline.publishing import Published
+from pipeline.maps import MapError
+from pipeline.publishing import RunSummary
 from pipeline.recipe import Form, Recipe
 from pipeline.rejection import Reason
-from pipeline.rows import SCHEMA, ImageFacts, MapRow, Placement, rejected_row, scored_row
-from pipeline.table import MapTable, Rejection
+from pipeline.rows import SCHEMA, MapRow
+from pipeline.table import Deletion, MapTable, Rejection
+from tests.pipeline.stored_rows import MODEL, MODEL_JSON, publish_rows, rejected, scored, write
 
-# Most tests here read tables that several runs wrote; by itself a run does not join another's.
-publish = functools.partial(publishing.publish, append=True)
-
-MODEL = "ab" * 32
-MODEL_JSON = {"digest": MODEL, "labels": ["ant", "bee", "cat, feline", "dog"]}
-NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+FLOAT32 = Recipe(MODEL, Form.FLOAT32)
 
 
-def make_scored(
-    uri: str, run_id: str = "r1", *, scale: float = 1, form: Form = Form.TOP_K, size: int = 3, id_: str | None = None
-) -> MapRow:
-    random = np.random.default_rng(len(uri))
-    probabilities = random.dirichlet(np.ones(4), (size, size)).astype(np.float32)
-    cells = top_k(probabilities, 2)
-    if form is not Form.TOP_K:
-        cells = cells._replace(probabilities=probabilities.astype(str(form)))
-    image = ImageFacts(uri, id_, 100, hashlib.sha256(ascii(uri).encode()).hexdigest(), 96, 96)
-    geometry = Geometry(32, 32, 16, 16, 32, 32, 32, 32)
-    return scored_row(
-        image,
-        Recipe(MODEL, form),
-        geometry,
-        cells,
-        class_count=4,
-        run_id=run_id,
-        scored_at=NOW,
-        placement=Placement(scale, 96, 96),
-    )
+def publish(root: Path | str, *rows: MapRow, run_id: str = "r1") -> RunSummary:
+    """Rows that join those that are there, unlike a run's: tests read tables that no run leaves."""
+    path = storage.local_path(str(root))
+    base = DeltaTable(path).version() if path.exists() else -1
+    return publish_rows(root, *rows, run_id=run_id, base=base)
 
 
-def make_rejected(uri: str, run_id: str = "r1", reason: Reason = Reason.CORRUPT) -> MapRow:
-    return rejected_row(ImageFacts(uri), Recipe(MODEL), reason, "no end marker", run_id=run_id, scored_at=NOW)
+def deleted(uri: str, run_id: str = "r1", **options: Any) -> MapRow:
+    """As `pipeline.superseding` leaves it."""
+    row = scored(uri, run_id, **options)
+    bulk = ("classes", "scores", "residual", "probabilities", "features", "map_height", "map_width", "geometry")
+    return dataclasses.replace(row, status="deleted", map_digest=None, class_count=None, **dict.fromkeys(bulk))
 
 
-def write(root: Path | str, *rows: MapRow, run_id: str = "r1") -> list[Receipt]:
-    writer = PartWriter(str(root), run_id, MODEL)
-    receipts = [writer.add(row) for row in rows]
-    return [receipt for receipt in (*receipts, writer.flush()) if receipt is not None]
-
-
-def publish_rows(root: Path | str, *rows: MapRow, run_id: str = "r1") -> Published:
-    return publish(
-        str(root), write(root, *rows, run_id=run_id), run_id=run_id, model_json=MODEL_JSON, summary={"note": run_id}
-    )
+def tiles(uri: str, run_id: str = "r1", count: int = 3, **options: Any) -> list[MapRow]:
+    """A map of 3 x 9 cells in tiles side by side."""
+    return [scored(uri, run_id, tile=(index, count), **options) for index in range(count)]
 
 
 @pytest.fixture
@@ -78,117 +50,141 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "maps [50% é]"
 
 
-def test_parts_are_flushed_by_size_and_at_the_end(root: Path) -> None:
-    names = iter("abc")
-    row = make_scored("a.jpg")
-    writer = PartWriter(str(root), "r1", MODEL, flush_bytes=2 * row.size_bytes, name_factory=lambda: next(names))
-    assert writer.flush() is None
-    assert writer.add(row) is None
-    first = writer.add(make_rejected("b" * 9999))
-    assert first is not None
-    assert (first.path, first.rows, first.scored, first.rejected) == ("part-r1-a.parquet", 2, 1, 1)
-    assert writer.add(row) is None
-    second = writer.flush()
-    assert second is not None
-    assert (second.path, second.rows) == ("part-r1-b.parquet", 1)
-    assert writer.flush() is None
-    assert sorted(path.name for path in root.iterdir()) == ["part-r1-a.parquet", "part-r1-b.parquet"]
-
-
-def test_a_receipt_vouches_for_its_file_and_stays_small(root: Path) -> None:
-    rows = [make_scored(f"{i}.jpg", id_=None if i % 2 else f"id{i}") for i in range(50)]
-    [receipt] = write(root, *rows)
-    data = (root / receipt.path).read_bytes()
-    assert receipt.size_bytes == len(data)
-    assert receipt.sha256 == hashlib.sha256(data).hexdigest()
-    stats = json.loads(receipt.stats)
-    assert stats["numRecords"] == 50
-    assert (stats["minValues"]["uri"], stats["maxValues"]["uri"]) == ("0.jpg", "9.jpg")
-    assert stats["nullCount"]["id"] == 25
-    assert stats["nullCount"]["reason"] == 50
-    assert "reason" not in stats["minValues"]
-    pickled = pickle.dumps(receipt)
-    assert pickle.loads(pickled) == receipt  # noqa: S301
-    assert len(pickled) < 2000
-
-
-def test_a_part_is_compressed_parquet_that_says_whose_it_is(root: Path) -> None:
-    [receipt] = write(root, *(make_scored(f"{i}.jpg", size=60) for i in (2, 1, 3)))
-    with pq.ParquetFile(root / receipt.path) as file:
-        assert file.schema_arrow.remove_metadata() == SCHEMA
-        assert file.schema_arrow.metadata[b"densecast"] == json.dumps({"run_id": "r1", "model_digest": MODEL}).encode()
-        assert {file.metadata.row_group(0).column(i).compression for i in range(24)} == {"ZSTD"}
-        assert file.read(columns=["uri"]).column(0).to_pylist() == ["1.jpg", "2.jpg", "3.jpg"]
-
-
-def test_large_rows_get_row_groups_of_their_own(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "ROW_GROUP_BYTES", 10_000)
-    [receipt] = write(root, *(make_scored(f"{i}.jpg", size=20) for i in range(6)))
-    with pq.ParquetFile(root / receipt.path) as file:
-        assert file.metadata.num_row_groups == 6
-
-
-def test_rows_of_another_run_or_model_are_refused(root: Path) -> None:
-    writer = PartWriter(str(root), "r1", MODEL)
-    with pytest.raises(TableError, match="a row of run r2"):
-        writer.add(make_scored("a.jpg", "r2"))
-    with pytest.raises(TableError, match="cannot be part of a file name"):
-        PartWriter(str(root), "../r1", MODEL)
-
-
-@pytest.mark.parametrize("name", ["a#b", "a?b", "a%20b", "a\\b", "a\nb"])
-def test_a_folder_that_delta_would_mistake_is_refused_before_the_work(root: Path, name: str) -> None:
-    for bad in (str(root / name / "maps"), f"s3://bucket/{name}"):
-        with pytest.raises(TableError, match="a table cannot lie in"):
-            PartWriter(bad, "r1", MODEL)
-        with pytest.raises(TableError, match="a table cannot lie in"):
-            MapTable(bad)
-
-
-def test_rows_survive_a_failed_flush(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    writer = PartWriter(str(root), "r1", MODEL)
-    writer.add(make_scored("a.jpg"))
-
-    def fail(path: str, data: bytes) -> None:
-        raise storage.StorageError("disk full", where=path)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(storage, "write_atomically", fail)
-        with pytest.raises(storage.StorageError):
-            writer.flush()
-    receipt = writer.flush()
-    assert receipt is not None
-    assert receipt.rows == 1
-
-
 def test_what_is_published_is_read(root: Path) -> None:
-    rows = [make_scored("x/a.jpg"), make_scored("x/b.jpg", form=Form.FLOAT16), make_rejected("x/c.jpg")]
-    assert publish_rows(root, *rows) == Published(0, 3, 2, 1)
-    assert publish_rows(root, make_scored("x/d.jpg", "r2"), run_id="r2") == Published(1, 1, 1, 0)
+    half = scored("x/b.jpg", recipe=Recipe(MODEL, Form.FLOAT16))
+    publish(root, scored("x/a.jpg"), half, rejected("x/c.jpg"), *tiles("x/t.tif"))
+    publish(root, scored("x/d.jpg", "r2"), run_id="r2")
 
     table = MapTable(str(root))
     assert table.version == 1
     assert table.schema == SCHEMA
-    assert len(table) == 3
-    assert sorted(found.uri for found in table) == ["x/a.jpg", "x/b.jpg", "x/d.jpg"]
+    assert len(table) == 4
+    assert sorted(found.uri for found in table) == ["x/a.jpg", "x/b.jpg", "x/d.jpg", "x/t.tif"]
     assert list(table.rejections()) == [Rejection("x/c.jpg", "corrupt", "no end marker")]
-    assert table.counts() == ({"scored": 3, "rejected": 1}, {"corrupt": 1})
+    assert list(table.deleted()) == []
+    assert table.counts() == ({"scored": 4, "rejected": 1, "deleted": 0}, {"corrupt": 1})
     assert table.labels == {MODEL: ("ant", "bee", "cat, feline", "dog")}
-    assert table.to_arrow().num_rows == 4
+    assert table.to_arrow().num_rows == 7
     assert table.to_arrow(["uri", "scale"]).column_names == ["uri", "scale"]
-    assert [(run["run_id"], run["version"], run["rows"], run["note"]) for run in table.runs()] == [
-        ("r1", 0, 3, "r1"),
-        ("r2", 1, 1, "r2"),
-    ]
+    assert [(run["run_id"], run["version"], run["scored"]) for run in table.runs()] == [("r1", 0, 3), ("r2", 1, 1)]
     found = table.read("x/b.jpg")
     assert found.label(0, 0) in MODEL_JSON["labels"]
     assert found.probabilities is not None
     assert found.probabilities.dtype == np.float16
 
 
+def test_a_table_without_images_is_read_too(root: Path) -> None:
+    publish(root)
+    table = MapTable(str(root))
+    assert (len(table), list(table), list(table.rejections())) == (0, [], [])
+    assert table.counts() == ({"scored": 0, "rejected": 0, "deleted": 0}, {})
+    with pytest.raises(TableError, match="among 0"):
+        table.read("a.jpg")
+
+
+def test_tiles_are_read_as_one_map_wherever_they_lie(root: Path) -> None:
+    first, second, third = tiles("t.tif")
+    publish(root, third, scored("a.jpg"))
+    publish(root, dataclasses.replace(first, run_id="r2"), dataclasses.replace(second, run_id="r2"), run_id="r2")
+    table = MapTable(str(root))
+    found = table.read("t.tif")
+    assert found.size == (3, 9)
+    expected = [np.asarray(row.scores).reshape(3, 3, 2) for row in (first, second, third)]
+    np.testing.assert_array_equal(found.scores, np.concatenate(expected, axis=1))
+    assert [(each.uri, each.size) for each in table] == [("a.jpg", (3, 3)), ("t.tif", (3, 9))]
+    assert len(table) == 2
+    assert table.counts().by_status["scored"] == 2
+
+
+def test_a_missing_tile_is_told(root: Path) -> None:
+    publish(root, *tiles("t.tif")[:2])
+    table = MapTable(str(root))
+    with pytest.raises(MapError, match="2 of 3 tiles are there; missing: 2") as caught:
+        table.read("t.tif")
+    assert caught.value.where == "t.tif"
+    with pytest.raises(MapError, match="missing: 2"):
+        list(table)
+
+
+def test_a_map_is_found_by_its_scale(root: Path) -> None:
+    publish(root, *(scored("a.jpg", scale=scale) for scale in (1, 0.5, 0.7)), rejected("a.jpg", scale=0.25))
+    table = MapTable(str(root))
+    assert table.scales("a.jpg") == (0.5, 0.7, 1.0)
+    assert table.read("a.jpg", scale=0.7).scale == 0.7
+    with pytest.raises(TableError, match="has 3 maps") as caught:
+        table.read("a.jpg")
+    assert "one of the scales 0.5, 0.7, 1, or ask for the fused map" in caught.value.remedy
+    with pytest.raises(TableError, match=r"no map at scale 2\n") as caught:
+        table.read("a.jpg", scale=2)
+    assert caught.value.remedy == "it has maps at 0.5, 0.7, 1"
+    with pytest.raises(TableError, match=r"no map at scale 0.25: rejected as corrupt") as caught:
+        table.read("a.jpg", scale=0.25)
+    assert caught.value.why == "no end marker"
+
+
+def test_maps_of_all_scales_are_fused(root: Path) -> None:
+    maps = [scored("a.jpg", scale=scale, size=size, recipe=FLOAT32) for scale, size in ((1, 4), (0.5, 2))]
+    publish(root, *maps, rejected("a.jpg", scale=0.1), scored("b.jpg", scale=0.5))
+    table = MapTable(str(root))
+    found = table.fused("a.jpg")
+    assert (found.size, found.scale, found.fused_from, found.key) == ((4, 4), 1, (0.5, 1), "")
+    assert found.probabilities is not None
+    np.testing.assert_allclose(found.probabilities.sum(axis=-1), 1, atol=1e-6)
+    # Of top-k maps, all the classes of the model are there, labelled or not.
+    alone = table.fused("b.jpg")
+    assert alone.fused_from == (0.5,)
+    assert alone.probabilities is not None
+    assert alone.probabilities.shape == (3, 3, 4)
+    np.testing.assert_array_equal(alone.scores, table.read("b.jpg").scores)
+
+
+def test_maps_of_two_models_are_not_fused(root: Path) -> None:
+    other = scored("a.jpg", "r2", recipe=dataclasses.replace(FLOAT32, k=3))
+    publish(root, scored("a.jpg"))
+    publish(root, other, run_id="r2")
+    for method in (MapTable(str(root)).fused, MapTable(str(root)).scales):
+        with pytest.raises(TableError, match="has 2 maps") as caught:
+            method("a.jpg")
+        assert "key" in caught.value.remedy
+
+
+def test_a_deleted_image_says_where_its_last_map_is(root: Path) -> None:
+    publish(root, scored("z.jpg", "r0"), run_id="r0")
+    publish(root, deleted("a.jpg", id_="cat-1"), deleted("a.jpg", scale=2, id_="cat-1"), scored("b.jpg"))
+    table = MapTable(str(root))
+    for name in ("a.jpg", "cat-1"):
+        with pytest.raises(TableError, match=r"a.jpg has no map any more: it was deleted") as caught:
+            table.read(name)
+        assert caught.value.why == "run r1, which made version 1, did not find it any more"
+        assert "version=0" in caught.value.remedy
+    with pytest.raises(TableError, match="deleted"):
+        table.fused("a.jpg")
+    assert list(table.deleted()) == [Deletion("a.jpg", "cat-1", "r1")]
+    assert table.counts() == ({"scored": 2, "rejected": 0, "deleted": 2}, {})
+    assert sorted(found.uri for found in table) == ["b.jpg", "z.jpg"]
+    assert len(table) == 2
+    (root / "_densecast" / "runs" / "r1.json").unlink()
+    with pytest.raises(TableError, match="deleted") as caught:
+        table.read("a.jpg")
+    assert "an earlier version" in caught.value.remedy
+
+
+def test_an_image_rejected_at_every_scale_is_listed_once(root: Path) -> None:
+    small = rejected("b.jpg", scale=0.5, reason=Reason.TOO_SMALL)
+    publish(root, *(rejected("c.jpg", scale=scale) for scale in (1, 0.5)), small, scored("b.jpg"))
+    publish(root, rejected("a.jpg", "r2", scale=2), run_id="r2")
+    table = MapTable(str(root))
+    assert list(table.rejections()) == [
+        Rejection("a.jpg", "corrupt", "no end marker", (2.0,)),
+        Rejection("b.jpg", "too-small", "no end marker", (0.5,)),
+        Rejection("c.jpg", "corrupt", "no end marker", (0.5, 1.0)),
+    ]
+    assert table.counts() == ({"scored": 1, "rejected": 4, "deleted": 0}, {"corrupt": 3, "too-small": 1})
+
+
 def test_an_older_version_is_as_it_was(root: Path) -> None:
-    publish_rows(root, make_scored("a.jpg"))
-    publish_rows(root, make_scored("b.jpg", "r2"), run_id="r2")
+    publish(root, scored("a.jpg"))
+    publish(root, scored("b.jpg", "r2"), run_id="r2")
     table = MapTable(str(root), version=0)
     assert [found.uri for found in table] == ["a.jpg"]
     assert [run["run_id"] for run in table.runs()] == ["r1"]
@@ -198,189 +194,10 @@ def test_an_older_version_is_as_it_was(root: Path) -> None:
         MapTable(str(root), version=-1)
 
 
-def test_one_commit_makes_the_table_and_fills_it(root: Path) -> None:
-    """No version of a table is without the rows of the run that made it."""
-    publish_rows(root, make_scored("a.jpg"))
-    assert [path.name for path in (root / "_delta_log").glob("*.json")] == [f"{0:020}.json"]
-    assert DeltaTable(root).transaction_version("r1") == 1
-
-
-def test_publishing_again_changes_nothing(root: Path) -> None:
-    receipts = write(root, make_scored("a.jpg"), make_rejected("b.jpg"))
-    first = publish(str(root), receipts, run_id="r1", model_json=MODEL_JSON, summary={"attempt": 1})
-    publish_rows(root, make_scored("c.jpg", "r2"), run_id="r2")
-    for repeated in (receipts, write(root, make_scored("a.jpg")), []):
-        again = publish(str(root), repeated, run_id="r1", model_json=MODEL_JSON, summary={"attempt": 2})
-        assert again == first == Published(0, 2, 1, 1)
-    table = MapTable(str(root))
-    assert table.version == 1
-    assert table.to_arrow(["uri"]).num_rows == 3
-    assert table.runs()[0]["attempt"] == 1
-
-
-def test_a_run_killed_between_commit_and_summary_is_mended(root: Path) -> None:
-    publish_rows(root, make_scored("a.jpg"), make_rejected("b.jpg"))
-    publish_rows(root, make_scored("c.jpg", "r2"), run_id="r2")
-    (root / "_densecast" / "runs" / "r1.json").unlink()
-    again = publish(str(root), [], run_id="r1", model_json=MODEL_JSON, summary={"attempt": 2})
-    assert again == Published(0, 2, 1, 1)
-    assert MapTable(str(root)).runs()[0]["attempt"] == 2
-
-
-def test_a_run_without_images_is_published_too(root: Path) -> None:
-    assert publish(str(root), [], run_id="r1", model_json=MODEL_JSON, summary={}) == Published(0, 0, 0, 0)
-    assert publish(str(root), [], run_id="r2", model_json=MODEL_JSON, summary={}) == Published(1, 0, 0, 0)
-    table = MapTable(str(root))
-    assert len(table) == 0
-    assert list(table) == []
-    assert table.counts() == ({"scored": 0, "rejected": 0}, {})
-    with pytest.raises(TableError, match="among 0"):
-        table.read("a.jpg")
-
-
 def test_orphans_are_invisible(root: Path) -> None:
-    publish_rows(root, make_scored("a.jpg"))
-    write(root, make_scored("orphan.jpg"))
+    publish(root, scored("a.jpg"))
+    write(root, scored("orphan.jpg"))
     assert [found.uri for found in MapTable(str(root))] == ["a.jpg"]
-
-
-@pytest.mark.parametrize("exists", [False, True])
-@pytest.mark.parametrize(
-    ("damage", "message"), [("unlink", "is missing"), ("cut", "has 10 bytes, where its receipt says")]
-)
-def test_a_missing_part_stops_the_whole_publication(root: Path, exists: bool, damage: str, message: str) -> None:
-    if exists:
-        publish_rows(root, make_scored("z.jpg", "r0"), run_id="r0")
-    receipts = [*write(root, make_scored("a.jpg")), *write(root, make_scored("b.jpg"))]
-    part = root / receipts[1].path
-    if damage == "unlink":
-        part.unlink()
-    else:
-        part.write_bytes(part.read_bytes()[:10])
-    with pytest.raises(TableError, match=message) as caught:
-        publish(str(root), receipts, run_id="r1", model_json=MODEL_JSON, summary={})
-    assert receipts[1].path in str(caught.value)
-    assert not (root / "_densecast" / "runs" / "r1.json").exists()
-    if exists:
-        assert [found.uri for found in MapTable(str(root))] == ["z.jpg"]
-    else:
-        with pytest.raises(TableError, match="there is no table"):
-            MapTable(str(root))
-
-
-def test_receipts_given_twice_count_once_and_may_not_contradict(root: Path) -> None:
-    receipts = write(root, make_scored("a.jpg"))
-    with pytest.raises(TableError, match="contradict"):
-        publish(
-            str(root),
-            [*receipts, receipts[0]._replace(rows=9)],
-            run_id="r1",
-            model_json=MODEL_JSON,
-            summary={},
-        )
-    assert publish(str(root), receipts * 2, run_id="r1", model_json=MODEL_JSON, summary={}).rows == 1
-    assert len(MapTable(str(root))) == 1
-
-
-def test_a_file_in_place_of_the_table_is_told(root: Path) -> None:
-    root.write_bytes(b"")
-    with pytest.raises(storage.StorageError, match="is a file where a folder is needed"):
-        publish(str(root), [], run_id="r1", model_json=MODEL_JSON, summary={})
-
-
-def test_the_version_of_a_run_whose_log_entry_is_gone_is_the_newest(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    publish_rows(root, make_scored("a.jpg"))
-    publish_rows(root, make_scored("b.jpg", "r2"), run_id="r2")
-    (root / "_densecast" / "runs" / "r1.json").unlink()
-    monkeypatch.setattr(DeltaTable, "history", lambda self: [])
-    assert publish(str(root), [], run_id="r1", model_json=MODEL_JSON, summary={}).version == 1
-
-
-def test_metadata_without_a_digest_are_refused(root: Path) -> None:
-    for digest in (None, "", "../x"):
-        with pytest.raises(TableError, match="digest"):
-            publish(str(root), [], run_id="r1", model_json={"digest": digest}, summary={})
-    assert not root.exists()
-
-
-def test_foreign_tables_are_neither_read_nor_written(root: Path) -> None:
-    DeltaTable.create(root, pa.schema([("uri", pa.string()), ("scale", pa.string())]))
-    with pytest.raises(TableError, match="not one of densecast's"):
-        publish(str(root), [], run_id="r1", model_json=MODEL_JSON, summary={})
-    with pytest.raises(TableError, match=r"key \(missing\)"):
-        MapTable(str(root))
-    assert DeltaTable(root).version() == 0
-
-
-def test_a_run_that_loses_the_race_for_the_first_version_comes_second(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    receipts = write(root, make_scored("a.jpg"))
-    create = publishing.create_table_with_add_actions
-
-    def lose(*args: Any, **options: Any) -> None:
-        monkeypatch.undo()
-        publish_rows(root, make_scored("b.jpg", "r2"), run_id="r2")
-        create(*args, **options)
-
-    monkeypatch.setattr(publishing, "create_table_with_add_actions", lose)
-    published = publish(str(root), receipts, run_id="r1", model_json=MODEL_JSON, summary={})
-    assert published == Published(1, 1, 1, 0)
-    assert sorted(found.uri for found in MapTable(str(root))) == ["a.jpg", "b.jpg"]
-
-
-def test_the_same_run_published_by_two_attempts_at_once_counts_once(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    publish_rows(root, make_scored("z.jpg", "r0"), run_id="r0")
-    receipts = write(root, make_scored("a.jpg"))
-    commit = publishing._commit
-
-    def overtake(*args: Any) -> None:
-        monkeypatch.undo()
-        publish(str(root), receipts, run_id="r1", model_json=MODEL_JSON, summary={"attempt": "fast"})
-        commit(*args)
-
-    monkeypatch.setattr(publishing, "_commit", overtake)
-    published = publish(str(root), receipts, run_id="r1", model_json=MODEL_JSON, summary={"attempt": "slow"})
-    assert published == Published(1, 1, 1, 0)
-    assert len(MapTable(str(root))) == 2
-    assert MapTable(str(root)).runs()[-1]["attempt"] == "fast"
-
-
-def test_several_runs_publish_at_once(root: Path) -> None:
-    """Each gets its own version, and knows which."""
-    prepared = [write(root, make_scored(f"{i}.jpg", f"r{i}"), run_id=f"r{i}") for i in range(6)]
-    published: dict[str, Published] = {}
-
-    def run(i: int) -> None:
-        published[f"r{i}"] = publish(str(root), prepared[i], run_id=f"r{i}", model_json=MODEL_JSON, summary={"note": i})
-
-    threads = [threading.Thread(target=run, args=(i,)) for i in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(result.version for result in published.values()) == list(range(6))
-    for run_id, result in published.items():
-        assert DeltaTable(root, version=result.version).transaction_version(run_id) == 1
-        if result.version:
-            assert DeltaTable(root, version=result.version - 1).transaction_version(run_id) is None
-    assert len(MapTable(str(root))) == 6
-
-
-def test_a_transaction_that_keeps_failing_is_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    receipts = write(root, make_scored("a.jpg"))
-
-    def fail(*args: Any) -> None:
-        raise CommitFailedError("the store refuses")
-
-    monkeypatch.setattr(publishing, "_commit", fail)
-    with pytest.raises(TableError, match="the store refuses") as caught:
-        publish(str(root), receipts, run_id="r1", model_json=MODEL_JSON, summary={})
-    assert isinstance(caught.value.__cause__, DeltaError)
 
 
 def make_nothing(path: Path) -> None:
@@ -407,13 +224,13 @@ def test_no_table_says_what_was_found(root: Path, make: Callable[[Path], object]
 def test_an_image_is_found_however_it_is_named(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     absolute = str(tmp_path / "photos" / "a cat.jpg")
     other = (tmp_path / "photos" / "b é.jpg").as_uri()
-    publish_rows(
+    publish(
         root,
-        make_scored(absolute, id_="cat-1"),
-        make_scored(other),
-        make_scored("s3://bucket/c.jpg"),
-        make_scored("it's.jpg"),
-        make_scored("caf\udce9.jpg"),
+        scored(absolute, id_="cat-1"),
+        scored(other),
+        scored("s3://bucket/c.jpg"),
+        scored("it's.jpg"),
+        scored("caf\udce9.jpg"),
     )
     table = MapTable(str(root))
     monkeypatch.chdir(tmp_path)
@@ -428,7 +245,7 @@ def test_an_image_is_found_however_it_is_named(root: Path, tmp_path: Path, monke
 
 
 def test_an_unknown_image_brings_near_names(root: Path) -> None:
-    publish_rows(root, *(make_scored(f"s3://bucket/{name}.jpg") for name in ("cat", "dog", "horse")))
+    publish(root, *(scored(f"s3://bucket/{name}.jpg") for name in ("cat", "dog", "horse")))
     table = MapTable(str(root))
     with pytest.raises(TableError, match=r"among 3") as caught:
         table.read("photos/cta.jpg")
@@ -441,25 +258,25 @@ def test_an_unknown_image_brings_near_names(root: Path) -> None:
 
 
 def test_a_rejected_image_says_why(root: Path) -> None:
-    publish_rows(root, make_rejected("a.jpg"), make_scored("b.jpg"))
+    publish(root, rejected("a.jpg"), scored("b.jpg"))
     with pytest.raises(TableError, match="rejected as corrupt") as caught:
         MapTable(str(root)).read("a.jpg")
     assert caught.value.why == "no end marker"
 
 
 def test_an_image_rejected_once_and_scored_later_has_a_map(root: Path) -> None:
-    publish_rows(root, make_rejected("a.jpg"))
-    publish_rows(root, make_scored("a.jpg", "r2"), run_id="r2")
+    publish(root, rejected("a.jpg"))
+    publish(root, scored("a.jpg", "r2"), run_id="r2")
     assert MapTable(str(root)).read("a.jpg").run_id == "r2"
 
 
 def test_several_maps_of_an_image_are_told_apart_by_key(root: Path) -> None:
-    publish_rows(root, make_scored("a.jpg"), make_scored("a.jpg", scale=2))
+    publish(root, scored("a.jpg"), scored("a.jpg", scale=2))
     table = MapTable(str(root))
     with pytest.raises(TableError, match=r"has 2 maps") as caught:
         table.read("a.jpg")
     assert "scale 2" in str(caught.value)
-    key = make_scored("a.jpg", scale=2).key
+    key = scored("a.jpg", scale=2).key
     assert table.read("a.jpg", key=key[:12]).scale == 2
     assert table.read(key).scale == 2
     with pytest.raises(TableError, match="has a key that begins with 'x'"):
@@ -467,14 +284,14 @@ def test_several_maps_of_an_image_are_told_apart_by_key(root: Path) -> None:
 
 
 def test_an_unknown_column_is_told(root: Path) -> None:
-    publish_rows(root, make_scored("a.jpg"))
+    publish(root, scored("a.jpg"))
     with pytest.raises(TableError, match="there is no column 'url'") as caught:
         MapTable(str(root)).to_arrow(["url"])
     assert "uri" in caught.value.remedy
 
 
 def test_a_lost_or_damaged_part_is_told(root: Path) -> None:
-    publish_rows(root, make_scored("a.jpg"))
+    publish(root, scored("a.jpg"))
     table = MapTable(str(root))
     part = Path(table.files()[0])
     part.write_bytes(part.read_bytes()[:-20])
@@ -487,7 +304,7 @@ def test_a_lost_or_damaged_part_is_told(root: Path) -> None:
 
 @pytest.mark.parametrize("text", ["{", "[]"])
 def test_damaged_metadata_are_told(root: Path, text: str) -> None:
-    publish_rows(root, make_scored("a.jpg"))
+    publish(root, scored("a.jpg"))
     for folder, name in (("models", MODEL), ("runs", "r1")):
         (root / "_densecast" / folder / f"{name}.json").write_text(text)
     table = MapTable(str(root))
@@ -498,14 +315,14 @@ def test_damaged_metadata_are_told(root: Path, text: str) -> None:
 
 
 def test_maps_without_metadata_have_numbers_for_labels(root: Path) -> None:
-    publish_rows(root, make_scored("a.jpg"))
+    publish(root, scored("a.jpg"))
     (root / "_densecast" / "models" / f"{MODEL}.json").unlink()
     assert MapTable(str(root)).read("a.jpg").label(0, 0).startswith("class ")
 
 
 def test_iterating_opens_one_part_after_the_other(root: Path) -> None:
-    receipts = [receipt for i in range(8) for receipt in write(root, make_scored(f"{i}.jpg"))]
-    publish(str(root), receipts, run_id="r1", model_json=MODEL_JSON, summary={})
+    for i in range(8):
+        publish(root, scored(f"{i}.jpg", f"r{i}"), run_id=f"r{i}")
     table = MapTable(str(root))
     iterator = iter(table)
     next(iterator)
@@ -516,18 +333,19 @@ def test_iterating_opens_one_part_after_the_other(root: Path) -> None:
 
 
 def test_reading_one_image_opens_only_the_parts_that_may_hold_it(root: Path) -> None:
-    receipts = [receipt for name in "abc" for receipt in write(root, make_scored(f"{name}.jpg"))]
-    publish(str(root), receipts, run_id="r1", model_json=MODEL_JSON, summary={})
+    for name in "abc":
+        publish(root, scored(f"{name}.jpg", name), run_id=name)
     table = MapTable(str(root))
-    for receipt in (receipts[0], receipts[2]):
-        (root / receipt.path).unlink()
+    for name in "ac":
+        [part] = root.glob(f"part-{name}-*")
+        part.unlink()
     assert table.read("b.jpg").uri == "b.jpg"
 
 
 def test_compaction_and_vacuum_by_other_tools_keep_the_maps(root: Path) -> None:
     before = {}
     for i in range(3):
-        publish_rows(root, make_scored(f"{i}.jpg", f"r{i}", form=Form.FLOAT32), run_id=f"r{i}")
+        publish(root, scored(f"{i}.jpg", f"r{i}", recipe=FLOAT32), run_id=f"r{i}")
         before[f"{i}.jpg"] = MapTable(str(root)).read(f"{i}.jpg")
     delta = DeltaTable(root)
     delta.optimize.compact()
@@ -540,12 +358,10 @@ def test_compaction_and_vacuum_by_other_tools_keep_the_maps(root: Path) -> None:
         assert found.probabilities is not None
         assert np.array_equal(found.probabilities, before[found.uri].probabilities)  # type: ignore[arg-type]
         assert np.array_equal(found.scores, before[found.uri].scores)
-    again = publish(str(root), [], run_id="r1", model_json=MODEL_JSON, summary={})
-    assert again == Published(1, 1, 1, 0)
 
 
 def test_duckdb_reads_the_table_offline(root: Path) -> None:
-    publish_rows(root, make_scored("a.jpg"), make_scored("b.jpg", size=5), make_rejected("c.jpg"))
+    publish(root, scored("a.jpg"), scored("b.jpg", size=5), rejected("c.jpg"))
     table = MapTable(str(root))
     maps = table.dataset()
     with duckdb.connect() as connection:
@@ -560,7 +376,7 @@ def test_duckdb_reads_the_table_offline(root: Path) -> None:
 
 
 def test_pandas_reads_the_table(root: Path) -> None:
-    publish_rows(root, make_scored("a.jpg"), make_rejected("c.jpg"))
+    publish(root, scored("a.jpg"), rejected("c.jpg"))
     frame = DeltaTable(root).to_pandas(columns=["uri", "status", "scores", "scored_at"])
     assert sorted(frame["uri"]) == ["a.jpg", "c.jpg"]
     frame = MapTable(str(root)).to_arrow(["uri", "scores"]).to_pandas()
@@ -571,34 +387,8 @@ def test_a_table_opens_by_relative_path_and_file_uri(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    publish_rows(root.name, make_scored("a.jpg"))
+    publish(root.name, scored("a.jpg"))
     assert len(MapTable(root.name)) == 1
     assert len(MapTable(root.as_uri())) == 1
-    assert publish_rows(root.as_uri(), make_scored("b.jpg", "r2"), run_id="r2").version == 1
+    assert publish(root.as_uri(), scored("b.jpg", "r2"), run_id="r2").version == 1
     assert len(MapTable(str(root))) == 2
-
-
-def test_a_run_does_not_join_another_runs_table(root: Path) -> None:
-    """Else an image scored twice would have two maps: README's script run twice, or two runs at once."""
-    publishing.publish(str(root), write(root, make_scored("a.jpg")), run_id="r1", model_json=MODEL_JSON, summary={})
-    receipts = write(root, make_scored("a.jpg", "r2"), run_id="r2")
-    with pytest.raises(TableError, match="there already"):
-        publishing.publish(str(root), receipts, run_id="r2", model_json=MODEL_JSON, summary={})
-    again = publishing.publish(str(root), [], run_id="r1", model_json=MODEL_JSON, summary={})
-    assert (again.version, again.rows) == (0, 1)
-
-
-def test_of_two_runs_at_once_one_publishes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other makes the table between our look and our commit."""
-    receipts = {run: write(root, make_scored("a.jpg", run), run_id=run) for run in ("r1", "r2")}
-    commit = publishing._commit
-
-    def late(*arguments: Any) -> None:
-        monkeypatch.setattr(publishing, "_commit", commit)
-        publishing.publish(str(root), receipts["r2"], run_id="r2", model_json=MODEL_JSON, summary={})
-        commit(*arguments)
-
-    monkeypatch.setattr(publishing, "_commit", late)
-    with pytest.raises(TableError, match="there already"):
-        publishing.publish(str(root), receipts["r1"], run_id="r1", model_json=MODEL_JSON, summary={})
-    assert MapTable(str(root)).to_arrow(["run_id"])["run_id"].to_pylist() == ["r2"]

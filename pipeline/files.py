@@ -1,0 +1,73 @@
+"""Where a table's files are: its root as deltalake and Arrow take it, and its parts opened."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.errors import TableError
+
+PART_ERRORS = (OSError, pa.ArrowException, ValueError, storage.StorageError)
+"""What reading a damaged part raises; ValueError where names in its footer are no UTF-8."""
+
+# deltalake takes a folder for a URL here and there: it writes such a table, and does not find it, or its log, again.
+_BAD_ROOT = re.compile(r"%[0-9A-Fa-f]{2}|[#?\\\x00-\x1f\x7f]")
+
+
+def check_root(root: str) -> None:
+    """Check that a folder can be the root of a table.
+
+    Raises:
+        TableError: Its path, or the one that a link leads to, holds characters that deltalake cannot handle.
+    """
+    path = root if storage.is_remote(root) else str(storage.local_path(root).resolve())
+    if found := _BAD_ROOT.search(path):
+        raise TableError(
+            f"a table cannot lie in a folder with {found.group()!r} in its path",
+            where=path,
+            why="Delta Lake's library reads #, ?, backslashes, percent escapes and control characters in it as a URL",
+            remedy="choose another folder",
+        )
+
+
+def delta_location(root: str) -> str:
+    """`root` as deltalake takes it: absolute where it is local.
+
+    Raises:
+        TableError: The folder cannot hold a table.
+    """
+    check_root(root)
+    return root if storage.is_remote(root) else str(storage.local_path(root).absolute())
+
+
+def open_part(root: str, part: str) -> pq.ParquetFile:
+    """A part file of a table, opened; its pages' checksums are verified when they are read.
+
+    Raises:
+        PART_ERRORS: It cannot be opened.
+    """
+    filesystem = arrow_filesystem(root)
+    if filesystem is None:
+        source = pa.BufferReader(storage.read_bytes(storage.join(root, part)))
+        return pq.ParquetFile(source, page_checksum_verification=True)
+    return pq.ParquetFile(part, filesystem=filesystem, page_checksum_verification=True)
+
+
+def arrow_filesystem(root: str) -> Any:
+    """Arrow's own file system for a table; None where it has none, and deltalake's or Beam's serves.
+
+    deltalake's is written in Python, and threads of Arrow still call it while the interpreter shuts down: of the
+    processes that had read a table through it, one in six to one in two ended in an abort.
+    """
+    if not storage.is_remote(root):
+        return pafs.SubTreeFileSystem(delta_location(root), pafs.LocalFileSystem())
+    try:
+        filesystem, path = pafs.FileSystem.from_uri(root)
+    except (pa.ArrowException, OSError):
+        return None
+    return pafs.SubTreeFileSystem(path, filesystem)

@@ -1,0 +1,139 @@
+"""What a table, and the parts that dead runs left in its folder, know of every image: read from narrow columns."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.encoding import map_digest
+from pipeline.errors import TableError
+from pipeline.files import PART_ERRORS, open_part
+from pipeline.planning import Known
+from pipeline.publishing import active_parts, check_columns, open_delta
+from pipeline.rows import ARRAYS, SCHEMA, Status
+
+_NAME = re.compile(r"part-(.+)-[0-9a-f]{32}\.parquet")
+_NARROW = [
+    *("uri", "id", "image_version", "image_digest", "recipe", "status", "scale", "tile_index", "tile_count"),
+]
+_VERIFIED = ["status", "map_digest", "map_height", "map_width", *ARRAYS]
+_BATCH_ROWS = 4096
+
+
+class Survey(NamedTuple):
+    """What there is when a run begins.
+
+    Attributes:
+        version: Of the table; -1 where there is none.
+        parts: The files of that version.
+        orphans: Complete files in the folder whose run never published.
+    """
+
+    version: int
+    parts: list[str]
+    orphans: list[str]
+
+
+def survey(root: str, run_id: str) -> Survey:
+    """Looks at a table's log and its folder.
+
+    Args:
+        root: The table.
+        run_id: The run that asks; its own parts are no orphans.
+
+    Raises:
+        TableError: There is something else, or a table that cannot be read.
+        StorageError: The folder cannot be listed.
+    """
+    table = open_delta(root)
+    if table is not None:
+        check_columns(root, table)
+    parts = sorted(active_parts(table)) if table is not None else []
+    published = {run_id: True}
+    orphans = []
+    for path in storage.list_files(root, ".parquet"):
+        name = path.rsplit("/", 1)[-1]
+        match = _NAME.fullmatch(name)
+        if match is None:
+            continue
+        run = match[1]
+        if run not in published:
+            published[run] = table is not None and table.transaction_version(run) is not None
+        # What a run that has published left out is the work of attempts that did not count.
+        if not published[run]:
+            orphans.append(name)
+    return Survey(table.version() if table is not None else -1, parts, orphans)
+
+
+def read_part(root: str, part: str) -> Iterator[Known]:
+    """What a part of the table knows, one record an image.
+
+    Raises:
+        TableError: It cannot be read.
+    """
+    try:
+        with open_part(root, part) as file:
+            yield from _known(file, part, orphan=False)
+    except PART_ERRORS as error:
+        raise TableError(
+            f"the part {part} cannot be read: {error}",
+            where=root,
+            why="what it knows is needed to tell which images are done",
+            remedy="look at the damage with `densecast check`; restore the file, or score into a new table",
+        ) from error
+
+
+def read_orphan(root: str, part: str) -> list[Known]:
+    """What a dead run's part knows, every map in it verified; nothing if any of it is damaged."""
+    try:
+        with open_part(root, part) as file:
+            if not file.schema_arrow.equals(SCHEMA):
+                return []
+            # All columns: the checksums of their pages are verified on the way.
+            for batch in file.iter_batches(batch_size=64):
+                if not all(map(_intact, batch.select(_VERIFIED).to_pylist())):
+                    raise pa.ArrowInvalid("a map differs from its digest")
+            return list(_known(file, part, orphan=True))
+    except PART_ERRORS as error:
+        # Its images are scored again, so nothing is lost but time.
+        logging.getLogger(__name__).warning("%s, left by a run that died, is damaged and not used: %s", part, error)
+        return []
+
+
+def _intact(row: dict[str, Any]) -> bool:
+    if row["status"] != Status.SCORED:
+        return True
+    arrays = {name: row[name] for name in ARRAYS}
+    return bool(map_digest(row["map_height"], row["map_width"], **arrays) == row["map_digest"])
+
+
+def _known(file: pq.ParquetFile, part: str, *, orphan: bool) -> Iterator[Known]:
+    """Rows of one image follow each other, since parts are sorted; where they do not, it has several records."""
+    rows: list[dict[str, Any]] = []
+    for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=_NARROW):
+        for row in batch.to_pylist():
+            if rows and row["uri"] != rows[0]["uri"]:
+                yield from _records(rows, part, orphan)
+                rows = []
+            rows.append(row)
+    yield from _records(rows, part, orphan)
+
+
+def _records(rows: list[dict[str, Any]], part: str, orphan: bool) -> Iterator[Known]:
+    """The record of the rows of one image; several where they contradict each other, which an orphan may not."""
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        facts = tuple(row[name] or "" for name in ("uri", "id", "image_version", "image_digest", "recipe"))
+        groups.setdefault(facts, []).append(row)
+    if orphan and (len(groups) > 1 or len({(row["scale"], row["tile_index"]) for row in rows}) < len(rows)):
+        return
+    for (uri, ident, version, digest, recipe), members in groups.items():
+        statuses = sorted({row["status"] for row in members})
+        slots = [(row["scale"], row["tile_index"], row["tile_count"]) for row in members]
+        yield Known(uri, part, orphan, ident, version, digest, recipe, statuses, slots)

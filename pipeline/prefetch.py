@@ -1,0 +1,200 @@
+"""Loading ahead: threads read and decode the next images while the caller is busy with the last one."""
+
+import collections
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Generic, Self, TypeVar
+
+from pipeline.rejection import Rejected
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclasses.dataclass(frozen=True)
+class LookAhead:
+    """How far ahead to load.
+
+    Attributes:
+        threads: Loads at a time at most.
+        max_pending: Items at most that are taken and not yet given back, loaded or not.
+        max_bytes: No load is started while results of so many bytes wait to be fetched. What is being loaded then
+            comes on top: at most `threads` results.
+
+    Raises:
+        ValueError: One of them is less than 1.
+    """
+
+    threads: int = 2
+    max_pending: int = 32
+    max_bytes: int = 2**26
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) < 1:
+                raise ValueError(f"{field.name} is {getattr(self, field.name)}; it must be at least 1")
+
+
+@dataclasses.dataclass(eq=False)
+class _Slot(Generic[T, R]):
+    item: T
+    future: Future[R | Rejected] | None = None
+    weight: int = 0
+    dropped: bool = False
+
+
+class Prefetcher(Generic[T, R]):
+    """Loads items in threads and gives their results in the order of the items.
+
+    Once `max_pending` items are taken, one result is given for every item: so the threads have work at all times, and
+    the caller waits only when the oldest item is not loaded yet. The rest comes with `drain`.
+
+    Of the caller's threads one at a time may use it. It can be used again after `drain`, after `discard` and after an
+    error. Its threads start when they are needed and end with `close`, or with the garbage.
+
+    Args:
+        open_loader: Makes a context manager that gives the function which loads an item. Each thread enters its own,
+            at its first item; `close` leaves them all.
+        weigh: Bytes of memory that a result takes.
+        look_ahead: How far ahead to load.
+    """
+
+    def __init__(
+        self,
+        open_loader: Callable[[], contextlib.AbstractContextManager[Callable[[T], R]]],
+        weigh: Callable[[R], int],
+        look_ahead: LookAhead,
+    ) -> None:
+        self._open_loader, self._weigh, self._look_ahead = open_loader, weigh, look_ahead
+        self._threads = ThreadPoolExecutor(look_ahead.threads, "densecast-prefetch")
+        self._local = threading.local()
+        self._opened = contextlib.ExitStack()
+        self._closed = False
+        self._changed = threading.Condition()
+        # All items taken, the oldest first, and those of them that no thread has been given yet.
+        self._pending: collections.deque[_Slot[T, R]] = collections.deque()
+        self._unstarted: collections.deque[_Slot[T, R]] = collections.deque()
+        self._loading = 0
+        self._waiting_bytes = 0
+
+    @property
+    def pending(self) -> int:
+        """Items taken whose results were not fetched yet."""
+        return len(self._pending)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of the results that wait to be fetched."""
+        return self._waiting_bytes
+
+    def put(self, item: T) -> Iterator[tuple[T, R | Rejected]]:
+        """Takes an item, at once, and gives what is due.
+
+        Returns:
+            Mostly nothing, or the oldest item and its result; more where earlier iterators were not used up. A load
+            that raised Rejected has that as its result. The results are fetched when the iterator is advanced.
+
+        Raises:
+            RuntimeError: The prefetcher was closed.
+            BaseException: From the iterator, whatever else a load raised; its item is given up.
+        """
+        if self._closed:
+            raise RuntimeError("the prefetcher is closed")
+        slot: _Slot[T, R] = _Slot(item)
+        with self._changed:
+            self._pending.append(slot)
+            self._unstarted.append(slot)
+            self._start()
+        return self._fetch(down_to=self._look_ahead.max_pending - 1)
+
+    def drain(self) -> Iterator[tuple[T, R | Rejected]]:
+        """Gives all that was taken and not given yet; as `put`."""
+        return self._fetch(down_to=0)
+
+    def discard(self) -> None:
+        """Forgets all that was taken and not given yet; does not wait for what is being loaded."""
+        with self._changed:
+            self._unstarted.clear()
+            while self._pending:
+                self._drop(self._pending[0])
+
+    def close(self) -> None:
+        """Discards, waits for what is being loaded, ends the threads and closes their loaders."""
+        self._closed = True
+        self.discard()
+        self._threads.shutdown()
+        self._opened.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _fetch(self, down_to: int) -> Iterator[tuple[T, R | Rejected]]:
+        while len(self._pending) > down_to:
+            yield self._oldest()  # held by no variable: the caller's is the only reference then
+
+    def _oldest(self) -> tuple[T, R | Rejected]:
+        slot = self._pending[0]
+        try:
+            with self._changed:
+                while slot.future is None:  # all threads are still at work on what was discarded
+                    self._changed.wait()
+            return slot.item, slot.future.result()
+        finally:
+            with self._changed:
+                self._drop(slot)
+                self._start()
+
+    def _drop(self, slot: _Slot[T, R]) -> None:
+        """Takes the oldest slot away, loaded or not."""
+        self._pending.popleft()
+        slot.dropped = True
+        self._waiting_bytes -= slot.weight
+
+    def _start(self) -> None:
+        """Starts what may be started.
+
+        Loads are started in the order of their items: while any result waits, the oldest item is loaded or being
+        loaded. So the caller's wait for it ends, however little `max_bytes` allows.
+        """
+        while (
+            self._unstarted
+            and self._loading < self._look_ahead.threads
+            and self._waiting_bytes < self._look_ahead.max_bytes
+        ):
+            slot = self._unstarted.popleft()
+            self._loading += 1
+            slot.future = self._threads.submit(self._run, slot)
+            self._changed.notify()
+
+    def _run(self, slot: _Slot[T, R]) -> R | Rejected:
+        weight = 0
+        try:
+            result = self._load(slot.item)
+            weight = self._weigh(result)
+        except Rejected as rejected:
+            # A new one: the traceback of this one holds all that the load held.
+            return Rejected(rejected.reason, rejected.detail)
+        else:
+            return result
+        finally:
+            with self._changed:
+                self._loading -= 1
+                if not slot.dropped:
+                    slot.weight = weight
+                    self._waiting_bytes += weight
+                self._start()
+
+    def _load(self, item: T) -> R:
+        if not hasattr(self._local, "load"):
+            opened = self._open_loader()
+            self._local.load = opened.__enter__()
+            with self._changed:
+                self._opened.push(opened)
+        load: Callable[[T], R] = self._local.load
+        return load(item)

@@ -1,0 +1,155 @@
+"""Images in zip archives."""
+
+import contextlib
+import io
+import lzma
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+
+from pipeline.rejection import Reason, Rejected
+from pipeline.sources.members import Members, is_image_member
+from pipeline.sources.reference import ImageReference
+from pipeline.sources.streams import FileStream
+
+_LARGEST_DIRECTORY = 128 * 2**20
+"""Bytes of an archive's directory at most (about two million members): it is held in memory."""
+
+_STEP = 2**20
+_SMALL_STEP = 4096
+
+_METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA})
+_ENCRYPTED = 0x1
+_LOCAL_HEADER = b"PK\x03\x04"
+
+
+def list_zip(stream: FileStream) -> Iterator[ImageReference]:
+    """The images of an archive, in the order of its directory: members whose extension is an image's.
+
+    Hidden ones are left out, as below a folder. Links, encrypted members and those of an unknown method get a fault; an
+    archive whose directory cannot be read (one that was cut off has none) gives one reference, to itself.
+
+    Raises:
+        StorageError: The file cannot be read.
+    """
+    members = Members(stream.path, "zip", stream.facts.version)
+    try:
+        with _open(stream) as archive:
+            for member in archive.infolist():
+                if is_image_member(member.filename) and not member.is_dir():  # which fails where there is no name
+                    yield members.named(
+                        member.filename,
+                        offset=member.header_offset,
+                        size=member.file_size,
+                        version=_version(member),
+                        fault=_fault(member),
+                    )
+    except Rejected as rejected:
+        yield members.lost(rejected)
+
+
+class OpenZip:
+    """A zip archive that members are read from."""
+
+    def __init__(self, stream: FileStream) -> None:
+        self._archive = _open(stream)
+        self._members = {member.header_offset: member for member in self._archive.infolist()}
+
+    def holds(self, reference: ImageReference) -> bool:
+        """Whether a member is where it was, with the size and the checksum that it had."""
+        member = self._members.get(reference.offset)
+        return member is not None and _version(member) == reference.version
+
+    def read(self, reference: ImageReference, max_bytes: int) -> bytes:
+        """The bytes of a member, its checksum compared; no more than its directory entry announces is ever inflated.
+
+        Raises:
+            Rejected: TOO_MANY_BYTES, unread; CORRUPT, TRUNCATED; UNREADABLE: the archive is another than was listed.
+            StorageError: The file cannot be read.
+        """
+        if not self.holds(reference):
+            raise Rejected(Reason.UNREADABLE, "the archive changed after it was listed")
+        member = self._members[reference.offset]
+        if member.file_size > max_bytes:
+            raise Rejected(Reason.TOO_MANY_BYTES, f"a member of {member.file_size:,} bytes")
+        # `zipfile` sets no limit to what bzip2 and LZMA inflate to, so these get little to inflate at once.
+        step = _STEP if member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) else _SMALL_STEP
+        with _damage(), self._archive.open(member) as file:
+            # Until nothing comes: the checksum is compared at the end.
+            data = b"".join(iter(lambda: file.read(step), b""))
+        if len(data) < member.file_size:
+            raise Rejected(
+                Reason.CORRUPT, f"zip: {len(data):,} bytes, where its directory announces {member.file_size:,}"
+            )
+        return data
+
+    def close(self) -> None:
+        """Closes the archive, not its stream."""
+        self._archive.close()
+
+
+@contextlib.contextmanager
+def _damage() -> Iterator[None]:
+    try:
+        yield
+    except EOFError as error:
+        raise Rejected(Reason.TRUNCATED, "the archive ends within a member") from error
+    except RuntimeError as error:  # a password is asked for, or a method is not there
+        raise Rejected(Reason.UNREADABLE, str(error)) from error
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, OSError, ValueError) as error:
+        raise Rejected(Reason.CORRUPT, f"zip: {error}") from error
+
+
+def _open(stream: FileStream) -> zipfile.ZipFile:
+    stream.seek(0)
+    beginning = stream.read(len(_LOCAL_HEADER))
+    try:
+        with _damage():
+            return zipfile.ZipFile(_Bounded(stream))
+    except Rejected as rejected:
+        if rejected.reason is Reason.CORRUPT and beginning == _LOCAL_HEADER:
+            detail = f"{rejected.detail}; the directory at the end of the archive is damaged, or cut off"
+            raise Rejected(Reason.TRUNCATED if "not a zip" in detail else Reason.CORRUPT, detail) from rejected
+        raise
+
+
+def _version(member: zipfile.ZipInfo) -> str:
+    return f"{member.CRC:08x}-{member.file_size}"
+
+
+def _fault(member: zipfile.ZipInfo) -> Rejected | None:
+    kind = stat.S_IFMT(member.external_attr >> 16)
+    if kind == stat.S_IFLNK:
+        return Rejected(Reason.NOT_A_FILE, "a link in an archive")
+    if kind not in (0, stat.S_IFREG):
+        return Rejected(Reason.NOT_A_FILE, "a device or a pipe in an archive")
+    if member.flag_bits & _ENCRYPTED:
+        return Rejected(Reason.UNREADABLE, "the member is encrypted")
+    if member.compress_type not in _METHODS:
+        return Rejected(Reason.UNREADABLE, f"the member is compressed by method {member.compress_type}")
+    return None
+
+
+class _Bounded:
+    """The archive as `zipfile` is shown it: no directory may be endless."""
+
+    def __init__(self, stream: FileStream) -> None:
+        self._stream = stream
+        self._size = stream.facts.size_bytes
+        self.seekable, self.tell = stream.seekable, stream.tell
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """As the stream's own; a place before the beginning is the archive's fault, not the disk's."""
+        place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.tell(), io.SEEK_END: self._size}[whence]
+        if place < 0:
+            raise OSError(f"it points to byte {place:,}")
+        return self._stream.seek(place)
+
+    def read(self, size: int = -1) -> bytes:
+        """As the stream's own."""
+        wanted = size if size >= 0 else self._size - self.tell()
+        if wanted > _LARGEST_DIRECTORY:
+            raise ValueError(f"a directory of {wanted:,} bytes; {_LARGEST_DIRECTORY:,} at most are read")
+        return self._stream.read(max(wanted, 0))

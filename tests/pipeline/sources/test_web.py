@@ -1,0 +1,290 @@
+"""Images behind HTTP: a server on loopback that does everything wrong in turn."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
+
+import pytest
+
+from pipeline.rejection import Rejected
+from pipeline.sources import Fetched, ImageReference, Reader, WebLimits
+
+from .listing import fate
+
+BODY = b"\xff\xd8" + bytes(5000)
+MODIFIED = "Wed, 21 Oct 2015 07:28:00 GMT"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """The path says how to behave."""
+
+    protocol_version = "HTTP/1.1"
+    requests: ClassVar[Counter[str]] = Counter()
+    given_up = threading.Event()
+
+    def do_GET(self) -> None:
+        name = self.path.partition("?")[0].strip("/")
+        type(self).requests[f"{self.command} {name}"] += 1
+        with contextlib.suppress(OSError):  # the client has left
+            self.behave(name, type(self).requests[f"{self.command} {name}"])
+
+    do_HEAD = do_GET  # noqa: N815 - the name that http.server asks for
+
+    def log_message(self, *_: object) -> None: ...
+
+    def answer(self, status: int, body: bytes = b"", length: int | None = None, **headers: str) -> None:
+        self.send_response(status)
+        for key, value in headers.items():
+            self.send_header(key.replace("_", "-"), value)
+        if status != 304:
+            self.send_header("Content-Length", str(len(body) if length is None else length))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def behave(self, name: str, count: int) -> None:
+        known = {"good": {}, "weak": {"ETag": 'W/"v1"'}, "gzip": {"Content_Encoding": "gzip"}}
+        redirects = {"loop": "/loop", "moved": "/good?size=1", "to-a-file": "file:///etc/passwd"}
+        if name.isdigit():
+            self.answer(int(name), b"no")
+        elif name in known:
+            self.answer(200, BODY, **known[name])
+        elif name in redirects:
+            self.answer(302, b"x" * 100, Location=redirects[name])
+        elif name.startswith("recovers-") and count < 3:
+            self.answer(int(name.removeprefix("recovers-")), Retry_After="7")
+        elif name.startswith("recovers-"):
+            self.answer(200, BODY)
+        else:
+            self.close_connection = name not in ("etag", "modified", "chunked")
+            getattr(self, name.replace("-", "_"))(count)
+
+    def etag(self, _: int) -> None:
+        same = self.headers.get("If-None-Match") == '"v1"'
+        self.answer(304 if same else 200, b"" if same else BODY, ETag='"v1"')
+
+    def modified(self, _: int) -> None:
+        same = self.headers.get("If-Modified-Since") == MODIFIED
+        self.answer(304 if same else 200, b"" if same else BODY, Last_Modified=MODIFIED)
+
+    def no_head(self, _: int) -> None:
+        self.answer(405 if self.command == "HEAD" else 200, BODY, ETag='"v2"')
+
+    def half_then_whole(self, count: int) -> None:
+        self.answer(200, BODY if count > 1 else BODY[:100], len(BODY))
+
+    def half(self, _: int) -> None:
+        self.answer(200, BODY[:100], len(BODY))
+
+    def announced(self, _: int) -> None:
+        self.answer(200, b"", 10**12)
+
+    def endless(self, _: int) -> None:
+        self.without_length(200)
+        while True:
+            self.wfile.write(bytes(2**16))
+
+    def endless_redirect(self, _: int) -> None:
+        self.without_length(302, Location="/good")
+        while True:
+            self.wfile.write(bytes(2**16))
+
+    def chunked(self, _: int) -> None:
+        self.without_length(200, Transfer_Encoding="chunked")
+        self.wfile.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY))
+
+    def chunked_half(self, _: int) -> None:
+        self.without_length(200, Transfer_Encoding="chunked")
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(BODY), BODY))
+
+    def silent(self, _: int) -> None:
+        self.given_up.wait(30)
+
+    def slow_body(self, _: int) -> None:
+        self.without_length(200, Content_Length="100000")
+        self.drip(b"x")
+
+    def slow_headers(self, _: int) -> None:
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+        self.drip(b"y")
+
+    def garbage(self, _: int) -> None:
+        self.wfile.write(b"no HTTP at all\r\n\r\n")
+
+    def hangs_up(self, _: int) -> None: ...
+
+    def without_length(self, status: int, **headers: str) -> None:
+        self.send_response(status)
+        for key, value in headers.items():
+            self.send_header(key.replace("_", "-"), value)
+        self.end_headers()
+
+    def drip(self, data: bytes) -> None:
+        while not self.given_up.wait(0.02):
+            self.wfile.write(data)
+            self.wfile.flush()
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """Clients that leave are what is tested."""
+
+
+@pytest.fixture(scope="module")
+def root() -> Iterator[str]:
+    server = Server(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/"
+    Handler.given_up.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture(autouse=True)
+def forget() -> None:
+    Handler.requests.clear()
+    Handler.given_up.clear()
+
+
+@pytest.fixture
+def waits() -> list[float]:
+    return []
+
+
+@pytest.fixture
+def reader(waits: list[float]) -> Iterator[Reader]:
+    limits = WebLimits(connect_s=5, read_s=0.5, total_s=60)
+    with Reader(10**5, web=limits, sleep=waits.append) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize(
+    ("name", "version"),
+    [
+        ("good", ""),
+        ("good?a=b#c", ""),
+        ("etag", 'etag:"v1"'),
+        ("weak", ""),
+        ("modified", f"modified:{MODIFIED};{len(BODY)}"),
+        ("chunked", ""),
+        ("moved", ""),
+        ("half-then-whole", ""),
+        ("endless-redirect", ""),
+    ],
+)
+def test_what_is_read(root: str, reader: Reader, name: str, version: str) -> None:
+    assert reader.read(ImageReference(root + name)) == Fetched(BODY, version)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason", "requests"),
+    [
+        ("404", "missing", 1),
+        ("410", "missing", 1),
+        ("401", "unreadable", 1),
+        ("403", "unreadable", 1),
+        ("418", "unreadable", 1),
+        ("204", "unreadable", 1),
+        ("206", "unreadable", 1),
+        ("304", "unreadable", 1),
+        ("429", "unreadable", 4),
+        ("500", "unreadable", 4),
+        ("503", "unreadable", 4),
+        ("half", "truncated", 4),
+        ("chunked-half", "truncated", 4),
+        ("hangs-up", "unreadable", 4),
+        ("garbage", "unreadable", 4),
+        ("silent", "unreadable", 4),
+        ("announced", "too-many-bytes", 1),
+        ("endless", "too-many-bytes", 1),
+        ("gzip", "unreadable", 1),
+        ("loop", "unreadable", 6),
+        ("to-a-file", "unreadable", 1),
+    ],
+)
+def test_what_is_rejected(root: str, reader: Reader, name: str, reason: str, requests: int) -> None:
+    assert fate(reader, ImageReference(root + name)) == reason
+    assert Handler.requests.total() == requests
+
+
+@pytest.mark.parametrize("name", ["slow-body", "slow-headers"])
+def test_what_comes_steadily_and_slowly_is_cut_off(root: str, name: str) -> None:
+    with Reader(10**6, web=WebLimits(total_s=0.3, read_s=20, attempts=1)) as reader:
+        assert fate(reader, ImageReference(root + name)) == "unreadable"
+    assert not Handler.given_up.is_set(), "the server would go on for ever"
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+def test_a_busy_server_is_asked_again_after_the_time_it_says(
+    root: str, reader: Reader, waits: list[float], status: int
+) -> None:
+    assert reader.read(ImageReference(f"{root}recovers-{status}")).data == BODY
+    assert waits == [7.0, 7.0]
+
+
+def test_waits_grow(root: str, reader: Reader, waits: list[float]) -> None:
+    fate(reader, ImageReference(root + "500"))
+    assert [round(wait, 0) for wait in waits] in ([0, 1, 2], [1, 1, 2])
+
+
+def test_no_server(reader: Reader, waits: list[float]) -> None:
+    assert fate(reader, ImageReference("http://127.0.0.1:1/a.jpg")) == "unreadable"
+    assert len(waits) == 3
+
+
+@pytest.mark.parametrize(
+    "url", ["http://", "http:///a.jpg", "http://[::1/a.jpg", "http://host:port/a.jpg", "http://\ud800/"]
+)
+def test_what_is_no_address(reader: Reader, url: str) -> None:
+    with pytest.raises(Rejected, match="unreadable"):
+        reader.read(ImageReference(url))
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "version", "requests"),
+    [
+        ("etag", 'etag:"v1"', 'etag:"v1"', {"HEAD etag": 1}),
+        ("etag", 'etag:"v0"', 'etag:"v1"', {"HEAD etag": 1}),
+        ("etag", "", 'etag:"v1"', {"HEAD etag": 1}),
+        ("modified", f"modified:{MODIFIED};{len(BODY)}", f"modified:{MODIFIED};{len(BODY)}", {"HEAD modified": 1}),
+        ("modified", "", f"modified:{MODIFIED};{len(BODY)}", {"HEAD modified": 1}),
+        ("no-head", "", 'etag:"v2"', {"HEAD no-head": 1, "GET no-head": 1}),
+        ("moved", "", "", {"HEAD moved": 1, "HEAD good": 1}),
+        ("404", 'etag:"v1"', "", {"HEAD 404": 1}),
+        ("500", 'etag:"v1"', "", {"HEAD 500": 4}),
+    ],
+)
+def test_a_probe_asks_whether_it_changed(
+    root: str, reader: Reader, name: str, known: str, version: str, requests: dict[str, int]
+) -> None:
+    assert reader.probe(ImageReference(root + name), known) == version
+    assert dict(Handler.requests) == requests
+
+
+def test_what_was_read_is_recognized_by_a_probe(root: str, reader: Reader) -> None:
+    for name in ("etag", "modified"):
+        reference = ImageReference(root + name)
+        version = reader.read(reference).version
+        assert version
+        assert reader.probe(reference, version) == version
+
+
+def test_many_threads_at_once(root: str, reader: Reader) -> None:
+    found: list[bytes | str] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(fate(reader, ImageReference(root + "good")))) for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [BODY] * 8

@@ -298,6 +298,8 @@ def _commit(root: str, name: str, receipts: Sequence[Receipt], removed: Sequence
             )
         try:
             table.create_write_transaction(actions, "append", Schema.from_arrow(SCHEMA), commit_properties=properties)
+        except OSError as error:
+            raise storage.explained(error, root, "the compaction cannot be committed") from error
         except DeltaError as error:
             # Another writer came first; if it touched none of our parts, we come next.
             failure = error

@@ -6,7 +6,8 @@ Records are packed by bucket before they are shuffled, so that a million images 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
+import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -169,6 +170,7 @@ class DecideFn(beam.DoFn):
 
     def process(self, element: tuple[int, Mapping[str, Iterable[bytes]]]) -> Iterator[Any]:
         """Decides on the images of a bucket, one by one."""
+        start = time.perf_counter()
         _, groups = element
         listed: defaultdict[str, list[ImageReference]] = defaultdict(list)
         for data in groups["listed"]:
@@ -189,6 +191,7 @@ class DecideFn(beam.DoFn):
             else:
                 plan.take(decision, reference)
         plan.counts["listed"] = len(listed)
+        plan.counts["seconds.plan"] = time.perf_counter() - start
         progress.count(progress.LISTED, len(listed) * len(self._policy.scales))
         for start in range(0, len(probes), CHUNK):
             yield beam.pvalue.TaggedOutput(_PROBES, pack(probes[start : start + CHUNK]))
@@ -207,11 +210,13 @@ class ProbeFn(beam.DoFn):
     def process(self, data: bytes) -> Iterator[Any]:
         """Compares digests."""
         plan = _Plan(self._scales)
+        start = time.perf_counter()
         with Reader(self._max_bytes) as reader:
             for probe in unpack(data, _Probe):
                 reference, current = ImageReference(*probe.reference), [Known(*known) for known in probe.current]
                 plan.counts["probed"] += 1
                 plan.take(self._settle(reader, reference, current, plan), reference)
+        plan.counts["seconds.probe"] = time.perf_counter() - start
         yield from plan.outputs()
 
     def _settle(self, reader: Reader, reference: ImageReference, current: Sequence[Known], plan: _Plan) -> Decision:
@@ -239,7 +244,7 @@ class _Plan:
 
     def __init__(self, scales: int) -> None:
         self._scales = scales
-        self.counts: Counter[str] = Counter()
+        self.counts: defaultdict[str, float] = defaultdict(float)
         self._work: list[ImageReference] = []
         self._edits: defaultdict[tuple[str, bool], list[Edit]] = defaultdict(list)
 
@@ -289,12 +294,13 @@ class RewriteFn(beam.DoFn):
         """Rewrites a part."""
         (part, orphan), packed = element
         edits = [edit for data in packed for edit in unpack(data, Edit)]
-        now = datetime.now(UTC)
+        start, now = time.perf_counter(), datetime.now(UTC)
         receipt = rewrite(self._table, part, edits, orphan=orphan, run_id=self._run_id, now=now)
         if receipt is not None:
             yield receipt
         if not orphan:
             yield Removed(part)
+        yield Tally({"seconds.rewrite": time.perf_counter() - start})
 
 
 def globally(value: Any) -> WindowedValue:

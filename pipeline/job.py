@@ -143,11 +143,13 @@ class JobResult:
         summary: What it has published.
         seconds: From the first listing to the commit.
         failed: Whether more images than the job allows have no map.
+        choice: The form of the maps and what it was chosen by, where the job left that open.
     """
 
     summary: RunSummary
     seconds: float
     failed: bool
+    choice: Choice | None = None
 
 
 def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.Watch) -> JobResult:
@@ -165,6 +167,7 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
     runner = open_runner(job.runner)
     with watch("scoring") as watching:
         about: dict[str, Any] = {"job": job.model_dump(mode="json")}
+        choice = None
         if job.accuracy_bound is not None:
             choice = _choose_form(job, metadata, job.accuracy_bound)
             job = job.model_copy(update={"scores": choice.form})
@@ -174,7 +177,7 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
     summary = read_summary(job.output, job.run_id)
     without_map = summary.rejected + summary.images.get("still_rejected", 0) * len(job.scales)
     allowed = job.max_rejected * summary.images.get("listed", 0) * len(job.scales)
-    return JobResult(summary, seconds, failed=without_map > allowed)
+    return JobResult(summary, seconds, without_map > allowed, choice)
 
 
 def _check_folder(output: str) -> None:

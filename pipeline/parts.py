@@ -20,6 +20,8 @@ from pipeline.files import check_root
 from pipeline.rows import SCHEMA, MapRow, Status, rows_to_arrow
 
 FLUSH_BYTES = 32 << 20
+# Rows become Arrow's so many at a time: those of a small map take four times the memory as objects of Python.
+_CONDENSED_ROWS = 256
 # Readers load whole row groups: small ones keep the reading of a single map cheap.
 ROW_GROUP_BYTES = 4 << 20
 
@@ -92,7 +94,8 @@ class PartWriter:
         self._root, self._run_id, self._model_digest = root, run_id, model_digest
         self._flush_bytes, self._name_factory = flush_bytes, name_factory
         self._rows: list[MapRow] = []
-        self._size_bytes = 0
+        self._tables: list[pa.Table] = []
+        self._size_bytes = self._scored = self._rejected = 0
 
     def add(self, row: MapRow) -> Receipt | None:
         """Take a row; write a part when enough have gathered.
@@ -112,6 +115,10 @@ class PartWriter:
             )
         self._rows.append(row)
         self._size_bytes += row.size_bytes
+        self._scored += row.tile_index == 0 and row.status == Status.SCORED
+        self._rejected += row.tile_index == 0 and row.status == Status.REJECTED
+        if len(self._rows) >= _CONDENSED_ROWS:
+            self._condense()
         return self.flush() if self._size_bytes >= self._flush_bytes else None
 
     def flush(self) -> Receipt | None:
@@ -123,16 +130,25 @@ class PartWriter:
         Raises:
             StorageError: The part cannot be written; the rows are still held, and `flush` tries again.
         """
-        if not self._rows:
+        self._condense()
+        if not self._tables:
             return None
+        rows = pa.concat_tables(self._tables)
         # Sorted, so that row groups cover narrow ranges and a reader of one image skips the others.
-        rows = sorted(self._rows, key=lambda row: row.uri)
-        whole = [row.status for row in rows if row.tile_index == 0]
+        order = pc.sort_indices(rows, sort_keys=[("uri", "ascending")])
+        group_rows = max(1, ROW_GROUP_BYTES * rows.num_rows // self._size_bytes)
         with PartFile(self._root, self._run_id, self._name_factory()) as part:
-            part.write(rows_to_arrow(rows), row_bytes=self._size_bytes // len(rows))
-            receipt = part.close(whole.count(Status.SCORED), whole.count(Status.REJECTED))
-        self._rows, self._size_bytes = [], 0
+            for start in range(0, rows.num_rows, group_rows):
+                # A group at a time, so that there is no second copy of all rows.
+                part.write(rows.take(order.slice(start, group_rows)), self._size_bytes // rows.num_rows)
+            receipt = part.close(self._scored, self._rejected)
+        self._tables, self._size_bytes, self._scored, self._rejected = [], 0, 0, 0
         return receipt
+
+    def _condense(self) -> None:
+        if self._rows:
+            self._tables.append(rows_to_arrow(self._rows))
+            self._rows = []
 
 
 class PartFile:

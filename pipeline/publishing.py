@@ -98,7 +98,7 @@ def publish(
         ConflictError: Another run has published some of the images, or has rewritten parts that this one replaces.
         TableError: A part is missing or has another size than its receipt says, receipts contradict each other, the
             table has other columns, or the transaction failed; nothing is published then.
-        StorageError: The model's metadata or the summary cannot be written.
+        StorageError: The transaction, the model's metadata or the summary cannot be written.
     """
     check_run_id(run_id)
     digest = _digest(root, model_json)
@@ -121,6 +121,9 @@ def publish(
         try:
             _commit(root, table, actions, run_id, result)
             break
+        except OSError as error:
+            why = "nothing was published; the parts are on disk, and the next run adopts them"
+            raise storage.explained(error, root, "the transaction cannot be written", why) from error
         except DeltaError as error:
             # Another writer came first, of the table's first version or of this very run: the next round tells.
             if attempt == _ATTEMPTS:

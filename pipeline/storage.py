@@ -7,6 +7,7 @@ once its Beam extra is installed; `file://` is a local path.
 import contextlib
 import errno
 import os
+import re
 import stat
 import sys
 from collections.abc import Iterator
@@ -57,6 +58,26 @@ class TooLargeError(StorageError):
 
 class NotAFileError(StorageError):
     """A folder, a pipe or a device is where a file is needed."""
+
+
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+_NUMBER = re.compile(r"\(os error (\d+)\)")
+
+
+def explained(error: OSError, path: str, what: str, why: str = "") -> StorageError:
+    """What a library that has its own way to files raised, as an error of ours: the number is in its text.
+
+    Args:
+        error: What it raised.
+        path: What it was about.
+        what: What cannot be done.
+        why: What that means.
+    """
+    text = " ".join(_ESCAPES.sub("", str(error)).split())
+    found = _NUMBER.search(text)
+    number = error.errno or (int(found[1]) if found else 0)
+    remedy = _REMEDIES.get(number, "look at the message of the file system, then run again")
+    return StorageError(f"{what}: {os.strerror(number) if number else text}", where=path, why=why, remedy=remedy)
 
 
 class FileFacts(NamedTuple):

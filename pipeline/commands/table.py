@@ -96,6 +96,9 @@ def _told(output: str, result: JobResult) -> Iterator[str]:
     told = "".join(f", {count:,} {what}" for what, count in others.items() if count)
     yield f"{images.get('listed', 0):,} images: {summary.scored:,} new maps, {summary.rejected:,} rejected{told}"
     yield from (f"  {count:,} {reason}" for reason, count in summary.reasons.items())
+    if result.choice is not None:
+        choice = result.choice
+        yield f"maps are kept as {choice.form}: off by at most {choice.error:.2g} on {choice.images} images"
     rate = images.get("score", 0) / result.seconds if result.seconds else 0.0
     yield f"{result.seconds:.1f} s, {rate:.1f} images/s; run {summary.run_id}; {output} version {summary.version}"
 

@@ -1,11 +1,13 @@
 """`ListImages`: what a user names, as a PCollection of references."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import apache_beam as beam
 
 from pipeline.errors import SourceError
+from pipeline.packing import pack, unpack
 from pipeline.sources import globs, manifest
 from pipeline.sources.listing import is_container, list_container
 from pipeline.sources.reference import ImageReference, resolve
@@ -56,12 +58,19 @@ class ListImages(beam.PTransform):
         members = (
             files[_CONTAINERS]
             | "Spread containers" >> beam.Reshuffle()
-            | "List containers" >> beam.FlatMap(list_container).with_output_types(ImageReference)
+            | "List containers" >> beam.FlatMap(_list_packed)
         )
-        return (files[_IMAGES], members) | "References" >> beam.Flatten()
+        # Packed up to here: a runner may hold what is flattened, 25 bytes an image where a reference takes 300.
+        return (
+            (files[_IMAGES], members)
+            | "References" >> beam.Flatten()
+            | "Unpack" >> beam.FlatMap(unpack, ImageReference).with_output_types(ImageReference)
+        )
 
 
 _IMAGES, _CONTAINERS = "images", "containers"
+_PACKED = 1024
+"""References that travel as one element until all are listed."""
 
 
 def _parse(argument: str) -> _Argument:
@@ -73,6 +82,17 @@ def _parse(argument: str) -> _Argument:
 
 
 def _list(argument: _Argument) -> Iterator[Any]:
-    """References to images, and tagged ones to containers."""
-    for reference in (manifest.read_files if argument.is_manifest else globs.match_files)(argument.address):
-        yield beam.pvalue.TaggedOutput(_CONTAINERS, reference) if is_container(reference) else reference
+    """Packed references to images, and tagged ones to containers."""
+    found = iter((manifest.read_files if argument.is_manifest else globs.match_files)(argument.address))
+    while chunk := list(itertools.islice(found, _PACKED)):
+        images = [reference for reference in chunk if not is_container(reference)]
+        if images:
+            yield pack(images)
+        if len(images) < len(chunk):
+            yield from (beam.pvalue.TaggedOutput(_CONTAINERS, file) for file in chunk if is_container(file))
+
+
+def _list_packed(container: ImageReference) -> Iterator[bytes]:
+    members = list_container(container)
+    while chunk := list(itertools.islice(members, _PACKED)):
+        yield pack(chunk)

@@ -316,3 +316,17 @@ def test_of_two_runs_at_once_that_scored_one_image_one_publishes(root: Path, mon
     with pytest.raises(ConflictError, match="same images"):
         publish(str(root), receipts["r1"], run_id="r1")
     assert MapTable(str(root)).to_arrow(["run_id"])["run_id"].to_pylist() == ["r2"]
+
+
+def test_a_full_disk_at_the_commit_is_told_with_its_remedy(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Delta's library raises an OSError without a number, with colours in its text."""
+    receipts = write(root, scored("a.jpg"))
+
+    def fail(*_: Any) -> None:
+        raise OSError("Generic \x1b[31mLocalFileSystem\x1b[0m error\n  No space left on device (os error 28)")
+
+    monkeypatch.setattr(publishing, "_commit", fail)
+    with pytest.raises(storage.StorageError, match="the transaction cannot be written: No space left") as caught:
+        publish(str(root), receipts, run_id="r1")
+    assert "free space" in caught.value.remedy
+    assert "the next run adopts them" in caught.value.why

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -43,6 +44,21 @@ def delta_location(root: str) -> str:
     """
     check_root(root)
     return root if storage.is_remote(root) else str(storage.local_path(root).absolute())
+
+
+def row_groups(file: pq.ParquetFile) -> Iterator[Any]:
+    """The row groups of a part as `pyarrow.Table`s of all columns, each looked over as it is read.
+
+    Raises:
+        PART_ERRORS: A page differs from its checksum, a column has another length than its group, or a value is none of
+            its type.
+    """
+    for index in range(file.num_row_groups):
+        rows = file.read_row_group(index)
+        rows.validate(full=True)
+        if rows.num_rows != file.metadata.row_group(index).num_rows:
+            raise pa.ArrowInvalid(f"row group {index} has {rows.num_rows} rows")
+        yield rows
 
 
 def open_part(root: str, part: str) -> pq.ParquetFile:

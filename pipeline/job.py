@@ -12,20 +12,22 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from conversion import ModelMetadata, read_metadata
+from conversion.errors import DensecastError, ModelError
 from pipeline import progress, storage
 from pipeline.accuracy import Choice, choose_form
 from pipeline.decoding import DecodeLimits
 from pipeline.engines import TensorFlowEngine
-from pipeline.errors import InterruptedRunError, JobError, TableError
+from pipeline.errors import EngineError, InterruptedRunError, JobError, SourceError, TableError
 from pipeline.files import check_root
 from pipeline.maps import DEFAULT_K
-from pipeline.publishing import FOLDER, RunSummary, open_delta, read_summary
+from pipeline.publishing import FOLDER, ConflictError, RunSummary, open_delta, read_summary
 from pipeline.recipe import Form, Recipe
 from pipeline.runners import LOCAL, open_runner
 from pipeline.sampling import sample
 from pipeline.scorer import Limits
 from pipeline.scoring import ScoreImages, new_run_id
 from pipeline.sources import ListImages
+from pipeline.storage import StorageError
 from pipeline.table import MapTable
 
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*(%?)")
@@ -157,9 +159,11 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
 
     Raises:
         ModelError: The model cannot be read.
-        TableError: The output cannot be a table, or the commit failed.
+        TableError: The output cannot be a table, or the commit failed; ConflictError where another run has published
+            the same images meanwhile, so that this one has only to be repeated.
+        StorageError: The table cannot be written.
         SourceError: The images cannot be listed.
-        JobError: The pipeline failed.
+        JobError: The pipeline failed in another way.
     """
     metadata = read_metadata(job.model)
     check_root(job.output)
@@ -237,8 +241,8 @@ def _run_pipeline(job: ScoringJob, runner: Any, about: dict[str, Any]) -> None:
         # The runner in this process keeps the type of what a worker raised where it can, and wraps the rest.
         if "KeyboardInterrupt" in str(error):
             raise _interrupted(job) from error
-        message = worker_message(str(error)) if str(error) else type(error).__name__
-        raise JobError(f"run {job.run_id} failed: {message}") from error
+        kind, message = worker_error(str(error)) if str(error) else (JobError, type(error).__name__)
+        raise kind(f"run {job.run_id} failed: {message}") from error
 
 
 def _interrupted(job: ScoringJob) -> InterruptedRunError:
@@ -254,16 +258,20 @@ def _interrupted(job: ScoringJob) -> InterruptedRunError:
 
 
 # Where a traceback names what was raised; what follows, to the end, is its message.
-_RAISED = re.compile(r"^[\w.]*(?:Error|Exception|Rejected|Interrupt)\b:? ?", re.MULTILINE)
+_RAISED = re.compile(r"^[\w.]*?(\w*(?:Error|Exception|Rejected|Interrupt))\b:? ?", re.MULTILINE)
+_KINDS: dict[str, type[DensecastError]] = {
+    kind.__name__: kind for kind in (ConflictError, TableError, StorageError, SourceError, EngineError, ModelError)
+}
 
 
-def worker_message(text: str) -> str:
-    r"""What a worker raised, from the traceback that Beam makes its RuntimeError of.
+def worker_error(text: str) -> tuple[type[DensecastError], str]:
+    r"""What a worker raised, its kind and message, from the traceback that Beam makes its RuntimeError of.
 
-    >>> worker_message('Traceback ...\n  File "x.py"\npipeline.errors.SourceError: a.csv: bad\n  why: so' +
-    ...                " [while running 'List']")
-    'a.csv: bad\n  why: so'
+    >>> worker_error('Traceback ...\n  File "x.py"\npipeline.errors.SourceError: a.csv: bad\n  why: so' +
+    ...              " [while running 'List']")
+    (<class 'pipeline.errors.SourceError'>, 'a.csv: bad\n  why: so')
     """
     text = re.sub(r"\s*\[while running .*?\]\s*$", "", text.strip())
-    starts = [match.end() for match in _RAISED.finditer(text)]
-    return text[starts[-1] if starts else 0 :].strip() or "no reason given"
+    *_, last = [None, *_RAISED.finditer(text)]
+    message = text[last.end() if last else 0 :].strip() or "no reason given"
+    return _KINDS.get(last[1] if last else "", JobError), message

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.encoding import map_digest
 from pipeline.errors import TableError
-from pipeline.files import PART_ERRORS, open_part
+from pipeline.files import PART_ERRORS, open_part, row_groups
 from pipeline.planning import Known
 from pipeline.publishing import active_parts, check_columns, open_delta
 from pipeline.rows import ARRAYS, SCHEMA, Status
@@ -95,10 +95,10 @@ def read_orphan(root: str, part: str) -> list[Known]:
         with open_part(root, part) as file:
             if not file.schema_arrow.equals(SCHEMA):
                 return []
-            # All columns: the checksums of their pages are verified on the way.
-            for batch in file.iter_batches(batch_size=64):
-                if not all(map(_intact, batch.select(_VERIFIED).to_pylist())):
-                    raise pa.ArrowInvalid("a map differs from its digest")
+            # Read as it will be copied, and as little of it held at a time as Python's objects make advisable.
+            batches = (batch for rows in row_groups(file) for batch in rows.select(_VERIFIED).to_batches(64))
+            if not all(_intact(row) for batch in batches for row in batch.to_pylist()):
+                raise pa.ArrowInvalid("a map differs from its digest")
             return list(_known(file, part, orphan=True))
     except PART_ERRORS as error:
         # Its images are scored again, so nothing is lost but time.

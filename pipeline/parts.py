@@ -6,6 +6,7 @@ A part is invisible to readers until `pipeline.table.publish` commits its receip
 import hashlib
 import json
 import re
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
@@ -20,6 +21,11 @@ from pipeline.files import check_root
 from pipeline.rows import SCHEMA, MapRow, Status, rows_to_arrow
 
 FLUSH_BYTES = 32 << 20
+# And the most rows, so that those of small maps take no more memory and no more work is lost with a process.
+FLUSH_ROWS = 8192
+FLUSH_SECONDS = 60.0
+"""Of work that a crash may undo: what was written before is adopted by the next run."""
+
 # Rows become Arrow's so many at a time: those of a small map take four times the memory as objects of Python.
 _CONDENSED_ROWS = 256
 # Readers load whole row groups: small ones keep the reading of a single map cheap.
@@ -74,8 +80,10 @@ class PartWriter:
         root: The table, a local path or `scheme://`.
         run_id: The run that the rows belong to.
         model_digest: The model that the rows belong to.
-        flush_bytes: Size of the gathered rows in memory at which they become a part.
+        flush_bytes: Size of the gathered rows in memory at which they become a part; `FLUSH_ROWS` do, too.
+        flush_seconds: Age of the oldest of them at which they do.
         name_factory: Gives the unique end of a part's name.
+        clock: Seconds, monotonic.
 
     Raises:
         TableError: The run id cannot be part of a file name, or the folder cannot hold a table.
@@ -87,15 +95,19 @@ class PartWriter:
         run_id: str,
         model_digest: str,
         flush_bytes: int = FLUSH_BYTES,
+        flush_seconds: float = FLUSH_SECONDS,
         name_factory: Callable[[], str] = lambda: uuid.uuid4().hex,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         check_run_id(run_id)
         check_root(root)
         self._root, self._run_id, self._model_digest = root, run_id, model_digest
-        self._flush_bytes, self._name_factory = flush_bytes, name_factory
+        self._flush_bytes, self._flush_seconds = flush_bytes, flush_seconds
+        self._name_factory, self._clock = name_factory, clock
+        self._since = 0.0
         self._rows: list[MapRow] = []
         self._tables: list[pa.Table] = []
-        self._size_bytes = self._scored = self._rejected = 0
+        self._size_bytes = self._count = self._scored = self._rejected = 0
 
     def add(self, row: MapRow) -> Receipt | None:
         """Take a row; write a part when enough have gathered.
@@ -113,13 +125,22 @@ class PartWriter:
                 f" model {self._model_digest}",
                 where=row.uri,
             )
+        now = self._clock()
+        if not self._size_bytes:
+            self._since = now
         self._rows.append(row)
         self._size_bytes += row.size_bytes
         self._scored += row.tile_index == 0 and row.status == Status.SCORED
         self._rejected += row.tile_index == 0 and row.status == Status.REJECTED
+        self._count += 1
         if len(self._rows) >= _CONDENSED_ROWS:
             self._condense()
-        return self.flush() if self._size_bytes >= self._flush_bytes else None
+        due = (
+            self._size_bytes >= self._flush_bytes
+            or self._count >= FLUSH_ROWS
+            or now - self._since >= self._flush_seconds
+        )
+        return self.flush() if due else None
 
     def flush(self) -> Receipt | None:
         """Write the gathered rows as a part.
@@ -142,7 +163,8 @@ class PartWriter:
                 # A group at a time, so that there is no second copy of all rows.
                 part.write(rows.take(order.slice(start, group_rows)), self._size_bytes // rows.num_rows)
             receipt = part.close(self._scored, self._rejected)
-        self._tables, self._size_bytes, self._scored, self._rejected = [], 0, 0, 0
+        self._tables = []
+        self._size_bytes = self._count = self._scored = self._rejected = 0
         return receipt
 
     def _condense(self) -> None:

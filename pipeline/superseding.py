@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import TableError
-from pipeline.files import PART_ERRORS, open_part
+from pipeline.files import PART_ERRORS, open_part, row_groups
 from pipeline.parts import ROW_GROUP_BYTES, PartFile, Receipt
 from pipeline.planning import Action, Edit
 from pipeline.rows import ARRAYS, SCHEMA, Status
@@ -47,8 +47,7 @@ def rewrite(root: str, part: str, edits: Sequence[Edit], *, orphan: bool, run_id
     with PartFile(root, run_id) as target:
         try:
             with open_part(root, part) as file:
-                for index in range(file.num_row_groups):
-                    rows = file.read_row_group(index).cast(SCHEMA)
+                for rows in (rows.cast(SCHEMA) for rows in row_groups(file)):
                     edited = pc.is_in(rows.column("uri"), wanted)
                     changed = _edit(rows.filter(edited), by_uri, run_id, now, added)
                     others = rows.filter(pc.invert(edited))

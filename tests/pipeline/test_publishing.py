@@ -330,3 +330,11 @@ def test_a_full_disk_at_the_commit_is_told_with_its_remedy(root: Path, monkeypat
         publish(str(root), receipts, run_id="r1")
     assert "free space" in caught.value.remedy
     assert "the next run adopts them" in caught.value.why
+
+
+def test_slow_rows_are_written_before_they_grow_old(root: Path) -> None:
+    """Else hours of inference wait in memory for a crash."""
+    now = iter([0.0, 59.0, 60.0, 100.0, 159.0])
+    writer = PartWriter(str(root), "r1", MODEL, flush_seconds=60, clock=lambda: next(now))
+    found = [writer.add(scored(f"{i}.jpg")) for i in range(5)]
+    assert [receipt.rows if receipt else 0 for receipt in found] == [0, 0, 3, 0, 0]

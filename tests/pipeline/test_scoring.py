@@ -14,8 +14,8 @@ from apache_beam.testing.util import assert_that, equal_to
 from PIL import Image
 
 from pipeline import MapTable, ScoreImages
-from pipeline.errors import JobError, TableError
-from pipeline.job import describe_job, run_job, share, worker_message
+from pipeline.errors import JobError, SourceError, TableError
+from pipeline.job import describe_job, run_job, share, worker_error
 from pipeline.recipe import Recipe
 from pipeline.runners import open_runner
 from pipeline.sources import ListImages
@@ -123,7 +123,7 @@ class TestJob:
         listing = tmp_path / "list.csv"
         listing.write_text("uri,id\na.png,1\na.png,2\n")
         model, output = write_model(tmp_path / "model"), tmp_path / "maps"
-        with pytest.raises(JobError, match=r"failed: .*listed as"):
+        with pytest.raises(SourceError, match=r"failed: .*listed as"):
             run_job(describe_job(model=str(model), images=[f"@{listing}"], output=str(output)))
         with pytest.raises(TableError):
             MapTable(str(output))
@@ -153,10 +153,10 @@ def test_direct_runner_is_refused_with_its_reason():
         open_runner("NoSuchRunner")
 
 
-def test_worker_message_takes_the_last_exception_of_a_chain():
+def test_worker_error_takes_the_last_exception_of_a_chain():
     text = "ValueError: first\n\nDuring handling:\n\nTraceback:\nbuiltins.OSError: disk full\nsecond line"
-    assert worker_message(text + " [while running 'X']") == "disk full\nsecond line"
-    assert worker_message("") == "no reason given"
+    assert worker_error(text + " [while running 'X']") == (JobError, "disk full\nsecond line")
+    assert worker_error("") == (JobError, "no reason given")
 
 
 def test_summary_is_json(tmp_path: Path, collection: Path):

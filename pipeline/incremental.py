@@ -221,16 +221,18 @@ class ProbeFn(beam.DoFn):
 
     def _settle(self, reader: Reader, reference: ImageReference, current: Sequence[Known], plan: _Plan) -> Decision:
         changed = Decision(Outcome.SCORE, drop(storable(reference.uri), current))
+        known = current[0]
         try:
-            version = reader.probe(reference, current[0].version)
-            if not (version and version == current[0].version):
-                fetched = reader.read(reference)
+            version = reader.probe(reference, known.version) if known.digest else ""
+            if not (version and version == known.version):
+                data, version = reader.read(reference)
                 plan.counts["read"] += 1
-                version = fetched.version
-                if hashlib.sha256(fetched.data).hexdigest() != current[0].digest:
+                if hashlib.sha256(data).hexdigest() != known.digest:
                     return changed
-        except Rejected:  # a matter for whoever scores it
-            return changed
+        except Rejected as rejected:
+            # Still missing, say: its row stays. Any other fate is a matter for whoever scores it.
+            same = not known.digest and all(list(record.reasons) == [rejected.reason] for record in current)
+            return settle(reference, current) if same else changed
         return settle(reference._replace(version=version), current)
 
 

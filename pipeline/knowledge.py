@@ -20,7 +20,7 @@ from pipeline.rows import ARRAYS, SCHEMA, Status
 
 _NAME = re.compile(r"part-(.+)-[0-9a-f]{32}\.parquet")
 _NARROW = [
-    *("uri", "id", "image_version", "image_digest", "recipe", "status", "scale", "tile_index", "tile_count"),
+    *("uri", "id", "image_version", "image_digest", "recipe", "status", "reason", "scale", "tile_index", "tile_count"),
 ]
 _VERIFIED = ["status", "map_digest", "map_height", "map_width", *ARRAYS]
 _BATCH_ROWS = 4096
@@ -135,5 +135,6 @@ def _records(rows: list[dict[str, Any]], part: str, orphan: bool) -> Iterator[Kn
         return
     for (uri, ident, version, digest, recipe), members in groups.items():
         statuses = sorted({row["status"] for row in members})
+        reasons = sorted({row["reason"] for row in members if row["reason"]})
         slots = [(row["scale"], row["tile_index"], row["tile_count"]) for row in members]
-        yield Known(uri, part, orphan, ident, version, digest, recipe, statuses, slots)
+        yield Known(uri, part, orphan, ident, version, digest, recipe, statuses, reasons, slots)

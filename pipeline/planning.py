@@ -31,6 +31,7 @@ class Known(NamedTuple):
         digest: Of the image file, or empty.
         recipe: Digest of the recipe that made the rows.
         statuses: The distinct statuses of the rows.
+        reasons: The distinct reasons of those that are rejections.
         slots: (scale, tile index, tile count) of each row.
     """
 
@@ -42,6 +43,7 @@ class Known(NamedTuple):
     digest: str
     recipe: str
     statuses: Sequence[str]
+    reasons: Sequence[str]
     slots: Sequence[tuple[float, int, int]]
 
 
@@ -141,10 +143,12 @@ def decide(
         usable = {known.recipe for known in current} == {policy.recipe} and Status.DELETED not in statuses
         if usable and not (policy.retry_rejected and Status.REJECTED in statuses):
             digests = {known.digest for known in current}
+            unchanged = reference.version and {known.version for known in current} == {reference.version}
             # What could not even be read may be readable now, whatever its listing says.
-            if len(digests) == 1 and "" not in digests:
-                unchanged = reference.version and {known.version for known in current} == {reference.version}
-                return settle(reference, current) if unchanged else Decision(Outcome.PROBE)
+            if unchanged and len(digests) == 1 and "" not in digests:
+                return settle(reference, current)
+            if len(digests) == 1:
+                return Decision(Outcome.PROBE)
         if adopted := _adopt(reference, orphans, policy):
             return Decision(Outcome.ADOPT, (*adopted, *drop(uri, current)))
     return Decision(Outcome.SCORE, drop(uri, current))

@@ -187,3 +187,17 @@ def test_an_image_that_is_listed_twice_counts_once(collection: Collection):
     sources = [str(collection.images), str(collection.images / "*.png"), str(collection.images / "1.png")]
     assert collection.run(sources=sources).images["listed"] == 7
     assert collection.rows().num_rows == 7
+
+
+def test_a_file_that_is_still_missing_keeps_its_row_and_one_that_came_is_scored(collection: Collection, tmp_path: Path):
+    """Else every night would rewrite the parts that hold such rows."""
+    listing = tmp_path / "list.txt"
+    listing.write_text("images/0.png\nimages/late.png\nimages/never.png\n")
+    collection.run(sources=[str(listing)])
+    before = collection.rows()
+    again = collection.run(sources=[str(listing)])
+    assert (again.images["keep"], again.images["still_rejected"], again.images.get("read", 0)) == (3, 2, 0)
+    assert collection.rows().equals(before)
+    collection.put("late.png", 9)
+    assert collection.run(sources=[str(listing)]).scored == 1
+    assert collection.statuses() == {"0.png": "scored", "late.png": "scored", "never.png": "rejected"}

@@ -26,6 +26,7 @@ def known(part: str = "p1", **changes: object) -> Known:
         "digest": "d1",
         "recipe": "recipe",
         "statuses": ["scored"],
+        "reasons": [],
         "slots": [(1.0, 0, 1)],
     }
     return Known(**{**facts, **changes})  # type: ignore[arg-type] # the values are those of Known
@@ -44,7 +45,7 @@ def outcome(decision: Decision) -> tuple[str, list[tuple[str, str]]]:
         ([known(recipe="another")], ("score", [("p1", "drop")])),
         ([known(statuses=["deleted"])], ("score", [("p1", "drop")])),
         ([known(statuses=["rejected"])], ("keep", [])),
-        ([known(statuses=["rejected"], digest="")], ("score", [("p1", "drop")])),
+        ([known(statuses=["rejected"], digest="")], ("probe", [])),
         ([known("p1"), known("p2", recipe="another")], ("score", [("p1", "drop"), ("p2", "drop")])),
         ([known("p1"), known("p2", digest="d2")], ("score", [("p1", "drop"), ("p2", "drop")])),
     ],

@@ -16,6 +16,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from pipeline.engines import Engine, OpenEngine
 from pipeline.errors import EngineError, JobError
 from pipeline.incremental import Base, Removed, Tally, globally
+from pipeline.memory import give_back
 from pipeline.packing import unpack
 from pipeline.parts import FLUSH_BYTES, PartWriter, Receipt
 from pipeline.planning import Outcome
@@ -164,6 +165,7 @@ class PublishFn(beam.DoFn):
 
     def process(self, reports: Sequence[Base | Tally | Receipt | Removed]) -> Iterator[RunSummary]:
         """Publishes."""
+        give_back()  # the local runner has let go of what it shuffled by now
         totals: Counter[str] = Counter()
         for report in reports:
             if isinstance(report, Tally):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pipeline import storage
 from pipeline.encoding import map_digest
 from pipeline.errors import TableError
 from pipeline.files import PART_ERRORS, open_part, row_groups
+from pipeline.parts import NAME_DIGITS
 from pipeline.planning import Known
 from pipeline.publishing import active_parts, check_columns, open_delta
 from pipeline.rows import ARRAYS, SCHEMA, Status
@@ -92,7 +94,10 @@ def read_part(root: str, part: str) -> Iterator[Known]:
 def read_orphan(root: str, part: str) -> list[Known]:
     """What a dead run's part knows, every map in it verified; nothing if any of it is damaged."""
     try:
-        with open_part(root, part) as file:
+        data = storage.read_bytes(storage.join(root, part))
+        if not part.endswith(f"-{hashlib.sha256(data).hexdigest()[:NAME_DIGITS]}.parquet"):
+            raise pa.ArrowInvalid("it is not the file that its name says")
+        with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
             if not file.schema_arrow.equals(SCHEMA):
                 return []
             # Read as it will be copied, and as little of it held at a time as Python's objects make advisable.

@@ -7,7 +7,6 @@ import hashlib
 import json
 import re
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
@@ -18,11 +17,13 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.errors import TableError
 from pipeline.files import check_root
+from pipeline.memory import give_back
 from pipeline.rows import SCHEMA, MapRow, Status, rows_to_arrow
 
 FLUSH_BYTES = 32 << 20
 # And the most rows, so that those of small maps take no more memory and no more work is lost with a process.
 FLUSH_ROWS = 8192
+NAME_DIGITS = 32
 FLUSH_SECONDS = 60.0
 """Of work that a crash may undo: what was written before is adopted by the next run."""
 
@@ -82,7 +83,6 @@ class PartWriter:
         model_digest: The model that the rows belong to.
         flush_bytes: Size of the gathered rows in memory at which they become a part; `FLUSH_ROWS` do, too.
         flush_seconds: Age of the oldest of them at which they do.
-        name_factory: Gives the unique end of a part's name.
         clock: Seconds, monotonic.
 
     Raises:
@@ -96,14 +96,13 @@ class PartWriter:
         model_digest: str,
         flush_bytes: int = FLUSH_BYTES,
         flush_seconds: float = FLUSH_SECONDS,
-        name_factory: Callable[[], str] = lambda: uuid.uuid4().hex,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         check_run_id(run_id)
         check_root(root)
         self._root, self._run_id, self._model_digest = root, run_id, model_digest
         self._flush_bytes, self._flush_seconds = flush_bytes, flush_seconds
-        self._name_factory, self._clock = name_factory, clock
+        self._clock = clock
         self._since = 0.0
         self._rows: list[MapRow] = []
         self._tables: list[pa.Table] = []
@@ -158,13 +157,15 @@ class PartWriter:
         # Sorted, so that row groups cover narrow ranges and a reader of one image skips the others.
         order = pc.sort_indices(rows, sort_keys=[("uri", "ascending")])
         group_rows = max(1, ROW_GROUP_BYTES * rows.num_rows // self._size_bytes)
-        with PartFile(self._root, self._run_id, self._name_factory()) as part:
+        with PartFile(self._root, self._run_id) as part:
             for start in range(0, rows.num_rows, group_rows):
                 # A group at a time, so that there is no second copy of all rows.
                 part.write(rows.take(order.slice(start, group_rows)), self._size_bytes // rows.num_rows)
             receipt = part.close(self._scored, self._rejected)
         self._tables = []
         self._size_bytes = self._count = self._scored = self._rejected = 0
+        del rows, order
+        give_back()
         return receipt
 
     def _condense(self) -> None:
@@ -179,13 +180,13 @@ class PartFile:
     Args:
         root: The table.
         run_id: The run that writes it; part of the file's name.
-        name: The unique end of the file's name.
+        name: The end of the file's name; by default `NAME_DIGITS` digits of its own digest, so that a file which nobody
+            has published yet can be told to be whole: Parquet has checksums of pages, and none of its footer.
     """
 
     def __init__(self, root: str, run_id: str, name: str = "") -> None:
         check_run_id(run_id)
-        self._path = f"part-{run_id}-{name or uuid.uuid4().hex}.parquet"
-        self._root, self._rows = root, 0
+        self._root, self._run_id, self._name, self._rows = root, run_id, name, 0
         self._statistics: list[dict[str, Any]] = []
         self._sink = pa.BufferOutputStream()
         # The file says whose it is, so that it can be recognised without its receipt or name.
@@ -221,10 +222,11 @@ class PartFile:
         """
         self._writer.close()
         data = self._sink.getvalue().to_pybytes()
-        storage.write_atomically(storage.join(self._root, self._path), data)
         digest = hashlib.sha256(data).hexdigest()
+        path = f"part-{self._run_id}-{self._name or digest[:NAME_DIGITS]}.parquet"
+        storage.write_atomically(storage.join(self._root, path), data)
         stats = json.dumps(_joined(self._statistics))
-        return Receipt(self._path, len(data), self._rows, scored, rejected, digest, stats)
+        return Receipt(path, len(data), self._rows, scored, rejected, digest, stats)
 
     def __enter__(self) -> Self:
         return self

@@ -139,18 +139,19 @@ def decide(
         if not policy.prune or statuses <= {Status.DELETED}:
             return Decision(Outcome.ABSENT)
         return Decision(Outcome.DELETE, tuple(Edit(uri, known.part, Action.DELETE) for known in current))
-    if not policy.rescore:
-        usable = {known.recipe for known in current} == {policy.recipe} and Status.DELETED not in statuses
-        if usable and not (policy.retry_rejected and Status.REJECTED in statuses):
-            digests = {known.digest for known in current}
-            unchanged = reference.version and {known.version for known in current} == {reference.version}
-            # What could not even be read may be readable now, whatever its listing says.
-            if unchanged and len(digests) == 1 and "" not in digests:
-                return settle(reference, current)
-            if len(digests) == 1:
-                return Decision(Outcome.PROBE)
-        if adopted := _adopt(reference, orphans, policy):
-            return Decision(Outcome.ADOPT, (*adopted, *drop(uri, current)))
+    if policy.rescore:
+        return Decision(Outcome.SCORE, drop(uri, current))
+    usable = {known.recipe for known in current} == {policy.recipe} and Status.DELETED not in statuses
+    usable = usable and not (policy.retry_rejected and Status.REJECTED in statuses)
+    digests = {known.digest for known in current}
+    unchanged = reference.version and {known.version for known in current} == {reference.version}
+    # What could not even be read may be readable now, whatever its listing says.
+    if usable and unchanged and len(digests) == 1 and "" not in digests:
+        return settle(reference, current)
+    if adopted := _adopt(reference, orphans, policy):
+        return Decision(Outcome.ADOPT, (*adopted, *drop(uri, current)))
+    if usable and len(digests) == 1:
+        return Decision(Outcome.PROBE)
     return Decision(Outcome.SCORE, drop(uri, current))
 
 

@@ -103,6 +103,9 @@ def test_what_a_dead_run_has_finished_is_adopted_and_nothing_else() -> None:
     assert adopted(known("o1"), policy=two) == score
     assert adopted(known("o1"), known("o2", slots=[(0.5, 0, 1)]), policy=two)[0] == "adopt"  # type: ignore[index]
     assert adopted(known("o1", slots=[(1.0, 0, 1), (2.0, 0, 1)])) == score
+    # A changed image whose new map a dead run had finished: neither looked at nor scored again.
+    changed = outcome(decide(URI, LISTED, [known(version="v0")], [known("o1")], POLICY))
+    assert changed == ("adopt", [("o1", "adopt"), ("p1", "drop")])
 
 
 def test_rows_that_two_attempts_left_are_adopted_once() -> None:

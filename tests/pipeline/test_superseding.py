@@ -118,7 +118,7 @@ def test_a_part_that_cannot_be_read_is_an_error_and_nothing_is_written(tmp_path:
 
 def test_a_survey_tells_parts_from_orphans_and_from_leftovers(tmp_path: Path) -> None:
     publish_rows(tmp_path, scored("a"), run_id="r1")
-    [loser] = write(tmp_path, scored("a"), run_id="r1")  # of a repeated attempt that did not count
+    [loser] = write(tmp_path, scored("a", size=4), run_id="r1")  # of a repeated attempt that did not count
     [orphan] = write(tmp_path, scored("b", "dead"), run_id="dead")
     [own] = write(tmp_path, scored("b", "me"), run_id="me")
     (tmp_path / "part-of-something.parquet").write_bytes(b"")

@@ -1,0 +1,117 @@
+"""A process to be disturbed: runs a job, or a compaction, and at a point of it dies or waits for another process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from conversion.errors import DensecastError
+from tests.faults import points
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 100.0
+"""For a child, or for what it waits for: a machine may be slow."""
+
+
+@dataclass
+class Ended:
+    """How a child ended.
+
+    Attributes:
+        status: Exit status; negative: the signal that killed it.
+        reached: Whether it came to the point that it was told.
+        error: Type of the error that it raised, if any.
+        about: What it said of it, or the result.
+    """
+
+    status: int
+    reached: bool
+    error: str
+    about: Any
+
+
+class Child:
+    """A driver at work.
+
+    Args:
+        values: Of the job; or of the compaction, its `output`.
+        point: Where something happens.
+        meet: A folder where all who are to meet at the point leave their mark; without one, the process is killed.
+        party: How many are to meet.
+        command: `score` or `compact`.
+    """
+
+    def __init__(
+        self, values: dict[str, Any], point: str = "", meet: Path | None = None, party: int = 2, command: str = "score"
+    ) -> None:
+        told = {"values": values, "point": point, "meet": str(meet or ""), "party": party, "command": command}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.driver", json.dumps(told)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def end(self) -> Ended:
+        try:
+            out, err = self.process.communicate(timeout=PATIENCE_S)
+        finally:
+            self.process.kill()
+        lines = out.splitlines()
+        last = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
+        return Ended(self.process.returncode, "reached" in lines, last.get("error", ""), last.get("about", err))
+
+
+def main(told: dict[str, Any]) -> int:
+    from pipeline.compacting import compact
+    from pipeline.console import quiet_libraries
+    from pipeline.job import describe_job, run_job
+    from tests.faults.collection import without_tensorflow
+
+    quiet_libraries(debug=False)
+    if told["point"]:
+        points.install(told["point"], _meeting(Path(told["meet"]), told["party"]) if told["meet"] else _die)
+    print("started", flush=True)  # noqa: T201 - the parent reads it
+    try:
+        if told["command"] == "compact":
+            about: Any = compact(told["values"]["output"]).rows
+        else:
+            with without_tensorflow():
+                about = run_job(describe_job(**told["values"])).summary._asdict()
+    except DensecastError as error:
+        print(json.dumps({"error": type(error).__name__, "about": str(error)}))  # noqa: T201
+        return 1
+    print(json.dumps({"about": about}))  # noqa: T201
+    return 0
+
+
+def _die() -> None:
+    os.write(1, b"reached\n")
+    os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(PATIENCE_S)  # a thread may run on for a moment: not into what comes after the point
+
+
+def _meeting(folder: Path, party: int) -> Callable[[], None]:
+    def meet() -> None:
+        os.write(1, b"reached\n")
+        (folder / str(os.getpid())).touch()
+        deadline = time.monotonic() + PATIENCE_S
+        while len(list(folder.iterdir())) < party:
+            if time.monotonic() > deadline:
+                raise TimeoutError("the others did not come")
+            time.sleep(0.005)
+
+    return meet
+
+
+if __name__ == "__main__":
+    sys.exit(main(json.loads(sys.argv[1])))

@@ -8,13 +8,10 @@ from collections.abc import Sequence
 import click
 
 from conversion.errors import DensecastError
-from pipeline.commands import maintenance, model, table
+from pipeline.commands import maintenance, model, nightly, table
 from pipeline.console import quiet_libraries
 from pipeline.errors import InterruptedRunError
-
-# Exit codes, stable: 0 done, 1 failed with an error, 2 wrong usage (click's own), 3 more rejections than allowed, 4 a
-# damaged table, 130 interrupted.
-EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
+from pipeline.exit_codes import ExitCode
 
 
 class Examples(click.Group):
@@ -40,7 +37,7 @@ def cli(ctx: click.Context, /, debug: bool) -> None:
 
     \b
     Exit codes: 0 done, 1 failed, 2 wrong usage, 3 more images rejected than allowed,
-    4 the table is damaged, 130 interrupted.
+    4 the table is damaged, 5 another run holds the table, 6 drift, 130 interrupted.
     """
     ctx.obj = debug
     quiet_libraries(debug=debug)
@@ -48,6 +45,7 @@ def cli(ctx: click.Context, /, debug: bool) -> None:
 
 for command in (
     *(table.demo, model.convert, model.inspect, model.models, table.score, table.show, table.rejected),
+    *(nightly.nightly, nightly.drift),
     *(maintenance.runs, maintenance.check, maintenance.compact, maintenance.vacuum),
     *(model.verify, model.bench, model.cast, model.upgrade),
 ):
@@ -61,14 +59,14 @@ def main(args: Sequence[str] | None = None) -> None:
         cli.main(args=arguments, prog_name="densecast")
     except InterruptedRunError as error:
         click.echo(f"densecast: {error}", err=True)
-        sys.exit(EXIT_INTERRUPTED)
+        sys.exit(ExitCode.INTERRUPTED)
     except (DensecastError, OSError) as error:
         if "--debug" in arguments:
             raise
         where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
         what = error.strerror or str(error) if isinstance(error, OSError) else str(error)
         click.echo(f"densecast: {where}{what}", err=True)
-        sys.exit(EXIT_ERROR)
+        sys.exit(ExitCode.FAILED)
 
 
 if __name__ == "__main__":

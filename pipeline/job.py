@@ -167,7 +167,7 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
     """
     metadata = read_metadata(job.model)
     check_root(job.output)
-    _check_folder(job.output)
+    check_folder(job.output)
     runner = open_runner(job.runner)
     with watch("scoring") as watching:
         about: dict[str, Any] = {"job": job.model_dump(mode="json")}
@@ -179,13 +179,21 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
         _run_pipeline(job, runner, about)
         seconds = watching.seconds()
     summary = read_summary(job.output, job.run_id)
+    return JobResult(summary, seconds, too_many_rejected(job, summary), choice)
+
+
+def too_many_rejected(job: ScoringJob, summary: RunSummary) -> bool:
+    """Whether more images than a job allows have no map, for the first time or still."""
     without_map = summary.rejected + summary.images.get("still_rejected", 0) * len(job.scales)
-    allowed = job.max_rejected * summary.images.get("listed", 0) * len(job.scales)
-    return JobResult(summary, seconds, without_map > allowed, choice)
+    return without_map > job.max_rejected * summary.images.get("listed", 0) * len(job.scales)
 
 
-def _check_folder(output: str) -> None:
-    """A table goes into a folder of its own: what shares one with it may be deleted with it some day."""
+def check_folder(output: str) -> None:
+    """A table goes into a folder of its own: what shares one with it may be deleted with it some day.
+
+    Raises:
+        TableError: The folder holds something else, or is a file.
+    """
     if storage.is_remote(output):
         return
     folder = storage.local_path(output)

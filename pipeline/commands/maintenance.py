@@ -14,11 +14,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline.console import console
+from pipeline.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from pipeline.checking import Report
-
-EXIT_DAMAGED = 4
 
 _SIZE = re.compile(r"(\d{1,9})\s*([kMG]?)B?")
 _FACTORS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
@@ -111,7 +110,7 @@ def check(ctx: click.Context, /, table: str, as_json: bool) -> None:
     else:
         _print(report)
     if not report.clean:
-        ctx.exit(EXIT_DAMAGED)
+        ctx.exit(ExitCode.DAMAGED)
 
 
 @click.command()

@@ -11,12 +11,11 @@ import click
 
 from pipeline.commands.options import Numbers, PassThrough, Resize, check_tensorflow, need_tensorflow
 from pipeline.console import console
+from pipeline.exit_codes import ExitCode
 from pipeline.recipe import Form
 
 if TYPE_CHECKING:
     from pipeline.job import JobResult
-
-EXIT_REJECTED = 3
 
 
 @click.command(cls=PassThrough)
@@ -81,7 +80,7 @@ def score(ctx: click.Context, /, model: str, images: tuple[str, ...], as_json: b
             f"more than {job.max_rejected:.1%} of the images have no map; see `densecast rejected {job.output}`",
             err=True,
         )
-        ctx.exit(EXIT_REJECTED)
+        ctx.exit(ExitCode.REJECTED)
 
 
 def _told(output: str, result: JobResult) -> Iterator[str]:

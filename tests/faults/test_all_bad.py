@@ -6,7 +6,8 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from pipeline.commands.table import EXIT_REJECTED, score
+from pipeline.commands.table import score
+from pipeline.exit_codes import ExitCode
 from tests.faults.collection import Images, Settle, without_tensorflow
 from tests.pipeline.image_files import FILES
 
@@ -22,5 +23,5 @@ def test_a_collection_without_a_good_image(tmp_path: Path, settle: Settle):
     with without_tensorflow():
         arguments = [str(images.model), str(images.folder), "--output", str(output), "--top-k", "2"]
         again = CliRunner().invoke(score, arguments)
-    assert again.exit_code == EXIT_REJECTED == 3, again.output
+    assert again.exit_code == ExitCode.REJECTED == 3, again.output
     settle("every image bad", "a reason each; exit code 3", output, images.listed())

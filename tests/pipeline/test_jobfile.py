@@ -103,7 +103,7 @@ def test_a_short_one(tmp_path: Path):
         ('model = "m"\nimages = ["a"]', ["output"]),
         (GOOD.replace('["photos/"]', "[3]"), ["images"]),
         (GOOD.replace('"model"', "3"), ["model"]),
-        ("model = ", ["TOML", "line 1"]),
+        ("model = ", ["TOML", "Invalid value"]),
         ('model = "m"\nmodel = "n"', ["TOML"]),
     ],
 )

@@ -17,7 +17,8 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from pipeline import knowledge, progress
-from pipeline.packing import bucket_of, pack, unpack
+from pipeline.buckets import bucket_of
+from pipeline.packing import pack, unpack
 from pipeline.parts import Receipt
 from pipeline.planning import Action, Decision, Edit, Known, Outcome, Policy, decide, drop, settle
 from pipeline.rejection import Rejected
@@ -50,12 +51,18 @@ class Removed(NamedTuple):
     path: str
 
 
+class Adopted(NamedTuple):
+    """A dead run's part from which rows were taken."""
+
+    path: str
+
+
 class Planned(NamedTuple):
     """What `PlanRun` gives.
 
     Attributes:
         work: PCollection[bytes], packed references of the images to score.
-        reports: PCollection of `Base`, `Tally`, `Receipt` and `Removed`, for the last stage.
+        reports: PCollection of `Base`, `Tally`, `Receipt`, `Removed` and `Adopted`, for the last stage.
     """
 
     work: Any
@@ -81,7 +88,10 @@ class PlanRun(beam.PTransform):
         found = (
             references.pipeline
             | "Table" >> beam.Create([self._table])
-            | "Survey" >> beam.ParDo(SurveyFn(self._run_id)).with_outputs(_PARTS, _ORPHANS, main="base")
+            | "Survey" >> beam.Map(_survey, self._run_id)
+            # One element, kept: a runner that computed it twice might see two versions of the table.
+            | "Keep survey" >> beam.Reshuffle()
+            | "Parts of it" >> beam.FlatMap(_surveyed).with_outputs(_PARTS, _ORPHANS, main="base")
         )
         known = [
             found[name] | f"Spread {name}" >> beam.Reshuffle() | f"Read {name}" >> beam.FlatMap(read, self._table)
@@ -113,18 +123,16 @@ class PlanRun(beam.PTransform):
         return Planned(work, reports)
 
 
-class SurveyFn(beam.DoFn):
-    """A table's root -> `Base`, and the names of its parts and of those that dead runs left."""
+def _survey(table: str, run_id: str) -> bytes:
+    return pack([knowledge.survey(table, run_id)])
 
-    def __init__(self, run_id: str) -> None:
-        self._run_id = run_id
 
-    def process(self, table: str) -> Iterator[Any]:
-        """Looks."""
-        version, parts, orphans = knowledge.survey(table, self._run_id)
-        yield Base(version)
-        yield from (beam.pvalue.TaggedOutput(_PARTS, part) for part in parts)
-        yield from (beam.pvalue.TaggedOutput(_ORPHANS, part) for part in orphans)
+def _surveyed(packed: bytes) -> Iterator[Any]:
+    """`Base`, and the names of the parts and orphans aside."""
+    [found] = unpack(packed, knowledge.Survey)
+    yield Base(found.version)
+    yield from (beam.pvalue.TaggedOutput(_PARTS, part) for part in found.parts)
+    yield from (beam.pvalue.TaggedOutput(_ORPHANS, part) for part in found.orphans)
 
 
 def _read_part(part: str, table: str) -> Iterator[Known]:
@@ -287,12 +295,14 @@ def _chunks(work: Sequence[ImageReference]) -> Iterator[list[ImageReference]]:
 
 
 class RewriteFn(beam.DoFn):
-    """((part, whether it is an orphan), packed edits) -> `Receipt`, `Removed`, `Tally`."""
+    """((part, whether it is an orphan), packed edits) -> `Receipt`, `Removed` or `Adopted`, `Tally`."""
 
     def __init__(self, table: str, run_id: str) -> None:
         self._table, self._run_id = table, run_id
 
-    def process(self, element: tuple[tuple[str, bool], Iterable[bytes]]) -> Iterator[Receipt | Removed | Tally]:
+    def process(
+        self, element: tuple[tuple[str, bool], Iterable[bytes]]
+    ) -> Iterator[Receipt | Removed | Adopted | Tally]:
         """Rewrites a part."""
         (part, orphan), packed = element
         edits = [edit for data in packed for edit in unpack(data, Edit)]
@@ -300,8 +310,7 @@ class RewriteFn(beam.DoFn):
         receipt = rewrite(self._table, part, edits, orphan=orphan, run_id=self._run_id, now=now)
         if receipt is not None:
             yield receipt
-        if not orphan:
-            yield Removed(part)
+        yield Adopted(part) if orphan else Removed(part)
         yield Tally({"seconds.rewrite": time.perf_counter() - start})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections import Counter
@@ -15,12 +16,12 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from pipeline.engines import Engine, OpenEngine
 from pipeline.errors import EngineError, JobError
-from pipeline.incremental import Base, Removed, Tally, globally
+from pipeline.incremental import Adopted, Base, Removed, Tally, globally
 from pipeline.memory import give_back
 from pipeline.packing import unpack
 from pipeline.parts import FLUSH_BYTES, PartWriter, Receipt
 from pipeline.planning import Outcome
-from pipeline.publishing import Changes, RunSummary, publish
+from pipeline.publishing import ADOPTED, Changes, RunSummary, publish
 from pipeline.recipe import Recipe
 from pipeline.rows import MapRow
 from pipeline.scorer import Limits, Scored, Scorer, Tiles, TilesFailedError
@@ -91,7 +92,9 @@ class ScoreFn(beam.DoFn):
             self._scorer.close()
 
     def _new_scorer(self) -> Scorer:
-        engine = self._shared.acquire(lambda: _Held(self._open_engine()), tag=self._recipe.digest).engine
+        # Kept here too: what is shared is forgotten when something else is.
+        self._held = self._shared.acquire(lambda: _Held(self._open_engine()), tag=self._recipe.digest)
+        engine = self._held.engine
         found = engine.metadata.digest
         if found != self._recipe.model_digest:
             raise EngineError(
@@ -113,17 +116,22 @@ class ScoreFn(beam.DoFn):
                 yield from self._add(self._writer, item)
 
     def _write_tiles(self, tiles: Tiles) -> Iterator[Receipt]:
-        """Tiles go to parts of their own, whose receipts are given once the image is complete."""
-        writer = self._new_writer()
-        receipts: list[Receipt | None] = []
+        """Tiles are held until the image is complete; too many go to parts of their own, whose receipts are held."""
+        writer = PartWriter(self._table, self._run_id, self._recipe.model_digest, self._flush_bytes, math.inf)
+        held: list[MapRow] = []
+        receipts: list[Receipt] = []
         try:
             for row in tiles:
-                receipts += self._add(writer, row)
-            receipts.append(self._flush(writer))
+                held.append(row)
+                if receipts or sum(row.size_bytes for row in held) >= self._flush_bytes:
+                    receipts += [receipt for row in held for receipt in self._add(writer, row)]
+                    held = []
         except TilesFailedError as failed:
-            yield from self._add(self._writer, failed.row)
-        else:
-            yield from (receipt for receipt in receipts if receipt is not None)
+            # Parts without a receipt are nobody's.
+            held, receipts = [failed.row], []
+        for row in held:
+            yield from self._add(self._writer, row)
+        yield from receipts
 
     def _add(self, writer: PartWriter, row: MapRow) -> Iterator[Receipt]:
         start = time.perf_counter()
@@ -163,7 +171,7 @@ class PublishFn(beam.DoFn):
         self._table, self._run_id, self._model_json = table, run_id, model_json
         self._about, self._max_pruned = dict(about), max_pruned
 
-    def process(self, reports: Sequence[Base | Tally | Receipt | Removed]) -> Iterator[RunSummary]:
+    def process(self, reports: Sequence[Base | Tally | Receipt | Removed | Adopted]) -> Iterator[RunSummary]:
         """Publishes."""
         give_back()  # the local runner has let go of what it shuffled by now
         totals: Counter[str] = Counter()
@@ -182,6 +190,7 @@ class PublishFn(beam.DoFn):
             summary={
                 **self._about,
                 **_by_kind(totals),
+                ADOPTED: sorted({report.path for report in reports if isinstance(report, Adopted)}),
                 "versions": _versions(),
             },
         )

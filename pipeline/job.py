@@ -184,7 +184,7 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
 
 def too_many_rejected(job: ScoringJob, summary: RunSummary) -> bool:
     """Whether more images than a job allows have no map, for the first time or still."""
-    without_map = summary.rejected + summary.images.get("still_rejected", 0) * len(job.scales)
+    without_map = summary.rejected + summary.images.get("still_rejected", 0)
     return without_map > job.max_rejected * summary.images.get("listed", 0) * len(job.scales)
 
 

@@ -17,7 +17,7 @@ from pipeline.errors import TableError
 from pipeline.files import PART_ERRORS, open_part, row_groups
 from pipeline.parts import NAME_DIGITS
 from pipeline.planning import Known
-from pipeline.publishing import active_parts, check_columns, open_delta
+from pipeline.publishing import ADOPTED, FOLDER, active_parts, check_columns, open_delta, read_json
 from pipeline.rows import ARRAYS, SCHEMA, Status
 
 _NAME = re.compile(r"part-(.+)-[0-9a-f]{32}\.parquet")
@@ -34,7 +34,7 @@ class Survey(NamedTuple):
     Attributes:
         version: Of the table; -1 where there is none.
         parts: The files of that version.
-        orphans: Complete files in the folder whose run never published.
+        orphans: Complete files in the folder whose run never published, and of which nobody has taken anything.
     """
 
     version: int
@@ -70,7 +70,15 @@ def survey(root: str, run_id: str) -> Survey:
         # What a run that has published left out is the work of attempts that did not count.
         if not published[run]:
             orphans.append(name)
+    used = _used(root) if orphans else set()
+    orphans = [name for name in orphans if name not in used]
     return Survey(table.version() if table is not None else -1, parts, orphans)
+
+
+def _used(root: str) -> set[str]:
+    """The orphans that runs have taken rows from: read once, and not every night until they are vacuumed."""
+    summaries = storage.list_files(storage.join(root, FOLDER, "runs"), ".json")
+    return {part for path in summaries for part in read_json(path).get(ADOPTED, ())}
 
 
 def read_part(root: str, part: str) -> Iterator[Known]:
@@ -140,6 +148,8 @@ def _records(rows: list[dict[str, Any]], part: str, orphan: bool) -> Iterator[Kn
         return
     for (uri, ident, version, digest, recipe), members in groups.items():
         statuses = sorted({row["status"] for row in members})
-        reasons = sorted({row["reason"] for row in members if row["reason"]})
+        reasons = [row["reason"] for row in members if row["reason"]]
         slots = [(row["scale"], row["tile_index"], row["tile_count"]) for row in members]
-        yield Known(uri, part, orphan, ident, version, digest, recipe, statuses, reasons, slots)
+        yield Known(
+            uri, part, orphan, ident, version, digest, recipe, statuses, sorted({*reasons}), len(reasons), slots
+        )

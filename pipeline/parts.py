@@ -1,6 +1,6 @@
 """Part files: rows gather in memory and become immutable Parquet files, each vouched for by a small receipt.
 
-A part is invisible to readers until `pipeline.table.publish` commits its receipt.
+A part is invisible to readers until `pipeline.publishing.publish` commits its receipt.
 """
 
 import hashlib

@@ -32,6 +32,7 @@ class Known(NamedTuple):
         recipe: Digest of the recipe that made the rows.
         statuses: The distinct statuses of the rows.
         reasons: The distinct reasons of those that are rejections.
+        rejected: How many these are.
         slots: (scale, tile index, tile count) of each row.
     """
 
@@ -44,6 +45,7 @@ class Known(NamedTuple):
     recipe: str
     statuses: Sequence[str]
     reasons: Sequence[str]
+    rejected: int
     slots: Sequence[tuple[float, int, int]]
 
 
@@ -114,12 +116,12 @@ class Decision:
     Attributes:
         outcome: What becomes of it. PROBE asks for `settle` once its content is known.
         edits: To be made whatever happens.
-        rejected: Whether the image has no map and keeps having none.
+        rejected: At how many scales the image has no map and keeps having none.
     """
 
     outcome: Outcome
     edits: tuple[Edit, ...] = ()
-    rejected: bool = False
+    rejected: int = 0
 
 
 def decide(
@@ -157,11 +159,11 @@ def decide(
 
 def settle(reference: ImageReference, current: Sequence[Known]) -> Decision:
     """Decides on an image whose content is what it was; its version or id may have changed."""
-    rejected = any(Status.REJECTED in known.statuses for known in current)
+    rejected = sum(known.rejected for known in current)
     ident = reference.id or max(known.id for known in current)
     if {(known.version, known.id) for known in current} == {(reference.version, ident)}:
         return Decision(Outcome.KEEP, rejected=rejected)
-    edits = [Edit(reference.uri, known.part, Action.UPDATE, reference.version, ident) for known in current]
+    edits = [Edit(known.uri, known.part, Action.UPDATE, reference.version, ident) for known in current]
     return Decision(Outcome.UPDATE, tuple(edits), rejected)
 
 
@@ -176,7 +178,8 @@ def _adopt(reference: ImageReference, orphans: Sequence[Known], policy: Policy) 
     A mere rejection is cheap to repeat, and may have been the fault of what killed the run.
     """
     attempts: defaultdict[str, list[Known]] = defaultdict(list)
-    for known in sorted(orphans, key=lambda known: known.part):
+    # Where one attempt rejected what another scored, the map is taken.
+    for known in sorted(orphans, key=lambda known: (Status.REJECTED in known.statuses, known.part)):
         if reference.version and (known.version, known.recipe) == (reference.version, policy.recipe):
             attempts[known.digest].append(known)
     for attempt in attempts.values():
@@ -192,7 +195,7 @@ def _adopt(reference: ImageReference, orphans: Sequence[Known], policy: Policy) 
             for slot, (part, _) in chosen.items():
                 slots[part].append(slot)
             return [
-                Edit(reference.uri, part, Action.ADOPT, reference.version, reference.id, held)
+                Edit(attempt[0].uri, part, Action.ADOPT, reference.version, reference.id, held)
                 for part, held in slots.items()
             ]
     return []

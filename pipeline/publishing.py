@@ -21,6 +21,9 @@ from pipeline.rows import SCHEMA
 # The leading underscore keeps Delta's vacuum, and Spark's listing, away from what lies in it.
 FOLDER = "_densecast"
 
+ADOPTED = "adopted"
+"""Where a run's summary names the parts of dead runs that it took rows from."""
+
 _ATTEMPTS = 10  # a conflict costs one; writers that take turns cannot starve each other for long
 _DIGEST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 # Without this a compaction would gather statistics of the arrays as well.
@@ -281,8 +284,9 @@ def read_summary(root: str, run_id: str) -> RunSummary:
 
     Raises:
         StorageError: There is no such summary.
+        TableError: It is damaged.
     """
-    about = json.loads(storage.read_bytes(run_path(root, run_id)))
+    about = read_json(run_path(root, run_id))
     return RunSummary(*(about.get(name, {}) for name in RunSummary._fields))
 
 
@@ -301,6 +305,19 @@ def _committed(root: str, run_id: str, claimed: _Result) -> _Result:
             return claimed._replace(version=table.version())
         table = again
     raise TableError("the table vanished while a run was published to it", where=root)
+
+
+def read_json(path: str) -> dict[str, Any]:
+    """A JSON object in a file; raises TableError if it is none, StorageError if there is none."""
+    try:
+        content = json.loads(storage.read_bytes(path))
+    except ValueError as error:
+        raise TableError(
+            f"is not valid JSON: {error}", where=path, remedy="restore the file, or delete it and publish again"
+        ) from error
+    if not isinstance(content, dict):
+        raise TableError("is not a JSON object", where=path, remedy="restore the file, or delete it and publish again")
+    return content
 
 
 def _write_json(root: str, folder: str, name: str, content: Mapping[str, Any]) -> None:

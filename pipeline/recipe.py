@@ -59,7 +59,7 @@ class Recipe:
     @property
     def digest(self) -> str:
         """SHA-256 in hex: two recipes with one digest make the same rows of an image."""
-        return _digest([*self._settings(), list(map(float, self.scales))])
+        return _digest([*self._settings(), sorted(map(float, self.scales))])
 
     def key(self, image_digest: str, scale: float) -> str:
         """The content address of a map: equal keys mean equal maps, so what a table has need not be computed again.
@@ -84,7 +84,7 @@ class Recipe:
     def _settings(self) -> list[object]:
         return [
             *(_GENERATION, self.model_digest, str(self.form), self.k, self.precision),
-            *(self.resize, self.max_side, list(self.features)),
+            *(self.resize, self.max_side, sorted(self.features)),
         ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 
 from conversion import ModelMetadata
@@ -19,7 +20,7 @@ LOOKED_AT = 256
 
 
 def sample(arguments: Sequence[str], metadata: ModelMetadata, recipe: Recipe, limits: Limits) -> Iterator[Pixels]:
-    """The first `IMAGES` images that can be scored whole, at the first scale that they can be scored at.
+    """The first `IMAGES` images that can be decoded whole, at the first scale that they can be scored at.
 
     Args:
         arguments: What `ListImages` takes; of what they list, `LOOKED_AT` images are looked at.
@@ -34,20 +35,20 @@ def sample(arguments: Sequence[str], metadata: ModelMetadata, recipe: Recipe, li
         SourceError: The images cannot be listed.
         JobError: None of them can be scored.
     """
-    found = 0
+    found, side = 0, math.isqrt(limits.tile_pixels)
     views = ViewLimits(limits.decode, *metadata.minimum_size, limits.whole_pixels)
     loader = Loader(recipe.scaling, views, limits.max_image_bytes, limits.decode_timeout_s)
     with loader.open() as load:
         for reference in itertools.islice(list_images(arguments), LOOKED_AT):
             pixels = next((view.pixels for view in load(reference).views if view.pixels is not None), None)
-            if pixels is not None and pixels.shape[0] * pixels.shape[1] <= limits.tile_pixels:
-                yield pixels
+            if pixels is not None:
+                yield pixels[:side, :side]  # what is scored in tiles: a corner of it
                 found += 1
                 if found == IMAGES:
                     return
     if not found:
         raise JobError(
-            f"none of the first {LOOKED_AT} images can be scored",
+            f"none of the first {LOOKED_AT} images can be decoded whole and scored",
             why="the form of the maps is chosen on a sample of them",
             remedy="name the form with --scores instead of --accuracy-bound",
         )

@@ -63,7 +63,7 @@ class Limits:
 class _Pending:
     """A view that waits for its batch."""
 
-    loaded: Loaded
+    facts: ImageFacts
     view: View
     pixels: Pixels
 
@@ -152,7 +152,7 @@ class Scorer:
             elif view.pixels is None or view.height * view.width > self._limits.tile_pixels:
                 yield Tiles(self._tiled(loaded, view, view.pixels))
             else:
-                for batch in self._batcher.add(_Pending(loaded, view, view.pixels), (view.height, view.width)):
+                for batch in self._batcher.add(_Pending(loaded.facts, view, view.pixels), (view.height, view.width)):
                     yield from self._infer(batch)
 
     def _score(self, pixels: Pixels) -> list[CellScores]:
@@ -173,7 +173,7 @@ class Scorer:
             yield from self._one_by_one(batch, error)
             return
         for item, cells in zip(batch.items, maps, strict=True):
-            facts, view = item.loaded.facts, item.view
+            facts, view = item.facts, item.view
             try:
                 yield self._row(facts, view, cells, Placement(view.scale, view.height, view.width))
             except MapError as error:
@@ -183,7 +183,7 @@ class Scorer:
         """Runs a batch that did not fit as two, down to single images; one that does not fit alone is rejected."""
         if batch.size == 1:
             for item in batch.items:
-                yield self._reject(item.loaded.facts, item.view, *_fate(error))
+                yield self._reject(item.facts, item.view, *_fate(error))
             return
         half = batch.size // 2
         for start in range(0, len(batch.items), half):
@@ -193,7 +193,7 @@ class Scorer:
         """One bad image must not take its neighbours along."""
         if batch.size == 1:
             for item in batch.items:
-                yield self._reject(item.loaded.facts, item.view, *_fate(error))
+                yield self._reject(item.facts, item.view, *_fate(error))
             return
         for item in batch.items:
             yield from self._infer(Batch(batch.shape, (item,), 1))

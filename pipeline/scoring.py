@@ -24,6 +24,7 @@ from pipeline.parts import FLUSH_BYTES, check_run_id
 from pipeline.planning import Policy
 from pipeline.recipe import Recipe
 from pipeline.scorer import UNALIGNED, Limits
+from pipeline.sources.reference import resolve
 from pipeline.tiling import cut
 
 _LARGE = 1 << 16  # pixels: an image that certainly has to be cut
@@ -75,7 +76,10 @@ class ScoreImages(beam.PTransform):
         open_engine: OpenEngine | None = None,
     ) -> None:
         super().__init__()
-        model, self._output = os.fspath(model), os.fspath(output)
+        # Absolute here, where the user's current folder is known: workers have others.
+        model, self._output = resolve(os.fspath(model)), resolve(os.fspath(output))
+        if not 0 <= max_pruned <= 1:
+            raise JobError(f"max_pruned is {max_pruned}", why="it is a share, from 0 to 1")
         self.run_id = run_id or new_run_id()
         check_run_id(self.run_id)
         check_root(self._output)

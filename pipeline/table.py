@@ -4,7 +4,6 @@ The table is a plain Delta Lake table, so other readers need nothing of ours. Du
 is, offline and with its filters pushed down: `maps = table.dataset(); duckdb.sql("SELECT uri FROM maps")`.
 """
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from pipeline.files import arrow_filesystem
 from pipeline.finding import find_rows, maps_among, no_map, no_scale, no_table, reading, several_maps
 from pipeline.fusing import fuse
 from pipeline.maps import ClassificationMap
-from pipeline.publishing import FOLDER, check_columns, open_delta
+from pipeline.publishing import FOLDER, check_columns, open_delta, read_json
 from pipeline.rows import Status
 from pipeline.stored import MAP_COLUMNS, map_from_rows, scalars
 
@@ -210,7 +209,7 @@ class MapTable:
             TableError: A summary is damaged.
         """
         paths = storage.list_files(storage.join(self._root, FOLDER, "runs"), ".json")
-        summaries = [_read_json(path) for path in paths]
+        summaries = [read_json(path) for path in paths]
         known = [summary for summary in summaries if summary.get("version", 0) <= self.version]
         return sorted(known, key=lambda summary: int(summary.get("version", 0)))
 
@@ -283,21 +282,9 @@ class MapTable:
     def _labels_of(self, digest: str) -> tuple[str, ...]:
         if digest not in self._labels:
             path = storage.join(self._root, FOLDER, "models", f"{digest}.json")
-            labels = _read_json(path).get("labels") if storage.exists(path) else None
+            labels = read_json(path).get("labels") if storage.exists(path) else None
             self._labels[digest] = tuple(str(label) for label in labels or ())
         return self._labels[digest]
-
-
-def _read_json(path: str) -> dict[str, Any]:
-    try:
-        content = json.loads(storage.read_bytes(path))
-    except ValueError as error:
-        raise TableError(
-            f"is not valid JSON: {error}", where=path, remedy="restore the file, or delete it and publish again"
-        ) from error
-    if not isinstance(content, dict):
-        raise TableError("is not a JSON object", where=path, remedy="restore the file, or delete it and publish again")
-    return content
 
 
 def _distinct(table: Any, columns: list[str]) -> Iterator[dict[str, Any]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from pipeline.commands.options import Numbers, PassThrough, Resize, check_tensorflow, need_tensorflow
 from pipeline.console import console
@@ -68,6 +69,8 @@ def score(ctx: click.Context, /, model: str, images: tuple[str, ...], as_json: b
     from pipeline.job import describe_job, run_job
 
     values = {name: value for name, value in options.items() if value is not None}
+    if "accuracy_bound" in values and ctx.get_parameter_source("scores") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("give --scores or --accuracy-bound, not both: the bound chooses what is kept")
     check_tensorflow()
     job = describe_job(model=model, images=images, beam_options=ctx.meta.get("densecast.beam", ()), **values)
     result = run_job(job)

@@ -47,7 +47,8 @@ def merge(references: Iterable[ImageReference]) -> ImageReference:
     id of whichever has one. The order of the references does not matter, nor whether some were merged before.
 
     Raises:
-        SourceError: The address has two ids, or is both a file's and an archive member's; or nothing is given.
+        SourceError: The address has two ids, or is both a file's and an archive member's; two addresses are one in the
+            table; or nothing is given.
 
     >>> merge([ImageReference("/a.jpg", id="7"), ImageReference("/a.jpg", size_bytes=12, version="12-0")])
     ImageReference(uri='/a.jpg', id='7', size_bytes=12, version='12-0', container='', kind='', offset=-1, fault='')
@@ -55,6 +56,11 @@ def merge(references: Iterable[ImageReference]) -> ImageReference:
     found = list(references)
     if not found:
         raise SourceError("no reference to merge")
+    if len(names := sorted({ascii(reference.uri) for reference in found})) > 1:
+        raise SourceError(
+            f"{names[0]} and {names[1]} have one name in the table, where what is no UTF-8 is spelled with backslashes",
+            remedy="rename one of the two files",
+        )
     ids = sorted({reference.id for reference in found if reference.id})
     if len(ids) > 1:
         raise SourceError(

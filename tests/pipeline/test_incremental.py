@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.server
 import os
 import shutil
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from PIL import Image
 
 from pipeline import ListImages, MapTable, ScoreImages
+from pipeline.job import describe_job, too_many_rejected
 from pipeline.publishing import RunSummary, read_summary
 from pipeline.recipe import Recipe
 from pipeline.rows import IDENTITY
@@ -201,3 +204,60 @@ def test_a_file_that_is_still_missing_keeps_its_row_and_one_that_came_is_scored(
     collection.put("late.png", 9)
     assert collection.run(sources=[str(listing)]).scored == 1
     assert collection.statuses() == {"0.png": "scored", "late.png": "scored", "never.png": "rejected"}
+
+
+def test_an_orphan_that_was_used_is_not_read_every_night(collection: Collection, monkeypatch: Any):
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.inference.publish", lambda *_, **__: [][0])
+        with pytest.raises(IndexError):
+            collection.run(flush_bytes=1)
+    assert collection.run().images["adopt"] == 6
+    read: list[str] = []
+    monkeypatch.setattr("pipeline.knowledge.read_orphan", lambda _, part: read.append(part) or [])
+    assert collection.run().images["keep"] == 7
+    assert len(read) <= 1, "no map was in that of the rejected image, so nothing was taken from it"
+
+
+def test_the_share_of_rejections_is_the_same_when_nothing_changes(collection: Collection):
+    job = describe_job(model="m", images=["i"], output="o", scales=(1.0, 0.5), max_rejected=0.5)
+    recipe = Recipe(k=2, scales=(1.0, 0.5))  # at half size all are too small
+    first, second = collection.run(recipe), collection.run(recipe)
+    assert (first.rejected, second.images["still_rejected"]) == (8, 8)
+    assert too_many_rejected(job, first)
+    assert too_many_rejected(job, second)
+
+
+def test_a_web_address_with_an_etag_is_neither_read_nor_scored_again(tmp_path: Path):
+    collection = Collection(tmp_path)
+    collection.put("0.png", 0)
+    data = (collection.images / "0.png").read_bytes()
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(f"{self.command} {self.headers.get('If-None-Match', '')}".strip())
+            known = self.headers.get("If-None-Match") == '"one"'
+            self.send_response(304 if known else 200)
+            self.send_header("ETag", '"one"')
+            self.send_header("Content-Length", str(0 if known else len(data)))
+            self.end_headers()
+            if not known and self.command == "GET":
+                self.wfile.write(data)
+
+        do_HEAD = do_GET  # noqa: N815 - http.server asks for the name
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        listing = tmp_path / "list.txt"
+        listing.write_text(f"http://127.0.0.1:{server.server_port}/0.png\n")
+        first = collection.run(sources=[str(listing)])
+        second = collection.run(sources=[str(listing)])
+        server.shutdown()
+        thread.join()
+    assert (first.scored, first.images["read"]) == (1, 1)
+    assert (second.scored, second.images["keep"], second.images.get("read", 0)) == (0, 1, 0)
+    assert '"one"' in asked[-1]

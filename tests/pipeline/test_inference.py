@@ -60,3 +60,35 @@ def test_one_engine_serves_all_threads_of_a_process():
         fn.setup()
         fn.start_bundle()
     assert len(opened) == 1
+
+
+def bundle(tmp_path: Path, references: list[ImageReference], **limits: int) -> list[Receipt]:
+    """The receipts of one bundle."""
+    fn = ScoreFn(FakeEngine, str(tmp_path / "table"), "run", Recipe(METADATA.digest, k=2), Limits(**limits))
+    fn.setup()
+    fn.start_bundle()
+    reports = list(fn.process(pack(references)))
+    reports += [windowed.value for windowed in fn.finish_bundle()]
+    fn.teardown()
+    return [report for report in reports if isinstance(report, Receipt)]
+
+
+def test_images_that_were_cut_share_a_part(tmp_path: Path):
+    """A file each would be a million files for a million photographs."""
+    references = [save(tmp_path / f"i{n}.png", noise(n, 90, 120)) for n in range(3)]
+    (tmp_path / "cut.png").write_bytes((tmp_path / "i0.png").read_bytes()[:20_000])
+    [part] = bundle(tmp_path, [*references, ImageReference(str(tmp_path / "cut.png"))], tile_pixels=60 * 60)
+    assert (part.scored, part.rejected) == (3, 1)
+    assert part.rows > 4
+
+
+def test_a_bundle_that_failed_leaves_nothing_to_the_next(tmp_path: Path):
+    fn = ScoreFn(FakeEngine, str(tmp_path / "table"), "run", Recipe(METADATA.digest, k=2), Limits())
+    fn.setup()
+    fn.start_bundle()
+    list(fn.process(pack([save(tmp_path / "first.png", noise(0))])))
+    fn.start_bundle()  # the runner gave the first up
+    list(fn.process(pack([save(tmp_path / "second.png", noise(1))])))
+    reports = [windowed.value for windowed in fn.finish_bundle()]
+    fn.teardown()
+    assert [report.rows for report in reports if isinstance(report, Receipt)] == [1]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import Counter
 
@@ -7,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.packing import BUCKETS, bucket_of, pack, unpack
+from pipeline.buckets import BUCKETS, bucket_of
+from pipeline.packing import pack, unpack
 from pipeline.planning import Action, Decision, Edit, Known, Outcome, Policy, decide
 from pipeline.sources import ImageReference
 
@@ -27,6 +29,7 @@ def known(part: str = "p1", **changes: object) -> Known:
         "recipe": "recipe",
         "statuses": ["scored"],
         "reasons": [],
+        "rejected": 0,
         "slots": [(1.0, 0, 1)],
     }
     return Known(**{**facts, **changes})  # type: ignore[arg-type] # the values are those of Known
@@ -66,8 +69,8 @@ def test_another_id_is_written_down_and_none_is_forgotten() -> None:
 
 
 def test_rejected_images_are_tried_again_on_demand_and_all_images_too() -> None:
-    bad, good = [known(statuses=["rejected"])], [known()]
-    assert decide(URI, LISTED, bad, [], POLICY).rejected
+    bad, good = [known(statuses=["rejected"], rejected=2)], [known()]
+    assert decide(URI, LISTED, bad, [], POLICY).rejected == 2
     retry = Policy("recipe", retry_rejected=True)
     assert outcome(decide(URI, LISTED, bad, [], retry)) == ("score", [("p1", "drop")])
     assert decide(URI, LISTED, good, [], retry).outcome is Outcome.KEEP
@@ -163,3 +166,30 @@ def test_a_pack_is_small() -> None:
     buckets = itertools.groupby(sorted(uris, key=bucket_of), key=bucket_of)
     size = sum(len(pack([ImageReference(uri, version=f"123-{hash(uri)}") for uri in some])) for _, some in buckets)
     assert size / len(uris) < 100
+
+
+def test_names_that_are_no_utf_8_are_edited_under_the_name_that_the_table_has() -> None:
+    raw, stored = "/caf\udce9.png", r"/caf\udce9.png"
+    listed = ImageReference(raw, version="v1")
+    [update] = decide(stored, listed, [known(uri=stored, id="x", version="v1")], [], POLICY).edits or [None]
+    assert update is None
+    [update] = decide(stored, listed._replace(id="y"), [known(uri=stored)], [], POLICY).edits
+    [adopt] = decide(stored, listed, [], [known("o1", uri=stored)], POLICY).edits
+    assert (update.uri, adopt.uri) == (stored, stored)
+
+
+def test_a_map_is_adopted_rather_than_the_rejection_of_another_attempt() -> None:
+    left = [known("o1", statuses=["rejected"], reasons=["out-of-memory"]), known("o2")]
+    assert outcome(decide(URI, LISTED, [], left, POLICY)) == ("adopt", [("o2", "adopt")])
+
+
+def test_of_attempts_that_were_cut_differently_none_is_adopted() -> None:
+    left = [known("o1", slots=[(1.0, 0, 2)]), known("o2", slots=[(1.0, 1, 3)])]
+    assert decide(URI, LISTED, [], left, POLICY).outcome is Outcome.SCORE
+
+
+def test_a_retry_does_not_adopt_what_a_dead_run_rejected() -> None:
+    left = [known("o1", statuses=["rejected", "scored"], slots=[(1.0, 0, 1), (0.5, 0, 1)])]
+    two = Policy("recipe", (1.0, 0.5))
+    assert decide(URI, LISTED, [], left, two).outcome is Outcome.ADOPT
+    assert decide(URI, LISTED, [], left, dataclasses.replace(two, retry_rejected=True)).outcome is Outcome.SCORE

@@ -136,9 +136,9 @@ def test_a_part_knows_its_images(tmp_path: Path) -> None:
     a, b, c = read_part(str(tmp_path), part.path)
     recipe = rows[0].recipe
     assert a == Known(
-        "a", part.path, False, "", "v1", digest_of("a"), recipe, ["scored"], [], [(1.0, 0, 2), (1.0, 1, 2)]
+        "a", part.path, False, "", "v1", digest_of("a"), recipe, ["scored"], [], 0, [(1.0, 0, 2), (1.0, 1, 2)]
     )
-    assert (b.version, b.id, c.statuses, c.reasons) == ("", "B", ["rejected"], ["corrupt"])
+    assert (b.version, b.id, c.statuses, c.reasons, c.rejected) == ("", "B", ["rejected"], ["corrupt"], 1)
     assert all(known.orphan for known in read_orphan(str(tmp_path), part.path))
 
 

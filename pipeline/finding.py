@@ -67,7 +67,7 @@ def several_maps(root: str, image: str, maps: Sequence[Mapping[str, Any]]) -> Ta
     remedy = "give the uri of the image, and the key of the map if the uri is not enough"
     if len({row["uri"] for row in maps}) == 1 and len({row["scale"] for row in maps}) == len(maps):
         scales = ", ".join(f"{row['scale']:g}" for row in maps)
-        remedy = f"give one of the scales {scales}, or ask for the fused map"
+        remedy = f"give one of the scales {scales}, or ask for the fused map (`--scale`, `--fused`)"
     return TableError(
         f"{image!r} has {len(maps)} maps:{''.join(map(_describe, maps))}",
         where=root,

@@ -1,82 +1,48 @@
-"""The full-size CaffeNet (seeded weights): how fast, against its own crops and against OpenCV on the same files."""
+"""`python -m tests.benchmarks [NAME ...] [--folder FOLDER]`: measures, and prints what it found."""
 
 from __future__ import annotations
 
-import statistics
+import argparse
+import os
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 
-from conversion import cast, convert, load_network, save
-from conversion.surgery import random_parameters
-from models import entry
-from pipeline.benchmark import bench, render
 from pipeline.console import load_tensorflow, quiet_libraries
-from pipeline.engines import TensorFlowEngine
+from tests.benchmarks import engine, incremental, memory, overhead, settings, throughput, tiles
 
-ROUNDS = 7
+_ALL: dict[str, Callable[[Path, Console], None]] = {
+    "engine": engine.report,
+    "throughput": throughput.report,
+    "memory": memory.report,
+    "overhead": overhead.report,
+    "incremental": incremental.report,
+    "tiles": tiles.report,
+}
+_ON_DEMAND: dict[str, Callable[[Path, Console], None]] = {"settings": settings.report, "huge": tiles.huge}
+"""They take long, and answer what is not asked every day."""
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join([*_ALL, *_ON_DEMAND])}; else the first 6")
+    parser.add_argument("--folder", type=Path, help="where files and models are made, and kept for the next time")
+    arguments = parser.parse_args()
+    unknown = set(arguments.names) - _ALL.keys() - _ON_DEMAND.keys()
+    if unknown:
+        parser.error(f"there is no {', '.join(sorted(unknown))}")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     quiet_libraries(debug=False)
     load_tensorflow(debug=False)
-    console = Console()
+    console = Console(soft_wrap=True)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        caffenet = entry("caffenet")
-        network = random_parameters(load_network(caffenet.definition))
-        save(network, folder / "net.prototxt", folder / "net.caffemodel")
-        started = time.perf_counter()
-        convert(caffenet.definition, folder / "net.caffemodel", folder / "model", mean=caffenet.mean)
-        console.print(f"convert, verification included: {time.perf_counter() - started:.1f} s")
-        console.print(render(bench(str(folder / "model"))))
-        save(cast(network), folder / "dense.prototxt", folder / "dense.caffemodel")
-        for size in (227, 451, 1024):
-            for peer, times in against_peers(folder, size, caffenet.mean).items():
-                console.print(f"{size}x{size}, batch 1: {peer}: {times[0]:.1f} ms, densecast {times[1]:.1f} ms")
-
-
-def against_peers(folder: Path, size: int, mean: tuple[float, ...]) -> dict[str, tuple[float, float]]:
-    """Median milliseconds of each peer and of ours, uint8 image to probabilities, in turns."""
-    image = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
-    engine = TensorFlowEngine(folder / "model")
-    result = {}
-    for name, peer in peers(folder, mean).items():
-        theirs, ours = in_turns(lambda: peer(image), lambda: engine.score(image[None]))  # noqa: B023
-        result[name] = (theirs, ours)
-    return result
-
-
-def peers(folder: Path, mean: tuple[float, ...]) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
-    """What a user would pick instead; those that are not installed are left out, and said so."""
-    try:
-        import cv2
-    except ImportError:
-        print("OpenCV is not installed (extra `bench`): not compared")  # noqa: T201
-        return {}
-    net = cv2.dnn.readNetFromCaffe(str(folder / "dense.prototxt"), str(folder / "dense.caffemodel"))
-
-    def opencv(image: np.ndarray) -> np.ndarray:
-        net.setInput(cv2.dnn.blobFromImage(image, 1.0, mean=mean[::-1], swapRB=True))
-        return net.forward()
-
-    return {f"OpenCV {cv2.__version__}": opencv}
-
-
-def in_turns(*actions: Callable[[], object]) -> list[float]:
-    """Median milliseconds of each action, after one round to warm up."""
-    times: list[list[float]] = [[] for _ in actions]
-    for round_ in range(ROUNDS + 1):
-        for action, taken in zip(actions, times, strict=True):
-            start = time.perf_counter()
-            action()
-            if round_:
-                taken.append((time.perf_counter() - start) * 1e3)
-    return [statistics.median(taken) for taken in times]
+        folder = arguments.folder or Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in arguments.names or _ALL:
+            console.rule(name)
+            {**_ALL, **_ON_DEMAND}[name](folder, console)
 
 
 if __name__ == "__main__":

@@ -111,6 +111,14 @@ def test_it_runs_as_an_ordinary_user(target: str):
     assert ("ENTRYPOINT", '["/opt/apache/beam/boot"]') in stages()[target]
 
 
+@pytest.mark.parametrize("target", ["cpu", "gpu"])
+def test_workers_start_where_that_user_may_write(target: str):
+    """Beam's boot leaves a file in its current folder, or ends; and a virtual environment beside itself, or ends."""
+    assert [rest for word, rest in stages()[target] if word == "WORKDIR"][-1] == "/tmp"  # noqa: S108
+    (environment,) = (rest for word, rest in stages()["base"] if word == "ENV")
+    assert "RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT=1" in environment.split()
+
+
 def copied() -> set[str]:
     """What the Dockerfile takes from the tree."""
     sources = (rest.split()[:-1] for word, rest in dockerfile() if word == "COPY" and not rest.startswith("--from"))

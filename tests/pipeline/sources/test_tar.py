@@ -170,7 +170,8 @@ def test_a_cut_is_never_silent(tmp_path_factory, cut, extension):
     whole = {name: data for name, data in found.items() if isinstance(data, bytes)}
     assert whole.items() <= GOOD_FATES.items()
     # Two blocks of zeros end an archive, and then padding: what is cut off after the first is no loss.
-    assert found.get("") == "truncated" or whole == GOOD_FATES
+    # Cut within a header, compressed bytes may look damaged rather than short.
+    assert found.get("") in ("truncated", "corrupt") or whole == GOOD_FATES
 
 
 @given(at=st.integers(0, len(GOOD) - 1), value=st.integers(0, 255))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import platform
 import time
 from collections import Counter
@@ -117,21 +116,31 @@ class ScoreFn(beam.DoFn):
 
     def _write_tiles(self, tiles: Tiles) -> Iterator[Receipt]:
         """Tiles are held until the image is complete; too many go to parts of their own, whose receipts are held."""
-        writer = PartWriter(self._table, self._run_id, self._recipe.model_digest, self._flush_bytes, math.inf)
         held: list[MapRow] = []
+        held_bytes = 0
         receipts: list[Receipt] = []
         try:
             for row in tiles:
                 held.append(row)
-                if receipts or sum(row.size_bytes for row in held) >= self._flush_bytes:
-                    receipts += [receipt for row in held for receipt in self._add(writer, row)]
-                    held = []
+                held_bytes += row.size_bytes
+                if held_bytes >= self._flush_bytes:
+                    receipts += self._write_apart(held)
+                    held, held_bytes = [], 0
         except TilesFailedError as failed:
             # Parts without a receipt are nobody's.
             held, receipts = [failed.row], []
         for row in held:
             yield from self._add(self._writer, row)
         yield from receipts
+
+    def _write_apart(self, rows: Sequence[MapRow]) -> Iterator[Receipt]:
+        """Writes rows to parts that hold nothing else."""
+        writer = self._new_writer()
+        for row in rows:
+            yield from self._add(writer, row)
+        last = self._flush(writer)
+        if last is not None:
+            yield last
 
     def _add(self, writer: PartWriter, row: MapRow) -> Iterator[Receipt]:
         start = time.perf_counter()

@@ -10,7 +10,7 @@ from pipeline.errors import EngineError
 from pipeline.incremental import Tally
 from pipeline.inference import ScoreFn
 from pipeline.packing import pack
-from pipeline.parts import Receipt
+from pipeline.parts import FLUSH_BYTES, Receipt
 from pipeline.recipe import Recipe
 from pipeline.scorer import Limits
 from pipeline.sources import ImageReference
@@ -62,9 +62,12 @@ def test_one_engine_serves_all_threads_of_a_process():
     assert len(opened) == 1
 
 
-def bundle(tmp_path: Path, references: list[ImageReference], **limits: int) -> list[Receipt]:
+def bundle(
+    tmp_path: Path, references: list[ImageReference], flush_bytes: int = FLUSH_BYTES, **limits: int
+) -> list[Receipt]:
     """The receipts of one bundle."""
-    fn = ScoreFn(FakeEngine, str(tmp_path / "table"), "run", Recipe(METADATA.digest, k=2), Limits(**limits))
+    recipe = Recipe(METADATA.digest, k=2)
+    fn = ScoreFn(FakeEngine, str(tmp_path / "table"), "run", recipe, Limits(**limits), flush_bytes)
     fn.setup()
     fn.start_bundle()
     reports = list(fn.process(pack(references)))
@@ -80,6 +83,25 @@ def test_images_that_were_cut_share_a_part(tmp_path: Path):
     [part] = bundle(tmp_path, [*references, ImageReference(str(tmp_path / "cut.png"))], tile_pixels=60 * 60)
     assert (part.scored, part.rejected) == (3, 1)
     assert part.rows > 4
+
+
+@pytest.mark.parametrize("flush_bytes", [1, 3000, 5000, 9000])
+def test_no_tile_is_lost_where_a_map_fills_more_than_a_part(tmp_path: Path, flush_bytes: int):
+    references = [save(tmp_path / "big.png", noise(0, 300, 400)), save(tmp_path / "small.png", noise(1))]
+    whole = bundle(tmp_path, references, tile_pixels=60 * 60)
+    parts = bundle(tmp_path, references, flush_bytes, tile_pixels=60 * 60)
+    assert len(parts) > 1
+    assert sum(part.rows for part in parts) == sum(part.rows for part in whole) > 20
+    assert sum(part.scored for part in parts) == 2
+
+
+def test_of_a_large_image_that_fails_after_parts_were_written_nothing_counts(tmp_path: Path):
+    reference = save(tmp_path / "big.png", noise(0, 300, 400))
+    path = Path(reference.uri)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    [part] = bundle(tmp_path, [reference], flush_bytes=3000, tile_pixels=60 * 60, whole_pixels=1)
+    assert (part.rows, part.scored, part.rejected) == (1, 0, 1)
+    assert len(list((tmp_path / "table").iterdir())) > 1, "some tiles were written, and are nobody's"
 
 
 def test_a_bundle_that_failed_leaves_nothing_to_the_next(tmp_path: Path):

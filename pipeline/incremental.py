@@ -6,7 +6,6 @@ Records are packed by bucket before they are shuffled, so that a million images 
 from __future__ import annotations
 
 import hashlib
-import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -25,6 +24,7 @@ from pipeline.rejection import Rejected
 from pipeline.rows import storable
 from pipeline.sources import ImageReference, Reader, merge, streamed
 from pipeline.superseding import rewrite
+from pipeline.timing import timed
 
 CHUNK = 16
 """Images that travel together to where they are scored: few, so that work spreads and a retry repeats little."""
@@ -178,8 +178,19 @@ class DecideFn(beam.DoFn):
 
     def process(self, element: tuple[int, Mapping[str, Iterable[bytes]]]) -> Iterator[Any]:
         """Decides on the images of a bucket, one by one."""
-        start = time.perf_counter()
-        _, groups = element
+        plan = _Plan(len(self._policy.scales))
+        with timed(plan.counts, "plan"):
+            probes, listed = self._decide(plan, element[1])
+        plan.counts["listed"] = listed
+        progress.count(progress.LISTED, listed * len(self._policy.scales))
+        for start in range(0, len(probes), CHUNK):
+            yield beam.pvalue.TaggedOutput(_PROBES, pack(probes[start : start + CHUNK]))
+        yield from plan.outputs()
+
+    def _decide(
+        self, plan: _Plan, groups: Mapping[str, Iterable[bytes]]
+    ) -> tuple[list[tuple[ImageReference, list[Known]]], int]:
+        """What is to be probed, and how many images are listed; the rest goes into the plan."""
         listed: defaultdict[str, list[ImageReference]] = defaultdict(list)
         for data in groups["listed"]:
             for found in unpack(data, ImageReference):
@@ -188,7 +199,7 @@ class DecideFn(beam.DoFn):
         for data in groups["known"]:
             for record in unpack(data, Known):
                 known[record.uri].append(record)
-        plan, probes = _Plan(len(self._policy.scales)), []
+        probes = []
         for uri in sorted(listed.keys() | known.keys()):
             reference = merge(listed[uri]) if uri in listed else None
             current = [record for record in known[uri] if not record.orphan]
@@ -198,12 +209,7 @@ class DecideFn(beam.DoFn):
                 probes.append((reference, current))
             else:
                 plan.take(decision, reference)
-        plan.counts["listed"] = len(listed)
-        plan.counts["seconds.plan"] = time.perf_counter() - start
-        progress.count(progress.LISTED, len(listed) * len(self._policy.scales))
-        for start in range(0, len(probes), CHUNK):
-            yield beam.pvalue.TaggedOutput(_PROBES, pack(probes[start : start + CHUNK]))
-        yield from plan.outputs()
+        return probes, len(listed)
 
 
 class ProbeFn(beam.DoFn):
@@ -218,13 +224,11 @@ class ProbeFn(beam.DoFn):
     def process(self, data: bytes) -> Iterator[Any]:
         """Compares digests."""
         plan = _Plan(self._scales)
-        start = time.perf_counter()
-        with Reader(self._max_bytes) as reader:
+        with timed(plan.counts, "probe"), Reader(self._max_bytes) as reader:
             for probe in unpack(data, _Probe):
                 reference, current = ImageReference(*probe.reference), [Known(*known) for known in probe.current]
                 plan.counts["probed"] += 1
                 plan.take(self._settle(reader, reference, current, plan), reference)
-        plan.counts["seconds.probe"] = time.perf_counter() - start
         yield from plan.outputs()
 
     def _settle(self, reader: Reader, reference: ImageReference, current: Sequence[Known], plan: _Plan) -> Decision:
@@ -306,12 +310,14 @@ class RewriteFn(beam.DoFn):
         """Rewrites a part."""
         (part, orphan), packed = element
         edits = [edit for data in packed for edit in unpack(data, Edit)]
-        start, now = time.perf_counter(), datetime.now(UTC)
-        receipt = rewrite(self._table, part, edits, orphan=orphan, run_id=self._run_id, now=now)
+        seconds: dict[str, float] = {}
+        with timed(seconds, "rewrite"):
+            now = datetime.now(UTC)
+            receipt = rewrite(self._table, part, edits, orphan=orphan, run_id=self._run_id, now=now)
         if receipt is not None:
             yield receipt
         yield Adopted(part) if orphan else Removed(part)
-        yield Tally({"seconds.rewrite": time.perf_counter() - start})
+        yield Tally(seconds)
 
 
 def globally(value: Any) -> WindowedValue:

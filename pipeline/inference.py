@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -25,6 +24,7 @@ from pipeline.recipe import Recipe
 from pipeline.rows import MapRow
 from pipeline.scorer import Limits, Scored, Scorer, Tiles, TilesFailedError
 from pipeline.sources import ImageReference
+from pipeline.timing import timed
 
 
 class ScoreFn(beam.DoFn):
@@ -65,7 +65,7 @@ class ScoreFn(beam.DoFn):
         if self._scorer is not None:
             self._scorer.reset()
         self._writer = self._new_writer()
-        self._write_s = 0.0
+        self._seconds: dict[str, float] = {}
 
     def process(self, work: bytes) -> Iterator[Receipt]:
         """Scores images; gives a receipt when a part was written."""
@@ -82,7 +82,7 @@ class ScoreFn(beam.DoFn):
         last = self._flush(self._writer)
         if last is not None:
             yield globally(last)
-        yield globally(Tally({**self._scorer.counts, "seconds.write": self._write_s}))
+        yield globally(Tally({**self._scorer.counts, **self._seconds}))
         self._scorer.reset()
 
     def teardown(self) -> None:
@@ -143,17 +143,14 @@ class ScoreFn(beam.DoFn):
             yield last
 
     def _add(self, writer: PartWriter, row: MapRow) -> Iterator[Receipt]:
-        start = time.perf_counter()
-        receipt = writer.add(row)
-        self._write_s += time.perf_counter() - start
+        with timed(self._seconds, "write"):
+            receipt = writer.add(row)
         if receipt is not None:
             yield receipt
 
     def _flush(self, writer: PartWriter) -> Receipt | None:
-        start = time.perf_counter()
-        receipt = writer.flush()
-        self._write_s += time.perf_counter() - start
-        return receipt
+        with timed(self._seconds, "write"):
+            return writer.flush()
 
 
 class _Held:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from pipeline.rejection import Rejected
 from pipeline.rows import ImageFacts
 from pipeline.scaling import Scaling
 from pipeline.sources import ImageReference, Reader
+from pipeline.timing import timed
 from pipeline.viewing import View, ViewLimits, Views
 
 _VIEWS = "pipeline.viewing:views"
@@ -62,14 +62,14 @@ class Loader:
             yield functools.partial(self._load, reader, decoder)
 
     def _load(self, reader: Reader, decoder: IsolatedDecoder, reference: ImageReference) -> Loaded:
-        seconds = {"seconds.read": 0.0, "seconds.decode": 0.0}
+        seconds: dict[str, float] = {}
         facts = ImageFacts(reference.uri, reference.id or None, version=reference.version or None)
         try:
-            with _timed(seconds, "seconds.read"):
+            with timed(seconds, "read"):
                 data, version = reader.read(reference)
                 digest = hashlib.sha256(data).hexdigest()
             facts = ImageFacts(facts.uri, facts.id, len(data), digest, version=version or None)
-            with _timed(seconds, "seconds.decode"):
+            with timed(seconds, "decode"):
                 found: Views = decoder.call(data, self._limits, scaling=self._scaling)
         except Rejected as rejected:
             views = tuple(View(scale, 0, 0, None, rejected) for scale in self._scaling.scales)
@@ -77,12 +77,3 @@ class Loader:
         facts = ImageFacts(facts.uri, facts.id, facts.size_bytes, digest, found.height, found.width, facts.version)
         by_window = any(view.pixels is None and view.rejected is None for view in found.views)
         return Loaded(facts, found.views, seconds, data if by_window else b"")
-
-
-@contextlib.contextmanager
-def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        seconds[name] += time.perf_counter() - start

@@ -9,11 +9,9 @@ from collections.abc import Iterator, Sequence
 from conversion import ModelMetadata
 from pipeline.decoding import Pixels
 from pipeline.errors import JobError
-from pipeline.loading import Loader
 from pipeline.recipe import Recipe
 from pipeline.scorer import Limits
 from pipeline.sources import list_images
-from pipeline.viewing import ViewLimits
 
 IMAGES = 16
 LOOKED_AT = 256
@@ -36,9 +34,7 @@ def sample(arguments: Sequence[str], metadata: ModelMetadata, recipe: Recipe, li
         JobError: None of them can be scored.
     """
     found, side = 0, math.isqrt(limits.tile_pixels)
-    views = ViewLimits(limits.decode, *metadata.minimum_size, limits.whole_pixels)
-    loader = Loader(recipe.scaling, views, limits.max_image_bytes, limits.decode_timeout_s)
-    with loader.open() as load:
+    with limits.loader(recipe, metadata).open() as load:
         for reference in itertools.islice(list_images(arguments), LOOKED_AT):
             pixels = next((view.pixels for view in load(reference).views if view.pixels is not None), None)
             if pixels is not None:

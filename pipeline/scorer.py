@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from conversion import ModelMetadata
 from pipeline import progress
 from pipeline.bands import Bands
 from pipeline.batching import Batch, BatchBudget, Batcher
@@ -30,6 +30,7 @@ from pipeline.rows import ImageFacts, MapRow, Placement, rejected_row, scored_ro
 from pipeline.scaling import original_geometry
 from pipeline.sources import MAX_IMAGE_BYTES, ImageReference
 from pipeline.tiling import Tile, TileGrid, cut
+from pipeline.timing import timed
 from pipeline.viewing import View, ViewLimits
 from pipeline.windows import tiles_of
 
@@ -57,6 +58,11 @@ class Limits:
     tile_pixels: int = 2048 * 2048
     whole_pixels: int = 2**26
     decode_timeout_s: float = TIMEOUT_S
+
+    def loader(self, recipe: Recipe, metadata: ModelMetadata) -> Loader:
+        """What loads images for a model, within these limits."""
+        views = ViewLimits(self.decode, *metadata.minimum_size, self.whole_pixels)
+        return Loader(recipe.scaling, views, self.max_image_bytes, self.decode_timeout_s)
 
 
 @dataclass(frozen=True)
@@ -112,8 +118,7 @@ class Scorer:
         self._engine, self._recipe, self._limits, self._run_id = engine, recipe, limits, run_id
         self._geometry = geometry_of(engine.metadata)
         self._batcher: Batcher[_Pending] = Batcher(limits.budget)
-        views = ViewLimits(limits.decode, *engine.metadata.minimum_size, limits.whole_pixels)
-        loader = Loader(recipe.scaling, views, limits.max_image_bytes, limits.decode_timeout_s)
+        loader = limits.loader(recipe, engine.metadata)
         self._loads = Prefetcher(loader.open, Loaded.weight, limits.look_ahead)
         self.counts: defaultdict[str, float] = defaultdict(float)
         """Images read, and seconds by stage."""
@@ -150,17 +155,14 @@ class Scorer:
             if view.rejected is not None:
                 yield self._reject(loaded.facts, view, view.rejected.reason, view.rejected.detail)
             elif view.pixels is None or view.height * view.width > self._limits.tile_pixels:
-                yield Tiles(self._tiled(loaded, view, view.pixels))
+                yield Tiles(self._tiled(loaded, view))
             else:
                 for batch in self._batcher.add(_Pending(loaded.facts, view, view.pixels), (view.height, view.width)):
                     yield from self._infer(batch)
 
     def _score(self, pixels: Pixels) -> list[CellScores]:
-        start = time.perf_counter()
-        try:
+        with timed(self.counts, "infer"):
             return self._engine.score(pixels)
-        finally:
-            self.counts["seconds.infer"] += time.perf_counter() - start
 
     def _infer(self, batch: Batch[_Pending]) -> Iterator[MapRow]:
         images = [item.pixels for item in batch.items]
@@ -198,12 +200,12 @@ class Scorer:
         for item in batch.items:
             yield from self._infer(Batch(batch.shape, (item,), 1))
 
-    def _tiled(self, loaded: Loaded, view: View, pixels: Pixels | None) -> Iterator[MapRow]:
-        """The rows of an image's tiles; the image is read as they are asked for where `pixels` is None."""
+    def _tiled(self, loaded: Loaded, view: View) -> Iterator[MapRow]:
+        """The rows of an image's tiles; the image is read as they are asked for where the view has no pixels."""
         facts = loaded.facts
         try:
             grid = self._cut(view)
-            with self._pieces(loaded, grid, pixels) as pieces:
+            with self._pieces(loaded, grid, view.pixels) as pieces:
                 for tile, piece in pieces:
                     [cells] = self._score(piece[np.newaxis])
                     position = (tile.index, len(grid), tile.cell_y, tile.cell_x)

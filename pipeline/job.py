@@ -7,27 +7,24 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from conversion import ModelMetadata, read_metadata
-from conversion.errors import DensecastError, ModelError
 from pipeline import progress, storage
 from pipeline.accuracy import Choice, choose_form
 from pipeline.decoding import DecodeLimits
 from pipeline.engines import TensorFlowEngine
-from pipeline.errors import EngineError, InterruptedRunError, JobError, SourceError, TableError
+from pipeline.errors import JobError, TableError
 from pipeline.files import check_root
+from pipeline.flink import RUNNER as FLINK
 from pipeline.maps import DEFAULT_K
-from pipeline.publishing import FOLDER, ConflictError, RunSummary, open_delta, read_summary
+from pipeline.publishing import FOLDER, RunSummary, open_delta, read_summary
 from pipeline.recipe import Form, Recipe
-from pipeline.runners import LOCAL, open_runner
+from pipeline.runners import LOCAL
 from pipeline.sampling import sample
 from pipeline.scorer import Limits
-from pipeline.scoring import ScoreImages, new_run_id
-from pipeline.sources import ListImages
-from pipeline.storage import StorageError
+from pipeline.scoring import new_run_id
+from pipeline.submitting import open_target, submit
 from pipeline.table import MapTable
 
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*(%?)")
@@ -67,6 +64,7 @@ class ScoringJob(BaseModel):
         max_pruned: The share of the table's images, 0 to 1, that may be marked so.
         max_rejected: The share of images, 0 to 1, that may be rejected before the run counts as failed.
         runner: `local`, or the name of a Beam runner.
+        flink_master: The REST address of a Flink cluster, `host:port`; needed by FlinkRunner, and by it alone.
         beam_options: Flags passed on to Beam as they are.
         max_pixels: Larger images are rejected from their header, if they cannot be read by window.
         max_image_bytes: Larger files are rejected unread.
@@ -93,6 +91,7 @@ class ScoringJob(BaseModel):
     max_pruned: float = Field(default=0.5, ge=0, le=1)
     max_rejected: float = Field(default=0.05, ge=0, le=1)
     runner: str = LOCAL
+    flink_master: str | None = None
     beam_options: tuple[str, ...] = ()
     max_pixels: int = Field(default=Limits().decode.max_pixels, ge=1)
     max_image_bytes: int = Field(default=Limits().max_image_bytes, ge=1)
@@ -104,6 +103,14 @@ class ScoringJob(BaseModel):
     @classmethod
     def _share(cls, value: object) -> object:
         return share(value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _cluster(self) -> ScoringJob:
+        if self.runner == FLINK and not self.flink_master:
+            raise ValueError(f"{FLINK} needs the address of a cluster: give flink-master")
+        if self.flink_master and self.runner != FLINK:
+            raise ValueError(f"flink-master is for the runner {FLINK} only, not for {self.runner}")
+        return self
 
     def recipe(self) -> Recipe:
         """What is made of every image."""
@@ -168,7 +175,7 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
     metadata = read_metadata(job.model)
     check_root(job.output)
     check_folder(job.output)
-    runner = open_runner(job.runner)
+    target = open_target(job)
     with watch("scoring") as watching:
         about: dict[str, Any] = {"job": job.model_dump(mode="json")}
         choice = None
@@ -176,7 +183,7 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
             choice = _choose_form(job, metadata, job.accuracy_bound)
             job = job.model_copy(update={"scores": choice.form})
             about["accuracy"] = choice.model_dump(mode="json")
-        _run_pipeline(job, runner, about)
+        submit(job, target, about, watching.show)
         seconds = watching.seconds()
     summary = read_summary(job.output, job.run_id)
     return JobResult(summary, seconds, too_many_rejected(job, summary), choice)
@@ -218,68 +225,3 @@ def _choose_form(job: ScoringJob, metadata: ModelMetadata, bound: float) -> Choi
             return Choice.model_validate(run["accuracy"])
     engine = TensorFlowEngine(job.model, job.top_k, Form.FLOAT32)
     return choose_form(engine, sample(job.images, metadata, job.recipe(), job.limits()), bound, job.top_k)
-
-
-def _run_pipeline(job: ScoringJob, runner: Any, about: dict[str, Any]) -> None:
-    # An empty list, not None: without flags Beam would read this process's own command line.
-    options = PipelineOptions(list(job.beam_options))
-    pipeline = beam.Pipeline(runner=runner, options=options)
-    _ = (
-        pipeline
-        | "List images" >> ListImages(list(job.images))
-        | "Score images"
-        >> ScoreImages(
-            job.model,
-            job.output,
-            job.recipe(),
-            retry_rejected=job.retry_rejected,
-            rescore=job.rescore,
-            prune=job.prune,
-            max_pruned=job.max_pruned,
-            run_id=job.run_id,
-            limits=job.limits(),
-            summary=about,
-        )
-    )
-    try:
-        pipeline.run().wait_until_finish()
-    except KeyboardInterrupt as error:
-        raise _interrupted(job) from error
-    except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError, OSError) as error:
-        # The runner in this process keeps the type of what a worker raised where it can, and wraps the rest.
-        if "KeyboardInterrupt" in str(error):
-            raise _interrupted(job) from error
-        kind, message = worker_error(str(error)) if str(error) else (JobError, type(error).__name__)
-        raise kind(f"run {job.run_id} failed: {message}") from error
-
-
-def _interrupted(job: ScoringJob) -> InterruptedRunError:
-    table = open_delta(job.output)
-    done = table is not None and table.transaction_version(job.run_id) is not None
-    if done:
-        return InterruptedRunError(f"run {job.run_id} was interrupted after it had published", where=job.output)
-    return InterruptedRunError(
-        f"run {job.run_id} was interrupted and published nothing",
-        where=job.output,
-        remedy="run it again: the images whose maps it had written are not scored twice",
-    )
-
-
-# Where a traceback names what was raised; what follows, to the end, is its message.
-_RAISED = re.compile(r"^[\w.]*?(\w*(?:Error|Exception|Rejected|Interrupt))\b:? ?", re.MULTILINE)
-_KINDS: dict[str, type[DensecastError]] = {
-    kind.__name__: kind for kind in (ConflictError, TableError, StorageError, SourceError, EngineError, ModelError)
-}
-
-
-def worker_error(text: str) -> tuple[type[DensecastError], str]:
-    r"""What a worker raised, its kind and message, from the traceback that Beam makes its RuntimeError of.
-
-    >>> worker_error('Traceback ...\n  File "x.py"\npipeline.errors.SourceError: a.csv: bad\n  why: so' +
-    ...              " [while running 'List']")
-    (<class 'pipeline.errors.SourceError'>, 'a.csv: bad\n  why: so')
-    """
-    text = re.sub(r"\s*\[while running .*?\]\s*$", "", text.strip())
-    *_, last = [None, *_RAISED.finditer(text)]
-    message = text[last.end() if last else 0 :].strip() or "no reason given"
-    return _KINDS.get(last[1] if last else "", JobError), message

@@ -26,7 +26,7 @@ _DATE = re.compile(r"\{date(?::([^{}]*))?\}")
 _PLACE = re.compile(r"\{([^{}]*)\}")
 
 # What changes how a run works and not what it makes: a date that is done stays done when they are changed.
-_OPERATIONAL = {"run_id", "runner", "beam_options", "max_rejected", "max_pruned", "decode_timeout"}
+_OPERATIONAL = {"run_id", "runner", "flink_master", "beam_options", "max_rejected", "max_pruned", "decode_timeout"}
 
 
 class _Frozen(BaseModel):

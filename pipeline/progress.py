@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TextIO
 
@@ -70,14 +70,22 @@ class Watch:
         self._stream = stream or sys.stderr
         self._interval_s = interval_s
         self._start_counts = _LOCAL.snapshot()
+        self._elsewhere: Mapping[str, int] = {}
         self._start = clock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="densecast-progress", daemon=True)
 
     def counts(self) -> dict[str, int]:
         """What was counted since the watch began."""
-        now = _LOCAL.snapshot()
-        return {name: now.get(name, 0) - self._start_counts.get(name, 0) for name in (LISTED, SCORED, REJECTED, KEPT)}
+        now, elsewhere = _LOCAL.snapshot(), self._elsewhere
+        return {
+            name: now.get(name, 0) - self._start_counts.get(name, 0) + elsewhere.get(name, 0)
+            for name in (LISTED, SCORED, REJECTED, KEPT)
+        }
+
+    def show(self, counts: Mapping[str, int]) -> None:
+        """Takes what a cluster's workers have counted so far; what this process counts is known."""
+        self._elsewhere = counts
 
     def seconds(self) -> float:
         """Since the watch began."""

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 import apache_beam as beam
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
-from pipeline import ListImages, ScoreImages
 from pipeline.job import ScoringJob, describe_job
+from pipeline.submitting import build_pipeline
 
 MODEL = "/opt/densecast/model"  # where the image has it
 
@@ -51,30 +51,11 @@ def parse(arguments: Sequence[str]) -> tuple[ScoringJob, PipelineOptions]:
     return job, options
 
 
-def build(job: ScoringJob, options: PipelineOptions) -> beam.Pipeline:
-    """The pipeline that `densecast score` runs."""
-    pipeline = beam.Pipeline(options=options)
-    _ = (
-        pipeline
-        # The workers look for the images: they have the rights to.
-        | "List images" >> ListImages(list(job.images), check=False)
-        | "Score images"
-        >> ScoreImages(
-            job.model,
-            job.output,
-            job.recipe(),
-            run_id=job.run_id,
-            limits=job.limits(),
-            summary={"job": job.model_dump(mode="json")},
-        )
-    )
-    return pipeline
-
-
 def main(arguments: Sequence[str]) -> None:
     """Submits the job."""
     job, options = parse(arguments)
-    build(job, options).run()
+    # The workers look for the images: they have the rights to.
+    build_pipeline(job, beam.Pipeline(options=options), check=False).run()
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 @click.option("--tile-pixels", type=click.IntRange(min=1), help="Cut larger images into tiles of so many pixels.")
 @click.option("--decode-timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds a decoder may take.")
 @click.option("--runner", default="local", show_default=True, help="local, or the name of a Beam runner.")
+@click.option("--flink-master", metavar="HOST:PORT", help="The REST address of a Flink cluster, for FlinkRunner.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result for programs.")
 @click.pass_context
 def score(ctx: click.Context, /, model: str, images: tuple[str, ...], as_json: bool, **options: Any) -> None:
@@ -64,7 +65,7 @@ def score(ctx: click.Context, /, model: str, images: tuple[str, ...], as_json: b
     densecast score caffenet photos/ 'more/**/*.jpg' @list.csv --output maps
     densecast score caffenet 'shards/*.tar' --output maps --scales 1,0.7,0.5 --max-rejected 1%
     densecast score caffenet photos/ --output maps --accuracy-bound 0.01 --prune
-    densecast score caffenet photos/ --output maps --runner FlinkRunner -- --flink_master=localhost:8081
+    densecast score caffenet photos/ --output maps --runner FlinkRunner --flink-master localhost:8081
     """
     from pipeline.job import describe_job, run_job
 

@@ -15,10 +15,11 @@ from PIL import Image
 
 from pipeline import MapTable, ScoreImages
 from pipeline.errors import JobError, SourceError, TableError
-from pipeline.job import describe_job, run_job, share, worker_error
+from pipeline.job import describe_job, run_job, share
 from pipeline.recipe import Recipe
 from pipeline.runners import open_runner
 from pipeline.sources import ListImages
+from pipeline.submitting import worker_error
 from tests.pipeline.fakes import FakeEngine, probabilities, write_model
 
 RECIPE = Recipe(k=2)

@@ -1,0 +1,197 @@
+"""A Flink cluster by its REST interface: what a job is submitted with, how far it is, whether it ended, and its end.
+
+Beam's own launcher knows neither what the cluster has (slots, version) nor, until a job is over, what it counted; it
+looks for a job's end at most once a minute, and cannot cancel one that was submitted as a jar.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import requests
+from apache_beam.metrics import MetricsFilter
+from apache_beam.options.pipeline_options import FlinkRunnerOptions
+from apache_beam.portability.api import beam_job_api_pb2
+from apache_beam.runners.portability.portable_runner import PortableMetrics
+from google.protobuf import json_format
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
+
+from pipeline import progress
+from pipeline.errors import JobError
+
+RUNNER = "FlinkRunner"
+WORKERS = "localhost:50000"
+"""Where each task manager finds a pool of Python workers if the job does not say: beside it."""
+
+_TIMEOUT_S = 10.0
+_PATIENCE_S = 120.0  # a job manager that was killed and started again answers within this
+_ENDED = ("FINISHED", "FAILED", "CANCELED")
+_ACCUMULATOR = "__metricscontainers"
+
+
+class Overview(NamedTuple):
+    """What a cluster has.
+
+    Attributes:
+        version: Of Flink, as `1.19.3`.
+        slots: Of its task managers, those in use too; 0 where task managers are started as they are needed.
+    """
+
+    version: str
+    slots: int
+
+
+class FlinkCluster:
+    """A job manager.
+
+    Args:
+        master: `host:port` or a URL of its REST interface.
+        sleep: Waits so many seconds.
+
+    Attributes:
+        url: Of its REST interface.
+    """
+
+    def __init__(self, master: str, sleep: Callable[[float], None] = time.sleep) -> None:
+        self.url = (master if "://" in master else f"http://{master}").rstrip("/")
+        self._sleep = sleep
+
+    def overview(self) -> Overview:
+        """What the cluster has.
+
+        Raises:
+            JobError: Nothing answers there, or it is no Flink.
+        """
+        try:
+            return Overview(str(self._get("config")["flink-version"]), int(self._get("overview")["slots-total"]))
+        except (requests.RequestException, KeyError, TypeError, ValueError) as error:
+            raise JobError(
+                f"no Flink job manager answers: {error}",
+                where=self.url,
+                remedy="name the REST address of a running one (its web page is there too) with --flink-master",
+            ) from error
+
+    def flags(self, given: Sequence[str], name: str) -> list[str]:
+        """All of Beam's flags for a job.
+
+        Args:
+            given: What the user wants of Beam; it goes before what we would take.
+            name: The job's name, by which it is found again.
+
+        Raises:
+            JobError: The cluster does not answer, is of a version that Beam has no job server for, or has no slots yet
+                and the user does not say how many to use.
+        """
+        chosen = {flag.split("=", 1)[0] for flag in given}
+        if "--flink_master" in chosen:
+            raise JobError("--flink_master is given twice", remedy="give --flink-master alone")
+        has = self.overview()
+        flags = [f"--flink_master={self.url}", f"--job_name={name}"]
+        if "--flink_job_server_jar" not in chosen | {"--flink_version"}:
+            flags.append(f"--flink_version={_published(has.version, self.url)}")
+        if "--parallelism" not in chosen:
+            if has.slots < 1:
+                raise JobError(
+                    "the cluster has no slots yet", where=self.url, remedy="say how many to use: -- --parallelism=N"
+                )
+            flags.append(f"--parallelism={has.slots}")
+        if "--environment_type" not in chosen:
+            flags += ["--environment_type=EXTERNAL", f"--environment_config={WORKERS}"]
+        return [*flags, *given]
+
+    def follow(self, name: str, interval_s: float = 2.0) -> Iterator[dict[str, int]]:
+        """What a job has counted so far, again and again until it has ended, whatever its end.
+
+        A job manager that is gone for a moment is waited for.
+
+        Raises:
+            JobError: The job manager does not answer any more.
+        """
+        while True:
+            job = self._patiently(partial(self._find, name))
+            if job is not None:
+                yield self._patiently(partial(self._counts, job["jid"]))
+                if job["state"] in _ENDED:
+                    return
+            self._sleep(interval_s)
+
+    def cancel(self, name: str) -> None:
+        """Cancels a job; one that has ended is left alone.
+
+        Raises:
+            JobError: It cannot be cancelled.
+        """
+        try:
+            job = self._find(name)
+            if job is not None and job["state"] not in _ENDED:
+                answer = requests.patch(f"{self.url}/jobs/{job['jid']}", params={"mode": "cancel"}, timeout=_TIMEOUT_S)
+                answer.raise_for_status()
+        except requests.RequestException as error:
+            raise JobError(
+                f"the job {name} goes on: it could not be cancelled: {error}",
+                where=self.url,
+                remedy="cancel it on the web page of the job manager",
+            ) from error
+
+    def _patiently(self, ask: Callable[[], Any]) -> Any:
+        retrying = Retrying(
+            retry=retry_if_exception_type(requests.RequestException),
+            stop=stop_after_delay(_PATIENCE_S),
+            wait=wait_exponential(max=10),
+            sleep=self._sleep,
+            reraise=True,
+        )
+        try:
+            return retrying(ask)
+        except requests.RequestException as error:
+            raise JobError(
+                f"the job manager does not answer any more: {error}",
+                where=self.url,
+                remedy="look after the cluster, then run again: what was written is not scored twice",
+            ) from error
+
+    def _find(self, name: str) -> dict[str, Any] | None:
+        """The latest job of a name."""
+        jobs = [job for job in self._get("jobs/overview")["jobs"] if job["name"] == name]
+        return max(jobs, key=lambda job: job["start-time"], default=None)
+
+    def _counts(self, job: str) -> dict[str, int]:
+        found = self._get(f"jobs/{job}/accumulators")["user-task-accumulators"]
+        text = next((entry["value"] for entry in found if entry["name"] == _ACCUMULATOR), "{}")
+        return counters(text)
+
+    def _get(self, path: str) -> Any:
+        answer = requests.get(f"{self.url}/{path}", timeout=_TIMEOUT_S)
+        answer.raise_for_status()
+        return answer.json()
+
+
+def counters(text: str) -> dict[str, int]:
+    """Our counters, from the JSON of Beam's GetJobMetricsResponse (beam_job_api.proto) that Flink keeps."""
+    response = json_format.Parse(text, beam_job_api_pb2.GetJobMetricsResponse(), ignore_unknown_fields=True)
+    wanted = MetricsFilter().with_namespace(progress.NAMESPACE)
+    counted: dict[str, int] = {}
+    for result in PortableMetrics(response).query(wanted)["counters"]:
+        name = result.key.metric.name
+        counted[name] = counted.get(name, 0) + int(result.attempted or 0)
+    return counted
+
+
+def _published(version: str, url: str) -> str:
+    """The version that Beam names its job server by.
+
+    >>> _published("1.20.1", "")
+    '1.20'
+    """
+    minor, known = ".".join(version.split(".")[:2]), FlinkRunnerOptions.PUBLISHED_FLINK_VERSIONS
+    if minor not in known:
+        raise JobError(
+            f"Beam has no job server for Flink {version}",
+            where=url,
+            why=f"it knows {', '.join(known)}",
+            remedy="run one of those, or give the jar of one that fits: -- --flink_job_server_jar=JAR",
+        )
+    return minor

@@ -1,0 +1,156 @@
+"""Builds the pipeline of a job, hands it to its runner, and waits for its end."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from conversion.errors import DensecastError, ModelError
+from pipeline.errors import EngineError, InterruptedRunError, JobError, SourceError, TableError
+from pipeline.flink import FlinkCluster
+from pipeline.publishing import ConflictError, open_delta
+from pipeline.runners import open_runner
+from pipeline.scoring import ScoreImages
+from pipeline.sources import ListImages
+from pipeline.storage import StorageError
+
+if TYPE_CHECKING:
+    from pipeline.job import ScoringJob
+
+
+class Target(NamedTuple):
+    """Where a job runs.
+
+    Attributes:
+        runner: Beam's.
+        flags: Beam's.
+        name: What a cluster calls the job.
+        cluster: The cluster that is watched meanwhile.
+    """
+
+    runner: Any
+    flags: Sequence[str]
+    name: str
+    cluster: FlinkCluster | None = None
+
+
+def open_target(job: ScoringJob) -> Target:
+    """Looks whether a job could run where it wants to, before anything else is done.
+
+    Raises:
+        JobError: There is no such runner, or its cluster does not answer.
+    """
+    runner, name = open_runner(job.runner), f"densecast-{job.run_id}"
+    if not job.flink_master:
+        return Target(runner, job.beam_options, name)
+    cluster = FlinkCluster(job.flink_master)
+    return Target(runner, cluster.flags(job.beam_options, name), name, cluster)
+
+
+def build_pipeline(
+    job: ScoringJob, pipeline: beam.Pipeline, about: Mapping[str, Any] | None = None, *, check: bool = True
+) -> beam.Pipeline:
+    """Puts a job's transforms into a pipeline.
+
+    Args:
+        job: What is to be done.
+        pipeline: An empty one, with its runner and options.
+        about: What the run's summary says besides; by default the job.
+        check: Look for the images here first, for an early error; only where this machine can read them.
+
+    Returns:
+        The pipeline.
+
+    Raises:
+        DensecastError: The model or the images cannot be read.
+    """
+    _ = (
+        pipeline
+        | "List images" >> ListImages(list(job.images), check=check)
+        | "Score images"
+        >> ScoreImages(
+            job.model,
+            job.output,
+            job.recipe(),
+            retry_rejected=job.retry_rejected,
+            rescore=job.rescore,
+            prune=job.prune,
+            max_pruned=job.max_pruned,
+            run_id=job.run_id,
+            limits=job.limits(),
+            summary=about or {"job": job.model_dump(mode="json")},
+        )
+    )
+    return pipeline
+
+
+def submit(
+    job: ScoringJob, target: Target, about: Mapping[str, Any], show: Callable[[Mapping[str, int]], None]
+) -> None:
+    """Runs a job's pipeline to its end.
+
+    Args:
+        job: What is to be done.
+        target: Where.
+        about: What the run's summary says besides.
+        show: Takes what a cluster has counted so far; the local runner counts in this process.
+
+    Raises:
+        InterruptedRunError: It was interrupted; a job on a cluster is cancelled then.
+        DensecastError: The kind of what a worker raised; JobError for what is not ours.
+    """
+    # A list, if an empty one: without flags Beam would read this process's own command line.
+    options = PipelineOptions(list(target.flags))
+    pipeline = build_pipeline(job, beam.Pipeline(runner=target.runner, options=options), about)
+    try:
+        result = pipeline.run()
+        if target.cluster is not None:
+            for counts in target.cluster.follow(target.name):
+                show(counts)
+        result.wait_until_finish()
+    except KeyboardInterrupt as error:
+        if target.cluster is not None:
+            target.cluster.cancel(target.name)
+        raise _interrupted(job) from error
+    except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError, OSError) as error:
+        # The runner in this process keeps the type of what a worker raised where it can, and wraps the rest.
+        if "KeyboardInterrupt" in str(error):
+            raise _interrupted(job) from error
+        kind, message = worker_error(str(error)) if str(error) else (JobError, type(error).__name__)
+        raise kind(f"run {job.run_id} failed: {message}") from error
+
+
+def _interrupted(job: ScoringJob) -> InterruptedRunError:
+    table = open_delta(job.output)
+    done = table is not None and table.transaction_version(job.run_id) is not None
+    if done:
+        return InterruptedRunError(f"run {job.run_id} was interrupted after it had published", where=job.output)
+    return InterruptedRunError(
+        f"run {job.run_id} was interrupted and published nothing",
+        where=job.output,
+        remedy="run it again: the images whose maps it had written are not scored twice",
+    )
+
+
+# Where a traceback names what was raised; what follows, to the end, is its message.
+_RAISED = re.compile(r"^[\w.]*?(\w*(?:Error|Exception|Rejected|Interrupt))\b:? ?", re.MULTILINE)
+_KINDS: dict[str, type[DensecastError]] = {
+    kind.__name__: kind for kind in (ConflictError, TableError, StorageError, SourceError, EngineError, ModelError)
+}
+
+
+def worker_error(text: str) -> tuple[type[DensecastError], str]:
+    r"""What a worker raised, its kind and message, from the traceback that Beam makes its RuntimeError of.
+
+    >>> worker_error('Traceback ...\n  File "x.py"\npipeline.errors.SourceError: a.csv: bad\n  why: so' +
+    ...              " [while running 'List']")
+    (<class 'pipeline.errors.SourceError'>, 'a.csv: bad\n  why: so')
+    """
+    text = re.sub(r"\s*\[while running .*?\]\s*$", "", text.strip())
+    *_, last = [None, *_RAISED.finditer(text)]
+    message = text[last.end() if last else 0 :].strip() or "no reason given"
+    return _KINDS.get(last[1] if last else "", JobError), message

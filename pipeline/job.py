@@ -22,7 +22,7 @@ from pipeline.files import check_root
 from pipeline.maps import DEFAULT_K
 from pipeline.publishing import FOLDER, ConflictError, RunSummary, open_delta, read_summary
 from pipeline.recipe import Form, Recipe
-from pipeline.runners import LOCAL, open_runner
+from pipeline.runners import LOCAL, RUNNER_LOST, beam_flags, open_runner, runner_lost
 from pipeline.sampling import sample
 from pipeline.scorer import Limits
 from pipeline.scoring import ScoreImages, new_run_id
@@ -146,12 +146,14 @@ class JobResult:
         seconds: From the first listing to the commit.
         failed: Whether more images than the job allows have no map.
         choice: The form of the maps and what it was chosen by, where the job left that open.
+        beam: Beam's own result, for those who want what the runner counted: see `pipeline.progress.counters`.
     """
 
     summary: RunSummary
     seconds: float
     failed: bool
     choice: Choice | None = None
+    beam: Any = None
 
 
 def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.Watch) -> JobResult:
@@ -176,10 +178,10 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
             choice = _choose_form(job, metadata, job.accuracy_bound)
             job = job.model_copy(update={"scores": choice.form})
             about["accuracy"] = choice.model_dump(mode="json")
-        _run_pipeline(job, runner, about)
+        result = _run_pipeline(job, runner, about)
         seconds = watching.seconds()
     summary = read_summary(job.output, job.run_id)
-    return JobResult(summary, seconds, too_many_rejected(job, summary), choice)
+    return JobResult(summary, seconds, too_many_rejected(job, summary), choice, result)
 
 
 def too_many_rejected(job: ScoringJob, summary: RunSummary) -> bool:
@@ -220,9 +222,9 @@ def _choose_form(job: ScoringJob, metadata: ModelMetadata, bound: float) -> Choi
     return choose_form(engine, sample(job.images, metadata, job.recipe(), job.limits()), bound, job.top_k)
 
 
-def _run_pipeline(job: ScoringJob, runner: Any, about: dict[str, Any]) -> None:
+def _run_pipeline(job: ScoringJob, runner: Any, about: dict[str, Any]) -> Any:
     # An empty list, not None: without flags Beam would read this process's own command line.
-    options = PipelineOptions(list(job.beam_options))
+    options = PipelineOptions(beam_flags(runner, job.beam_options))
     pipeline = beam.Pipeline(runner=runner, options=options)
     _ = (
         pipeline
@@ -242,9 +244,13 @@ def _run_pipeline(job: ScoringJob, runner: Any, about: dict[str, Any]) -> None:
         )
     )
     try:
-        pipeline.run().wait_until_finish()
+        result = pipeline.run()
+        result.wait_until_finish()
+        return result
     except KeyboardInterrupt as error:
         raise _interrupted(job) from error
+    except RUNNER_LOST as error:
+        raise runner_lost(job.runner, error) from error
     except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError, OSError) as error:
         # The runner in this process keeps the type of what a worker raised where it can, and wraps the rest.
         if "KeyboardInterrupt" in str(error):

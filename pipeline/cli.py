@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import click
 
 from conversion.errors import DensecastError
-from pipeline.commands import maintenance, model, nightly, table
+from pipeline.commands import maintenance, model, nightly, runners, table
 from pipeline.console import quiet_libraries
 from pipeline.errors import InterruptedRunError
 from pipeline.exit_codes import ExitCode
@@ -47,7 +47,7 @@ for command in (
     *(table.demo, model.convert, model.inspect, model.models, table.score, table.show, table.rejected),
     *(nightly.nightly, nightly.drift),
     *(maintenance.runs, maintenance.check, maintenance.compact, maintenance.vacuum),
-    *(model.verify, model.bench, model.cast, model.upgrade),
+    *(model.verify, runners.verify_runner, model.bench, model.cast, model.upgrade),
 ):
     cli.add_command(command)
 

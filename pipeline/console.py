@@ -29,7 +29,9 @@ def quiet_libraries(*, debug: bool) -> None:
         return
     # 3: even at ERROR, oneDNN announces what this processor lacks. What fails raises in Python all the same.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    logging.basicConfig(level=logging.ERROR)
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.ERROR)  # a runner's own logger takes its level from what its process writes
+    logging.basicConfig(level=logging.ERROR, handlers=[handler])
     # A worker's failure is raised too, and reported once, by us.
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
 

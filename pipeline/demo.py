@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from rich.console import Console
 
-from conversion import convert
+from conversion import ModelMetadata, convert
 from models import entry
-from models.digits.pages import compose_page, held_out
+from models.digits.pages import Page, compose_page, held_out
 from models.fetch import fetch
 from pipeline.errors import JobError
 from pipeline.job import JobResult, describe_job, run_job
@@ -38,17 +39,7 @@ def run_demo(folder: Path, pages: int, seed: int, console: Console) -> None:
     _clear(folder)
     model, images, table = folder / "model", folder / "pages", folder / "maps"
     console.print(f"1. converting the digits model to {model}")
-    digits = entry("digits")
-    metadata = convert(
-        digits.definition,
-        fetch(digits),
-        model,
-        mean=digits.mean,
-        scale=digits.scale,
-        channel_order=digits.channel_order,
-        labels=digits.labels,
-        name=digits.name,
-    )
+    metadata = convert_digits(model)
     if metadata.verification:
         v = metadata.verification
         console.print(f"   verified: {v.blobs} blobs at {len(v.sizes)} sizes, worst {v.worst:.1e} of absmax")
@@ -69,12 +60,32 @@ def _clear(folder: Path) -> None:
     marker.touch()
 
 
-def _compose(images: Path, pages: int, seed: int) -> None:
-    images.mkdir()
+def convert_digits(model: Path) -> ModelMetadata:
+    """Converts the digits model, which densecast ships, into a new directory."""
+    digits = entry("digits")
+    return convert(
+        digits.definition,
+        fetch(digits),
+        model,
+        mean=digits.mean,
+        scale=digits.scale,
+        channel_order=digits.channel_order,
+        labels=digits.labels,
+        name=digits.name,
+    )
+
+
+def compose_pages(pages: int, seed: int) -> Iterator[Page]:
+    """Pages of digits that the model never saw; the same seed gives the same pages."""
     glyphs, labels = held_out()
     rng = np.random.default_rng(seed)
-    for number in range(pages):
-        page = compose_page(rng, glyphs, labels)
+    for _ in range(pages):
+        yield compose_page(rng, glyphs, labels)
+
+
+def _compose(images: Path, pages: int, seed: int) -> None:
+    images.mkdir()
+    for number, page in enumerate(compose_pages(pages, seed)):
         Image.fromarray(page.pixels).save(images / f"page-{number:03d}.png")
         truth = [{"label": d.label, "y": d.y, "x": d.x} for d in page.digits]
         (images / f"page-{number:03d}.json").write_text(json.dumps(truth), encoding="utf-8")

@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import requests
-from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import FlinkRunnerOptions
 from apache_beam.portability.api import beam_job_api_pb2
 from apache_beam.runners.portability.portable_runner import PortableMetrics
@@ -172,12 +171,7 @@ class FlinkCluster:
 def counters(text: str) -> dict[str, int]:
     """Our counters, from the JSON of Beam's GetJobMetricsResponse (beam_job_api.proto) that Flink keeps."""
     response = json_format.Parse(text, beam_job_api_pb2.GetJobMetricsResponse(), ignore_unknown_fields=True)
-    wanted = MetricsFilter().with_namespace(progress.NAMESPACE)
-    counted: dict[str, int] = {}
-    for result in PortableMetrics(response).query(wanted)["counters"]:
-        name = result.key.metric.name
-        counted[name] = counted.get(name, 0) + int(result.attempted or 0)
-    return counted
+    return progress.totals(PortableMetrics(response))
 
 
 def _published(version: str, url: str) -> str:

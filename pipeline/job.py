@@ -153,12 +153,14 @@ class JobResult:
         seconds: From the first listing to the commit.
         failed: Whether more images than the job allows have no map.
         choice: The form of the maps and what it was chosen by, where the job left that open.
+        beam: Beam's own result, for those who want what the runner counted: see `pipeline.progress.counters`.
     """
 
     summary: RunSummary
     seconds: float
     failed: bool
     choice: Choice | None = None
+    beam: Any = None
 
 
 def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.Watch) -> JobResult:
@@ -183,10 +185,10 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
             choice = _choose_form(job, metadata, job.accuracy_bound)
             job = job.model_copy(update={"scores": choice.form})
             about["accuracy"] = choice.model_dump(mode="json")
-        submit(job, target, about, watching.show)
+        result = submit(job, target, about, watching.show)
         seconds = watching.seconds()
     summary = read_summary(job.output, job.run_id)
-    return JobResult(summary, seconds, too_many_rejected(job, summary), choice)
+    return JobResult(summary, seconds, too_many_rejected(job, summary), choice, result)
 
 
 def too_many_rejected(job: ScoringJob, summary: RunSummary) -> bool:

@@ -8,9 +8,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import TextIO
+from typing import Any, TextIO
 
-from apache_beam.metrics import Metrics
+import grpc
+from apache_beam.metrics import Metrics, MetricsFilter
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
@@ -46,6 +47,26 @@ def count(name: str, amount: int = 1) -> None:
     """Counts for Beam (all runners) and for this process (the local one)."""
     Metrics.counter(NAMESPACE, name).inc(amount)
     _LOCAL.add(name, amount)
+
+
+def counters(result: Any) -> dict[str, int] | None:
+    """What a run counted, as its runner says; None where it says nothing. Work that was done twice counts twice.
+
+    Args:
+        result: Beam's result of a run that has ended.
+    """
+    try:
+        return totals(result.metrics()) or None
+    except (NotImplementedError, grpc.RpcError):
+        return None
+
+
+def totals(metrics: Any) -> dict[str, int]:
+    """Our counters among Beam's MetricResults, over all steps that count."""
+    found: Counter[str] = Counter()
+    for counter in metrics.query(MetricsFilter().with_namespace(NAMESPACE))["counters"]:
+        found[counter.key.metric.name] += counter.attempted if counter.committed is None else counter.committed
+    return dict(found)
 
 
 class Watch:

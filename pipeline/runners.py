@@ -6,14 +6,21 @@ be the same online and offline, so `local` is pinned to the FnApiRunner, which i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import grpc
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.runners.portability.prism_runner import PrismRunner
 from apache_beam.runners.runner import create_runner
 
+from pipeline import prism
 from pipeline.errors import JobError
 
 LOCAL = "local"
+
+RUNNER_LOST = (grpc.RpcError, grpc.FutureTimeoutError)
+"""What submitting or watching a job raises when nobody answers, or no longer."""
 
 
 def open_runner(name: str) -> Any:
@@ -33,3 +40,33 @@ def open_runner(name: str) -> Any:
         return create_runner(name)
     except (ValueError, ImportError, AttributeError) as error:
         raise JobError(f"no runner {name!r}: {error}", remedy=f"use {LOCAL}, or the name of a Beam runner") from error
+
+
+def beam_flags(runner: Any, flags: Sequence[str]) -> list[str]:
+    """The flags for a runner: those that were given, and those that densecast can find out by itself.
+
+    Raises:
+        JobError: What the runner needs is not there.
+    """
+    return prism.with_location(flags) if isinstance(runner, PrismRunner) else list(flags)
+
+
+def about_runner(runner: Any, flags: Sequence[str]) -> dict[str, str]:
+    """What is known of a runner: its class, and what it says of itself.
+
+    Raises:
+        JobError: What the runner needs is not there.
+    """
+    kind = type(runner)
+    about = {"class": f"{kind.__module__}.{kind.__qualname__}"}
+    return about | (prism.about(flags) if isinstance(runner, PrismRunner) else {})
+
+
+def runner_lost(name: str, error: Any) -> JobError:
+    """The error of a run whose runner does not answer, from one of `RUNNER_LOST`."""
+    status = error.code() if isinstance(error, grpc.Call) else None
+    return JobError(
+        f"the runner {name} does not answer" + (f": {status.name}, {error.details()}" if status else ""),
+        why="it was not started, or it died; the table is as it was, or as the run was to leave it",
+        remedy="look at its log and at the address that was given to it, then run again: what was written is adopted",
+    )

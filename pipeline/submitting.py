@@ -13,7 +13,7 @@ from conversion.errors import DensecastError, ModelError
 from pipeline.errors import EngineError, InterruptedRunError, JobError, SourceError, TableError
 from pipeline.flink import FlinkCluster
 from pipeline.publishing import ConflictError, open_delta
-from pipeline.runners import open_runner
+from pipeline.runners import RUNNER_LOST, beam_flags, open_runner, runner_lost
 from pipeline.scoring import ScoreImages
 from pipeline.sources import ListImages
 from pipeline.storage import StorageError
@@ -46,7 +46,7 @@ def open_target(job: ScoringJob) -> Target:
     """
     runner, name = open_runner(job.runner), f"densecast-{job.run_id}"
     if not job.flink_master:
-        return Target(runner, job.beam_options, name)
+        return Target(runner, beam_flags(runner, job.beam_options), name)
     cluster = FlinkCluster(job.flink_master)
     return Target(runner, cluster.flags(job.beam_options, name), name, cluster)
 
@@ -88,9 +88,7 @@ def build_pipeline(
     return pipeline
 
 
-def submit(
-    job: ScoringJob, target: Target, about: Mapping[str, Any], show: Callable[[Mapping[str, int]], None]
-) -> None:
+def submit(job: ScoringJob, target: Target, about: Mapping[str, Any], show: Callable[[Mapping[str, int]], None]) -> Any:
     """Runs a job's pipeline to its end.
 
     Args:
@@ -98,6 +96,9 @@ def submit(
         target: Where.
         about: What the run's summary says besides.
         show: Takes what a cluster has counted so far; the local runner counts in this process.
+
+    Returns:
+        Beam's own result.
 
     Raises:
         InterruptedRunError: It was interrupted; a job on a cluster is cancelled then.
@@ -112,10 +113,13 @@ def submit(
             for counts in target.cluster.follow(target.name):
                 show(counts)
         result.wait_until_finish()
+        return result
     except KeyboardInterrupt as error:
         if target.cluster is not None:
             target.cluster.cancel(target.name)
         raise _interrupted(job) from error
+    except RUNNER_LOST as error:
+        raise runner_lost(job.runner, error) from error
     except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError, OSError) as error:
         # The runner in this process keeps the type of what a worker raised where it can, and wraps the rest.
         if "KeyboardInterrupt" in str(error):

@@ -15,11 +15,13 @@ from unittest import mock
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from PIL import Image
 
 from pipeline.checking import check
+from pipeline.equivalence import compare
 from pipeline.inference import ScoreFn
 from pipeline.job import JobResult, describe_job, run_job
 from pipeline.rows import IDENTITY
@@ -103,7 +105,7 @@ def without_tensorflow(
 ) -> Iterator[None]:
     """Jobs run with another engine, and with small parts."""
     transform = functools.partial(ScoreImages, open_engine=engine, flush_bytes=flush_bytes)
-    with mock.patch("pipeline.job.ScoreImages", transform), mock.patch("pipeline.scoring.ScoreFn", score_fn):
+    with mock.patch("pipeline.submitting.ScoreImages", transform), mock.patch("pipeline.scoring.ScoreFn", score_fn):
         yield
 
 
@@ -155,8 +157,7 @@ def rows_of(output: Path) -> Any:
 
 def same(left: Any, right: Any) -> bool:
     """Whether two tables are equal, row for row, but for when and by which run a row was made."""
-    free = ["run_id", "scored_at"]
-    return bool(left.drop_columns(free).equals(right.drop_columns(free)))
+    return compare(pads.dataset(left), pads.dataset(right)).equal
 
 
 class Count(NamedTuple):

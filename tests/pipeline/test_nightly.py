@@ -105,7 +105,7 @@ def quick(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.fixture(autouse=True)
 def _fake(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("pipeline.job.ScoreImages", functools.partial(ScoreImages, open_engine=FakeEngine))
+    monkeypatch.setattr("pipeline.submitting.ScoreImages", functools.partial(ScoreImages, open_engine=FakeEngine))
 
 
 @pytest.fixture

@@ -98,7 +98,7 @@ class TestJob:
 
     @pytest.fixture(autouse=True)
     def _fake(self, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr("pipeline.job.ScoreImages", functools.partial(ScoreImages, open_engine=FakeEngine))
+        monkeypatch.setattr("pipeline.submitting.ScoreImages", functools.partial(ScoreImages, open_engine=FakeEngine))
 
     def test_result_and_summary(self, tmp_path: Path, collection: Path):
         model, output = write_model(tmp_path / "model"), tmp_path / "maps"

@@ -7,11 +7,12 @@ STAMP := $(VENV)/.installed
 PYTEST_ARGS ?= --numprocesses 2
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help demo test lint format types bench clean
+.PHONY: help demo test test-cluster lint format types bench clean
 
 help:
 	@echo "make demo    convert, score and report on the model and pages that the project ships"
 	@echo "make test    run the tests"
+	@echo "make test-cluster  run the tests on Flink, other runners and an object store, which it installs"
 	@echo "make lint    ruff: format and rules      make format  apply them"
 	@echo "make types   mypy, strict"
 	@echo "make bench   speed, as ratios measured side by side"
@@ -25,8 +26,13 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/densecast demo --output demo-output
 
+# tests/cluster takes the whole machine, and servers that `make test` does not install.
 test: $(STAMP)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PYTEST_ARGS) --ignore tests/cluster
+
+test-cluster: $(STAMP)
+	infra/flink/cluster install
+	DENSECAST_CLUSTER_TOOLS=required $(BIN)/python -m pytest tests/cluster
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -7,7 +7,7 @@ looks for a job's end at most once a minute, and cannot cancel one that was subm
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from apache_beam.options.pipeline_options import FlinkRunnerOptions
 from apache_beam.portability.api import beam_job_api_pb2
 from apache_beam.runners.portability.portable_runner import PortableMetrics
 from google.protobuf import json_format
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from pipeline import progress
 from pipeline.errors import JobError
@@ -26,7 +26,7 @@ WORKERS = "localhost:50000"
 """Where each task manager finds a pool of Python workers if the job does not say: beside it."""
 
 _TIMEOUT_S = 10.0
-_PATIENCE_S = 120.0  # a job manager that was killed and started again answers within this
+_ATTEMPTS = 16  # over two minutes: a job manager that was killed and started again answers by then
 _ENDED = ("FINISHED", "FAILED", "CANCELED")
 _ACCUMULATOR = "__metricscontainers"
 
@@ -41,6 +41,20 @@ class Overview(NamedTuple):
 
     version: str
     slots: int
+
+
+class JobState(NamedTuple):
+    """A job at one moment.
+
+    Attributes:
+        state: Flink's word for it.
+        counts: What its workers have counted.
+        failures: Why its tasks have failed so far, the last one first; Flink has tried again what failed before.
+    """
+
+    state: str
+    counts: Mapping[str, int]
+    failures: Sequence[str]
 
 
 class FlinkCluster:
@@ -101,8 +115,8 @@ class FlinkCluster:
             flags += ["--environment_type=EXTERNAL", f"--environment_config={WORKERS}"]
         return [*flags, *given]
 
-    def follow(self, name: str, interval_s: float = 2.0) -> Iterator[dict[str, int]]:
-        """What a job has counted so far, again and again until it has ended, whatever its end.
+    def follow(self, name: str, interval_s: float = 2.0) -> Iterator[JobState]:
+        """A job, again and again until it has ended, whatever its end.
 
         A job manager that is gone for a moment is waited for.
 
@@ -112,7 +126,7 @@ class FlinkCluster:
         while True:
             job = self._patiently(partial(self._find, name))
             if job is not None:
-                yield self._patiently(partial(self._counts, job["jid"]))
+                yield JobState(job["state"], *self._patiently(partial(self._told, job["jid"])))
                 if job["state"] in _ENDED:
                     return
             self._sleep(interval_s)
@@ -138,7 +152,7 @@ class FlinkCluster:
     def _patiently(self, ask: Callable[[], Any]) -> Any:
         retrying = Retrying(
             retry=retry_if_exception_type(requests.RequestException),
-            stop=stop_after_delay(_PATIENCE_S),
+            stop=stop_after_attempt(_ATTEMPTS),
             wait=wait_exponential(max=10),
             sleep=self._sleep,
             reraise=True,
@@ -157,10 +171,11 @@ class FlinkCluster:
         jobs = [job for job in self._get("jobs/overview")["jobs"] if job["name"] == name]
         return max(jobs, key=lambda job: job["start-time"], default=None)
 
-    def _counts(self, job: str) -> dict[str, int]:
-        found = self._get(f"jobs/{job}/accumulators")["user-task-accumulators"]
-        text = next((entry["value"] for entry in found if entry["name"] == _ACCUMULATOR), "{}")
-        return counters(text)
+    def _told(self, job: str) -> tuple[dict[str, int], list[str]]:
+        accumulators = self._get(f"jobs/{job}/accumulators")["user-task-accumulators"]
+        text = next((entry["value"] for entry in accumulators if entry["name"] == _ACCUMULATOR), "{}")
+        history = self._get(f"jobs/{job}/exceptions")["exceptionHistory"]["entries"]
+        return counters(text), [entry["stacktrace"] for entry in history]
 
     def _get(self, path: str) -> Any:
         answer = requests.get(f"{self.url}/{path}", timeout=_TIMEOUT_S)

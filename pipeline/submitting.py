@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -20,6 +21,10 @@ from pipeline.storage import StorageError
 
 if TYPE_CHECKING:
     from pipeline.job import ScoringJob
+
+
+Told: TypeAlias = tuple[type[DensecastError], str]
+"""What a worker raised: its kind and message."""
 
 
 class Target(NamedTuple):
@@ -110,8 +115,12 @@ def submit(job: ScoringJob, target: Target, about: Mapping[str, Any], show: Call
     try:
         result = pipeline.run()
         if target.cluster is not None:
-            for counts in target.cluster.follow(target.name):
-                show(counts)
+            for state in target.cluster.follow(target.name):
+                show(state.counts)
+                told = failure(state.failures, ended=state.state == "FAILED")
+                if told is not None:
+                    target.cluster.cancel(target.name)
+                    raise _failed(job, told)
         result.wait_until_finish()
         return result
     except KeyboardInterrupt as error:
@@ -124,8 +133,12 @@ def submit(job: ScoringJob, target: Target, about: Mapping[str, Any], show: Call
         # The runner in this process keeps the type of what a worker raised where it can, and wraps the rest.
         if "KeyboardInterrupt" in str(error):
             raise _interrupted(job) from error
-        kind, message = worker_error(str(error)) if str(error) else (JobError, type(error).__name__)
-        raise kind(f"run {job.run_id} failed: {message}") from error
+        raise _failed(job, worker_error(str(error) or type(error).__name__)) from error
+
+
+def _failed(job: ScoringJob, told: Told) -> DensecastError:
+    kind, message = told
+    return kind(f"run {job.run_id} failed: {message}")
 
 
 def _interrupted(job: ScoringJob) -> InterruptedRunError:
@@ -145,16 +158,40 @@ _RAISED = re.compile(r"^[\w.]*?(\w*(?:Error|Exception|Rejected|Interrupt))\b:? ?
 _KINDS: dict[str, type[DensecastError]] = {
     kind.__name__: kind for kind in (ConflictError, TableError, StorageError, SourceError, EngineError, ModelError)
 }
+# Of a runner in Java: its own frames, around the traceback of the worker.
+_FRAMES = re.compile(r"^\s+(?:at [\w.$/<>-]+\(.*|\.\.\. \d+ more)$\n?", re.MULTILINE)
+
+_LASTING = (ModelError, EngineError, TableError)
+"""What another attempt will not mend; storage and sources may be back in a while."""
+_ENOUGH = 3
 
 
-def worker_error(text: str) -> tuple[type[DensecastError], str]:
+def failure(failures: Sequence[str], *, ended: bool) -> Told | None:
+    """What a job on a cluster fails of; None while there is hope.
+
+    A cluster tries again what failed, many times, whatever the reason; a model that cannot be read stays so.
+
+    Args:
+        failures: Why its tasks have failed so far, the last one first.
+        ended: Whether the cluster has given up.
+    """
+    told = [worker_error(text) for text in failures]
+    if ended and told:
+        return told[0]
+    return next((one for one, times in Counter(told).items() if times >= _ENOUGH and one[0] in _LASTING), None)
+
+
+def worker_error(text: str) -> Told:
     r"""What a worker raised, its kind and message, from the traceback that Beam makes its RuntimeError of.
 
     >>> worker_error('Traceback ...\n  File "x.py"\npipeline.errors.SourceError: a.csv: bad\n  why: so' +
     ...              " [while running 'List']")
     (<class 'pipeline.errors.SourceError'>, 'a.csv: bad\n  why: so')
     """
-    text = re.sub(r"\s*\[while running .*?\]\s*$", "", text.strip())
+    text = re.sub(r"\s*\[while running .*?\]\s*$", "", _FRAMES.sub("", text).strip())
     *_, last = [None, *_RAISED.finditer(text)]
-    message = text[last.end() if last else 0 :].strip() or "no reason given"
-    return _KINDS.get(last[1] if last else "", JobError), message
+    name, message = last[1] if last else "", text[last.end() if last else 0 :].strip()
+    # Beam raises some of them again, as the message of an error of its own.
+    while (inner := _RAISED.match(message)) is not None and inner[1] in _KINDS:
+        name, message = inner[1], message[inner.end() :]
+    return _KINDS.get(name, JobError), message or "no reason given"

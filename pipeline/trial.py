@@ -21,6 +21,7 @@ from pipeline.demo import convert_digits
 from pipeline.equivalence import Equivalence
 from pipeline.errors import JobError
 from pipeline.finding import reading
+from pipeline.flink import FlinkCluster
 from pipeline.job import JobResult, describe_job, run_job
 from pipeline.recipe import Form
 from pipeline.runners import LOCAL, about_runner, open_runner
@@ -107,6 +108,7 @@ def try_runner(
     runner: str,
     flags: Sequence[str] = (),
     *,
+    flink_master: str | None = None,
     pages: int = 12,
     model: str | None = None,
     images: Sequence[str] = (),
@@ -118,6 +120,7 @@ def try_runner(
     Args:
         runner: The name of a Beam runner.
         flags: For Beam, on that runner.
+        flink_master: The REST address of a Flink cluster, where that is the runner.
         pages: How many pages of digits there are, `MINIMUM_PAGES` at least.
         model: A model directory; by default the digits model, converted for this.
         images: More images, as `densecast score` takes them; they do not change.
@@ -130,7 +133,10 @@ def try_runner(
     """
     if pages < MINIMUM_PAGES:
         raise JobError(f"{pages} pages are too few", why=f"the second night changes {MINIMUM_PAGES} of them")
+    target: dict[str, Any] = {"runner": runner, "beam_options": tuple(flags), "flink_master": flink_master}
     about = about_runner(open_runner(runner), flags)  # what lacks its program fails before anything is made
+    if flink_master:
+        about["flink"] = FlinkCluster(flink_master).overview().version
     with _folder(output) as folder, _model(model, folder) as directory:
         shape = shape_for(read_metadata(directory))
         arguments = first_night(storage.join(folder, "images"), pages, shape)
@@ -150,8 +156,8 @@ def try_runner(
         for number in range(2):
             if number:
                 second_night(arguments[0], pages, shape)
-            there = run(describe_job(**values, output=tables["there"], runner=runner, beam_options=tuple(flags)))
-            here = run(describe_job(**values, output=tables["here"], runner=LOCAL))
+            there = run(describe_job(**values, **target, output=tables["there"]))
+            here = run(describe_job(**values, runner=LOCAL, output=tables["here"]))
             nights.append(_night(tables["there"], there, tables["here"], here))
     return TrialReport(
         runner=runner,

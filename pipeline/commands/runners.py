@@ -11,6 +11,7 @@ from pipeline.exit_codes import ExitCode
 @click.command("verify-runner", cls=PassThrough)
 @click.argument("images", nargs=-1)
 @click.option("--runner", required=True, help="The name of a Beam runner.")
+@click.option("--flink-master", metavar="HOST:PORT", help="The REST address of a Flink cluster, for FlinkRunner.")
 @click.option("--pages", type=click.IntRange(min=4), default=12, show_default=True, help="Pages to compose and score.")
 @click.option("--model", type=click.Path(), help="A model directory. Default: the digits model.")
 @click.option("--output", "-o", help="Keep images and tables in a new folder below this one.")
@@ -21,6 +22,7 @@ def verify_runner(
     /,
     images: tuple[str, ...],
     runner: str,
+    flink_master: str | None,
     pages: int,
     model: str | None,
     output: str | None,
@@ -38,13 +40,15 @@ def verify_runner(
 
     \b
     densecast verify-runner --runner PrismRunner
-    densecast verify-runner --runner FlinkRunner --output /shared/trials -- --flink_master=localhost:8081
+    densecast verify-runner --runner FlinkRunner --flink-master localhost:8081 --output /shared/trials
     """
     from pipeline.trial import render, try_runner
 
     need_tensorflow()
     flags = ctx.meta.get("densecast.beam", ())
-    report = try_runner(runner, flags, pages=pages, model=model, images=images, output=output)
+    report = try_runner(
+        runner, flags, flink_master=flink_master, pages=pages, model=model, images=images, output=output
+    )
     print_report(report, render, as_json=as_json)
     if not report.equal:
         ctx.exit(ExitCode.FAILED)

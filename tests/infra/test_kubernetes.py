@@ -190,7 +190,7 @@ def test_the_job_is_for_this_cluster(job: Any):
     flink = options.view_as(FlinkRunnerOptions)
     assert job.runner == "FlinkRunner"
     # The operator's name for a cluster's REST service.
-    assert flink.flink_master == f"http://{cluster['metadata']['name']}-rest:8081"
+    assert job.flink_master == f"{cluster['metadata']['name']}-rest:8081"
     assert flink.flink_submit_uber_jar
     slots = int(cluster["spec"]["flinkConfiguration"]["slotmanager.number-of-slots.max"])
     assert [f"--parallelism={slots}"] == [o for o in job.beam_options if o.startswith("--parallelism")]

@@ -112,20 +112,15 @@ def submit(job: ScoringJob, target: Target, about: Mapping[str, Any], show: Call
     # A list, if an empty one: without flags Beam would read this process's own command line.
     options = PipelineOptions(list(target.flags))
     pipeline = build_pipeline(job, beam.Pipeline(runner=target.runner, options=options), about)
+    result = None
     try:
         result = pipeline.run()
         if target.cluster is not None:
-            for state in target.cluster.follow(target.name):
-                show(state.counts)
-                told = failure(state.failures, ended=state.state == "FAILED")
-                if told is not None:
-                    target.cluster.cancel(target.name)
-                    raise _failed(job, told)
+            _follow(job, target.name, target.cluster, show)
         result.wait_until_finish()
         return result
     except KeyboardInterrupt as error:
-        if target.cluster is not None:
-            target.cluster.cancel(target.name)
+        _cancel(job, target, result)
         raise _interrupted(job) from error
     except RUNNER_LOST as error:
         raise runner_lost(job.runner, error) from error
@@ -134,6 +129,27 @@ def submit(job: ScoringJob, target: Target, about: Mapping[str, Any], show: Call
         if "KeyboardInterrupt" in str(error):
             raise _interrupted(job) from error
         raise _failed(job, worker_error(str(error) or type(error).__name__)) from error
+
+
+def _follow(job: ScoringJob, name: str, cluster: FlinkCluster, show: Callable[[Mapping[str, int]], None]) -> None:
+    """Waits until a cluster is done with a job, or there is no hope for it."""
+    for state in cluster.follow(name):
+        show(state.counts)
+        told = failure(state.failures, ended=state.state == "FAILED")
+        if told is not None:
+            cluster.cancel(name)
+            raise _failed(job, told)
+
+
+def _cancel(job: ScoringJob, target: Target, result: Any) -> None:
+    """Cancels what goes on elsewhere; the local runner has come back with the interruption, and gave no result."""
+    try:
+        if target.cluster is not None:
+            target.cluster.cancel(target.name)
+        elif result is not None:
+            result.cancel()
+    except RUNNER_LOST as error:
+        raise runner_lost(job.runner, error) from error
 
 
 def _failed(job: ScoringJob, told: Told) -> DensecastError:

@@ -1,0 +1,97 @@
+"""A runner is one that was named, and one that does not answer is an error that says so."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import pytest
+
+from pipeline import progress
+from pipeline.errors import JobError
+from pipeline.job import describe_job, run_job
+from pipeline.runners import about_runner, beam_flags, open_runner, runner_lost
+from tests.pipeline.fakes import write_model
+
+
+def test_flags_go_through_as_they_are():
+    runner = open_runner("local")
+    assert beam_flags(runner, ("--job_name=a",)) == ["--job_name=a"]
+    assert about_runner(runner, ()) == {"class": "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"}
+
+
+@pytest.mark.parametrize("name", ["PrismRunner", "prismrunner"])
+def test_prism_is_looked_for_under_any_of_its_names(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(JobError, match="needs the program prism"):
+        beam_flags(open_runner(name), ())
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> dict[str, Any]:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.jpg").touch()
+    model = write_model(tmp_path / "model")
+    return {"model": str(model), "images": (str(tmp_path / "images"),), "output": str(tmp_path / "maps")}
+
+
+def test_a_runner_that_is_not_there_is_an_error_of_ours(job: dict[str, Any]):
+    with socket.socket() as taken:  # bound, and nobody listens
+        taken.bind(("127.0.0.1", 0))
+        flags = (f"--job_endpoint=localhost:{taken.getsockname()[1]}", "--job_server_timeout=1")
+        with pytest.raises(JobError, match="PortableRunner does not answer"):
+            run_job(describe_job(**job, runner="PortableRunner", beam_options=flags))
+
+
+def test_a_runner_that_needs_an_address_says_so(job: dict[str, Any]):
+    with pytest.raises(JobError, match="--job_endpoint"):
+        run_job(describe_job(**job, runner="PortableRunner"))
+
+
+class Lost(grpc.RpcError, grpc.Call):
+    """What gRPC raises when the other side goes away."""
+
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.UNAVAILABLE
+
+    def details(self) -> str:
+        return "Socket closed"
+
+    # What else a call has to have.
+    initial_metadata = trailing_metadata = is_active = time_remaining = cancel = add_callback = lambda *_: None
+
+
+def test_a_runner_that_dies_is_told_with_its_last_word():
+    assert "FlinkRunner does not answer: UNAVAILABLE, Socket closed" in str(runner_lost("FlinkRunner", Lost()))
+    assert "does not answer\n" in str(runner_lost("FlinkRunner", grpc.FutureTimeoutError()))
+
+
+def counter(name: str, attempted: int, committed: int | None) -> Any:
+    return SimpleNamespace(
+        key=SimpleNamespace(metric=SimpleNamespace(name=name)), attempted=attempted, committed=committed
+    )
+
+
+def result(query: Any) -> Any:
+    return SimpleNamespace(metrics=lambda: SimpleNamespace(query=query))
+
+
+def test_counters_are_summed_over_the_steps_that_count():
+    """Where a runner tells only what was attempted, that is what there is."""
+    found = {"counters": [counter("kept", 3, 2), counter("kept", 5, 5), counter("scored", 4, None)]}
+    assert progress.counters(result(lambda _: found)) == {"kept": 7, "scored": 4}
+
+
+def refuse(error: Exception) -> Any:
+    def query(_: Any) -> Any:
+        raise error
+
+    return query
+
+
+@pytest.mark.parametrize("query", [refuse(NotImplementedError()), refuse(Lost()), lambda _: {"counters": []}])
+def test_a_runner_without_counters_has_none(query: Any):
+    assert progress.counters(result(query)) is None

@@ -7,13 +7,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import apache_beam as beam
 import grpc
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.portability.api import beam_runner_api_pb2
+from apache_beam.runners.portability.portable_runner import PortableRunner
 
 from pipeline import progress
 from pipeline.errors import JobError
 from pipeline.job import describe_job, run_job
 from pipeline.runners import about_runner, beam_flags, open_runner, runner_lost
+from pipeline.scoring import ScoreImages
+from pipeline.sources import ListImages
 from tests.pipeline.fakes import write_model
 
 
@@ -49,6 +55,27 @@ def test_a_runner_that_is_not_there_is_an_error_of_ours(job: dict[str, Any]):
 def test_a_runner_that_needs_an_address_says_so(job: dict[str, Any]):
     with pytest.raises(JobError, match="--job_endpoint"):
         run_job(describe_job(**job, runner="PortableRunner"))
+
+
+def test_the_pipeline_asks_for_nothing_that_older_runners_lack(job: dict[str, Any]):
+    """A Java runner may be versions behind this SDK: what it must know of Beam's model is known since long."""
+    options = PipelineOptions(["--environment_type=EXTERNAL", "--environment_config=none"])
+    pipeline = beam.Pipeline(options=options, runner="FnApiRunner")
+    _ = pipeline | ListImages(list(job["images"])) | ScoreImages(job["model"], job["output"])
+    proto = PortableRunner.get_proto_pipeline(pipeline, options)
+    assert list(proto.requirements) == []
+    transforms = proto.components.transforms.values()
+    asked = {transform.spec.urn.removeprefix("beam:transform:") for transform in transforms}
+    assert {urn for urn in asked if not urn.startswith("combine_per_key")} == {
+        *("pardo:v1", "group_by_key:v1", "flatten:v1", "reshuffle:v1", "impulse:v1"),
+        *("", "generic_composite:v1", "pickled_python:v1"),  # of these a runner sees what is in them
+    }
+    for transform in transforms:
+        if transform.spec.urn == "beam:transform:pardo:v1":
+            payload = beam_runner_api_pb2.ParDoPayload.FromString(transform.spec.payload)
+            assert not payload.restriction_coder_id
+            assert not payload.state_specs
+            assert not payload.timer_family_specs
 
 
 class Lost(grpc.RpcError, grpc.Call):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ import apache_beam as beam
 import grpc
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.portability.api import beam_runner_api_pb2
+from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc, beam_runner_api_pb2
 from apache_beam.runners.portability.portable_runner import PortableRunner
 
 from pipeline import progress
@@ -55,6 +56,29 @@ def test_a_runner_that_is_not_there_is_an_error_of_ours(job: dict[str, Any]):
 def test_a_runner_that_needs_an_address_says_so(job: dict[str, Any]):
     with pytest.raises(JobError, match="--job_endpoint"):
         run_job(describe_job(**job, runner="PortableRunner"))
+
+
+class JobServer(beam_job_api_pb2_grpc.JobServiceServicer):
+    """Names options as Beam's Java job servers do."""
+
+    def DescribePipelineOptions(self, request: Any, context: Any) -> Any:  # noqa: N802 - Beam's name
+        groups = ("org.apache.beam.sdk.options.PipelineOptions", "org.apache.beam.runners.spark.SparkPipelineOptions")
+        options = [beam_job_api_pb2.PipelineOptionDescriptor(name="a", group=group) for group in groups]
+        return beam_job_api_pb2.DescribePipelineOptionsResponse(options=options)
+
+
+def test_a_job_server_is_asked_what_it_is():
+    server = grpc.server(ThreadPoolExecutor(1))
+    beam_job_api_pb2_grpc.add_JobServiceServicer_to_server(JobServer(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        about = about_runner(open_runner("PortableRunner"), [f"--job_endpoint=127.0.0.1:{port}"])
+    finally:
+        server.stop(None).wait()
+    assert about["job server"] == f"spark at 127.0.0.1:{port}"
+    with pytest.raises(JobError, match="does not answer"):
+        about_runner(open_runner("PortableRunner"), [f"--job_endpoint=127.0.0.1:{port}", "--job_server_timeout=1"])
 
 
 def test_the_pipeline_asks_for_nothing_that_older_runners_lack(job: dict[str, Any]):

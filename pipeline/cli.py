@@ -9,7 +9,7 @@ import click
 
 from conversion.errors import DensecastError
 from pipeline.commands import maintenance, model, nightly, runners, table
-from pipeline.console import quiet_libraries
+from pipeline.console import quiet_libraries, quiet_threads
 from pipeline.errors import InterruptedRunError
 from pipeline.exit_codes import ExitCode
 
@@ -55,6 +55,8 @@ for command in (
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the command: our own errors end in one message and exit code 1, anything else is a bug and shows itself."""
     arguments = sys.argv[1:] if args is None else list(args)
+    if "--debug" not in arguments:
+        quiet_threads()
     try:
         cli.main(args=arguments, prog_name="densecast")
     except InterruptedRunError as error:

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 
 from rich.console import Console
@@ -34,6 +35,18 @@ def quiet_libraries(*, debug: bool) -> None:
     logging.basicConfig(level=logging.ERROR, handlers=[handler])
     # A worker's failure is raised too, and reported once, by us.
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+
+
+def quiet_threads() -> None:
+    """Keeps still what a runner's threads die of when it has ended and hangs up: no news, in forty lines each."""
+    others = threading.excepthook
+
+    def hook(failed: threading.ExceptHookArgs) -> None:
+        code = getattr(failed.exc_value, "code", None)
+        if not (callable(code) and str(code()) == "StatusCode.CANCELLED"):
+            others(failed)
+
+    threading.excepthook = hook
 
 
 def load_tensorflow(*, debug: bool) -> None:

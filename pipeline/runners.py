@@ -6,11 +6,15 @@ be the same online and offline, so `local` is pinned to the FnApiRunner, which i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import grpc
+from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions
+from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.runners.portability.portable_runner import PortableRunner
 from apache_beam.runners.portability.prism_runner import PrismRunner
 from apache_beam.runners.runner import create_runner
 
@@ -18,6 +22,8 @@ from pipeline import prism
 from pipeline.errors import JobError
 
 LOCAL = "local"
+
+_OF_A_RUNNER = re.compile(r"org\.apache\.beam\.runners\.(\w+)\.")
 
 RUNNER_LOST = (grpc.RpcError, grpc.FutureTimeoutError)
 """What submitting or watching a job raises when nobody answers, or no longer."""
@@ -55,11 +61,29 @@ def about_runner(runner: Any, flags: Sequence[str]) -> dict[str, str]:
     """What is known of a runner: its class, and what it says of itself.
 
     Raises:
-        JobError: What the runner needs is not there.
+        JobError: What the runner needs is not there, or its job server does not answer.
     """
     kind = type(runner)
     about = {"class": f"{kind.__module__}.{kind.__qualname__}"}
-    return about | (prism.about(flags) if isinstance(runner, PrismRunner) else {})
+    if isinstance(runner, PrismRunner):
+        about |= prism.about(flags)
+    options = PipelineOptions(list(flags)).view_as(PortableOptions)
+    if isinstance(runner, PortableRunner) and options.job_endpoint and options.job_endpoint != "embed":
+        about["job server"] = _job_server(about["class"], options.job_endpoint, options.job_server_timeout)
+    return about
+
+
+def _job_server(name: str, address: str, timeout_s: float) -> str:
+    """Which runners a job server has: their options are among those that it names."""
+    try:
+        with grpc.insecure_channel(address) as channel:
+            describe = beam_job_api_pb2_grpc.JobServiceStub(channel).DescribePipelineOptions
+            request = beam_job_api_pb2.DescribePipelineOptionsRequest()
+            answer = describe(request, timeout=timeout_s, wait_for_ready=True)
+    except RUNNER_LOST as error:
+        raise runner_lost(name, error) from error
+    found = {match[1] for option in answer.options if (match := _OF_A_RUNNER.match(option.group))}
+    return f"{', '.join(sorted(found)) or 'says nothing of itself'} at {address}"
 
 
 def runner_lost(name: str, error: Any) -> JobError:

@@ -33,10 +33,13 @@ def parse(arguments: Sequence[str]) -> tuple[ScoringJob, PipelineOptions]:
     parser.add_argument("--scores", help="top-k, log-uint8, float16 or float32")
     parser.add_argument("--top_k", type=int)
     parser.add_argument("--features", help="Blobs to keep, with spaces between them")
+    parser.add_argument("--device", help="auto, cpu or gpu; gpu where there is an accelerator")
     parser.add_argument("--run_id")
     parser.add_argument("--dataflow_accelerator", help="type:nvidia-tesla-t4;count:1;install-nvidia-driver")
     ours, beams = parser.parse_known_args(arguments)
-    chosen = {name: getattr(ours, name) for name in ("scores", "top_k", "run_id") if getattr(ours, name)}
+    chosen = {name: getattr(ours, name) for name in ("scores", "top_k", "device", "run_id") if getattr(ours, name)}
+    if ours.dataflow_accelerator:
+        chosen.setdefault("device", "gpu")  # it is paid for: a worker that cannot use it is to fail
     if ours.features:
         chosen["features"] = tuple(ours.features.split())
     job = describe_job(model=ours.model, images=tuple(shlex.split(ours.images)), output=ours.output, **chosen)
@@ -66,6 +69,7 @@ def build(job: ScoringJob, options: PipelineOptions) -> beam.Pipeline:
             run_id=job.run_id,
             limits=job.limits(),
             summary={"job": job.model_dump(mode="json")},
+            device=job.device,
         )
     )
     return pipeline

@@ -125,7 +125,14 @@ class TestIdentity:
     """What makes a date's run another one."""
 
     def test_what_changes_the_maps_changes_it(self, tmp_path: Path):
-        changes = ["top-k = 3", "rescore = true", "scales = [2]", "max-pixels = 9", 'accuracy-bound = "0.1"']
+        changes = [
+            "top-k = 3",
+            'precision = "float16"',
+            "rescore = true",
+            "scales = [2]",
+            "max-pixels = 9",
+            'accuracy-bound = "0.1"',
+        ]
         texts = [GOOD, *(f"{GOOD}{line}\n" for line in changes), GOOD.replace("photos", "{date}")]
         found = [load(tmp_path, text).identity for text in [*texts, GOOD.replace('"maps"', '"others"')]]
         assert len(set(found)) == len(found)
@@ -138,6 +145,9 @@ class TestIdentity:
             "top-k = 5",
             '[nightly]\nname = "x"',
             "decode-timeout = 9",
+            'device = "gpu"',
+            "xla = true",
+            "max-parity-error = 0.1",
         ]
         assert {load(tmp_path, f"{GOOD}{line}\n").identity for line in ["", *changes]} == {
             load(tmp_path, GOOD).identity

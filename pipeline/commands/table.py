@@ -62,11 +62,15 @@ if TYPE_CHECKING:
     type=click.Choice([precision.value for precision in Precision]),
     default=Precision.FLOAT32.value,
     show_default=True,
-    help="What the net computes in; refused if it changes the maps of the first images too much.",
+    help="What the net computes in; measured on the first images against float32.",
 )
-@click.option("--max-parity-error", type=click.FloatRange(0, 1), help="By how much: of a probability. Default: 0.01.")
-@click.option("--max-parity-flips", help="And of how many cells the best class. Default: 1%.")
-@click.option("--xla", is_flag=True, help="Have XLA compile the net for the sizes that the first images have.")
+@click.option(
+    "--max-parity-error",
+    type=click.FloatRange(0, 1),
+    help="Refuse a precision that changes a probability by more. Default: 0.01.",
+)
+@click.option("--max-parity-flips", help="Or the best class of more cells. Default: 1%.")
+@click.option("--xla", is_flag=True, help="Have XLA compile the net for the sizes of the first images.")
 @click.option("--xla-shapes", type=click.IntRange(min=1), help="How many sizes at most. Default: 8.")
 @click.option("--runner", default="local", show_default=True, help="local, or the name of a Beam runner.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result for programs.")

@@ -138,9 +138,11 @@ def _places(tf: Any, gpus: list[Any]) -> tuple[Place, ...]:
     visible = tf.config.get_visible_devices(kind)
     if gpus and len(visible) > len(gpus) and len(found) == len(visible):  # hidden ones that could not be hidden
         found = [device for device, physical in zip(found, visible, strict=True) if physical in gpus]
-    model = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "") if gpus else ""
+    models = [tf.config.experimental.get_device_details(gpu).get("device_name", "") for gpu in gpus]
+    if len(models) != len(found):  # a CPU, or GPUs that were cut into parts
+        models = [models[0] if len(set(models)) == 1 else ""] * len(found)
     places = []
-    for device in found:
+    for device, model in zip(found, models, strict=True):
         short = device.name.removeprefix("/device:")
         label = f"{short} {model}".strip() if gpus or len(found) > 1 else "CPU"
         places.append(Place(device.name, label))

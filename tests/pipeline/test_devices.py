@@ -7,7 +7,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 
+from pipeline.cli import cli
 from pipeline.engines import OpenTensorFlow
 from pipeline.engines.devices import check_wanted, open_places
 from pipeline.engines.diagnosis import GpuFacts, explain, gather
@@ -165,6 +167,14 @@ def test_a_worker_is_refused_in_setup():
         fn.setup()
     for device in ("auto", "cpu"):
         ScoreFn(OpenTensorFlow("/nowhere", recipe, device), "table", "run", recipe, Limits()).setup()
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_bench_is_refused_too(tmp_path: Path):
+    model = write_model(tmp_path / "model")
+    result = CliRunner().invoke(cli, ["bench", str(model), "--device", "gpu:1"])
+    assert isinstance(result.exception, EngineError)
+    assert "no GPU can be seen, and the device is to be gpu:1" in str(result.exception)
 
 
 def test_a_launcher_of_distant_workers_needs_no_gpu():

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from conversion.evaluation import check_inputs
-from conversion.layers.base import Layer, Tensor
+from conversion.layers.base import Layer, Narrow, Tensor
 from conversion.layers.layout import from_caffe, tensorflow, to_caffe
 from conversion.network import Network, Parameters, require_parameters, run
 
@@ -44,22 +44,49 @@ def to_tensorflow(network: Network) -> Any:
 
         def carried(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
             """As the call, but rank-4 blobs are NHWC on both sides."""
-            check_inputs(bare, inputs)
-
-            def apply(layer: Layer, bottoms: Sequence[Tensor]) -> Sequence[Tensor]:
-                with tf.name_scope(_scope(layer.name)):
-                    return layer.tensorflow(bottoms, self.weights[layer.name])
-
-            def view(value: Tensor, like: Tensor) -> Tensor:
-                return from_caffe(tf.reshape(to_caffe(value), tf.shape(to_caffe(like))))
-
-            return run(bare.layers, lambda layer: [inputs[top] for top in layer.tops], apply, view)
+            return carried(bare, self.weights, inputs)
 
         def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
             given = {blob: from_caffe(tf.convert_to_tensor(value, tf.float32)) for blob, value in inputs.items()}
             return {blob: to_caffe(value) for blob, value in self.carried(given).items()}
 
     return NetworkModule(network.parameters)
+
+
+def carried(
+    network: Network, weights: Mapping[str, Sequence[Any]], inputs: Mapping[str, Tensor], narrow: Any = None
+) -> dict[str, Tensor]:
+    """Every blob of a network as TensorFlow ops; rank-4 blobs are NHWC on both sides.
+
+    Args:
+        network: What is computed; its own parameters are not looked at.
+        weights: By layer, what `Layer.prepare` gave, as tensors or variables.
+        inputs: The net's inputs, float32, by blob.
+        narrow: A floating type of 16 bits that layers compute in where `Layer.narrow` lets them; None: float32 it is.
+
+    Returns:
+        By blob, in the type that its layer computes in.
+    """
+    tf = tensorflow()
+    check_inputs(network, inputs)
+
+    def apply(layer: Layer, bottoms: Sequence[Tensor]) -> Sequence[Tensor]:
+        with tf.name_scope(_scope(layer.name)):
+            held = weights[layer.name]
+            if narrow is not None:
+                own = narrow if _narrows(layer, bottoms, narrow) else tf.float32
+                bottoms, held = [tf.cast(b, own) for b in bottoms], [tf.cast(w, own) for w in held]
+            return layer.tensorflow(bottoms, held)
+
+    def view(value: Tensor, like: Tensor) -> Tensor:
+        return from_caffe(tf.reshape(to_caffe(value), tf.shape(to_caffe(like))))
+
+    return run(network.layers, lambda layer: [inputs[top] for top in layer.tops], apply, view)
+
+
+def _narrows(layer: Layer, bottoms: Sequence[Tensor], narrow: Any) -> bool:
+    follows = layer.narrow is Narrow.FOLLOWS and all(bottom.dtype == narrow for bottom in bottoms)
+    return layer.narrow is Narrow.ALWAYS or follows
 
 
 def _parameters_of(layer: Layer) -> bytes:

@@ -62,7 +62,7 @@ def choose_form(engine: Engine, images: Iterable[NDArray[np.uint8]], bound: floa
     errors = dict.fromkeys(Form, 0.0)
     count = cells = classes = 0
     for image in images:
-        probabilities = _probabilities(engine, image)
+        probabilities = probabilities_of(engine, image)
         count, cells = count + 1, cells + probabilities.shape[0] * probabilities.shape[1]
         classes = probabilities.shape[2]
         for form, error in form_errors(probabilities, k).items():
@@ -104,7 +104,17 @@ def bytes_a_cell(form: Form, classes: int, k: int) -> int:
     return best + np.dtype(np.float32).itemsize + every
 
 
-def _probabilities(engine: Engine, image: NDArray[np.uint8]) -> Floats:
+def probabilities_of(engine: Engine, image: NDArray[np.uint8]) -> Floats:
+    """All probabilities of an image, float32 [h, w, C].
+
+    Args:
+        engine: One that gives them so (`Form.FLOAT32`).
+        image: uint8 RGB [H, W, 3].
+
+    Raises:
+        EngineError: The engine failed, or gives no float32 probabilities.
+        MapError: What it gives are no probabilities.
+    """
     [found] = engine.score(image[np.newaxis])
     if found.probabilities is None or found.probabilities.dtype != np.float32:
         raise EngineError("the engine gives no float32 probabilities", remedy="open it with Form.FLOAT32")

@@ -15,6 +15,7 @@ from rich.table import Table
 from conversion import load_network
 from conversion.metadata import NETWORK_FILE
 from pipeline.engines import Engine, TensorFlowEngine
+from pipeline.engines.devices import open_places
 
 _PEAK_SIZE = 2048
 
@@ -63,6 +64,7 @@ class BenchReport(BaseModel):
     """What `bench` measured."""
 
     model: str
+    device: str
     peak_gflops: float
     repeats: int
     timings: list[Timing]
@@ -75,6 +77,7 @@ def bench(
     batches: Sequence[int] = (1, 8),
     repeats: int = 7,
     clock: Callable[[], float] = time.perf_counter,
+    device: str = "auto",
 ) -> BenchReport:
     """Times a model.
 
@@ -84,11 +87,14 @@ def bench(
         batches: Images a batch.
         repeats: Timed runs of each; the median counts.
         clock: Seconds, monotonic.
+        device: `auto`, `cpu`, `gpu` or `gpu:1`; the first of several.
 
     Raises:
         ModelError: The directory is no model.
+        EngineError: There is no such device.
     """
-    engine = TensorFlowEngine(model)
+    place = open_places(device)[0]
+    engine = TensorFlowEngine(model, place=place)
     network = load_network(f"{model}/{NETWORK_FILE}")
     (blob,) = network.inputs
     channels = network.inputs[blob][1]
@@ -117,7 +123,9 @@ def bench(
                 )
             )
     claim = _claim(engine, window, eight, batches, repeats, clock)
-    return BenchReport(model=engine.metadata.name, peak_gflops=peak, repeats=repeats, timings=timings, claim=claim)
+    return BenchReport(
+        model=engine.metadata.name, device=place.label, peak_gflops=peak, repeats=repeats, timings=timings, claim=claim
+    )
 
 
 def _claim(
@@ -186,7 +194,8 @@ def _images(batch: int, height: int, width: int) -> Any:
 def render(report: BenchReport) -> RenderableType:
     """The report for a terminal."""
     table = Table(
-        title=f"{report.model}: median of {report.repeats}; peak {report.peak_gflops:.0f} GFLOP/s (NumPy sgemm)"
+        title=f"{report.model} on {report.device}: median of {report.repeats}; "
+        f"peak {report.peak_gflops:.0f} GFLOP/s (NumPy sgemm)"
     )
     for column in ("pixels", "batch", "map", "ms a batch", "images/s", "GFLOP/s", "of peak"):
         table.add_column(column, justify="right")

@@ -12,7 +12,7 @@ import apache_beam as beam
 from apache_beam.utils.shared import Shared
 from apache_beam.utils.windowed_value import WindowedValue
 
-from pipeline.engines import Engine, OpenEngine
+from pipeline.engines import Engine, OpenEngine, OpenTensorFlow, counts_of
 from pipeline.errors import EngineError, JobError
 from pipeline.incremental import Adopted, Base, Removed, Tally, globally
 from pipeline.memory import give_back
@@ -57,13 +57,20 @@ class ScoreFn(beam.DoFn):
         self._shared = Shared()
 
     def setup(self) -> None:
-        """Nothing yet: where no image has changed, no model is loaded."""
+        """Looks for the GPU if it has to be one; where no image has changed, no model is loaded.
+
+        Raises:
+            EngineError: There is none.
+        """
+        if isinstance(self._open_engine, OpenTensorFlow):
+            self._open_engine.check()
         self._scorer: Scorer | None = None
 
     def start_bundle(self) -> None:
         """Nothing is carried from one bundle to another: a failed bundle leaves nothing behind."""
         if self._scorer is not None:
             self._scorer.reset()
+            counts_of(self._held.engine)
         self._writer = self._new_writer()
         self._seconds: dict[str, float] = {}
 
@@ -82,7 +89,7 @@ class ScoreFn(beam.DoFn):
         last = self._flush(self._writer)
         if last is not None:
             yield globally(last)
-        yield globally(Tally({**self._scorer.counts, **self._seconds}))
+        yield globally(Tally({**self._scorer.counts, **self._seconds, **counts_of(self._held.engine)}))
         self._scorer.reset()
 
     def teardown(self) -> None:
@@ -217,8 +224,10 @@ def _by_kind(totals: Mapping[str, float]) -> dict[str, dict[str, float]]:
     """Counts by what they are of: `seconds.infer` -> {"seconds": {"infer": ...}}; those without a prefix are images."""
     kinds: dict[str, dict[str, float]] = {"images": {}, "reasons": {}, "seconds": {}}
     for name, value in sorted(totals.items()):
-        kind, _, rest = name.rpartition(".")
-        kinds[kind or "images"][rest] = round(value, 3) if kind == "seconds" else int(value)
+        kind, dot, rest = name.partition(".")
+        if not dot:
+            kind, rest = "images", name
+        kinds.setdefault(kind, {})[rest] = round(value, 3) if kind == "seconds" else int(value)
     return kinds
 
 

@@ -9,23 +9,25 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from conversion import ModelMetadata, read_metadata
+from conversion import read_metadata
 from pipeline import progress, storage
-from pipeline.accuracy import Choice, choose_form
+from pipeline.accuracy import Choice
 from pipeline.decoding import DecodeLimits
-from pipeline.engines import TensorFlowEngine
+from pipeline.engines.devices import AUTO, check_wanted
+from pipeline.engines.opening import OpenTensorFlow
 from pipeline.errors import JobError, TableError
 from pipeline.files import check_root
 from pipeline.flink import RUNNER as FLINK
 from pipeline.maps import DEFAULT_K
-from pipeline.publishing import FOLDER, RunSummary, open_delta, read_summary
-from pipeline.recipe import Form, Recipe
+from pipeline.parity import DEFAULT_ERROR, DEFAULT_FLIPS, Parity
+from pipeline.publishing import FOLDER, RunSummary, read_summary
+from pipeline.recipe import Form, Precision, Recipe
 from pipeline.runners import LOCAL
-from pipeline.sampling import sample
 from pipeline.scorer import Limits
 from pipeline.scoring import new_run_id
+from pipeline.settling import settle
 from pipeline.submitting import open_target, submit
-from pipeline.table import MapTable
+from pipeline.warming import DEFAULT_SHAPES
 
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*(%?)")
 
@@ -70,6 +72,12 @@ class ScoringJob(BaseModel):
         max_image_bytes: Larger files are rejected unread.
         tile_pixels: Larger images are cut into tiles of at most so many pixels.
         decode_timeout: Seconds that the decoding of one image may take.
+        device: What workers compute on: auto (GPUs, or the CPU where there are none), cpu, gpu, or gpu:1.
+        precision: What the net computes in.
+        max_parity_error: How far that may change a probability of the first images, 0 to 1, before the run is refused.
+        max_parity_flips: The share of their cells, 0 to 1, whose best class it may change.
+        xla: Have XLA compile the net, for the shapes of batches that the first images have.
+        xla_shapes: How many shapes at most.
         run_id: Names the run.
     """
 
@@ -97,9 +105,15 @@ class ScoringJob(BaseModel):
     max_image_bytes: int = Field(default=Limits().max_image_bytes, ge=1)
     tile_pixels: int = Field(default=Limits().tile_pixels, ge=1)
     decode_timeout: float = Field(default=Limits().decode_timeout_s, gt=0)
+    device: str = AUTO
+    precision: Precision = Precision.FLOAT32
+    max_parity_error: float = Field(default=DEFAULT_ERROR, ge=0, le=1)
+    max_parity_flips: float = Field(default=DEFAULT_FLIPS, ge=0, le=1)
+    xla: bool = False
+    xla_shapes: int = Field(default=DEFAULT_SHAPES, ge=1)
     run_id: str = Field(default_factory=new_run_id)
 
-    @field_validator("max_rejected", "max_pruned", mode="before")
+    @field_validator("max_rejected", "max_pruned", "max_parity_flips", mode="before")
     @classmethod
     def _share(cls, value: object) -> object:
         return share(value) if isinstance(value, str) else value
@@ -117,6 +131,7 @@ class ScoringJob(BaseModel):
         return Recipe(
             form=self.scores,
             k=self.top_k,
+            precision=self.precision,
             features=self.features,
             scales=self.scales,
             resize=self.resize,
@@ -132,12 +147,17 @@ class ScoringJob(BaseModel):
             decode_timeout_s=self.decode_timeout,
         )
 
+    def device_here(self) -> str:
+        """The device of the process that starts the run: a launcher of distant workers need not have theirs."""
+        return self.device if self.runner == LOCAL else AUTO
+
 
 def describe_job(**values: Any) -> ScoringJob:
     """A ScoringJob; raises JobError that names every field that is wrong."""
     try:
         job = ScoringJob(**values)
         _ = job.recipe().scaling  # refuses sizes that are out of range
+        check_wanted(job.device)
         return job
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
@@ -153,6 +173,7 @@ class JobResult:
         seconds: From the first listing to the commit.
         failed: Whether more images than the job allows have no map.
         choice: The form of the maps and what it was chosen by, where the job left that open.
+        parity: What the precision does to the maps, where it is not float32.
         beam: Beam's own result, for those who want what the runner counted: see `pipeline.progress.counters`.
     """
 
@@ -160,6 +181,7 @@ class JobResult:
     seconds: float
     failed: bool
     choice: Choice | None = None
+    parity: Parity | None = None
     beam: Any = None
 
 
@@ -172,23 +194,21 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
             the same images meanwhile, so that this one has only to be repeated.
         StorageError: The table cannot be written.
         SourceError: The images cannot be listed.
+        EngineError: There is no GPU where one is asked for, or the engine failed.
+        ParityError: The precision changes the maps by more than the job allows.
         JobError: The pipeline failed in another way.
     """
     metadata = read_metadata(job.model)
     check_root(job.output)
     check_folder(job.output)
     target = open_target(job)
+    OpenTensorFlow(job.model, job.recipe(), job.device_here()).check()
     with watch("scoring") as watching:
-        about: dict[str, Any] = {"job": job.model_dump(mode="json")}
-        choice = None
-        if job.accuracy_bound is not None:
-            choice = _choose_form(job, metadata, job.accuracy_bound)
-            job = job.model_copy(update={"scores": choice.form})
-            about["accuracy"] = choice.model_dump(mode="json")
-        result = submit(job, target, about, watching.show)
+        settled = settle(job, metadata)
+        result = submit(settled, target, watching.show)
         seconds = watching.seconds()
     summary = read_summary(job.output, job.run_id)
-    return JobResult(summary, seconds, too_many_rejected(job, summary), choice, result)
+    return JobResult(summary, seconds, too_many_rejected(job, summary), settled.choice, settled.parity, result)
 
 
 def too_many_rejected(job: ScoringJob, summary: RunSummary) -> bool:
@@ -216,14 +236,3 @@ def check_folder(output: str) -> None:
             where=output,
             remedy="name a new folder with --output",
         )
-
-
-def _choose_form(job: ScoringJob, metadata: ModelMetadata, bound: float) -> Choice:
-    """The form of the maps: the one that the table's maps have by the same bound, or chosen on a sample."""
-    for run in reversed(MapTable(job.output).runs()) if open_delta(job.output) is not None else ():
-        same = run.get("model_digest") == metadata.digest and run.get("recipe", {}).get("k") == job.top_k
-        if same and run.get("accuracy", {}).get("bound") == bound:
-            # Another form would have all images scored again.
-            return Choice.model_validate(run["accuracy"])
-    engine = TensorFlowEngine(job.model, job.top_k, Form.FLOAT32)
-    return choose_form(engine, sample(job.images, metadata, job.recipe(), job.limits()), bound, job.top_k)

@@ -27,6 +27,7 @@ _PLACE = re.compile(r"\{([^{}]*)\}")
 
 # What changes how a run works and not what it makes: a date that is done stays done when they are changed.
 _OPERATIONAL = {"run_id", "runner", "flink_master", "beam_options", "max_rejected", "max_pruned", "decode_timeout"}
+_OPERATIONAL |= {"device", "max_parity_error", "max_parity_flips", "xla", "xla_shapes"}
 
 
 class _Frozen(BaseModel):

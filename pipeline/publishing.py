@@ -42,6 +42,7 @@ class RunSummary(NamedTuple):
             files were opened; `still_rejected`: how many had no map before and have none now.
         reasons: The rejections it added, by reason.
         seconds: By stage, summed over all workers.
+        devices: Images that were run, padding included, by device, over all workers.
     """
 
     run_id: str
@@ -51,6 +52,7 @@ class RunSummary(NamedTuple):
     images: Mapping[str, int]
     reasons: Mapping[str, int]
     seconds: Mapping[str, float]
+    devices: Mapping[str, int]
 
 
 class _Result(NamedTuple):

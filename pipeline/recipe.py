@@ -27,6 +27,14 @@ class Form(StrEnum):
     FLOAT32 = "float32"
 
 
+class Precision(StrEnum):
+    """What a net computes in where that makes a difference to its speed: see `conversion.layers.base.Narrow`."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """What a run makes of every image: with the image's digest, everything that its maps depend on.
@@ -35,7 +43,8 @@ class Recipe:
         model_digest: Digest of the model (weights, definition, preprocessing); empty until it is known.
         form: How much of a map is kept.
         k: How many classes a cell keeps, at most.
-        precision: What the engine computes in.
+        precision: What the net computes in. The device, and whether XLA compiles the net, are not here: they too change
+            last digits, but not what is computed, and another machine is no reason to score everything again.
         scales: By what an image is enlarged before it is scored, positive; one map each.
         resize: Before that, an image's shorter side becomes so many pixels, or its (height, width) these; None: as is.
         max_side: And no side is longer than so many pixels; None: no limit.
@@ -45,7 +54,7 @@ class Recipe:
     model_digest: str = ""
     form: Form = Form.TOP_K
     k: int = DEFAULT_K
-    precision: str = "float32"
+    precision: Precision = Precision.FLOAT32
     scales: tuple[float, ...] = (1.0,)
     resize: int | tuple[int, int] | None = None
     max_side: int | None = None
@@ -83,7 +92,7 @@ class Recipe:
 
     def _settings(self) -> list[object]:
         return [
-            *(_GENERATION, self.model_digest, str(self.form), self.k, self.precision),
+            *(_GENERATION, self.model_digest, str(self.form), self.k, str(self.precision)),
             *(self.resize, self.max_side, sorted(self.features)),
         ]
 

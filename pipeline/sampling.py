@@ -12,6 +12,7 @@ from pipeline.errors import JobError
 from pipeline.recipe import Recipe
 from pipeline.scorer import Limits
 from pipeline.sources import list_images
+from pipeline.viewing import View
 
 IMAGES = 16
 LOOKED_AT = 256
@@ -33,18 +34,43 @@ def sample(arguments: Sequence[str], metadata: ModelMetadata, recipe: Recipe, li
         SourceError: The images cannot be listed.
         JobError: None of them can be scored.
     """
-    found, side = 0, math.isqrt(limits.tile_pixels)
-    with limits.loader(recipe, metadata).open() as load:
-        for reference in itertools.islice(list_images(arguments), LOOKED_AT):
-            pixels = next((view.pixels for view in load(reference).views if view.pixels is not None), None)
-            if pixels is not None:
-                yield pixels[:side, :side]  # what is scored in tiles: a corner of it
-                found += 1
-                if found == IMAGES:
-                    return
+    side = math.isqrt(limits.tile_pixels)
+    whole = (
+        next((v.pixels for v in views if v.pixels is not None), None)
+        for views in _views(arguments, metadata, recipe, limits)
+    )
+    found = 0
+    for pixels in itertools.islice((p for p in whole if p is not None), IMAGES):
+        yield pixels[:side, :side]  # what is scored in tiles: a corner of it
+        found += 1
     if not found:
         raise JobError(
             f"none of the first {LOOKED_AT} images can be decoded whole and scored",
-            why="the form of the maps is chosen on a sample of them",
-            remedy="name the form with --scores instead of --accuracy-bound",
+            why="what the run is to do is settled on a sample of them",
+            remedy="give images that can be scored; or name the form with --scores instead of --accuracy-bound, and "
+            "score in float32",
         )
+
+
+def sample_sizes(
+    arguments: Sequence[str], metadata: ModelMetadata, recipe: Recipe, limits: Limits
+) -> Iterator[tuple[int, int]]:
+    """(height, width) at every scale of the first images that can be scored, `IMAGES` times four at most; see `sample`.
+
+    Raises:
+        SourceError: The images cannot be listed.
+    """
+    scored = (
+        [(view.height, view.width) for view in views if view.rejected is None]
+        for views in _views(arguments, metadata, recipe, limits)
+    )
+    for sizes in itertools.islice((sizes for sizes in scored if sizes), 4 * IMAGES):
+        yield from sizes
+
+
+def _views(
+    arguments: Sequence[str], metadata: ModelMetadata, recipe: Recipe, limits: Limits
+) -> Iterator[Sequence[View]]:
+    with limits.loader(recipe, metadata).open() as load:
+        for reference in itertools.islice(list_images(arguments), LOOKED_AT):
+            yield load(reference).views

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ import apache_beam as beam
 
 from conversion import ModelMetadata, load_network, read_metadata
 from conversion.metadata import NETWORK_FILE
-from pipeline.engines import OpenEngine, TensorFlowEngine
+from pipeline.engines import OpenEngine, OpenTensorFlow
+from pipeline.engines.compiled import BatchShape
 from pipeline.errors import JobError
 from pipeline.features import check_tileable, parse_features
 from pipeline.files import check_root
@@ -42,7 +42,7 @@ class ScoreImages(beam.PTransform):
         model: A model directory that `conversion.convert` wrote; workers must reach it under the same name.
         output: The table to write to, a local path or `scheme://`; made if there is none.
         recipe: What is made of every image, but for the model's digest, which is filled in; by default the top 5
-            classes at scale 1.
+            classes at scale 1. A precision is taken at its word: `pipeline.parity` measures what it does to the maps.
         retry_rejected: Whether images that were rejected are tried again though they have not changed.
         rescore: Whether all images are scored again.
         prune: Whether images of the table that are not among the references are marked as deleted.
@@ -51,7 +51,9 @@ class ScoreImages(beam.PTransform):
         limits: What is read and decoded at all, and how.
         flush_bytes: Size of gathered rows at which a part file is written.
         summary: Anything to keep with the run, as JSON.
-        open_engine: Makes the engine on the worker; TensorFlow by default.
+        open_engine: Makes the engine on the worker; TensorFlow by default, on `device`.
+        device: `auto` (a GPU where there is one), `cpu`, `gpu` (all of a process, or an error), `gpu:1`.
+        compiled: Batches (images, rows, columns) that XLA compiles when a model is opened; others are run without it.
 
     Raises:
         ModelError: `model` is no model.
@@ -74,6 +76,8 @@ class ScoreImages(beam.PTransform):
         flush_bytes: int = FLUSH_BYTES,
         summary: Mapping[str, Any] | None = None,
         open_engine: OpenEngine | None = None,
+        device: str = "auto",
+        compiled: Sequence[BatchShape] = (),
     ) -> None:
         super().__init__()
         # Absolute here, where the user's current folder is known: workers have others.
@@ -88,7 +92,7 @@ class ScoreImages(beam.PTransform):
         self._limits = limits or Limits()
         self._policy = Policy(self._recipe.digest, self._recipe.scales, retry_rejected, rescore, prune)
         self._score = ScoreFn(
-            open_engine or functools.partial(TensorFlowEngine, model, recipe.k, recipe.form, recipe.features),
+            open_engine or OpenTensorFlow(model, recipe, device, tuple(compiled)),
             self._output,
             self.run_id,
             self._recipe,

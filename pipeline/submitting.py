@@ -16,6 +16,7 @@ from pipeline.flink import FlinkCluster
 from pipeline.publishing import ConflictError, open_delta
 from pipeline.runners import RUNNER_LOST, beam_flags, open_runner, runner_lost
 from pipeline.scoring import ScoreImages
+from pipeline.settling import Settled
 from pipeline.sources import ListImages
 from pipeline.storage import StorageError
 
@@ -56,15 +57,12 @@ def open_target(job: ScoringJob) -> Target:
     return Target(runner, cluster.flags(job.beam_options, name), name, cluster)
 
 
-def build_pipeline(
-    job: ScoringJob, pipeline: beam.Pipeline, about: Mapping[str, Any] | None = None, *, check: bool = True
-) -> beam.Pipeline:
+def build_pipeline(settled: Settled, pipeline: beam.Pipeline, *, check: bool = True) -> beam.Pipeline:
     """Puts a job's transforms into a pipeline.
 
     Args:
-        job: What is to be done.
+        settled: What is to be done.
         pipeline: An empty one, with its runner and options.
-        about: What the run's summary says besides; by default the job.
         check: Look for the images here first, for an early error; only where this machine can read them.
 
     Returns:
@@ -73,6 +71,7 @@ def build_pipeline(
     Raises:
         DensecastError: The model or the images cannot be read.
     """
+    job = settled.job
     _ = (
         pipeline
         | "List images" >> ListImages(list(job.images), check=check)
@@ -87,19 +86,20 @@ def build_pipeline(
             max_pruned=job.max_pruned,
             run_id=job.run_id,
             limits=job.limits(),
-            summary=about or {"job": job.model_dump(mode="json")},
+            summary=settled.about(),
+            device=job.device,
+            compiled=settled.compiled,
         )
     )
     return pipeline
 
 
-def submit(job: ScoringJob, target: Target, about: Mapping[str, Any], show: Callable[[Mapping[str, int]], None]) -> Any:
+def submit(settled: Settled, target: Target, show: Callable[[Mapping[str, int]], None]) -> Any:
     """Runs a job's pipeline to its end.
 
     Args:
-        job: What is to be done.
+        settled: What is to be done.
         target: Where.
-        about: What the run's summary says besides.
         show: Takes what a cluster has counted so far; the local runner counts in this process.
 
     Returns:
@@ -109,9 +109,10 @@ def submit(job: ScoringJob, target: Target, about: Mapping[str, Any], show: Call
         InterruptedRunError: It was interrupted; a job on a cluster is cancelled then.
         DensecastError: The kind of what a worker raised; JobError for what is not ours.
     """
+    job = settled.job
     # A list, if an empty one: without flags Beam would read this process's own command line.
     options = PipelineOptions(list(target.flags))
-    pipeline = build_pipeline(job, beam.Pipeline(runner=target.runner, options=options), about)
+    pipeline = build_pipeline(settled, beam.Pipeline(runner=target.runner, options=options))
     result = None
     try:
         result = pipeline.run()

@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 
 from conversion.caffe_pb2 import LayerParameter
-from conversion.layers.base import Array, ElementwiseLayer, Shape, Tensor, register
+from conversion.layers.base import Array, ElementwiseLayer, Narrow, Shape, Tensor, register
 from conversion.layers.layout import carried_axis, tensorflow
 
 
@@ -29,6 +29,11 @@ class ReLU(ElementwiseLayer):
         """The formula."""
         x = bottoms[0]
         return [np.maximum(x, 0) + self.negative_slope * np.minimum(x, 0) if self.negative_slope else np.maximum(x, 0)]
+
+    @property
+    def narrow(self) -> Narrow:
+        """See `Layer.narrow`."""
+        return Narrow.FOLLOWS
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """`tf.nn.relu`, or the formula where there is a slope (`leaky_relu` is right for slopes up to 1 only)."""
@@ -63,6 +68,11 @@ class PReLU(ElementwiseLayer):
         """The formula."""
         x = bottoms[0]
         return [np.maximum(x, 0) + blobs[0].reshape(-1, *[1] * (x.ndim - 2)) * np.minimum(x, 0)]
+
+    @property
+    def narrow(self) -> Narrow:
+        """See `Layer.narrow`."""
+        return Narrow.FOLLOWS
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:
         """The formula."""
@@ -109,6 +119,11 @@ class Dropout(ElementwiseLayer):
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
         """The bottom."""
         return [bottoms[0]]
+
+    @property
+    def narrow(self) -> Narrow:
+        """See `Layer.narrow`."""
+        return Narrow.FOLLOWS
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """The bottom."""

@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 
 from conversion.caffe_pb2 import EltwiseParameter, LayerParameter
-from conversion.layers.base import Array, ElementwiseLayer, Layer, Shape, Tensor, canonical_axis, register
+from conversion.layers.base import Array, ElementwiseLayer, Layer, Narrow, Shape, Tensor, canonical_axis, register
 from conversion.layers.layout import from_caffe, tensorflow, to_caffe
 
 
@@ -45,6 +45,11 @@ class Eltwise(Layer):
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
         """The formula."""
         return [self._combine(bottoms, np.maximum)]
+
+    @property
+    def narrow(self) -> Narrow:
+        """See `Layer.narrow`."""
+        return Narrow.FOLLOWS
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """The formula."""
@@ -106,6 +111,11 @@ class OperandLayer(ElementwiseLayer):
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:
         """The formula, every operand with trailing axes of size 1 to reach the bottom's last axis."""
         return [self.combine(bottoms[0], self._aligned(bottoms, blobs))]
+
+    @property
+    def narrow(self) -> Narrow:
+        """See `Layer.narrow`."""
+        return Narrow.FOLLOWS
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:
         """The formula in Caffe's axis order where it must be."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from enum import Enum, auto
 from fractions import Fraction
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -33,6 +34,20 @@ class Step:
     window: Fraction = Fraction(1)
     stride: Fraction = Fraction(1)
     pad: Fraction = Fraction(0)
+
+
+class Narrow(Enum):
+    """What a layer does where a network is computed in 16-bit floats.
+
+    Attributes:
+        NEVER: It computes in float32: it needs the range (squares overflow float16) or the digits (softmax, indices).
+        FOLLOWS: It hardly computes, and does it in the type of its bottoms; in float32 where these differ.
+        ALWAYS: Its bottoms and weights are cast: it sums up products, and its kernels do that in float32.
+    """
+
+    NEVER = auto()
+    FOLLOWS = auto()
+    ALWAYS = auto()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -78,6 +93,11 @@ class Layer(ABC):
     def shares_memory(self) -> bool:
         """Whether the tops use the first bottom's memory though their names differ, as Caffe's Reshape does."""
         return False
+
+    @property
+    def narrow(self) -> Narrow:
+        """What it does where the network is computed in 16-bit floats; `Narrow.NEVER` unless it says so."""
+        return Narrow.NEVER
 
     @property
     def where(self) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 
 from conversion.caffe_pb2 import ConvolutionParameter, LayerParameter
-from conversion.layers.base import Array, Layer, Shape, Step, Tensor, canonical_axis, register
+from conversion.layers.base import Array, Layer, Narrow, Shape, Step, Tensor, canonical_axis, register
 from conversion.layers.layout import from_caffe, tensorflow, to_caffe
 from conversion.layers.windows import convolution_size, pad_spatial, per_axis, taps
 
@@ -159,6 +159,11 @@ class Convolution(SlidingLayer):
         # depthwise_conv2d strides equally or not at all where it dilates: it gives another shape, with no error.
         return stride[0] == stride[1] and (stride[0] == 1 or max(dilation) == 1)
 
+    @property
+    def narrow(self) -> Narrow:
+        """See `Layer.narrow`."""
+        return Narrow.ALWAYS
+
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:
         """`tf.nn.conv2d` with explicit padding; groups are split, since the CPU kernel refuses them."""
         return [self._tensorflow(bottom, variables) for bottom in bottoms]
@@ -243,6 +248,11 @@ class InnerProduct(Layer):
     def prepare(self, blobs: Sequence[Array]) -> list[Array]:
         """The matrix as [K, N]."""
         return [blobs[0] if self.transpose else np.ascontiguousarray(blobs[0].T), *blobs[1:]]
+
+    @property
+    def narrow(self) -> Narrow:
+        """See `Layer.narrow`."""
+        return Narrow.ALWAYS
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:
         """`tf.tensordot` on the flattened bottom in Caffe's order."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from conversion.errors import UnsupportedError
-from conversion.layers.base import Array, Shape, Step, Tensor, register
+from conversion.layers.base import Array, Narrow, Shape, Step, Tensor, register
 from conversion.layers.convolution import SlidingLayer
 from conversion.layers.layout import tensorflow
 from conversion.layers.windows import taps
@@ -107,6 +107,11 @@ class Deconvolution(SlidingLayer):
         """Whether TensorFlow's depthwise kernel serves: one output channel a group, equal strides."""
         stride = self.windows(2)[1]
         return self.group > 1 and self.num_output == self.group and stride[0] == stride[1]
+
+    @property
+    def narrow(self) -> Narrow:
+        """See `Layer.narrow`."""
+        return Narrow.ALWAYS
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:
         """The gradient of a VALID convolution, whose size is unambiguous, with `pad` cut off at every side."""

@@ -6,6 +6,7 @@ Rule: inside the TensorFlow form every rank-4 tensor is NHWC, every tensor of an
 from __future__ import annotations
 
 import importlib.util
+import os
 from typing import Any
 
 from conversion.errors import MissingExtraError
@@ -14,13 +15,18 @@ _NHWC_FROM_NCHW = {0: 0, 1: 3, 2: 1, 3: 2}
 
 
 def tensorflow() -> Any:
-    """The tensorflow module, imported on first use (it takes seconds); raises MissingExtraError without it."""
+    """The tensorflow module, imported on first use (it takes seconds); raises MissingExtraError without it.
+
+    It is told to take a GPU's memory as it needs it, unless the environment says otherwise: it would take all of it at
+    its first operation, were it only to convert a model.
+    """
     if importlib.util.find_spec("tensorflow") is None:
         raise MissingExtraError(
             "TensorFlow is not installed",
             why="converting and running models needs it; reading and inspecting Caffe files does not",
             remedy="install densecast[cpu], or densecast[gpu] on a machine with an NVIDIA GPU",
         )
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     import tensorflow as tf
 
     return tf

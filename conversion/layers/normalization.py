@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 
 from conversion.caffe_pb2 import LayerParameter, LRNParameter
-from conversion.layers.base import Array, ElementwiseLayer, Shape, Step, Tensor, canonical_axis, register
+from conversion.layers.base import Array, ElementwiseLayer, Narrow, Shape, Step, Tensor, canonical_axis, register
 from conversion.layers.convolution import window_steps
 from conversion.layers.layout import carried_axis, tensorflow
 from conversion.layers.windows import pad_spatial, taps
@@ -129,6 +129,11 @@ class BatchNorm(ElementwiseLayer):
             return []
         mean, variance = _statistics([b.astype(np.float64) for b in blobs])
         return [mean.astype(np.float32), (1.0 / np.sqrt(variance + self.eps)).astype(np.float32)]
+
+    @property
+    def narrow(self) -> Narrow:
+        """By stored statistics it is one product; others are sums over the blob."""
+        return Narrow.FOLLOWS if self.use_global_stats else Narrow.NEVER
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:
         """The formula, channels last where the rank is 4."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from conversion.caffe_pb2 import LayerParameter, PoolingParameter
 from conversion.errors import UnsupportedError
-from conversion.layers.base import Array, Layer, Shape, Step, Tensor, register
+from conversion.layers.base import Array, Layer, Narrow, Shape, Step, Tensor, register
 from conversion.layers.convolution import window_steps
 from conversion.layers.layout import tensorflow
 from conversion.layers.windows import pad_spatial, taps
@@ -207,6 +207,11 @@ class Pooling(Layer):
         y, x = (d * (k - 1) + 1 for k, d in zip(kernel, self.dilation, strict=True))
         return y, x
 
+    @property
+    def narrow(self) -> Narrow:
+        """A maximum is one of the values; a mean adds many up, and a mask counts cells."""
+        return Narrow.FOLLOWS if self.method == "MAX" and self._tops == 1 else Narrow.NEVER
+
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """VALID pooling over the bottom padded at its end to Caffe's rounded size, which is computed at run time."""
         tf = tensorflow()
@@ -221,8 +226,9 @@ class Pooling(Layer):
         around = tf.pad(tf.stack([pad, after], axis=1), [[1, 1], [0, 0]])
         if self.method == "MAX":
             # Neither NaN nor -inf is greater than -FLT_MAX, so that neither can win.
-            clean = tf.where(x > -FLT_MAX, x, -FLT_MAX)
-            padded = _keep_channels(tf.pad(clean, around, constant_values=-FLT_MAX), x)
+            least = x.dtype.min  # -FLT_MAX, or what it is in 16 bits
+            clean = tf.where(x > least, x, least)
+            padded = _keep_channels(tf.pad(clean, around, constant_values=least), x)
             top = self._pool(tf, padded)
             if self._tops == 1:
                 return [top]
@@ -256,7 +262,7 @@ class Pooling(Layer):
     def _global(self, tf: Any, x: Tensor) -> list[Tensor]:
         if self.method == "AVE":
             return [tf.reduce_mean(x, axis=(1, 2), keepdims=True)]
-        clean = tf.where(x > -FLT_MAX, x, -FLT_MAX)
+        clean = tf.where(x > x.dtype.min, x, x.dtype.min)
         top = tf.reduce_max(clean, axis=(1, 2), keepdims=True)
         if self._tops == 1:
             return [top]

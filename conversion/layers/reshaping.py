@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 
 from conversion.caffe_pb2 import LayerParameter
-from conversion.layers.base import Array, Layer, Shape, Step, Tensor, canonical_axis, register
+from conversion.layers.base import Array, Layer, Narrow, Shape, Step, Tensor, canonical_axis, register
 from conversion.layers.layout import carried_axis, from_caffe, tensorflow, to_caffe
 
 
@@ -78,6 +78,11 @@ class Slice(Layer):
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
         """`np.split`."""
         return np.split(bottoms[0], self.points or len(self.tops), axis=self.axis)
+
+    @property
+    def narrow(self) -> Narrow:
+        """See `Layer.narrow`."""
+        return Narrow.FOLLOWS
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """`tf.split`; along an axis of unknown size it finds the last piece itself."""
@@ -165,6 +170,11 @@ class Reshape(Layer):
         """A reshape."""
         return [bottoms[0].reshape(self.output_shapes([bottoms[0].shape])[0])]
 
+    @property
+    def narrow(self) -> Narrow:
+        """See `Layer.narrow`."""
+        return Narrow.FOLLOWS
+
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """A reshape in Caffe's order."""
         tf = tensorflow()
@@ -248,6 +258,11 @@ class Crop(Layer):
         x, like = bottoms
         cuts = self._cuts(x.ndim, like.ndim)
         return [x[tuple(slice(cuts[a], cuts[a] + like.shape[a]) if a in cuts else slice(None) for a in range(x.ndim))]]
+
+    @property
+    def narrow(self) -> Narrow:
+        """See `Layer.narrow`."""
+        return Narrow.FOLLOWS
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """`tf.slice`, which refuses to reach past the end where indexing would cut short."""

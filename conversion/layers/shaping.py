@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 
 from conversion.caffe_pb2 import LayerParameter
-from conversion.layers.base import Array, ElementwiseLayer, Layer, Shape, Step, Tensor, canonical_axis, register
+from conversion.layers.base import Array, ElementwiseLayer, Layer, Narrow, Shape, Step, Tensor, canonical_axis, register
 from conversion.layers.layout import carried_axis, from_caffe, tensorflow, to_caffe
 
 
@@ -65,6 +65,11 @@ class Split(ElementwiseLayer):
         """The bottom."""
         return [bottoms[0]] * len(self.tops)
 
+    @property
+    def narrow(self) -> Narrow:
+        """See `Layer.narrow`."""
+        return Narrow.FOLLOWS
+
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """The bottom."""
         return [bottoms[0]] * len(self.tops)
@@ -110,6 +115,11 @@ class Flatten(Layer):
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
         """A reshape."""
         return [bottoms[0].reshape(self.output_shapes([bottoms[0].shape])[0])]
+
+    @property
+    def narrow(self) -> Narrow:
+        """See `Layer.narrow`."""
+        return Narrow.FOLLOWS
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """A reshape in Caffe's order."""
@@ -163,6 +173,11 @@ class Concat(Layer):
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
         """`np.concatenate`."""
         return [np.concatenate(bottoms, axis=self.axis)]
+
+    @property
+    def narrow(self) -> Narrow:
+        """See `Layer.narrow`."""
+        return Narrow.FOLLOWS
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """`tf.concat`."""

@@ -16,6 +16,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
 from pipeline.job import ScoringJob, describe_job
+from pipeline.settling import Settled
 from pipeline.submitting import build_pipeline
 
 MODEL = "/opt/densecast/model"  # where the image has it
@@ -33,10 +34,13 @@ def parse(arguments: Sequence[str]) -> tuple[ScoringJob, PipelineOptions]:
     parser.add_argument("--scores", help="top-k, log-uint8, float16 or float32")
     parser.add_argument("--top_k", type=int)
     parser.add_argument("--features", help="Blobs to keep, with spaces between them")
+    parser.add_argument("--device", help="auto, cpu or gpu; gpu where there is an accelerator")
     parser.add_argument("--run_id")
     parser.add_argument("--dataflow_accelerator", help="type:nvidia-tesla-t4;count:1;install-nvidia-driver")
     ours, beams = parser.parse_known_args(arguments)
-    chosen = {name: getattr(ours, name) for name in ("scores", "top_k", "run_id") if getattr(ours, name)}
+    chosen = {name: getattr(ours, name) for name in ("scores", "top_k", "device", "run_id") if getattr(ours, name)}
+    if ours.dataflow_accelerator:
+        chosen.setdefault("device", "gpu")  # it is paid for: a worker that cannot use it is to fail
     if ours.features:
         chosen["features"] = tuple(ours.features.split())
     job = describe_job(model=ours.model, images=tuple(shlex.split(ours.images)), output=ours.output, **chosen)
@@ -55,7 +59,7 @@ def main(arguments: Sequence[str]) -> None:
     """Submits the job."""
     job, options = parse(arguments)
     # The workers look for the images: they have the rights to.
-    build_pipeline(job, beam.Pipeline(options=options), check=False).run()
+    build_pipeline(Settled(job), beam.Pipeline(options=options), check=False).run()
 
 
 if __name__ == "__main__":

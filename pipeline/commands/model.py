@@ -13,6 +13,7 @@ from rich.table import Table
 from conversion.limits import Limits
 from pipeline.commands.options import (
     Size,
+    device_option,
     limit_options,
     need_tensorflow,
     numbers,
@@ -126,8 +127,9 @@ def inspect(network: str, input_size: tuple[int, int] | None, as_json: bool) -> 
 @click.option(
     "--repeats", type=click.IntRange(min=1), default=7, show_default=True, help="Timed runs; the median counts."
 )
+@device_option
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def bench(model: str, sizes: str, batches: str, repeats: int, as_json: bool) -> None:
+def bench(model: str, sizes: str, batches: str, repeats: int, device: str, as_json: bool) -> None:
     """Measure images a second and the share of this machine's matrix-multiply peak.
 
     \b
@@ -137,7 +139,7 @@ def bench(model: str, sizes: str, batches: str, repeats: int, as_json: bool) -> 
     from pipeline.benchmark import render
 
     need_tensorflow()
-    report = bench_model(model, numbers(sizes, "--sizes"), numbers(batches, "--batches"), repeats)
+    report = bench_model(model, numbers(sizes, "--sizes"), numbers(batches, "--batches"), repeats, device=device)
     print_report(report, render, as_json=as_json)
 
 

@@ -75,6 +75,17 @@ class Numbers(click.ParamType[tuple[float, ...]]):
             self.fail(f"{value!r} is not numbers with commas between them, such as 1,0.7,0.5", param, ctx)
 
 
+def device_option(command: Command) -> Command:
+    """Adds `--device`."""
+    return click.option(
+        "--device",
+        default="auto",
+        show_default=True,
+        metavar="auto|cpu|gpu|gpu:N",
+        help="auto: GPUs, or the CPU where there are none. gpu: GPUs, or an error.",
+    )(command)
+
+
 def check_tensorflow() -> None:
     """Raises MissingExtraError if TensorFlow is not there; it is imported where it is used, which may be nowhere."""
     if importlib.util.find_spec("tensorflow") is None:

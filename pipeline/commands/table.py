@@ -10,10 +10,17 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from pipeline.commands.options import Numbers, PassThrough, Resize, check_tensorflow, need_tensorflow
+from pipeline.commands.options import (
+    Numbers,
+    PassThrough,
+    Resize,
+    check_tensorflow,
+    device_option,
+    need_tensorflow,
+)
 from pipeline.console import console
 from pipeline.exit_codes import ExitCode
-from pipeline.recipe import Form
+from pipeline.recipe import Form, Precision
 
 if TYPE_CHECKING:
     from pipeline.job import JobResult
@@ -49,6 +56,22 @@ if TYPE_CHECKING:
 @click.option("--max-image-bytes", type=click.IntRange(min=1), help="Reject larger files unread.")
 @click.option("--tile-pixels", type=click.IntRange(min=1), help="Cut larger images into tiles of so many pixels.")
 @click.option("--decode-timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds a decoder may take.")
+@device_option
+@click.option(
+    "--precision",
+    type=click.Choice([precision.value for precision in Precision]),
+    default=Precision.FLOAT32.value,
+    show_default=True,
+    help="What the net computes in; measured on the first images against float32.",
+)
+@click.option(
+    "--max-parity-error",
+    type=click.FloatRange(0, 1),
+    help="Refuse a precision that changes a probability by more. Default: 0.01.",
+)
+@click.option("--max-parity-flips", help="Or the best class of more cells. Default: 1%.")
+@click.option("--xla", is_flag=True, help="Have XLA compile the net for the sizes of the first images.")
+@click.option("--xla-shapes", type=click.IntRange(min=1), help="How many sizes at most. Default: 8.")
 @click.option("--runner", default="local", show_default=True, help="local, or the name of a Beam runner.")
 @click.option("--flink-master", metavar="HOST:PORT", help="The REST address of a Flink cluster, for FlinkRunner.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result for programs.")
@@ -102,6 +125,14 @@ def _told(output: str, result: JobResult) -> Iterator[str]:
     if result.choice is not None:
         choice = result.choice
         yield f"maps are kept as {choice.form}: off by at most {choice.error:.2g} on {choice.images} images"
+    if result.parity is not None:
+        parity = result.parity
+        yield (
+            f"computed in {parity.precision}: off by at most {parity.largest:.2g} from float32 on {parity.images} "
+            f"images, {parity.flips:.2%} of the cells have another best class"
+        )
+    if summary.devices:
+        yield f"computed on {', '.join(summary.devices)}"
     rate = images.get("score", 0) / result.seconds if result.seconds else 0.0
     yield f"{result.seconds:.1f} s, {rate:.1f} images/s; run {summary.run_id}; {output} version {summary.version}"
 

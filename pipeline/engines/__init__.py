@@ -1,6 +1,17 @@
 """What runs a dense model: one module an engine, all behind `Engine`."""
 
 from pipeline.engines.base import Engine, EngineOutOfMemoryError, OpenEngine
+from pipeline.engines.opening import OpenTensorFlow
+from pipeline.engines.sharing import Counting, SharedEngine, counts_of
 from pipeline.engines.tensorflow import TensorFlowEngine
 
-__all__ = ["Engine", "EngineOutOfMemoryError", "OpenEngine", "TensorFlowEngine"]
+__all__ = [
+    "Counting",
+    "Engine",
+    "EngineOutOfMemoryError",
+    "OpenEngine",
+    "OpenTensorFlow",
+    "SharedEngine",
+    "TensorFlowEngine",
+    "counts_of",
+]

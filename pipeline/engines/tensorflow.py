@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +13,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conversion import ModelMetadata, read_metadata
-from conversion.casting import SUFFIX
 from conversion.layers.layout import tensorflow
-from conversion.savedmodel import load
 from pipeline.console import load_tensorflow
 from pipeline.engines.base import EngineOutOfMemoryError
+from pipeline.engines.compiled import BatchShape, CompiledFunction
+from pipeline.engines.devices import Place, open_places
+from pipeline.engines.functions import FEATURE, NetFunction
+from pipeline.engines.sharing import ThreadCounts
 from pipeline.errors import EngineError
 from pipeline.features import Wanted, parse_features
 from pipeline.maps import DEFAULT_K, CellScores, Feature, residual_mass, top_k
 from pipeline.memory import give_back
-from pipeline.recipe import Form
+from pipeline.recipe import Form, Precision
 
-_FEATURE = "feature/"
+# How CUDA's libraries say that memory is short where TensorFlow does not make a ResourceExhaustedError of it.
+_SHORT = ("out of memory", "out_of_memory", "alloc_failed", "resource_exhausted")
 
 
 class TensorFlowEngine:
-    """Loads a model directory and runs what its form needs.
+    """Loads a model directory and runs what its form needs. Threads may call it at once.
 
     Args:
         model: The directory that `conversion.convert` wrote.
@@ -35,10 +39,14 @@ class TensorFlowEngine:
         form: With `TOP_K` the best classes are found where the net runs, so that only k numbers a cell leave the
             device; with the others all probabilities do.
         features: Blobs to give beside the map, as `Recipe.features`. The net is run once for all of them.
+        place: The device; the first that `open_places` gives by default.
+        precision: What the net computes in; the maps are float32 in any case.
+        compiled: Shapes of batches that XLA compiles, now; others are run without it.
 
     Raises:
         ModelError: The directory is no model.
         JobError: The model does not offer such a blob.
+        EngineError: XLA cannot compile the model.
         MissingExtraError: TensorFlow is not installed.
     """
 
@@ -48,6 +56,10 @@ class TensorFlowEngine:
         k: int = DEFAULT_K,
         form: Form = Form.TOP_K,
         features: Sequence[str] = (),
+        *,
+        place: Place | None = None,
+        precision: Precision = Precision.FLOAT32,
+        compiled: Sequence[BatchShape] = (),
     ) -> None:
         self._metadata = read_metadata(model)
         self._features = parse_features(features, self._metadata)
@@ -55,15 +67,16 @@ class TensorFlowEngine:
         self._form = form
         load_tensorflow(debug=logging.getLogger().isEnabledFor(logging.INFO))
         self._tf = tensorflow()
-        loaded = load(model)  # functions hold its variables weakly: it must live until they are copied
-        if self._features:
-            function = self._with_features(loaded)
-        else:
-            function = loaded.signatures["top_k" if form is Form.TOP_K else "serving_default"]
-        self._function = _frozen(function)
-        self._outputs = sorted(function.structured_outputs)  # outputs are flattened in this order
+        self._place = (place or open_places()[0]).name
+        self._counts = ThreadCounts()
+        with self._tf.device(self._place):
+            net = NetFunction(
+                model, self._metadata, self._features, best=form is Form.TOP_K, precision=Precision(precision)
+            )
+            self._function, self._outputs = net.frozen(), net.outputs
+            self._programs = self._compile(net, compiled) if compiled else None
         self._warm = False
-        del loaded, function
+        del net
         _release()
 
     @property
@@ -75,64 +88,68 @@ class TensorFlowEngine:
         """See `Engine`."""
         tf = self._tf
         try:
-            maps = self._score(tf.constant(images))
-        except (tf.errors.ResourceExhaustedError, MemoryError) as error:
-            raise EngineOutOfMemoryError(
-                f"a batch of {images.shape[0]} images of {images.shape[1]} x {images.shape[2]} does not fit in memory"
-            ) from error
-        except (tf.errors.OpError, ValueError, TypeError, RuntimeError) as error:
+            with tf.device(self._place):
+                maps = self._score(tf.constant(images))
+        except (tf.errors.OpError, MemoryError, ValueError, TypeError, RuntimeError) as error:
+            if _out_of_memory(tf, error):
+                count, height, width = images.shape[:3]
+                raise EngineOutOfMemoryError(
+                    f"a batch of {count} images of {height} x {width} does not fit in memory"
+                ) from error
             raise EngineError(f"TensorFlow failed on images of {images.shape}: {error}") from error
         if not self._warm:
             self._warm = True
             _release()
         return maps
 
-    def _score(self, images: object) -> list[CellScores]:
+    def take_counts(self) -> dict[str, float]:
+        """See `Counting`: with XLA, images that it ran and others, and the seconds that it compiled."""
+        return self._counts.take()
+
+    def _score(self, images: Any) -> list[CellScores]:
+        out = self._run(images)
         if self._form is Form.TOP_K:
-            out = self._run(images=images, k=self._tf.constant(self._k))
             classes, scores = out["classes"].numpy(), out["scores"].numpy()
             maps = [CellScores(*cells) for cells in zip(classes, scores, residual_mass(scores), strict=True)]
         else:
-            out = self._run(images=images)
             dtype = np.float16 if self._form is Form.FLOAT16 else np.float32
             probabilities = out["probabilities"].numpy()
             maps = [top_k(p, self._k)._replace(probabilities=p.astype(dtype, copy=False)) for p in probabilities]
         if not self._features:
             return maps
-        blobs = [_values(out[_FEATURE + wanted.name].numpy(), wanted) for wanted in self._features]
+        blobs = [_values(out[FEATURE + wanted.name].numpy(), wanted) for wanted in self._features]
         return [
             cells._replace(features=features) for cells, features in zip(maps, zip(*blobs, strict=True), strict=True)
         ]
 
-    def _run(self, **inputs: Any) -> dict[str, Any]:
-        return dict(zip(self._outputs, self._function(**inputs), strict=True))
+    def _run(self, images: Any) -> dict[str, Any]:
+        if self._programs is not None:
+            program = self._programs.program(tuple(images.shape[:3]))
+            self._counts.counts["xla.other" if program is None else "xla.compiled"] += len(images)
+            if program is not None:
+                found: dict[str, Any] = program(images)
+                return found
+        best = {"k": self._tf.constant(self._k)} if self._form is Form.TOP_K else {}
+        return dict(zip(self._outputs, self._function(images=images, **best), strict=True))
 
-    def _with_features(self, loaded: Any) -> Any:
-        """A function of images (and k) to the map and the features.
+    def _compile(self, net: NetFunction, shapes: Sequence[BatchShape]) -> CompiledFunction:
+        """XLA's programs; k is a constant there, for XLA has to know the sizes of what it computes."""
+        best = {"k": self._tf.constant(self._k)} if self._form is Form.TOP_K else {}
+        started = time.perf_counter()
+        try:
+            programs = CompiledFunction(lambda images: net.concrete(images=images, **best), shapes)
+        except (self._tf.errors.OpError, ValueError, TypeError, RuntimeError) as error:
+            raise EngineError(
+                f"XLA cannot compile the model: {error}", remedy="leave --xla out, or reduce --xla-shapes"
+            ) from error
+        self._counts.counts["seconds.compile"] += time.perf_counter() - started
+        return programs
 
-        Two signatures would run the net twice, for TensorFlow finds less than half of what they have in common. One
-        function of the model gives all blobs; what is not asked for is left out when it is frozen.
-        """
-        tf = self._tf
-        blobs: Callable[[Any], Mapping[str, Any]] = loaded.blobs
-        output, features, best = self._metadata.output_blob, self._features, self._form is Form.TOP_K
 
-        def outputs(images: Any, k: Any = None) -> dict[str, Any]:
-            found = blobs(images)
-
-            def values(name: str) -> Any:
-                return tf.transpose(found[name if name in found else name + SUFFIX], [0, 2, 3, 1])
-
-            kept = {_FEATURE + wanted.name: values(wanted.name) for wanted in features}
-            if not best:
-                return {"probabilities": values(output), **kept}
-            scores, classes = tf.math.top_k(values(output), k)
-            return {"classes": classes, "scores": scores, **kept}
-
-        inputs = [tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")]
-        if best:
-            inputs.append(tf.TensorSpec([], tf.int32, name="k"))
-        return tf.function(outputs, input_signature=inputs, autograph=False).get_concrete_function()
+def _out_of_memory(tf: Any, error: Exception) -> bool:
+    if isinstance(error, MemoryError | tf.errors.ResourceExhaustedError):
+        return True
+    return isinstance(error, tf.errors.OpError) and any(sign in str(error).lower() for sign in _SHORT)
 
 
 def _release() -> None:
@@ -147,14 +164,3 @@ def _release() -> None:
 def _values(batch: NDArray[np.float32], wanted: Wanted) -> list[Feature]:
     with np.errstate(over="ignore"):  # infinity shows in `check_values`
         return [Feature(wanted.name, values) for values in batch.astype(wanted.dtype, copy=False)]
-
-
-def _frozen(function: Any) -> Any:
-    """A function of a loaded model with its variables turned into constants; the model need not be kept after that.
-
-    oneDNN lays weights out in its own way: once for a constant, at every call for a variable. Measured on CaffeNet, 3
-    images of 227 pixels: 38 ms against 120.
-    """
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
-    return convert_variables_to_constants_v2(function)

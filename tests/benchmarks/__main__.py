@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from pipeline.console import load_tensorflow, quiet_libraries
-from tests.benchmarks import engine, incremental, memory, overhead, settings, throughput, tiles
+from tests.benchmarks import devices, engine, incremental, memory, overhead, settings, throughput, tiles
 
 _ALL: dict[str, Callable[[Path, Console], None]] = {
     "engine": engine.report,
@@ -21,7 +21,11 @@ _ALL: dict[str, Callable[[Path, Console], None]] = {
     "incremental": incremental.report,
     "tiles": tiles.report,
 }
-_ON_DEMAND: dict[str, Callable[[Path, Console], None]] = {"settings": settings.report, "huge": tiles.huge}
+_ON_DEMAND: dict[str, Callable[[Path, Console], None]] = {
+    "settings": settings.report,
+    "devices": devices.report,
+    "huge": tiles.huge,
+}
 """They take long, and answer what is not asked every day."""
 
 

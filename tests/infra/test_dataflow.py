@@ -91,6 +91,21 @@ def test_program_takes_the_parameters_that_the_template_offers():
     assert sorted(re.findall(r'add_argument\(\s*"--(\w+)"', text)) == sorted(offered)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "device"),
+    [
+        ((), "auto"),
+        ((f"--dataflow_accelerator={GPU}",), "gpu"),
+        ((f"--dataflow_accelerator={GPU}", "--device=auto"), "auto"),
+        (("--device=cpu",), "cpu"),
+    ],
+)
+def test_workers_with_an_accelerator_use_it_or_fail(arguments: tuple[str, ...], device: str):
+    parse = runpy.run_path(str(FOLDER / "main.py"))["parse"]
+    job, _ = parse(["--images=gs://bucket/a/", "--output=gs://bucket/maps", *arguments])
+    assert job.device == device
+
+
 def test_image_has_the_program_where_the_launcher_looks():
     found = dockerfile()
     assert ("COPY", "infra/dataflow/main.py /template/main.py") in found

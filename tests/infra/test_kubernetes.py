@@ -211,6 +211,8 @@ def test_flink_asks_the_sidecar_for_workers(job: Any):
     assert workers["args"] == ["--worker_pool"]
     assert "command" not in workers  # the image's entrypoint is Beam's boot
     assert workers["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert job.device == "gpu"
+    assert {"name": "TF_FORCE_GPU_ALLOW_GROWTH", "value": "true"} in workers["env"]
     assert one("FlinkDeployment")["spec"]["flinkConfiguration"]["taskmanager.numberOfTaskSlots"] == "1"
 
 

@@ -121,8 +121,8 @@ def test_features_beyond_float16_are_told(model: Path, monkeypatch: pytest.Monke
     engine = TensorFlowEngine(model, features=("fc7:float16", "fc6"))
     run = engine._run
 
-    def large(**inputs: object) -> dict[str, object]:
-        return {name: value * 1e9 if name == "feature/fc7" else value for name, value in run(**inputs).items()}
+    def large(given: object) -> dict[str, object]:
+        return {name: value * 1e9 if name == "feature/fc7" else value for name, value in run(given).items()}
 
     monkeypatch.setattr(engine, "_run", large)
     [cells] = engine.score(images(1, 227, 227))

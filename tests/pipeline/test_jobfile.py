@@ -37,6 +37,12 @@ def test_all_that_a_job_may_say(tmp_path: Path):
         resize = [300, 400]
         prune = true
         beam-options = ["--job_name=x"]
+        device = "gpu:1"
+        precision = "bfloat16"
+        max-parity-error = 0.05
+        max-parity-flips = "2%"
+        xla = true
+        xla-shapes = 3
 
         [nightly]
         name = "all photos"
@@ -62,6 +68,8 @@ def test_all_that_a_job_may_say(tmp_path: Path):
     assert (job.top_k, job.scores, job.max_rejected) == (3, Form.LOG_UINT8, 0.01)
     assert (job.scales, job.resize, job.prune) == ((1.0, 0.5), (300, 400), True)
     assert (job.beam_options, job.run_id) == (("--job_name=x",), "r")
+    assert (job.device, job.precision, job.recipe().precision) == ("gpu:1", "bfloat16", "bfloat16")
+    assert (job.max_parity_error, job.max_parity_flips, job.xla, job.xla_shapes) == (0.05, 0.02, True, 3)
     assert file.name == "all photos"
     assert (file.nightly.webhook, file.nightly.lease_minutes) == ("env:HOOK", 5)
     assert file.nightly.metrics == str(tmp_path / "metrics/photos.prom")
@@ -125,7 +133,14 @@ class TestIdentity:
     """What makes a date's run another one."""
 
     def test_what_changes_the_maps_changes_it(self, tmp_path: Path):
-        changes = ["top-k = 3", "rescore = true", "scales = [2]", "max-pixels = 9", 'accuracy-bound = "0.1"']
+        changes = [
+            "top-k = 3",
+            'precision = "float16"',
+            "rescore = true",
+            "scales = [2]",
+            "max-pixels = 9",
+            'accuracy-bound = "0.1"',
+        ]
         texts = [GOOD, *(f"{GOOD}{line}\n" for line in changes), GOOD.replace("photos", "{date}")]
         found = [load(tmp_path, text).identity for text in [*texts, GOOD.replace('"maps"', '"others"')]]
         assert len(set(found)) == len(found)
@@ -138,6 +153,9 @@ class TestIdentity:
             "top-k = 5",
             '[nightly]\nname = "x"',
             "decode-timeout = 9",
+            'device = "gpu"',
+            "xla = true",
+            "max-parity-error = 0.1",
         ]
         assert {load(tmp_path, f"{GOOD}{line}\n").identity for line in ["", *changes]} == {
             load(tmp_path, GOOD).identity

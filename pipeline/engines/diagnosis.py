@@ -1,0 +1,82 @@
+"""Why TensorFlow sees no GPU here: facts about the machine, and what they mean."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# What hides all GPUs as a value of CUDA_VISIBLE_DEVICES: CUDA stops at the first that is no device.
+_NOTHING = ("", "-1", "none", "void", "NoDevFiles")
+
+
+@dataclass(frozen=True)
+class GpuFacts:
+    """What can be known without CUDA.
+
+    Attributes:
+        cuda_build: Whether this TensorFlow was built with CUDA.
+        cuda_version: The CUDA that it was built with; empty where it was not.
+        visible_devices: CUDA_VISIBLE_DEVICES; None where it is not set.
+        device_files: NVIDIA's device files, as /dev/nvidia0.
+        driver: The version of NVIDIA's kernel driver; empty where none is loaded.
+    """
+
+    cuda_build: bool
+    cuda_version: str = ""
+    visible_devices: str | None = None
+    device_files: tuple[str, ...] = ()
+    driver: str = ""
+
+
+def gather(tf: Any, environment: Mapping[str, str] = os.environ, root: Path = Path("/")) -> GpuFacts:
+    """The facts of this machine.
+
+    Args:
+        tf: The tensorflow module.
+        environment: Of the process.
+        root: Where /dev and /proc are.
+    """
+    build = tf.sysconfig.get_build_info()
+    try:
+        lines = (root / "proc/driver/nvidia/version").read_text().splitlines()
+    except OSError:
+        lines = []
+    # NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024
+    words = [word for word in (lines[0].split() if lines else []) if word[0].isdigit() and "." in word]
+    files = [*(root / "dev").glob("nvidia[0-9]*"), *(root / "dev").glob("dxg")]  # dxg: the GPU of Windows' Linux
+    return GpuFacts(
+        bool(build.get("is_cuda_build")),
+        str(build.get("cuda_version", "")),
+        environment.get("CUDA_VISIBLE_DEVICES"),
+        tuple(sorted(f"/dev/{file.name}" for file in files)),
+        words[0] if words else "",
+    )
+
+
+def explain(facts: GpuFacts) -> tuple[str, str]:
+    """Why there is no GPU, and what to do about it; the first thing that has to be mended comes first.
+
+    >>> explain(GpuFacts(cuda_build=False, device_files=("/dev/nvidia0",)))
+    ('this TensorFlow is built without CUDA', 'install densecast[gpu] instead of densecast[cpu]')
+    """
+    whys, remedies = [], []
+    if not facts.cuda_build:
+        whys.append("this TensorFlow is built without CUDA")
+        remedies.append("install densecast[gpu] instead of densecast[cpu]")
+    if not facts.device_files:
+        whys.append("there is no device file of NVIDIA's (/dev/nvidia0): no GPU, no driver, or a container without it")
+        remedies.append("start the container with the GPU (docker run --gpus all; nvidia.com/gpu in Kubernetes)")
+    if facts.visible_devices is not None and facts.visible_devices.split(",")[0].strip() in _NOTHING:
+        whys.append(f"CUDA_VISIBLE_DEVICES={facts.visible_devices!r} hides all GPUs")
+        remedies.append("unset CUDA_VISIBLE_DEVICES, or name a GPU in it")
+    if not whys:
+        driver = f"NVIDIA's driver is {facts.driver}" if facts.driver else "NVIDIA's driver is not loaded"
+        whys.append(
+            f"{driver}, and TensorFlow (for CUDA {facts.cuda_version or 'unknown'}) cannot use it: CUDA's libraries "
+            "are missing, or the driver is too old for them"
+        )
+        remedies.append("run nvidia-smi, and densecast --debug, which shows what TensorFlow says of each library")
+    return "; ".join(whys), "; ".join(remedies)

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from pipeline import storage
+from pipeline import objects, storage
+from pipeline.arrow_stores import arrow_store
 from pipeline.errors import TableError
 
 PART_ERRORS = (OSError, pa.ArrowException, ValueError, storage.StorageError)
@@ -77,11 +78,15 @@ def open_part(root: str, part: str) -> pq.ParquetFile:
 def arrow_filesystem(root: str) -> Any:
     """Arrow's own file system for a table; None where it has none, and deltalake's or Beam's serves.
 
-    deltalake's is written in Python, and threads of Arrow still call it while the interpreter shuts down: of the
-    processes that had read a table through it, one in six to one in two ended in an abort.
+    Why not those, see `pipeline.arrow_stores`.
+
+    Raises:
+        CredentialsError: The options for its object store are contradictory, or name a variable that is not set.
     """
     if not storage.is_remote(root):
         return pafs.SubTreeFileSystem(delta_location(root), pafs.LocalFileSystem())
+    if objects.is_object(root):
+        return arrow_store(root)
     try:
         filesystem, path = pafs.FileSystem.from_uri(root)
     except (pa.ArrowException, OSError):

@@ -12,6 +12,7 @@ import apache_beam as beam
 from apache_beam.utils.shared import Shared
 from apache_beam.utils.windowed_value import WindowedValue
 
+from pipeline.credentials import current, use
 from pipeline.engines import Engine, OpenEngine
 from pipeline.errors import EngineError, JobError
 from pipeline.incremental import Adopted, Base, Removed, Tally, globally
@@ -53,11 +54,13 @@ class ScoreFn(beam.DoFn):
         self._uncut = uncut
         self._open_engine, self._table, self._run_id, self._recipe = open_engine, table, run_id, recipe
         self._limits, self._flush_bytes = limits, flush_bytes
+        self._storage = current()
         # One model a process, however many threads run this DoFn.
         self._shared = Shared()
 
     def setup(self) -> None:
-        """Nothing yet: where no image has changed, no model is loaded."""
+        """Only says how object stores are opened: where no image has changed, no model is loaded."""
+        use(self._storage)
         self._scorer: Scorer | None = None
 
     def start_bundle(self) -> None:
@@ -176,6 +179,11 @@ class PublishFn(beam.DoFn):
     ) -> None:
         self._table, self._run_id, self._model_json = table, run_id, model_json
         self._about, self._max_pruned = dict(about), max_pruned
+        self._storage = current()
+
+    def setup(self) -> None:
+        """Opens object stores as the launcher does."""
+        use(self._storage)
 
     def process(self, reports: Sequence[Base | Tally | Receipt | Removed | Adopted]) -> Iterator[RunSummary]:
         """Publishes."""

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from conversion import ModelMetadata, read_metadata
 from conversion.errors import DensecastError, ModelError
-from pipeline import progress, storage
+from pipeline import credentials, progress, storage
 from pipeline.accuracy import Choice, choose_form
 from pipeline.decoding import DecodeLimits
 from pipeline.engines import TensorFlowEngine
@@ -27,7 +27,7 @@ from pipeline.sampling import sample
 from pipeline.scorer import Limits
 from pipeline.scoring import ScoreImages, new_run_id
 from pipeline.sources import ListImages
-from pipeline.storage import StorageError
+from pipeline.storage import StorageError, UnavailableError
 from pipeline.table import MapTable
 
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*(%?)")
@@ -166,6 +166,8 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
         JobError: The pipeline failed in another way.
     """
     metadata = read_metadata(job.model)
+    if job.runner != LOCAL:
+        credentials.current().check_travels(job.runner)
     check_root(job.output)
     check_folder(job.output)
     runner = open_runner(job.runner)
@@ -193,8 +195,10 @@ def check_folder(output: str) -> None:
 
     Raises:
         TableError: The folder holds something else, or is a file.
+        StorageError: The store that it is in cannot be used.
     """
     if storage.is_remote(output):
+        storage.list_files(output)  # wrong credentials are found out now, not when the first part is written
         return
     folder = storage.local_path(output)
     if folder.exists() and not folder.is_dir():
@@ -268,7 +272,8 @@ def _interrupted(job: ScoringJob) -> InterruptedRunError:
 # Where a traceback names what was raised; what follows, to the end, is its message.
 _RAISED = re.compile(r"^[\w.]*?(\w*(?:Error|Exception|Rejected|Interrupt))\b:? ?", re.MULTILINE)
 _KINDS: dict[str, type[DensecastError]] = {
-    kind.__name__: kind for kind in (ConflictError, TableError, StorageError, SourceError, EngineError, ModelError)
+    kind.__name__: kind
+    for kind in (ConflictError, TableError, StorageError, UnavailableError, SourceError, EngineError, ModelError)
 }
 
 

@@ -13,8 +13,10 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
 from pipeline import storage
+from pipeline.credentials import delta_options, store_of
 from pipeline.errors import TableError
 from pipeline.files import PART_ERRORS, delta_location, open_part
+from pipeline.object_errors import explain
 from pipeline.parts import STATISTICS_COLUMNS, Receipt, check_run_id
 from pipeline.rows import SCHEMA
 
@@ -193,15 +195,18 @@ def open_delta(root: str, version: int | None = None) -> DeltaTable | None:
 
     Raises:
         TableError: There is one, but it cannot be opened (at that version).
+        StorageError: The object store that it is in cannot be used.
     """
     location = delta_location(root)
     if not storage.is_remote(root) and not storage.local_path(root).is_dir():
         return None
     try:
-        return DeltaTable(location, version=version)
+        return DeltaTable(location, version=version, storage_options=delta_options(root))
     except TableNotFoundError:
         return None
     except (DeltaError, OSError, OverflowError) as error:
+        if version is None and store_of(root) is not None:
+            raise explain(error, root, "the table cannot be opened") from None
         at = "" if version is None else f" at version {version}"
         raise TableError(
             f"the table cannot be opened{at}: {error}",
@@ -256,6 +261,7 @@ def _commit(
         description="Classification maps, one row an image, and rejections",
         configuration=_CONFIGURATION,
         commit_properties=properties,
+        storage_options=delta_options(root),
     )
 
 

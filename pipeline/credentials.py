@@ -81,9 +81,9 @@ OPTIONS: dict[str, Option] = {
     "azure_storage_tenant_id": Option("azure", ("AZURE_STORAGE_TENANT_ID", "AZURE_TENANT_ID")),
     "azure_storage_endpoint": Option("azure", ("AZURE_STORAGE_ENDPOINT",)),
     "azure_storage_use_emulator": Option("azure", ("AZURE_STORAGE_USE_EMULATOR",)),
-    "timeout": Option(None),
-    "connect_timeout": Option(None),
-    "retry_timeout": Option(None),
+    "timeout": Option(None, ("DENSECAST_STORAGE_TIMEOUT",)),
+    "connect_timeout": Option(None, ("DENSECAST_STORAGE_CONNECT_TIMEOUT",)),
+    "retry_timeout": Option(None, ("DENSECAST_STORAGE_RETRY_TIMEOUT",)),
 }
 """What can be given, by name."""
 

@@ -22,6 +22,7 @@ _REFUSED = {
     *("authError", "UNAUTHENTICATED", "INVALID_ACCESS_KEY_ID", "INVALID_SIGNATURE", "EXPIRED_TOKEN"),
     *("RequestTimeTooSkewed", "SIGNATURE_DOES_NOT_MATCH", "NoAuthenticationInformation"),
 }
+_DENIED = {"AccessDenied", "ACCESS_DENIED", "AuthorizationFailure", "AuthorizationPermissionMismatch", "forbidden"}
 _NO_BUCKET = {"NoSuchBucket", "NO_SUCH_BUCKET", "ContainerNotFound"}
 _UNSENT = ("error sending request", "operation timed out", "connection closed", "NETWORK_CONNECTION", "curlCode")
 _NO_KEYS = ("169.254.169.254", "metadata.google.internal", "InstanceCredentials", "token_endpoint")
@@ -83,7 +84,7 @@ def explain(error: BaseException, address: str, what: str, why: str = "") -> Sto
         return MissingFileError(
             "there is no such file or folder", where=address, why=why, remedy="check the path for a typing error"
         )
-    if number == 403 or "ACCESS_DENIED" in text:
+    if number == 403 or code in _DENIED:
         return found(StorageError, f"access is denied: {told}", "check what the credentials allow there, and the keys")
     if number == 412:
         return found(StorageError, "it was replaced meanwhile", "run again")

@@ -270,9 +270,10 @@ def settings(address: str) -> Settings:
         raise CredentialsError("is in no object store", where=address, remedy="write s3://, gs:// or abfs://")
     found = current().resolved(store)
     seconds = {name: _seconds(found.pop(name, ""), default) for name, default in _DURATIONS.items()}
-    # Plain HTTP is used where an endpoint says http://: who writes that means it.
-    http = found.get(_ENDPOINTS[store], "").lower().startswith("http://") or is_true(found.pop("aws_allow_http", ""))
-    return Settings(store, found, seconds, http or is_true(found.get("azure_storage_use_emulator", "")))
+    allowed = is_true(found.pop("aws_allow_http", "")) or is_true(found.get("azure_storage_use_emulator", ""))
+    # Plain HTTP is used where an endpoint says http://, too: who writes that means it.
+    http = allowed or found.get(_ENDPOINTS[store], "").lower().startswith("http://")
+    return Settings(store, found, seconds, http)
 
 
 def object_store_arguments(address: str) -> dict[str, Any]:

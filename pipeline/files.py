@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from pipeline import objects, storage
 from pipeline.arrow_stores import arrow_store
 from pipeline.errors import TableError
+from pipeline.object_errors import explain
 
 PART_ERRORS = (OSError, pa.ArrowException, ValueError, storage.StorageError)
 """What reading a damaged part raises; ValueError where names in its footer are no UTF-8."""
@@ -45,6 +46,24 @@ def delta_location(root: str) -> str:
     """
     check_root(root)
     return root if storage.is_remote(root) else str(storage.local_path(root).absolute())
+
+
+def check_available(root: str, error: Exception) -> None:
+    """Check that an error is about a file: one of a store that cannot be used says nothing of what is in it.
+
+    Args:
+        root: The table.
+        error: What reading one of its files raised.
+
+    Raises:
+        UnavailableError: It is not.
+    """
+    if isinstance(error, storage.UnavailableError):
+        raise error
+    if objects.is_object(root):
+        found = explain(error, root, "cannot be read")
+        if isinstance(found, storage.UnavailableError):
+            raise found from None
 
 
 def row_groups(file: pq.ParquetFile) -> Iterator[Any]:

@@ -12,10 +12,11 @@ from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
+from conversion.errors import DensecastError
 from pipeline import storage
 from pipeline.credentials import delta_options, store_of
 from pipeline.errors import TableError
-from pipeline.files import PART_ERRORS, delta_location, open_part
+from pipeline.files import PART_ERRORS, check_available, delta_location, open_part
 from pipeline.object_errors import explain
 from pipeline.parts import STATISTICS_COLUMNS, Receipt, check_run_id
 from pipeline.rows import SCHEMA
@@ -126,19 +127,24 @@ def publish(
         try:
             _commit(root, table, actions, run_id, result)
             break
-        except OSError as error:
-            why = "nothing was published; the parts are on disk, and the next run adopts them"
-            raise storage.explained(error, root, "the transaction cannot be written", why) from error
-        except DeltaError as error:
-            # Another writer came first, of the table's first version or of this very run: the next round tells.
-            if attempt == _ATTEMPTS:
-                raise TableError(
-                    f"the transaction of run {run_id} failed: {error}",
-                    where=root,
-                    why=f"it was tried {attempt} times; the parts are on disk, but no reader sees them",
-                    remedy="check that the table can be written, then run again",
-                ) from error
+        except (OSError, DeltaError) as error:
+            # Another writer came first, of the table's first version or of this very run, or a store's answer was lost,
+            # which leaves open what became of the request: the next round tells.
+            if attempt == _ATTEMPTS or (isinstance(error, OSError) and store_of(root) is None):
+                raise _not_written(root, run_id, attempt, error) from error
     return _conclude(root, run_id, digest, result, {**summary, "parts": [_about(part) for part in parts]}, changes)
+
+
+def _not_written(root: str, run_id: str, attempt: int, error: Exception) -> DensecastError:
+    if isinstance(error, OSError):
+        why = "nothing was published; the parts are on disk, and the next run adopts them"
+        return storage.explained(error, root, "the transaction cannot be written", why)
+    return TableError(
+        f"the transaction of run {run_id} failed: {error}",
+        where=root,
+        why=f"it was tried {attempt} times; the parts are on disk, but no reader sees them",
+        remedy="check that the table can be written, then run again",
+    )
 
 
 def active_parts(table: DeltaTable) -> set[str]:
@@ -187,6 +193,7 @@ def _uris(root: str, part: str) -> Iterator[str]:
             for batch in file.iter_batches(columns=["uri"]):
                 yield from batch.column(0).to_pylist()
     except PART_ERRORS as error:
+        check_available(root, error)
         raise TableError(f"the part {part} cannot be read: {error}", where=root, remedy="run again") from error
 
 

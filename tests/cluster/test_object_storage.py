@@ -22,6 +22,7 @@ from conversion.errors import DensecastError
 from pipeline import storage
 from pipeline.checking import check
 from pipeline.cli import cli
+from pipeline.compacting import compact
 from pipeline.credentials import StorageOptions, delta_options, use
 from pipeline.errors import SourceError
 from pipeline.exit_codes import ExitCode
@@ -501,3 +502,53 @@ def test_images_that_cannot_be_listed_any_more_end_the_run(remote: Remote, serve
         remote.run(images=("s3://there-is-none/images/",))
     with pytest.raises(SourceError, match="no such file or folder"):
         remote.run(images=(f"{remote.bucket}/nothing/",))
+
+
+def test_an_outage_is_no_damage(remote: Remote, server: Server, monkeypatch: pytest.MonkeyPatch):
+    remote.run()
+    monkeypatch.setenv("DENSECAST_STORAGE_RETRY_TIMEOUT", "1s")
+    with pytest.raises(UnavailableError, match="does not answer"):
+        check(remote.table, lambda done, in_all: server.crash() if done < in_all else None)
+    server.start()
+    assert check(remote.table).clean
+
+
+def test_a_compaction_whose_answer_is_lost_keeps_what_it_has_written(
+    remote: Remote, server: Server, undisturbed: Any, monkeypatch: pytest.MonkeyPatch
+):
+    """The log has the new files, and the client was told nothing: to delete them would be to lose their rows."""
+    remote.run()
+    monkeypatch.setenv("DENSECAST_STORAGE_RETRY_TIMEOUT", "1s")
+    real = DeltaTable.create_write_transaction
+
+    def lose(self: DeltaTable, *arguments: Any, **options: Any) -> None:
+        real(self, *arguments, **options)
+        server.crash()
+        raise OSError("Error performing PUT: HTTP error: error sending request")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DeltaTable, "create_write_transaction", lose)
+        with pytest.raises(UnavailableError, match="does not answer"):
+            compact(remote.table)
+    server.start()
+    remote.settled(undisturbed)
+
+
+def test_a_run_whose_answer_is_lost_knows_that_it_has_published(
+    remote: Remote, undisturbed: Any, monkeypatch: pytest.MonkeyPatch
+):
+    remote.run(images=(f"{remote.bucket}/images/0*",))
+    real = DeltaTable.create_write_transaction
+
+    def lose(self: DeltaTable, *arguments: Any, **options: Any) -> None:
+        real(self, *arguments, **options)
+        raise OSError("Error performing PUT: HTTP error: error sending request")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DeltaTable, "create_write_transaction", lose)
+        assert remote.run().summary.version == 1
+    remote.settled(undisturbed)
+    with monkeypatch.context() as patch:
+        patch.setattr(DeltaTable, "create_write_transaction", lose)
+        assert compact(remote.table).passes == 1
+    remote.settled(undisturbed)

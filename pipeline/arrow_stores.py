@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 import pyarrow.fs as pafs
 
 from pipeline import objects
-from pipeline.credentials import Settings, is_true, settings
+from pipeline.credentials import is_true
+from pipeline.store_settings import Settings, settings
 
 # The first waits are of 50 ms, each is twice as long as the one before: so an outage of `retry_timeout` is survived.
 _FIRST_WAIT_S = 0.05
@@ -28,7 +29,7 @@ def arrow_store(root: str) -> Any:
     """Arrow's file system of a folder in an object store; None where it cannot have the credentials that are given.
 
     Raises:
-        CredentialsError: As `credentials.settings`.
+        CredentialsError: As `store_settings.settings`.
     """
     bucket, key = objects.split(root)
     found = settings(root)

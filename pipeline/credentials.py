@@ -15,7 +15,6 @@ import re
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from pipeline.errors import JobError
@@ -32,11 +31,6 @@ _REFERENCE = "env:"
 _HIDDEN = "***"
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 
-# An outage of so long is waited out; what is answered with a refusal is not asked again.
-_RETRY_S = 30.0
-_TIMEOUT_S = 60.0
-_CONNECT_S = 5.0
-_FIRST_WAIT_S, _LONGEST_WAIT_S, _WAIT_FACTOR = 0.1, 2.0, 2
 _DURATION = re.compile(r"(\d{1,5}(?:\.\d{1,3})?)\s*(ms|s|m)?")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, None: 1.0}
 
@@ -96,9 +90,8 @@ _KEYS = {
     ),
     "google": ("google_service_account", "google_service_account_key", "google_application_credentials"),
 }
-_ENDPOINTS = {"aws": "aws_endpoint_url", "google": "google_base_url", "azure": "azure_storage_endpoint"}
 _FLAGS = {name for name in OPTIONS if name.endswith(("_http", "_request", "_signature", "_emulator"))}
-_DURATIONS = {"timeout": _TIMEOUT_S, "connect_timeout": _CONNECT_S, "retry_timeout": _RETRY_S}
+_DURATIONS = {name for name in OPTIONS if name.endswith("timeout")}
 
 
 class CredentialsError(JobError):
@@ -243,88 +236,21 @@ def parse_options(pairs: Iterable[str]) -> StorageOptions:
     return StorageOptions(given)
 
 
-class Settings(NamedTuple):
-    """What holds for an address, here and now.
-
-    Attributes:
-        store: The kind of store.
-        options: Its options, by name; durations and `aws_allow_http` are left out.
-        seconds: Durations, by name.
-        http: Whether plain HTTP is allowed.
-    """
-
-    store: Store
-    options: dict[str, str]
-    seconds: dict[str, float]
-    http: bool
-
-
-def settings(address: str) -> Settings:
-    """What holds for an address in an object store.
-
-    Raises:
-        CredentialsError: It is in none, or as `StorageOptions.resolved`.
-    """
-    store = store_of(address)
-    if store is None:
-        raise CredentialsError("is in no object store", where=address, remedy="write s3://, gs:// or abfs://")
-    found = current().resolved(store)
-    seconds = {name: _seconds(found.pop(name, ""), default) for name, default in _DURATIONS.items()}
-    allowed = is_true(found.pop("aws_allow_http", "")) or is_true(found.get("azure_storage_use_emulator", ""))
-    # Plain HTTP is used where an endpoint says http://, too: who writes that means it.
-    http = allowed or found.get(_ENDPOINTS[store], "").lower().startswith("http://")
-    return Settings(store, found, seconds, http)
-
-
-def object_store_arguments(address: str) -> dict[str, Any]:
-    """What `obstore.store.from_url` takes besides the address.
-
-    Raises:
-        CredentialsError: As `settings`.
-    """
-    _, options, seconds, http = settings(address)
-    return {
-        "config": options,
-        "client_options": {
-            "allow_http": http,
-            "timeout": timedelta(seconds=seconds["timeout"]),
-            "connect_timeout": timedelta(seconds=seconds["connect_timeout"]),
-        },
-        "retry_config": {
-            "max_retries": _retries(seconds["retry_timeout"]),
-            "retry_timeout": timedelta(seconds=seconds["retry_timeout"]),
-            "backoff": {
-                "init_backoff": timedelta(seconds=_FIRST_WAIT_S),
-                "max_backoff": timedelta(seconds=_LONGEST_WAIT_S),
-                "base": _WAIT_FACTOR,
-            },
-        },
-    }
-
-
-def delta_options(address: str) -> dict[str, str] | None:
-    """What deltalake takes as `storage_options`; None where the address is in no object store.
-
-    Raises:
-        CredentialsError: As `settings`.
-    """
-    if store_of(address) is None:
-        return None
-    _, options, seconds, http = settings(address)
-    return {
-        **options,
-        "allow_http": str(http).lower(),
-        **{name: f"{value * 1000:.0f}ms" for name, value in seconds.items()},
-        "max_retries": str(_retries(seconds["retry_timeout"])),
-        "backoff_config.init_backoff": f"{_FIRST_WAIT_S * 1000:.0f}ms",
-        "backoff_config.max_backoff": f"{_LONGEST_WAIT_S * 1000:.0f}ms",
-        "backoff_config.base": str(_WAIT_FACTOR),
-    }
-
-
 def is_true(value: str) -> bool:
     """Whether a flag is set."""
     return value.strip().lower() in _TRUE
+
+
+def in_seconds(value: str) -> float:
+    """A duration.
+
+    >>> in_seconds("500ms"), in_seconds("2m"), in_seconds("30")
+    (0.5, 120.0, 30.0)
+    """
+    match = _DURATION.fullmatch(value.strip())
+    if match is None:
+        raise CredentialsError(f"{value!r} is no duration", remedy="write 30s, 500ms or 2m")
+    return float(match[1]) * _SECONDS[match[2]]
 
 
 def without_secrets(text: str) -> str:
@@ -338,11 +264,6 @@ def without_secrets(text: str) -> str:
             if value and not _is_reference(value):
                 text = text.replace(value, _HIDDEN)
     return text
-
-
-def _retries(seconds: float) -> int:
-    """More than fit into the time, which is what decides; none where it is 0."""
-    return 10_000 if seconds else 0
 
 
 def _check(name: str, value: str, variable: str = "") -> None:
@@ -382,11 +303,6 @@ def _looked_up(name: str, value: str) -> str:
         )
     _check(name, found, variable)
     return found
-
-
-def _seconds(text: str, default: float) -> float:
-    match = _DURATION.fullmatch(text.strip())
-    return float(match[1]) * _SECONDS[match[2]] if match else default
 
 
 def _shown(name: str, value: str) -> str:

@@ -14,9 +14,10 @@ import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple, cast
 
-from pipeline.credentials import object_store_arguments, store_of
+from pipeline.credentials import store_of
 from pipeline.object_errors import object_error
 from pipeline.storage_errors import MissingFileError
+from pipeline.store_settings import object_store_arguments
 
 # An upload in parts is not atomic for a process that is killed: the parts lie there, unseen and paid for. So only what
 # would take too long in one request is.

@@ -14,12 +14,13 @@ from deltalake.transaction import AddAction, RemoveAction, create_table_with_add
 
 from conversion.errors import DensecastError
 from pipeline import storage
-from pipeline.credentials import delta_options, store_of
+from pipeline.credentials import store_of
 from pipeline.errors import TableError
 from pipeline.files import PART_ERRORS, check_available, delta_location, open_part
 from pipeline.object_errors import explain
 from pipeline.parts import STATISTICS_COLUMNS, Receipt, check_run_id
 from pipeline.rows import SCHEMA
+from pipeline.store_settings import delta_options
 
 # The leading underscore keeps Delta's vacuum, and Spark's listing, away from what lies in it.
 FOLDER = "_densecast"

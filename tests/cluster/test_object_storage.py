@@ -23,7 +23,7 @@ from pipeline import storage
 from pipeline.checking import check
 from pipeline.cli import cli
 from pipeline.compacting import compact
-from pipeline.credentials import StorageOptions, delta_options, use
+from pipeline.credentials import StorageOptions, use
 from pipeline.errors import SourceError
 from pipeline.exit_codes import ExitCode
 from pipeline.job import JobResult
@@ -33,6 +33,7 @@ from pipeline.lease_store import open_store
 from pipeline.nightly import run_nights
 from pipeline.rows import IDENTITY
 from pipeline.storage_errors import StorageError, UnavailableError
+from pipeline.store_settings import delta_options
 from pipeline.table import MapTable
 from tests.cluster.s3 import PATIENCE_S, ROOT, Server, served
 from tests.faults.collection import Images, without_tensorflow

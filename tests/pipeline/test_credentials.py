@@ -19,10 +19,7 @@ from pipeline.credentials import (
     StorageOptions,
     carrying,
     current,
-    delta_options,
-    object_store_arguments,
     parse_options,
-    settings,
     store_of,
     use,
     without_secrets,
@@ -30,6 +27,7 @@ from pipeline.credentials import (
 from pipeline.errors import JobError
 from pipeline.job import describe_job, run_job
 from pipeline.jobfile import load_jobfile
+from pipeline.store_settings import delta_options, object_store_arguments, settings
 from tests.pipeline.fakes import write_model
 
 SECRETS = sorted(name for name, option in OPTIONS.items() if option.secret)
@@ -130,6 +128,15 @@ def test_both_libraries_get_the_same():
     assert delta_options("maps") is None
     with pytest.raises(CredentialsError, match="in no object store"):
         settings("maps")
+
+
+def test_an_endpoint_that_the_libraries_would_not_take_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "https://theirs.example")
+    use({"aws_endpoint_url": "https://ours.example"})
+    with pytest.raises(CredentialsError, match=r"(?s)AWS_ENDPOINT_URL_S3.*unset"):
+        settings("s3://b")
+    use({"aws_endpoint_url": "https://theirs.example"})
+    assert settings("s3://b").options["aws_endpoint_url"] == "https://theirs.example"
 
 
 def test_nothing_is_asked_again_where_no_time_is_given_for_it():

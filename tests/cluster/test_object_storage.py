@@ -165,7 +165,7 @@ def test_all_commands(remote: Remote, tmp_path: Path):
     table = remote.table
     listed = json.loads(densecast("runs", table, "--json").stdout)
     assert [line["run_id"] for line in listed] == ["one", "two"]
-    shown = densecast("show", table, f"{remote.bucket}/images/02.jpg")
+    shown = densecast("show", table, f"{remote.bucket}/images/02.jpg", "--output", str(tmp_path / "map.png"))
     assert shown.exit_code == 0, shown.output
     assert "02.jpg" in shown.output
     assert "bad-half.jpg\ttruncated" in densecast("rejected", table).stdout

@@ -23,14 +23,16 @@ from deltalake import CommitProperties, Schema
 from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 
-from pipeline import storage
+from conversion.errors import DensecastError
+from pipeline import objects, storage
 from pipeline.errors import TableError
-from pipeline.files import open_part
+from pipeline.files import check_available, open_part
 from pipeline.maintenance import current_table
 from pipeline.part_checks import Logged, logged_files
 from pipeline.parts import ROW_GROUP_BYTES, PartFile, Receipt
 from pipeline.publishing import FOLDER, ConflictError, active_parts
 from pipeline.rows import IDENTITY, SCHEMA
+from pipeline.storage_errors import StorageError
 
 TARGET_BYTES = 128 << 20
 _SMALL = 0.5  # of the target: what is larger is left alone
@@ -157,8 +159,15 @@ def _pass(
             if on_progress is not None:
                 on_progress(done, in_all)
         removed = {part for group in groups for part in group.parts}
+        written = undo.pop_all()
+    try:
         version = _commit(root, name, receipts, [file for file in files if file.path in removed])
-        undo.pop_all()
+    except storage.UnavailableError:
+        # Whether it was committed is not known: vacuum deletes the new files where they are not needed.
+        raise
+    except (TableError, StorageError):
+        written.close()
+        raise
     record = {
         "compaction": name,
         "version": version,
@@ -187,6 +196,7 @@ def _merge(root: str, parts: Sequence[str], name: str, number: str) -> Receipt:
                 receipt = target.close()
             wanted = _fingerprint(files)
         except (OSError, pa.ArrowException) as error:
+            check_available(root, error)
             raise TableError(
                 f"parts cannot be merged: {error}",
                 where=root,
@@ -286,9 +296,13 @@ def _commit(root: str, name: str, receipts: Sequence[Receipt], removed: Sequence
     about = {"compaction": name, "added": len(receipts), "removed": len(removed)}
     # Left to retry by itself, deltalake commits a removal of what another writer has removed, and rows are there twice.
     properties = CommitProperties(custom_metadata={"densecast": about}, max_commit_retries=0)
+    failure: DensecastError
     for _ in range(_ATTEMPTS):
         table = current_table(root)
-        gone = {file.path for file in removed} - active_parts(table)
+        active = active_parts(table)
+        if {receipt.path for receipt in receipts} <= active:
+            return table.version()  # the answer to the last attempt was lost
+        gone = {file.path for file in removed} - active
         if gone:
             raise ConflictError(
                 f"{len(gone)} of the parts that were being merged have been replaced",
@@ -299,15 +313,17 @@ def _commit(root: str, name: str, receipts: Sequence[Receipt], removed: Sequence
         try:
             table.create_write_transaction(actions, "append", Schema.from_arrow(SCHEMA), commit_properties=properties)
         except OSError as error:
-            raise storage.explained(error, root, "the compaction cannot be committed") from error
+            failure = storage.explained(error, root, "the compaction cannot be committed")
+            if not objects.is_object(root):
+                raise failure from error
         except DeltaError as error:
             # Another writer came first; if it touched none of our parts, we come next.
-            failure = error
+            failure = TableError(
+                f"the compaction cannot be committed: {error}",
+                where=root,
+                why=f"it was tried {_ATTEMPTS} times; the table is without it",
+                remedy="check that the table can be written, and run again when fewer runs are at work",
+            )
         else:
             return table.version()
-    raise TableError(
-        f"the compaction cannot be committed: {failure}",
-        where=root,
-        why=f"it was tried {_ATTEMPTS} times; the table is without it",
-        remedy="check that the table can be written, and run again when fewer runs are at work",
-    ) from failure
+    raise failure

@@ -10,8 +10,10 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from pipeline import storage
+from pipeline import objects, storage
+from pipeline.arrow_stores import arrow_store
 from pipeline.errors import TableError
+from pipeline.object_errors import explain
 
 PART_ERRORS = (OSError, pa.ArrowException, ValueError, storage.StorageError)
 """What reading a damaged part raises; ValueError where names in its footer are no UTF-8."""
@@ -46,6 +48,24 @@ def delta_location(root: str) -> str:
     return root if storage.is_remote(root) else str(storage.local_path(root).absolute())
 
 
+def check_available(root: str, error: Exception) -> None:
+    """Check that an error is about a file: one of a store that cannot be used says nothing of what is in it.
+
+    Args:
+        root: The table.
+        error: What reading one of its files raised.
+
+    Raises:
+        UnavailableError: It is not.
+    """
+    if isinstance(error, storage.UnavailableError):
+        raise error
+    if objects.is_object(root):
+        found = explain(error, root, "cannot be read")
+        if isinstance(found, storage.UnavailableError):
+            raise found from None
+
+
 def row_groups(file: pq.ParquetFile) -> Iterator[Any]:
     """The row groups of a part as `pyarrow.Table`s of all columns, each looked over as it is read.
 
@@ -77,11 +97,15 @@ def open_part(root: str, part: str) -> pq.ParquetFile:
 def arrow_filesystem(root: str) -> Any:
     """Arrow's own file system for a table; None where it has none, and deltalake's or Beam's serves.
 
-    deltalake's is written in Python, and threads of Arrow still call it while the interpreter shuts down: of the
-    processes that had read a table through it, one in six to one in two ended in an abort.
+    Why not those, see `pipeline.arrow_stores`.
+
+    Raises:
+        CredentialsError: The options for its object store are contradictory, or name a variable that is not set.
     """
     if not storage.is_remote(root):
         return pafs.SubTreeFileSystem(delta_location(root), pafs.LocalFileSystem())
+    if objects.is_object(root):
+        return arrow_store(root)
     try:
         filesystem, path = pafs.FileSystem.from_uri(root)
     except (pa.ArrowException, OSError):

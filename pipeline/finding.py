@@ -13,6 +13,7 @@ from deltalake.exceptions import DeltaError
 
 from pipeline import storage
 from pipeline.errors import TableError
+from pipeline.files import check_available
 from pipeline.rows import Status, storable
 
 _SUGGESTIONS = 3
@@ -140,6 +141,7 @@ def reading(root: str) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException, DeltaError) as error:
+        check_available(root, error)
         raise TableError(
             f"a part of the table cannot be read: {error}",
             where=root,

@@ -17,6 +17,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from pipeline import knowledge, progress
 from pipeline.buckets import bucket_of
+from pipeline.credentials import carrying, current, use
 from pipeline.packing import pack, unpack
 from pipeline.parts import Receipt
 from pipeline.planning import Action, Decision, Edit, Known, Outcome, Policy, decide, drop, settle
@@ -88,13 +89,15 @@ class PlanRun(beam.PTransform):
         found = (
             references.pipeline
             | "Table" >> beam.Create([self._table])
-            | "Survey" >> beam.Map(_survey, self._run_id)
+            | "Survey" >> beam.Map(carrying(_survey, self._run_id))
             # One element, kept: a runner that computed it twice might see two versions of the table.
             | "Keep survey" >> beam.Reshuffle()
             | "Parts of it" >> beam.FlatMap(_surveyed).with_outputs(_PARTS, _ORPHANS, main="base")
         )
         known = [
-            found[name] | f"Spread {name}" >> beam.Reshuffle() | f"Read {name}" >> beam.FlatMap(read, self._table)
+            found[name]
+            | f"Spread {name}" >> beam.Reshuffle()
+            | f"Read {name}" >> beam.FlatMap(carrying(read, self._table))
             for name, read in ((_PARTS, _read_part), (_ORPHANS, _read_orphan))
         ]
         joined = {
@@ -220,6 +223,11 @@ class ProbeFn(beam.DoFn):
 
     def __init__(self, max_image_bytes: int, scales: int) -> None:
         self._max_bytes, self._scales = max_image_bytes, scales
+        self._storage = current()
+
+    def setup(self) -> None:
+        """Opens object stores as the launcher does."""
+        use(self._storage)
 
     def process(self, data: bytes) -> Iterator[Any]:
         """Compares digests."""
@@ -303,6 +311,11 @@ class RewriteFn(beam.DoFn):
 
     def __init__(self, table: str, run_id: str) -> None:
         self._table, self._run_id = table, run_id
+        self._storage = current()
+
+    def setup(self) -> None:
+        """Opens object stores as the launcher does."""
+        use(self._storage)
 
     def process(
         self, element: tuple[tuple[str, bool], Iterable[bytes]]

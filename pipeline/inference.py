@@ -12,6 +12,7 @@ import apache_beam as beam
 from apache_beam.utils.shared import Shared
 from apache_beam.utils.windowed_value import WindowedValue
 
+from pipeline.credentials import current, use
 from pipeline.engines import Engine, OpenEngine, OpenTensorFlow, counts_of
 from pipeline.errors import EngineError, JobError
 from pipeline.incremental import Adopted, Base, Removed, Tally, globally
@@ -53,15 +54,19 @@ class ScoreFn(beam.DoFn):
         self._uncut = uncut
         self._open_engine, self._table, self._run_id, self._recipe = open_engine, table, run_id, recipe
         self._limits, self._flush_bytes = limits, flush_bytes
+        self._storage = current()
         # One model a process, however many threads run this DoFn.
         self._shared = Shared()
 
     def setup(self) -> None:
-        """Looks for the GPU if it has to be one; where no image has changed, no model is loaded.
+        """Says how object stores are opened, and looks for the GPU if it has to be one.
+
+        Where no image has changed, no model is loaded.
 
         Raises:
-            EngineError: There is none.
+            EngineError: There is no GPU.
         """
+        use(self._storage)
         if isinstance(self._open_engine, OpenTensorFlow):
             self._open_engine.check()
         self._scorer: Scorer | None = None
@@ -183,6 +188,11 @@ class PublishFn(beam.DoFn):
     ) -> None:
         self._table, self._run_id, self._model_json = table, run_id, model_json
         self._about, self._max_pruned = dict(about), max_pruned
+        self._storage = current()
+
+    def setup(self) -> None:
+        """Opens object stores as the launcher does."""
+        use(self._storage)
 
     def process(self, reports: Sequence[Base | Tally | Receipt | Removed | Adopted]) -> Iterator[RunSummary]:
         """Publishes."""

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from conversion import read_metadata
-from pipeline import progress, storage
+from pipeline import credentials, progress, storage
 from pipeline.accuracy import Choice
 from pipeline.decoding import DecodeLimits
 from pipeline.engines.devices import AUTO, check_wanted
@@ -199,6 +199,8 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
         JobError: The pipeline failed in another way.
     """
     metadata = read_metadata(job.model)
+    if job.runner != LOCAL:
+        credentials.current().check_travels(job.runner)
     check_root(job.output)
     check_folder(job.output)
     target = open_target(job)
@@ -222,8 +224,10 @@ def check_folder(output: str) -> None:
 
     Raises:
         TableError: The folder holds something else, or is a file.
+        StorageError: The store that it is in cannot be used.
     """
     if storage.is_remote(output):
+        storage.list_files(output)  # wrong credentials are found out now, not when the first part is written
         return
     folder = storage.local_path(output)
     if folder.exists() and not folder.is_dir():

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pipeline import storage
+from pipeline.credentials import CredentialsError, StorageOptions
 from pipeline.drift import Thresholds
 from pipeline.errors import JobError
 from pipeline.job import ScoringJob, describe_job, share
@@ -88,12 +89,14 @@ class JobFile:
     Attributes:
         path: The file.
         values: The fields of ScoringJob that it gives, with absolute paths, `{date}` as it stands.
-        nightly: The rest.
+        nightly: What is there besides the job.
+        storage: `[storage]`: how object stores are opened.
     """
 
     path: Path
     values: Mapping[str, Any]
     nightly: NightlySettings
+    storage: StorageOptions = dataclasses.field(default_factory=StorageOptions)
 
     @property
     def name(self) -> str:
@@ -125,8 +128,9 @@ class JobFile:
 def load_jobfile(path: str | Path) -> JobFile:
     """Reads a job file.
 
-    Keys are the fields of ScoringJob, with dashes or underscores, and the table `[nightly]`. Relative paths are
-    relative to the file. In images and output `{date}` stands for the date, `{date:%Y/%m/%d}` for it in that form.
+    Keys are the fields of ScoringJob, with dashes or underscores, and the tables `[nightly]` and `[storage]`. Relative
+    paths are relative to the file. In images and output `{date}` stands for the date, `{date:%Y/%m/%d}` for it in that
+    form.
 
     Raises:
         JobError: It cannot be read, is no TOML, has an unknown key, or describes no valid job.
@@ -140,15 +144,16 @@ def load_jobfile(path: str | Path) -> JobFile:
         ) from error
     except ValueError as error:
         raise JobError(f"the job file is not TOML: {error}", where=str(path), remedy="mend that line") from error
-    values = _fields(found, {*ScoringJob.model_fields, "nightly"} - {"run_id"}, str(path), "")
+    values = _fields(found, {*ScoringJob.model_fields, "nightly", "storage"} - {"run_id"}, str(path), "")
     nightly = _nightly(values.pop("nightly", {}), path)
+    options = _storage(values.pop("storage", {}), path)
     folder = path.absolute().parent
     for name in ("model", "output"):
         if isinstance(values.get(name), str):
             values[name] = _located(values[name], folder)
     if "images" in values:
         values["images"] = tuple(_located(pattern, folder) for pattern in _several(values["images"]))
-    file = JobFile(path, values, nightly)
+    file = JobFile(path, values, nightly, options)
     try:
         file.job(date.min)  # what is wrong is said now, not when its date has come
     except JobError as error:
@@ -185,6 +190,24 @@ def _nightly(table: object, path: Path) -> NightlySettings:
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise JobError(f"[nightly] is not valid: {problems}", where=str(path)) from error
+
+
+def _storage(table: object, path: Path) -> StorageOptions:
+    if not isinstance(table, dict):
+        raise JobError("storage is no table", where=str(path), remedy="write [storage]")
+    # TOML has numbers and truths of its own, and keys are written with dashes elsewhere in the file.
+    texts = {key.replace("-", "_"): _text(value) for key, value in table.items()}
+    try:
+        return StorageOptions(texts)
+    except CredentialsError as error:
+        where = f"{path}, [storage]{f', {error.where}' if error.where else ''}"
+        raise CredentialsError(error.what, where=where, why=error.why, remedy=error.remedy) from error
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, str | int | float) else ""
 
 
 def _fields(table: object, known: Iterable[str], where: str, prefix: str) -> dict[str, Any]:

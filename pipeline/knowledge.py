@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.encoding import map_digest
 from pipeline.errors import TableError
-from pipeline.files import PART_ERRORS, open_part, row_groups
+from pipeline.files import PART_ERRORS, check_available, open_part, row_groups
 from pipeline.parts import NAME_DIGITS
 from pipeline.planning import Known
 from pipeline.publishing import ADOPTED, FOLDER, active_parts, check_columns, open_delta, read_json
@@ -91,6 +91,7 @@ def read_part(root: str, part: str) -> Iterator[Known]:
         with open_part(root, part) as file:
             yield from _known(file, part, orphan=False)
     except PART_ERRORS as error:
+        check_available(root, error)
         raise TableError(
             f"the part {part} cannot be read: {error}",
             where=root,
@@ -114,6 +115,7 @@ def read_orphan(root: str, part: str) -> list[Known]:
                 raise pa.ArrowInvalid("a map differs from its digest")
             return list(_known(file, part, orphan=True))
     except PART_ERRORS as error:
+        check_available(root, error)
         # Its images are scored again, so nothing is lost but time.
         logging.getLogger(__name__).warning("%s, left by a run that died, is damaged and not used: %s", part, error)
         return []

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, cast
 
 import filelock
 
-from conversion.errors import MissingExtraError
 from conversion.files import partial_name, write_atomically
-from pipeline import storage
+from pipeline import objects, storage
+from pipeline.object_errors import object_error
 from pipeline.publishing import FOLDER
 from pipeline.storage import StorageError
 
@@ -54,9 +54,9 @@ def open_store(root: str) -> LeaseStore:
 
     Raises:
         StorageError: The storage has no conditional writes.
-        MissingExtraError: The library that does them is not installed.
+        CredentialsError: See `pipeline.credentials`.
     """
-    return ObjectStore(open_bucket(root)) if storage.is_remote(root) else LocalStore(storage.join(root, FOLDER, NAME))
+    return open_bucket(root) if storage.is_remote(root) else LocalStore(storage.join(root, FOLDER, NAME))
 
 
 @dataclass(frozen=True)
@@ -111,41 +111,33 @@ class LocalStore:
             raise storage.explained(error, self.path, what, why=f"the lease is kept there; {_NO_LEASE}") from error
 
 
-def open_bucket(root: str, **options: Any) -> Any:
-    """The folder of a remote table's lease, as an `obstore` store.
-
-    Args:
-        root: The table, `scheme://`.
-        options: What `obstore.store.from_url` takes; the environment by default, as deltalake does.
+def open_bucket(root: str) -> ObjectStore:
+    """Where the lease of a table in an object store is kept.
 
     Raises:
-        StorageError: There is no store for the scheme.
-        MissingExtraError: obstore is not installed.
+        StorageError: There are no conditional writes behind its scheme.
+        CredentialsError: See `pipeline.credentials`.
     """
-    try:
-        from obstore.exceptions import BaseError
-        from obstore.store import from_url
-    except ImportError as error:
-        raise MissingExtraError(
-            "obstore is not installed",
-            why="the lease on a remote table needs conditional writes",
-            remedy=f"pip install obstore, or {_NO_LEASE}",
-        ) from error
-    try:
-        return from_url(storage.join(root, FOLDER), **options)
-    except (BaseError, OSError, ValueError) as error:
-        raise StorageError(f"no lease can be kept there: {_first_line(error)}", where=root, remedy=_NO_LEASE) from error
+    address = storage.join(root, FOLDER, NAME)
+    if not objects.is_object(address):
+        raise StorageError(
+            "no lease can be kept there", where=root, why="it needs conditional writes, as S3 has", remedy=_NO_LEASE
+        )
+    bucket, key = objects.split(address)
+    return ObjectStore(objects.open_store(bucket), key, bucket)
 
 
 class ObjectStore:
     """An object written by conditional requests (If-None-Match, If-Match, or generations), which the server decides.
 
     Args:
-        store: An `obstore` store, of the folder of the lease.
+        store: An `obstore` store.
+        key: The object.
+        bucket: What the store is of, for messages.
     """
 
-    def __init__(self, store: Any) -> None:
-        self._store = store
+    def __init__(self, store: Any, key: str = NAME, bucket: str = "memory://") -> None:
+        self._store, self._key, self._where = store, key, f"{bucket}/{key}"
 
     def read(self) -> Stored | None:
         """See LeaseStore."""
@@ -153,7 +145,7 @@ class ObjectStore:
 
         try:
             with self._typed("cannot be read"):
-                found = obstore.get(self._store, NAME)
+                found = obstore.get(self._store, self._key)
                 return _stored(bytes(found.bytes()), cast(dict[str, Any], found.meta))
         except storage.MissingFileError:
             return None
@@ -166,16 +158,18 @@ class ObjectStore:
         mode: Any = "create" if expected is None else dict(expected.version)
         with self._typed("cannot be written"):
             try:
-                result = obstore.put(self._store, NAME, data, mode=mode, use_multipart=False)
+                result = obstore.put(self._store, self._key, data, mode=mode, use_multipart=False)
             except (AlreadyExistsError, PreconditionError):
-                return None
+                # An answer that was lost makes a request come twice, and the second find what the first has written.
+                found = self.read()
+                return found if found is not None and found.data == data else None
         return _stored(data, {"last_modified": None, **cast(dict[str, Any], result)})
 
     def now(self) -> float:
         """See LeaseStore: the time at which the server says that it wrote a small object."""
         import obstore
 
-        probe = partial_name(NAME)
+        probe = self._key.removesuffix(NAME) + partial_name(NAME)
         with self._typed("cannot be written"):
             obstore.put(self._store, probe, b"-", use_multipart=False)
             try:
@@ -183,27 +177,11 @@ class ObjectStore:
             finally:
                 obstore.delete(self._store, probe)
 
-    @contextmanager
-    def _typed(self, what: str) -> Iterator[None]:
-        from obstore.exceptions import BaseError
-
-        try:
-            yield
-        except FileNotFoundError as error:
-            raise storage.MissingFileError("there is no such object", where=NAME) from error
-        except (BaseError, OSError) as error:
-            raise StorageError(
-                f"the lease {what}: {_first_line(error)}",
-                where=str(self._store),
-                remedy=f"check the credentials, the bucket and the network; or {_NO_LEASE}",
-            ) from error
+    def _typed(self, what: str) -> AbstractContextManager[None]:
+        return object_error(self._where, f"the lease {what}", why=f"the lease is kept there; {_NO_LEASE}")
 
 
 def _stored(data: bytes, about: dict[str, Any]) -> Stored:
     version = tuple((name, about[name]) for name in ("e_tag", "version") if about.get(name) is not None)
     modified = about["last_modified"]
     return Stored(data, modified.timestamp() if modified is not None else 0.0, version)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

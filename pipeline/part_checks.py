@@ -13,7 +13,7 @@ from deltalake import DeltaTable
 
 from pipeline import storage
 from pipeline.damage import Damage, Finding
-from pipeline.files import open_part
+from pipeline.files import check_available, open_part
 from pipeline.row_checks import null_faults, row_faults, schema_faults
 
 _CHUNK_BYTES = 4 << 20
@@ -97,8 +97,9 @@ def check_part(
         if recorded is not None and (digest := _sha256(storage.join(root, *where.split("/")))) != recorded.sha256:
             yield Finding(Damage.WRONG_CONTENT, where, f"has the SHA-256 {digest}, where {recorded.sha256} was written")
         with open_part(root, where) as file:
-            yield from _rows(file, logged, recorded, take)
+            yield from _rows(root, file, logged, recorded, take)
     except _UNREADABLE as error:
+        check_available(root, error)
         yield Finding(Damage.UNREADABLE, where, str(error))
 
 
@@ -109,7 +110,8 @@ def narrow_batches(root: str, part: str, columns: list[str]) -> Iterator[Any]:
             for batch in file.iter_batches(batch_size=4096, columns=columns):
                 batch.validate(full=True)
                 yield batch
-    except _UNREADABLE:
+    except _UNREADABLE as error:
+        check_available(root, error)
         # `check_part` has reported it.
         return
 
@@ -122,7 +124,9 @@ def _sha256(path: str) -> str:
     return sha.hexdigest()
 
 
-def _rows(file: Any, logged: Logged, recorded: Recorded | None, take: Callable[[Any], None]) -> Iterator[Finding]:
+def _rows(
+    root: str, file: Any, logged: Logged, recorded: Recorded | None, take: Callable[[Any], None]
+) -> Iterator[Finding]:
     where, rows = logged.path, file.metadata.num_rows
     if logged.rows is not None and logged.rows != rows:
         yield Finding(Damage.STATISTICS, where, f"has {rows:,} rows, where the log says {logged.rows:,}")
@@ -146,6 +150,7 @@ def _rows(file: Any, logged: Logged, recorded: Recorded | None, take: Callable[[
                     yield Finding(Damage.MAP_DIGEST if fault.digest else Damage.ROW, fault.uri, fault.what)
                 take(batch)
         except _UNREADABLE as error:
+            check_available(root, error)
             complete = False
             yield Finding(Damage.UNREADABLE, where, f"row group {group}: {error}")
     if complete:

@@ -12,11 +12,15 @@ from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
+from conversion.errors import DensecastError
 from pipeline import storage
+from pipeline.credentials import store_of
 from pipeline.errors import TableError
-from pipeline.files import PART_ERRORS, delta_location, open_part
+from pipeline.files import PART_ERRORS, check_available, delta_location, open_part
+from pipeline.object_errors import explain
 from pipeline.parts import STATISTICS_COLUMNS, Receipt, check_run_id
 from pipeline.rows import SCHEMA
+from pipeline.store_settings import delta_options
 
 # The leading underscore keeps Delta's vacuum, and Spark's listing, away from what lies in it.
 FOLDER = "_densecast"
@@ -126,19 +130,24 @@ def publish(
         try:
             _commit(root, table, actions, run_id, result)
             break
-        except OSError as error:
-            why = "nothing was published; the parts are on disk, and the next run adopts them"
-            raise storage.explained(error, root, "the transaction cannot be written", why) from error
-        except DeltaError as error:
-            # Another writer came first, of the table's first version or of this very run: the next round tells.
-            if attempt == _ATTEMPTS:
-                raise TableError(
-                    f"the transaction of run {run_id} failed: {error}",
-                    where=root,
-                    why=f"it was tried {attempt} times; the parts are on disk, but no reader sees them",
-                    remedy="check that the table can be written, then run again",
-                ) from error
+        except (OSError, DeltaError) as error:
+            # Another writer came first, of the table's first version or of this very run, or a store's answer was lost,
+            # which leaves open what became of the request: the next round tells.
+            if attempt == _ATTEMPTS or (isinstance(error, OSError) and store_of(root) is None):
+                raise _not_written(root, run_id, attempt, error) from error
     return _conclude(root, run_id, digest, result, {**summary, "parts": [_about(part) for part in parts]}, changes)
+
+
+def _not_written(root: str, run_id: str, attempt: int, error: Exception) -> DensecastError:
+    if isinstance(error, OSError):
+        why = "nothing was published; the parts are on disk, and the next run adopts them"
+        return storage.explained(error, root, "the transaction cannot be written", why)
+    return TableError(
+        f"the transaction of run {run_id} failed: {error}",
+        where=root,
+        why=f"it was tried {attempt} times; the parts are on disk, but no reader sees them",
+        remedy="check that the table can be written, then run again",
+    )
 
 
 def active_parts(table: DeltaTable) -> set[str]:
@@ -187,6 +196,7 @@ def _uris(root: str, part: str) -> Iterator[str]:
             for batch in file.iter_batches(columns=["uri"]):
                 yield from batch.column(0).to_pylist()
     except PART_ERRORS as error:
+        check_available(root, error)
         raise TableError(f"the part {part} cannot be read: {error}", where=root, remedy="run again") from error
 
 
@@ -195,15 +205,18 @@ def open_delta(root: str, version: int | None = None) -> DeltaTable | None:
 
     Raises:
         TableError: There is one, but it cannot be opened (at that version).
+        StorageError: The object store that it is in cannot be used.
     """
     location = delta_location(root)
     if not storage.is_remote(root) and not storage.local_path(root).is_dir():
         return None
     try:
-        return DeltaTable(location, version=version)
+        return DeltaTable(location, version=version, storage_options=delta_options(root))
     except TableNotFoundError:
         return None
     except (DeltaError, OSError, OverflowError) as error:
+        if version is None and store_of(root) is not None:
+            raise explain(error, root, "the table cannot be opened") from None
         at = "" if version is None else f" at version {version}"
         raise TableError(
             f"the table cannot be opened{at}: {error}",
@@ -258,6 +271,7 @@ def _commit(
         description="Classification maps, one row an image, and rejections",
         configuration=_CONFIGURATION,
         commit_properties=properties,
+        storage_options=delta_options(root),
     )
 
 

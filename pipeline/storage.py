@@ -1,7 +1,7 @@
 """The one place that touches files: whole files in, whole files out, local or behind `scheme://`.
 
-A file appears under its name complete or not at all. Remote paths go through Beam's `FileSystems`, so a scheme works
-once its Beam extra is installed; `file://` is a local path.
+A file appears under its name complete or not at all. S3, Google's and Azure's stores are opened by `pipeline.objects`;
+other schemes go through Beam's `FileSystems`, and work once their Beam extra is installed; `file://` is a local path.
 """
 
 import contextlib
@@ -19,15 +19,21 @@ from apache_beam.io.filesystem import CompressionTypes, FileMetadata
 from apache_beam.io.filesystems import FileSystems
 
 from conversion import files
-from conversion.errors import DensecastError
+from pipeline import objects
+from pipeline.object_errors import explain
+from pipeline.storage_errors import (
+    MissingFileError,
+    NotAFileError,
+    StorageError,
+    TooLargeError,
+    UnavailableError,
+)
+
+__all__ = ["MissingFileError", "NotAFileError", "StorageError", "TooLargeError", "UnavailableError"]
 
 # Client libraries raise errors of their own through FileSystems; one that is not imported cannot have raised.
 _CLIENT_ERRORS = (
-    ("apache_beam.io.aws.clients.s3.messages", "S3ClientError"),
-    ("botocore.exceptions", "BotoCoreError"),
-    ("botocore.exceptions", "ClientError"),
-    ("google.api_core.exceptions", "GoogleAPIError"),
-    ("google.auth.exceptions", "GoogleAuthError"),
+    ("hdfs.util", "HdfsError"),
     ("azure.core.exceptions", "AzureError"),
 )
 
@@ -44,27 +50,11 @@ _REMEDIES = {
 }
 
 
-class StorageError(DensecastError):
-    """A file cannot be read, written or listed; `where` names it."""
-
-
-class MissingFileError(StorageError):
-    """There is no file at a path."""
-
-
-class TooLargeError(StorageError):
-    """A file holds more bytes than the caller is willing to read."""
-
-
-class NotAFileError(StorageError):
-    """A folder, a pipe or a device is where a file is needed."""
-
-
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 _NUMBER = re.compile(r"\(os error (\d+)\)")
 
 
-def explained(error: OSError, path: str, what: str, why: str = "") -> StorageError:
+def explained(error: Exception, path: str, what: str, why: str = "") -> StorageError:
     """What a library that has its own way to files raised, as an error of ours: the number is in its text.
 
     Args:
@@ -73,9 +63,11 @@ def explained(error: OSError, path: str, what: str, why: str = "") -> StorageErr
         what: What cannot be done.
         why: What that means.
     """
+    if objects.is_object(path):
+        return explain(error, path, what, why)
     text = " ".join(_ESCAPES.sub("", str(error)).split())
     found = _NUMBER.search(text)
-    number = error.errno or (int(found[1]) if found else 0)
+    number = getattr(error, "errno", None) or (int(found[1]) if found else 0)
     remedy = _REMEDIES.get(number, "look at the message of the file system, then run again")
     return StorageError(f"{what}: {os.strerror(number) if number else text}", where=path, why=why, remedy=remedy)
 
@@ -108,7 +100,7 @@ class Entry(NamedTuple):
 
 
 def is_remote(path: str) -> bool:
-    """Whether `path` goes through Beam: it has a scheme, and that is not `file`.
+    """Whether `path` is on no disk: it has a scheme, and that is not `file`.
 
     >>> is_remote("s3://bucket/a.jpg"), is_remote("file:///a.jpg"), is_remote("photos/a.jpg")
     (True, False, False)
@@ -156,6 +148,8 @@ def exists(path: str) -> bool:
     Raises:
         StorageError: The file system cannot be asked.
     """
+    if objects.is_object(path):
+        return objects.head(path) is not None
     with _typed(path, "cannot be looked up"):
         return bool(FileSystems.exists(path)) if is_remote(path) else local_path(path).exists()
 
@@ -166,6 +160,9 @@ def size_of(path: str) -> int | None:
     Raises:
         StorageError: The file system cannot be asked.
     """
+    if objects.is_object(path):
+        found = objects.head(path)
+        return found.size_bytes if found else None
     if not exists(path):
         return None
     with _typed(path, "cannot be looked up"):
@@ -181,6 +178,9 @@ def facts_of(path: str) -> FileFacts | None:
     Raises:
         StorageError: The file system cannot be asked.
     """
+    if objects.is_object(path):
+        found = objects.head(path)
+        return FileFacts(found.size_bytes, found.version) if found else None
     with _typed(path, "cannot be looked up"):
         if is_remote(path):
             return listed_facts(FileSystems.get_filesystem(path).metadata(path)) if exists(path) else None
@@ -212,6 +212,8 @@ def open_stream(path: str) -> IO[bytes]:
         NotAFileError: It is a folder, a pipe or a device; opening waits for none of them.
         StorageError: It cannot be opened.
     """
+    if objects.is_object(path):
+        return objects.open_object(path)
     with reading(path):
         if is_remote(path):
             remote: IO[bytes] = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
@@ -248,12 +250,16 @@ def read_bytes(path: str, max_bytes: int | None = None) -> bytes:
         TooLargeError: The file is larger than `max_bytes`.
         StorageError: It cannot be read.
     """
-    name = path if is_remote(path) else str(local_path(path))
-    with (
-        _typed(path, "cannot be read"),
-        FileSystems.open(name, compression_type=CompressionTypes.UNCOMPRESSED) as file,
-    ):
-        data = bytes(file.read() if max_bytes is None else file.read(max_bytes + 1))
+    most = None if max_bytes is None else max_bytes + 1
+    if objects.is_object(path):
+        data = objects.read(path, most)
+    else:
+        name = path if is_remote(path) else str(local_path(path))
+        with (
+            _typed(path, "cannot be read"),
+            FileSystems.open(name, compression_type=CompressionTypes.UNCOMPRESSED) as file,
+        ):
+            data = bytes(file.read() if most is None else file.read(most))
     if max_bytes is not None and len(data) > max_bytes:
         raise TooLargeError(
             f"is larger than {max_bytes:,} bytes", where=path, remedy="raise the limit if the file is to be trusted"
@@ -270,7 +276,9 @@ def list_files(folder: str, suffix: str = "") -> list[str]:
         StorageError: The folder cannot be listed.
     """
     with _typed(folder, "cannot be listed"):
-        if is_remote(folder):
+        if objects.is_object(folder):
+            found = [file.address for file in objects.list_folder(folder)]
+        elif is_remote(folder):
             found = [metadata.path for metadata in FileSystems.match([join(folder, "*")])[0].metadata_list]
         else:
             here = local_path(folder)
@@ -285,6 +293,8 @@ def list_entries(folder: str) -> list[Entry]:
         StorageError: The folder cannot be listed.
     """
     with _typed(folder, "cannot be listed"):
+        if objects.is_object(folder):
+            return sorted(Entry(o.address, o.size_bytes, o.modified) for o in objects.list_folder(folder))
         if is_remote(folder):
             listed = FileSystems.match([join(folder, "*")])[0].metadata_list
             return sorted(Entry(m.path, int(m.size_in_bytes), float(m.last_updated_in_seconds or 0)) for m in listed)
@@ -306,7 +316,9 @@ def delete(path: str) -> None:
         StorageError: It cannot be deleted.
     """
     with _typed(path, "cannot be deleted"):
-        if not is_remote(path):
+        if objects.is_object(path):
+            objects.delete(path)
+        elif not is_remote(path):
             local_path(path).unlink(missing_ok=True)
         elif FileSystems.exists(path):
             FileSystems.delete([path])
@@ -325,7 +337,10 @@ def write_atomically(path: str, data: bytes) -> None:
         StorageError: It cannot be written.
     """
     with _typed(path, "cannot be written"):
-        if is_remote(path):
+        if objects.is_object(path):
+            # A request that stores an object does so whole or not at all: no other name is needed.
+            objects.write(path, data)
+        elif is_remote(path):
             _write_remote(path, data)
         else:
             files.write_atomically(local_path(path), data)
@@ -391,9 +406,6 @@ def _typed(path: str, what: str) -> Iterator[None]:
             f"{what}: {error}", where=path, remedy="check the path; for a remote scheme, install the extra it needs"
         ) from error
     except _client_errors() as error:
-        code = getattr(error, "code", None)
-        if code == 404:
-            raise MissingFileError("there is no such file", where=path, remedy=_REMEDIES[errno.ENOENT]) from error
         raise StorageError(
             f"{what}: {error}", where=path, remedy="check the credentials, the bucket and the network, then try again"
         ) from error

@@ -18,7 +18,7 @@ from pipeline.runners import RUNNER_LOST, beam_flags, open_runner, runner_lost
 from pipeline.scoring import ScoreImages
 from pipeline.settling import Settled
 from pipeline.sources import ListImages
-from pipeline.storage import StorageError
+from pipeline.storage import StorageError, UnavailableError
 
 if TYPE_CHECKING:
     from pipeline.job import ScoringJob
@@ -173,7 +173,8 @@ def _interrupted(job: ScoringJob) -> InterruptedRunError:
 # Where a traceback names what was raised; what follows, to the end, is its message.
 _RAISED = re.compile(r"^[\w.]*?(\w*(?:Error|Exception|Rejected|Interrupt))\b:? ?", re.MULTILINE)
 _KINDS: dict[str, type[DensecastError]] = {
-    kind.__name__: kind for kind in (ConflictError, TableError, StorageError, SourceError, EngineError, ModelError)
+    kind.__name__: kind
+    for kind in (ConflictError, TableError, StorageError, UnavailableError, SourceError, EngineError, ModelError)
 }
 # Of a runner in Java: its own frames, around the traceback of the worker.
 _FRAMES = re.compile(r"^\s+(?:at [\w.$/<>-]+\(.*|\.\.\. \d+ more)$\n?", re.MULTILINE)

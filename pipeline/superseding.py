@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import TableError
-from pipeline.files import PART_ERRORS, open_part, row_groups
+from pipeline.files import PART_ERRORS, check_available, open_part, row_groups
 from pipeline.parts import ROW_GROUP_BYTES, PartFile, Receipt
 from pipeline.planning import Action, Edit
 from pipeline.rows import ARRAYS, SCHEMA, Status
@@ -55,6 +55,7 @@ def rewrite(root: str, part: str, edits: Sequence[Edit], *, orphan: bool, run_id
                     if sum(table.nbytes for table in pending) >= ROW_GROUP_BYTES:
                         _write(target, pending)
         except PART_ERRORS as error:
+            check_available(root, error)
             raise TableError(
                 f"the part {part} cannot be read: {error}",
                 where=root,

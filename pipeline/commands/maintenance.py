@@ -13,6 +13,7 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
+from pipeline.commands.options import storage_options
 from pipeline.console import console
 from pipeline.exit_codes import ExitCode
 
@@ -58,6 +59,7 @@ class Retention(click.ParamType[int]):
 @click.command()
 @click.argument("table")
 @click.option("--json", "as_json", is_flag=True, help="Print the runs for programs.")
+@storage_options
 def runs(table: str, as_json: bool) -> None:
     """List the runs that have published to a table, the newest last: what each listed, kept, scored and rejected.
 
@@ -90,6 +92,7 @@ def runs(table: str, as_json: bool) -> None:
 @click.command()
 @click.argument("table")
 @click.option("--json", "as_json", is_flag=True, help="Print the report for programs.")
+@storage_options
 @click.pass_context
 def check(ctx: click.Context, /, table: str, as_json: bool) -> None:
     """Read everything in a table again and say what is damaged: files, checksums, maps, images, counts.
@@ -123,6 +126,7 @@ def check(ctx: click.Context, /, table: str, as_json: bool) -> None:
     help="About how large the files become.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result for programs.")
+@storage_options
 def compact(table: str, target_size: int, as_json: bool) -> None:
     """Merge the small files of a table into few large ones; its rows stay the same.
 
@@ -156,6 +160,7 @@ def compact(table: str, target_size: int, as_json: bool) -> None:
 @click.option("--dry-run", is_flag=True, help="Say what would be deleted, and delete nothing.")
 @click.option("--force", is_flag=True, help="Allow a retention below 1h; no run may be at work.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result for programs.")
+@storage_options
 def vacuum(table: str, retention: int, dry_run: bool, force: bool, as_json: bool) -> None:
     """Delete the files of a table that are needed no longer: superseded ones, and those that dead runs left.
 

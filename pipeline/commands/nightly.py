@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from conversion.errors import DensecastError
-from pipeline.commands.options import check_tensorflow
+from pipeline.commands.options import check_tensorflow, storage_options
 from pipeline.console import console
 from pipeline.exit_codes import ExitCode
 
@@ -71,6 +71,7 @@ class Share(click.ParamType[float]):
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and write nothing.")
 @click.option("--force", is_flag=True, help="Run dates again that are done.")
 @click.option("--json", "as_json", is_flag=True, help="Print the last line only.")
+@storage_options
 @click.pass_context
 def nightly(
     ctx: click.Context,
@@ -93,6 +94,7 @@ def nightly(
     densecast nightly photos.toml --date 2026-11-23 --dry-run
     densecast nightly photos.toml --backfill 2026-11-01..2026-11-05
     """
+    from pipeline.credentials import current, use
     from pipeline.jobfile import load_jobfile
     from pipeline.nightly import announce, failed, run_nights
     from pipeline.reporting import Failure, Report
@@ -107,6 +109,7 @@ def nightly(
     try:
         with _terminated_is_interrupted():
             file = load_jobfile(jobfile)
+            use(current().over(file.storage))
             if dry_run:
                 report = _dry_run(file, days, force, as_json)
             else:
@@ -140,6 +143,7 @@ def nightly(
     help="New images, and those of a new model, are judged if there are so many.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report for programs.")
+@storage_options
 @click.pass_context
 def drift(
     ctx: click.Context, /, table: str, run: str | None, against: str | None, as_json: bool, **limits: Any

@@ -86,6 +86,28 @@ def device_option(command: Command) -> Command:
     )(command)
 
 
+def storage_options(command: Command) -> Command:
+    """Adds `--storage-option`; what it says holds from then on for all that the command opens."""
+    return click.option(
+        *("--storage-option", "pairs"),
+        multiple=True,
+        metavar="NAME=VALUE",
+        expose_value=False,
+        callback=_use_storage,
+        help="How object stores are opened, as aws_region=eu-west-1; secrets as aws_secret_access_key=env:NAME.",
+    )(command)
+
+
+def _use_storage(ctx: click.Context, param: click.Parameter, pairs: tuple[str, ...]) -> None:
+    from pipeline.credentials import CredentialsError, parse_options, use
+
+    try:
+        use(parse_options(pairs))
+    except CredentialsError as error:
+        told = ": ".join(text for text in (error.where, error.what, error.remedy) if text)
+        raise click.BadParameter(told, ctx, param) from None
+
+
 def check_tensorflow() -> None:
     """Raises MissingExtraError if TensorFlow is not there; it is imported where it is used, which may be nowhere."""
     if importlib.util.find_spec("tensorflow") is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from pipeline.commands.options import PassThrough, need_tensorflow, print_report
+from pipeline.commands.options import PassThrough, need_tensorflow, print_report, storage_options
 from pipeline.exit_codes import ExitCode
 
 
@@ -15,6 +15,7 @@ from pipeline.exit_codes import ExitCode
 @click.option("--pages", type=click.IntRange(min=4), default=12, show_default=True, help="Pages to compose and score.")
 @click.option("--model", type=click.Path(), help="A model directory. Default: the digits model.")
 @click.option("--output", "-o", help="Keep images and tables in a new folder below this one.")
+@storage_options
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.pass_context
 def verify_runner(

@@ -17,6 +17,7 @@ from pipeline.commands.options import (
     check_tensorflow,
     device_option,
     need_tensorflow,
+    storage_options,
 )
 from pipeline.console import console
 from pipeline.exit_codes import ExitCode
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
 @click.option("--runner", default="local", show_default=True, help="local, or the name of a Beam runner.")
 @click.option("--flink-master", metavar="HOST:PORT", help="The REST address of a Flink cluster, for FlinkRunner.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result for programs.")
+@storage_options
 @click.pass_context
 def score(ctx: click.Context, /, model: str, images: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Write the classification map of every image to a Delta table.
@@ -139,6 +141,7 @@ def _told(output: str, result: JobResult) -> Iterator[str]:
 
 @click.command()
 @click.argument("table")
+@storage_options
 def rejected(table: str) -> None:
     """List the images of a table that have no map, and why."""
     from pipeline.table import MapTable
@@ -154,6 +157,7 @@ def rejected(table: str) -> None:
 @click.option("--scale", type=float, help="Which map, where the image was scored at several scales.")
 @click.option("--fused", is_flag=True, help="The mean of the maps at all scales.")
 @click.option("--key", default="", help="How the map's key begins, where that is not enough.")
+@storage_options
 def show(table: str, image: str, output: str | None, scale: float | None, fused: bool, key: str) -> None:
     """Show one image's map: a table of class names, and a picture of the map over the image.
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import apache_beam as beam
 
+from pipeline.credentials import carrying
 from pipeline.errors import SourceError
 from pipeline.packing import pack, unpack
 from pipeline.sources import globs, manifest
@@ -53,12 +54,12 @@ class ListImages(beam.PTransform):
         files = (
             pipeline
             | "Arguments" >> beam.Create(self._arguments, reshuffle=True)
-            | "List files" >> beam.FlatMap(_list).with_outputs(_CONTAINERS, main=_IMAGES)
+            | "List files" >> beam.FlatMap(carrying(_list)).with_outputs(_CONTAINERS, main=_IMAGES)
         )
         members = (
             files[_CONTAINERS]
             | "Spread containers" >> beam.Reshuffle()
-            | "List containers" >> beam.FlatMap(_list_packed)
+            | "List containers" >> beam.FlatMap(carrying(_list_packed))
         )
         # Packed up to here: a runner may hold what is flattened, 25 bytes an image where a reference takes 300.
         return (

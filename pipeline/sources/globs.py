@@ -17,7 +17,7 @@ from pathlib import Path
 
 from apache_beam.io.filesystems import FileSystems
 
-from pipeline import storage
+from pipeline import objects, storage
 from pipeline.errors import SourceError
 from pipeline.sources.listing import expand
 from pipeline.sources.names import (
@@ -43,7 +43,7 @@ def match(pattern: str) -> Iterator[ImageReference]:
     or not. So containers below a folder are left out, and named by a pattern: `shards/*.tar`.
 
     The listing is read as it is asked for; no more is held than the names in one local folder, and those in one
-    container (70 bytes each). The lists of object stores are held by their clients (about 300 bytes a file).
+    container (70 bytes each); of S3, Google's and Azure's stores, a page of 1000. Other lists are held by Beam.
 
     Raises:
         SourceError: Nothing matches, a folder cannot be read, or the scheme is not known.
@@ -78,7 +78,8 @@ def check(pattern: str) -> None:
         return
     if storage.is_remote(address):
         try:
-            FileSystems.get_filesystem(address)
+            if not objects.is_object(address):
+                FileSystems.get_filesystem(address)
         except (ValueError, OSError) as error:
             raise _no_filesystem(address) from error
         _matcher(address, in_folder=address.endswith("/"))
@@ -178,6 +179,12 @@ def _below_remote(address: str) -> Iterator[ImageReference]:
 def _list_remote(address: str, accepts: Callable[[str], bool]) -> Iterator[ImageReference]:
     # Beam cannot quote pattern characters, so it lists all that begins as the pattern does.
     beginning = _MAGIC.split(address, maxsplit=1)[0]
+    if objects.is_object(address):
+        # By folders is how these list; what begins otherwise is left out by the pattern.
+        for found in objects.list_below(beginning[: beginning.rindex("/") + 1]):
+            if accepts(found.address):
+                yield ImageReference(found.address, size_bytes=found.size_bytes, version=found.version)
+        return
     try:
         listed = FileSystems.match([beginning + "**"])[0].metadata_list
     except ValueError as error:
@@ -283,5 +290,5 @@ def _no_filesystem(address: str) -> SourceError:
     return SourceError(
         f"nothing here reads {scheme}://",
         where=address,
-        remedy="install the extra for it: densecast[gcp] for gs://, densecast[aws] for s3://",
+        remedy="s3://, gs://, abfs:// and az:// are read, and what Beam has a file system for",
     )

@@ -11,9 +11,6 @@ import zlib
 from collections.abc import Callable, Generator, Iterator
 from typing import IO, Any
 
-from apache_beam.io.filesystem import CompressionTypes
-from apache_beam.io.filesystems import FileSystems
-
 from pipeline import storage
 from pipeline.errors import SourceError
 from pipeline.sources.listing import expand, is_container
@@ -121,7 +118,7 @@ def _open(address: str) -> Iterator[io.TextIOWrapper]:
         # Unpacked here: what Beam unpacks is no file to TextIOWrapper (2.77: it has no `writable`).
         unpack = next((_PACKED[end] for end in _PACKED if address.lower().endswith(end)), None)
         with (
-            FileSystems.open(resolve(address), compression_type=CompressionTypes.UNCOMPRESSED) as raw,
+            storage.open_stream(resolve(address)) as raw,
             unpack(raw) if unpack else contextlib.nullcontext(raw) as plain,
             # newline="": the csv module looks for line ends itself, those within quotes among them.
             io.TextIOWrapper(plain, "utf-8-sig", newline="") as file,
@@ -131,9 +128,13 @@ def _open(address: str) -> Iterator[io.TextIOWrapper]:
         raise SourceError(
             f"the manifest is not UTF-8: {error.reason}", where=address, remedy="save it as UTF-8"
         ) from error
-    except FileNotFoundError as error:
+    except storage.MissingFileError as error:
         raise SourceError(
             "there is no such manifest", where=address, remedy="check the address for a typing error"
+        ) from error
+    except storage.StorageError as error:
+        raise SourceError(
+            f"the manifest {error.what}", where=error.where or address, why=error.why, remedy=error.remedy
         ) from error
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise SourceError(

@@ -292,7 +292,13 @@ def _is_listed(stream: FileStream, opened: _Format, reference: ImageReference) -
 
 
 def rejection_of(error: storage.StorageError) -> Rejected:
-    """What an error of the file system means for the image it befell."""
+    """What an error of the file system means for the image it befell.
+
+    Raises:
+        UnavailableError: The error is one, and so says nothing of the image.
+    """
+    if isinstance(error, storage.UnavailableError):
+        raise error
     if isinstance(error, storage.MissingFileError):
         return Rejected(Reason.MISSING, error.what)
     if isinstance(error, storage.NotAFileError):

@@ -2,8 +2,10 @@ import errno
 import gzip
 import io
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata, FileSystem
@@ -236,19 +238,15 @@ def test_a_missing_remote_file_is_told(remote: type[FakeRemote]) -> None:
 
 
 def test_errors_of_client_libraries_become_ours(remote: type[FakeRemote], monkeypatch: pytest.MonkeyPatch) -> None:
-    from apache_beam.io.aws.clients.s3.messages import S3ClientError
+    class HdfsError(Exception):
+        """As the library has it: no OSError."""
 
-    def fail(code: int) -> None:
-        def raise_it(self: FakeRemote, path: str, *args: object, **options: object) -> None:
-            raise S3ClientError("denied", code)
+    def fail(self: FakeRemote, path: str, *args: object, **options: object) -> None:
+        raise HdfsError("denied")
 
-        monkeypatch.setattr(remote, "open", raise_it)
-
-    fail(403)
-    with pytest.raises(storage.StorageError, match="credentials"):
-        storage.read_bytes("fakeremote://bucket/x")
-    fail(404)
-    with pytest.raises(storage.MissingFileError):
+    monkeypatch.setitem(sys.modules, "hdfs.util", SimpleNamespace(HdfsError=HdfsError))
+    monkeypatch.setattr(remote, "open", fail)
+    with pytest.raises(storage.StorageError, match=r"(?s)denied.*credentials"):
         storage.read_bytes("fakeremote://bucket/x")
 
 

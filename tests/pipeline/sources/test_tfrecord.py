@@ -106,7 +106,7 @@ def test_a_length_that_looks_like_gzip(tmp_path):
     length = 0x088B1F
     image = bytes(2 * length - len(example(image=bytes(length))))
     data = framed(example(image=image))
-    assert data[:3] == gzip.compress(b"")[:3]
+    assert data[:3] == gzip.compress(b"", mtime=0)[:3]
     assert fates(written(tmp_path, data)) == {"0": image}
 
 
@@ -169,7 +169,7 @@ def test_too_large_images_are_not_read(tmp_path):
     assert fates(written(tmp_path, GOOD), max_bytes=1000) == {**GOOD_FATES, "1": "too-many-bytes"}
 
 
-@pytest.mark.parametrize("data", [b"", gzip.compress(b"")])
+@pytest.mark.parametrize("data", [b"", gzip.compress(b"", mtime=0)])
 def test_an_empty_file_is_not_passed_over(tmp_path, data):
     assert fates(written(tmp_path, data)) == {"": "empty"}
 

@@ -1,0 +1,309 @@
+"""One set of options for object stores, for all that opens them: sources, parts, the Delta log, the lease, Arrow.
+
+Where nothing is given, each process takes what its environment says (`AWS_ACCESS_KEY_ID`, ...), and else what the
+machine or the pod it runs on is allowed to do. What is given has deltalake's names and holds for the whole process,
+as the environment does; transforms carry it to their workers. A value `env:NAME` is looked up where it is used, so
+that the secret itself stays in the environment.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import os
+import re
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from pipeline.errors import JobError
+
+Store = Literal["aws", "google", "azure"]
+
+_STORES: dict[str, Store] = {
+    **dict.fromkeys(("s3", "s3a"), "aws"),
+    "gs": "google",
+    **dict.fromkeys(("az", "adl", "azure", "abfs", "abfss"), "azure"),
+}
+_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
+_REFERENCE = "env:"
+_HIDDEN = "***"
+_TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
+
+_DURATION = re.compile(r"(\d{1,5}(?:\.\d{1,3})?)\s*(ms|s|m)?")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, None: 1.0}
+
+Result = TypeVar("Result")
+
+
+class Option(NamedTuple):
+    """An option.
+
+    Attributes:
+        store: What it is for; None: all.
+        variables: The environment variables that it is taken from, the first that is set.
+        secret: Whether its value is shown to nobody.
+    """
+
+    store: Store | None
+    variables: tuple[str, ...] = ()
+    secret: bool = False
+
+
+OPTIONS: dict[str, Option] = {
+    "aws_access_key_id": Option("aws", ("AWS_ACCESS_KEY_ID",)),
+    "aws_secret_access_key": Option("aws", ("AWS_SECRET_ACCESS_KEY",), secret=True),
+    "aws_session_token": Option("aws", ("AWS_SESSION_TOKEN",), secret=True),
+    "aws_region": Option("aws", ("AWS_REGION", "AWS_DEFAULT_REGION")),
+    "aws_endpoint_url": Option("aws", ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")),
+    "aws_allow_http": Option("aws", ("AWS_ALLOW_HTTP",)),
+    "aws_virtual_hosted_style_request": Option("aws", ("AWS_VIRTUAL_HOSTED_STYLE_REQUEST",)),
+    "aws_skip_signature": Option("aws", ("AWS_SKIP_SIGNATURE",)),
+    "google_service_account": Option("google", ("GOOGLE_SERVICE_ACCOUNT", "GOOGLE_SERVICE_ACCOUNT_PATH")),
+    "google_service_account_key": Option("google", ("GOOGLE_SERVICE_ACCOUNT_KEY",), secret=True),
+    "google_application_credentials": Option("google", ("GOOGLE_APPLICATION_CREDENTIALS",)),
+    "google_base_url": Option("google", ("GOOGLE_BASE_URL",)),
+    "google_skip_signature": Option("google", ("GOOGLE_SKIP_SIGNATURE",)),
+    "azure_storage_account_name": Option("azure", ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT")),
+    "azure_storage_account_key": Option(
+        "azure", ("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_KEY", "AZURE_STORAGE_ACCESS_KEY"), secret=True
+    ),
+    "azure_storage_sas_token": Option("azure", ("AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_SAS_KEY"), secret=True),
+    "azure_storage_client_id": Option("azure", ("AZURE_STORAGE_CLIENT_ID", "AZURE_CLIENT_ID")),
+    "azure_storage_client_secret": Option("azure", ("AZURE_STORAGE_CLIENT_SECRET", "AZURE_CLIENT_SECRET"), secret=True),
+    "azure_storage_tenant_id": Option("azure", ("AZURE_STORAGE_TENANT_ID", "AZURE_TENANT_ID")),
+    "azure_storage_endpoint": Option("azure", ("AZURE_STORAGE_ENDPOINT",)),
+    "azure_storage_use_emulator": Option("azure", ("AZURE_STORAGE_USE_EMULATOR",)),
+    "timeout": Option(None, ("DENSECAST_STORAGE_TIMEOUT",)),
+    "connect_timeout": Option(None, ("DENSECAST_STORAGE_CONNECT_TIMEOUT",)),
+    "retry_timeout": Option(None, ("DENSECAST_STORAGE_RETRY_TIMEOUT",)),
+}
+"""What can be given, by name."""
+
+# Keys that belong together: one from the options and another from the environment would be nobody's.
+_KEYS = {
+    "aws": ("aws_access_key_id", "aws_secret_access_key", "aws_session_token"),
+    "azure": (
+        *("azure_storage_account_key", "azure_storage_sas_token"),
+        *("azure_storage_client_id", "azure_storage_client_secret", "azure_storage_tenant_id"),
+    ),
+    "google": ("google_service_account", "google_service_account_key", "google_application_credentials"),
+}
+_FLAGS = {name for name in OPTIONS if name.endswith(("_http", "_request", "_signature", "_emulator"))}
+_DURATIONS = {name for name in OPTIONS if name.endswith("timeout")}
+
+
+class CredentialsError(JobError):
+    """An option of the object stores is unknown, malformed, or names an environment variable that is not set."""
+
+
+def store_of(address: str) -> Store | None:
+    """What kind of object store an address is in; None: in none.
+
+    >>> store_of("s3://bucket/a.jpg"), store_of("abfss://c@account.dfs.core.windows.net/a"), store_of("photos/")
+    ('aws', 'azure', None)
+    """
+    match = _SCHEME.match(address)
+    return _STORES.get(match[1].lower()) if match else None
+
+
+@dataclass(frozen=True)
+class StorageOptions:
+    """What was given, by name; values may be `env:NAME`. Shows no secret.
+
+    Attributes:
+        given: The options.
+
+    Raises:
+        CredentialsError: There is no such option, or a value is malformed.
+    """
+
+    given: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, value in self.given.items():
+            _check(name, value)
+
+    def __repr__(self) -> str:
+        shown = (f"{name}={_shown(name, value)}" for name, value in sorted(self.given.items()))
+        return f"StorageOptions({', '.join(shown)})"
+
+    def __bool__(self) -> bool:
+        return bool(self.given)
+
+    def over(self, others: StorageOptions) -> StorageOptions:
+        """These, and of `others` what these do not say."""
+        return StorageOptions({**others.given, **self.given})
+
+    def check_travels(self, runner: str) -> None:
+        """Check that no secret would be sent with a pipeline to other machines.
+
+        Args:
+            runner: The runner, for the message.
+
+        Raises:
+            CredentialsError: The value of a secret is given, where its variable could be.
+        """
+        literal = [name for name, value in self.given.items() if OPTIONS[name].secret and not _is_reference(value)]
+        if literal:
+            raise CredentialsError(
+                f"{', '.join(sorted(literal))} would be sent with the pipeline to {runner}",
+                why="runners store pipelines and show them; secrets stay in the environment of each worker",
+                remedy=f"set it there and give {literal[0]}=env:{OPTIONS[literal[0]].variables[0]}, or nothing: the"
+                " workers' environment, or the role that they run as, is used where nothing is given",
+            )
+
+    def resolved(self, store: Store) -> dict[str, str]:
+        """What holds for a store, here and now: of what is not given, the environment's.
+
+        Raises:
+            CredentialsError: A variable that is named is not set, or keys are mixed with those of the environment.
+        """
+        found: dict[str, str] = {}
+        keys = _KEYS[store]
+        own_keys = any(name in self.given for name in keys)
+        for name, option in OPTIONS.items():
+            if option.store not in (None, store):
+                continue
+            if name in self.given:
+                found[name] = _looked_up(name, self.given[name])
+                continue
+            variable = next((variable for variable in option.variables if os.environ.get(variable)), None)
+            if variable is None:
+                continue
+            if own_keys and name in keys:
+                raise CredentialsError(
+                    f"{variable} is set in the environment, and other keys are given as options",
+                    where=f"storage option {name}",
+                    why="keys of the one and of the other would be mixed",
+                    remedy=f"unset {variable}, or give {name} as an option too",
+                )
+            found[name] = os.environ[variable]
+            _check(name, found[name], variable)
+        return found
+
+
+_current = StorageOptions()
+
+
+def use(options: StorageOptions | Mapping[str, str]) -> None:
+    """From now on this process opens object stores with these options.
+
+    Raises:
+        CredentialsError: There is no such option, or a value is malformed.
+    """
+    global _current
+    _current = options if isinstance(options, StorageOptions) else StorageOptions(options)
+
+
+def current() -> StorageOptions:
+    """The options that hold in this process."""
+    return _current
+
+
+def carrying(function: Callable[..., Result], *arguments: Any) -> Callable[[Any], Result]:
+    """The function of an element as workers are to call it: with the options that hold where the pipeline is made.
+
+    Args:
+        function: Takes an element and the arguments.
+        arguments: What it takes besides.
+    """
+    return functools.partial(_call, current(), function, arguments)
+
+
+def _call(options: StorageOptions, function: Callable[..., Result], arguments: tuple[Any, ...], element: Any) -> Result:
+    use(options)
+    return function(element, *arguments)
+
+
+def parse_options(pairs: Iterable[str]) -> StorageOptions:
+    """Options from `NAME=VALUE`.
+
+    Raises:
+        CredentialsError: One is no pair, or no option.
+
+    >>> parse_options(["aws_region=eu-west-1", "aws_secret_access_key=tell-nobody"])
+    StorageOptions(aws_region=eu-west-1, aws_secret_access_key=***)
+    """
+    given = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            # Not shown: it may be a secret.
+            raise CredentialsError("a storage option is no NAME=VALUE", remedy="write aws_region=eu-west-1")
+        given[name.strip()] = value
+    return StorageOptions(given)
+
+
+def is_true(value: str) -> bool:
+    """Whether a flag is set."""
+    return value.strip().lower() in _TRUE
+
+
+def in_seconds(value: str) -> float:
+    """A duration.
+
+    >>> in_seconds("500ms"), in_seconds("2m"), in_seconds("30")
+    (0.5, 120.0, 30.0)
+    """
+    match = _DURATION.fullmatch(value.strip())
+    if match is None:
+        raise CredentialsError(f"{value!r} is no duration", remedy="write 30s, 500ms or 2m")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def without_secrets(text: str) -> str:
+    """The text, with every secret that holds in this process blotted out."""
+    for name, option in OPTIONS.items():
+        if not option.secret:
+            continue
+        given = current().given.get(name, "")
+        variables = (given.removeprefix(_REFERENCE),) if _is_reference(given) else option.variables
+        for value in (given, *(os.environ.get(variable, "") for variable in variables)):
+            if value and not _is_reference(value):
+                text = text.replace(value, _HIDDEN)
+    return text
+
+
+def _check(name: str, value: str, variable: str = "") -> None:
+    where = variable or f"storage option {name}"
+    if name not in OPTIONS:
+        close = difflib.get_close_matches(name, OPTIONS, 1)
+        raise CredentialsError(
+            f"there is no storage option {name!r}",
+            remedy=f"{f'did you mean {close[0]}? ' if close else ''}there are {', '.join(OPTIONS)}",
+        )
+    if not isinstance(value, str) or not value.removeprefix(_REFERENCE):
+        raise CredentialsError(
+            "has no value", where=where, why="a value is text", remedy="give one, or leave the option out"
+        )
+    if _is_reference(value):
+        return
+    if name in _FLAGS and value.strip().lower() not in _TRUE + _FALSE:
+        raise CredentialsError(f"is {value!r}", where=where, remedy="write true or false")
+    if name in _DURATIONS and _DURATION.fullmatch(value.strip()) is None:
+        raise CredentialsError(f"is {value!r}", where=where, remedy="write a duration, as 30s, 500ms or 2m")
+
+
+def _is_reference(value: str) -> bool:
+    return value.startswith(_REFERENCE)
+
+
+def _looked_up(name: str, value: str) -> str:
+    if not _is_reference(value):
+        return value
+    variable = value.removeprefix(_REFERENCE)
+    found = os.environ.get(variable, "")
+    if not found:
+        raise CredentialsError(
+            f"the environment variable {variable} is not set on {socket.gethostname()}",
+            where=f"storage option {name}",
+            remedy=f"set it in the environment of every process that opens the storage, or leave {name} out",
+        )
+    _check(name, found, variable)
+    return found
+
+
+def _shown(name: str, value: str) -> str:
+    return _HIDDEN if OPTIONS[name].secret and not _is_reference(value) else value

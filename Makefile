@@ -7,12 +7,12 @@ STAMP := $(VENV)/.installed
 PYTEST_ARGS ?= --numprocesses 2
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help demo test test-cluster lint format types bench clean
+.PHONY: help demo test test-cluster test-runners lint format types bench clean
 
 help:
 	@echo "make demo    convert, score and report on the model and pages that the project ships"
 	@echo "make test    run the tests"
-	@echo "make test-cluster  run the tests on Flink, other runners and an object store, which it installs"
+	@echo "make test-cluster  the tests on Flink and on an object store; make test-runners  on Prism and Spark: both install them"
 	@echo "make lint    ruff: format and rules      make format  apply them"
 	@echo "make types   mypy, strict"
 	@echo "make bench   speed, as ratios measured side by side"
@@ -30,9 +30,17 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest $(PYTEST_ARGS) --ignore tests/cluster
 
+CLUSTER_TEST := DENSECAST_CLUSTER_TOOLS=required $(BIN)/python -m pytest
+
 test-cluster: $(STAMP)
 	infra/flink/cluster install
-	DENSECAST_CLUSTER_TOOLS=required $(BIN)/python -m pytest tests/cluster
+	infra/s3/server build
+	$(CLUSTER_TEST) tests/cluster/test_object_storage.py tests/cluster/test_flink.py
+
+test-runners: $(STAMP)
+	infra/prism/install
+	infra/spark/install
+	$(CLUSTER_TEST) tests/cluster/test_runners.py
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
+from tests.cluster.tools import ROOT, installed
 
-ROOT = Path(__file__).parents[2]
+BUILT = "s3/bin/versitygw-*"
 PROGRAM = ROOT / "infra/s3/server"
 PATIENCE_S = 60.0
 
@@ -54,7 +54,7 @@ class Server:
 
     def add_user(self, name: str, secret: str) -> None:
         """An account that is allowed nothing."""
-        program = next((ROOT / ".cluster/s3/bin").glob("versitygw-*"))
+        program = installed(BUILT, "infra/s3/server build")
         keys = [
             "--access",
             self.environment["AWS_ACCESS_KEY_ID"],
@@ -73,19 +73,9 @@ class Server:
         return done.stdout
 
 
-def installed() -> None:
-    """Skips the test where the server has not been built; fails it where `DENSECAST_CLUSTER_TOOLS=required`."""
-    if any((ROOT / ".cluster/s3/bin").glob("versitygw-*")):
-        return
-    missing = "no S3 server is built: infra/s3/server build does that"
-    if os.environ.get("DENSECAST_CLUSTER_TOOLS") == "required":
-        pytest.fail(missing)
-    pytest.skip(missing)
-
-
 def served(state: Path) -> Iterator[Server]:
     """A server, for a fixture."""
-    installed()
+    installed(BUILT, "infra/s3/server build")
     server = Server(state)
     server.start()
     try:

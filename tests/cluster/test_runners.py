@@ -18,29 +18,18 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-TOOLS = ROOT / ".cluster"
-
-
-def installed(path: Path, script: str) -> Path:
-    """A file that a script brings; skips the test where it has not been run."""
-    if path.exists():
-        return path
-    missing = f"{path.relative_to(ROOT)} is not there: {script} brings it"
-    if os.environ.get("DENSECAST_CLUSTER_TOOLS") == "required":
-        pytest.fail(missing)
-    pytest.skip(missing)
+from tests.cluster.tools import ROOT, installed
 
 
 @pytest.fixture(scope="module")
 def prism() -> str:
-    return str(installed(TOOLS / "prism" / "prism", "infra/prism/install"))
+    return str(installed("prism/prism", "infra/prism/install"))
 
 
 @pytest.fixture(scope="module")
 def spark() -> Iterator[str]:
     """The job server of a standalone Spark: a master, a worker and itself."""
-    installed(TOOLS / "spark" / "version", "infra/spark/install")
+    installed("spark/version", "infra/spark/install")
     cluster = ROOT / "infra" / "spark" / "cluster"
     started = subprocess.run([cluster, "start"], stdout=subprocess.PIPE, text=True, timeout=300)
     try:

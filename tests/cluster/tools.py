@@ -12,17 +12,16 @@ ROOT = Path(__file__).parents[2]
 DENSECAST = ROOT / ".venv/bin/densecast"
 
 
-def installed(name: str, installer: str) -> Path:
+def installed(pattern: str, installer: str) -> Path:
     """A file below .cluster; skips the test where it is not, or fails it where it was to be installed.
 
     Args:
-        name: The file.
-        installer: What makes it.
+        pattern: Its name.
+        installer: What brings it.
     """
-    path = ROOT / ".cluster" / name
-    if path.exists():
+    for path in (ROOT / ".cluster").glob(pattern):
         return path
-    missing = f"{name} is not installed: {installer} does it"
+    missing = f"{pattern} is not there: {installer} brings it"
     if os.environ.get("DENSECAST_CLUSTER_TOOLS") == "required":
         pytest.fail(missing)
     pytest.skip(missing)

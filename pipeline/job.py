@@ -160,8 +160,13 @@ def describe_job(**values: Any) -> ScoringJob:
         check_wanted(job.device)
         return job
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise JobError(f"the job is not valid: {problems}") from error
+        raise JobError(f"the job is not valid: {problems(error)}") from error
+
+
+def problems(error: ValidationError) -> str:
+    """What is wrong with the fields of a model, each by its name; some are wrong together."""
+    told = [(".".join(map(str, found["loc"])), found["msg"].removeprefix("Value error, ")) for found in error.errors()]
+    return "; ".join(": ".join(filter(None, one)) for one in told)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from pipeline import storage
 from pipeline.credentials import CredentialsError, StorageOptions
 from pipeline.drift import Thresholds
 from pipeline.errors import JobError
-from pipeline.job import ScoringJob, describe_job, share
+from pipeline.job import ScoringJob, describe_job, problems, share
 from pipeline.lease import DEFAULT_MINUTES
 from pipeline.sources.names import is_web
 
@@ -188,8 +188,7 @@ def _nightly(table: object, path: Path) -> NightlySettings:
     try:
         return NightlySettings(**values)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise JobError(f"[nightly] is not valid: {problems}", where=str(path)) from error
+        raise JobError(f"[nightly] is not valid: {problems(error)}", where=str(path)) from error
 
 
 def _storage(table: object, path: Path) -> StorageOptions:

@@ -55,11 +55,16 @@ def parse(arguments: Sequence[str]) -> tuple[ScoringJob, PipelineOptions]:
     return job, options
 
 
+def build(job: ScoringJob, options: PipelineOptions) -> beam.Pipeline:
+    """The pipeline that `densecast score` runs."""
+    # The workers look for the images: they have the rights to.
+    return build_pipeline(Settled(job), beam.Pipeline(options=options), check=False)
+
+
 def main(arguments: Sequence[str]) -> None:
     """Submits the job."""
     job, options = parse(arguments)
-    # The workers look for the images: they have the rights to.
-    build_pipeline(Settled(job), beam.Pipeline(options=options), check=False).run()
+    build(job, options).run()
 
 
 if __name__ == "__main__":

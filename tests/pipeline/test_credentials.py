@@ -240,7 +240,9 @@ def test_a_pair_that_is_none_is_not_shown():
 def test_a_secret_is_not_sent_to_other_machines(tmp_path: Path):
     use(KEYS)
     model = write_model(tmp_path / "model")
-    job = describe_job(model=str(model), images=("s3://b/",), output="s3://b/maps", runner="FlinkRunner")
+    job = describe_job(
+        model=str(model), images=("s3://b/",), output="s3://b/maps", runner="FlinkRunner", flink_master="f:1"
+    )
     with pytest.raises(CredentialsError, match=r"(?s)sent with the pipeline to FlinkRunner.*env:AWS_SECRET_ACCESS_KEY"):
         run_job(job)
     assert "tell-nobody" not in job.model_dump_json()

@@ -148,7 +148,7 @@ class TestIdentity:
 
     def test_what_changes_how_it_is_run_does_not(self, tmp_path: Path):
         changes = [
-            'runner = "FlinkRunner"',
+            'runner = "FlinkRunner"\nflink-master = "f:1"',
             'max-rejected = "9%"',
             "top-k = 5",
             '[nightly]\nname = "x"',

@@ -227,6 +227,7 @@ def test_the_exit_code_says_whether_they_are_equal(
     assert asked == {
         "runner": "X",
         "flags": ("--flag=1",),
+        "flink_master": None,
         "pages": 5,
         "model": None,
         "images": ("a.jpg",),

@@ -239,6 +239,8 @@ def _read_record(path: str) -> tuple[dict[str, Any] | None, str]:
         content = json.loads(storage.read_bytes(path))
     except storage.MissingFileError:
         return None, "is missing"
+    except storage.UnavailableError:
+        raise
     except (ValueError, storage.StorageError) as error:
         return None, f"cannot be read: {error}"
     if not isinstance(content, dict) or not _well_formed(content.get("parts")):

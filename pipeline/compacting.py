@@ -162,11 +162,10 @@ def _pass(
         written = undo.pop_all()
     try:
         version = _commit(root, name, receipts, [file for file in files if file.path in removed])
-    except storage.UnavailableError:
-        # Whether it was committed is not known: vacuum deletes the new files where they are not needed.
-        raise
     except (TableError, StorageError):
-        written.close()
+        # Over a network an answer may be lost, and the commit be there: vacuum deletes the new files if it is not.
+        if not objects.is_object(root):
+            written.close()
         raise
     record = {
         "compaction": name,
@@ -300,7 +299,7 @@ def _commit(root: str, name: str, receipts: Sequence[Receipt], removed: Sequence
     for _ in range(_ATTEMPTS):
         table = current_table(root)
         active = active_parts(table)
-        if {receipt.path for receipt in receipts} <= active:
+        if {receipt.path for receipt in receipts} & active:  # others may have replaced some of them since
             return table.version()  # the answer to the last attempt was lost
         gone = {file.path for file in removed} - active
         if gone:

@@ -22,5 +22,9 @@ class EngineError(DensecastError):
     """An engine cannot load a model or run it at all; an image that it cannot take is rejected instead."""
 
 
+class WorkerError(JobError):
+    """A worker failed by an error that is not ours; its text is the message."""
+
+
 class InterruptedRunError(JobError):
     """A run was interrupted from the keyboard."""

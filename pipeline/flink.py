@@ -27,6 +27,7 @@ WORKERS = "localhost:50000"
 
 _TIMEOUT_S = 10.0
 _ATTEMPTS = 16  # over two minutes: a job manager that was killed and started again answers by then
+_FORGOTTEN, _UNHEARD = 15, 60  # looks, two seconds apart, before a job is given up
 _ENDED = ("FINISHED", "FAILED", "CANCELED")
 _ACCUMULATOR = "__metricscontainers"
 
@@ -101,6 +102,8 @@ class FlinkCluster:
         chosen = {flag.split("=", 1)[0] for flag in given}
         if "--flink_master" in chosen:
             raise JobError("--flink_master is given twice", remedy="give --flink-master alone")
+        if "--job_name" in chosen:
+            raise JobError("--job_name is ours: jobs are found again by it", remedy="leave it out")
         has = self.overview()
         flags = [f"--flink_master={self.url}", f"--job_name={name}"]
         if "--flink_job_server_jar" not in chosen | {"--flink_version"}:
@@ -121,24 +124,43 @@ class FlinkCluster:
         A job manager that is gone for a moment is waited for.
 
         Raises:
-            JobError: The job manager does not answer any more.
+            JobError: The job manager does not answer any more, has forgotten the job, or never heard of it.
         """
-        while True:
+        missing, seen = 0, False
+        while missing <= (_FORGOTTEN if seen else _UNHEARD):
             job = self._patiently(partial(self._find, name))
-            if job is not None:
+            if job is None:
+                missing += 1
+            else:
+                missing, seen = 0, True
                 yield JobState(job["state"], *self._patiently(partial(self._told, job["jid"])))
                 if job["state"] in _ENDED:
                     return
             self._sleep(interval_s)
+        raise JobError(
+            f"the job manager {'does not know the job any more' if seen else 'never got the job'}",
+            where=self.url,
+            why="it was started anew: without high availability it forgets its jobs" if seen else "",
+            remedy="look at its log, then run again: what was written is not scored twice",
+        )
 
-    def cancel(self, name: str) -> None:
+    def cancel(self, name: str, *, wait: bool = False) -> None:
         """Cancels a job; one that has ended is left alone.
+
+        Args:
+            name: The job.
+            wait: Whether it may be on its way to the cluster: then half a minute is waited for it.
 
         Raises:
             JobError: It cannot be cancelled.
         """
         try:
             job = self._find(name)
+            for _ in range(_FORGOTTEN if wait else 0):
+                if job is not None:
+                    break
+                self._sleep(2.0)
+                job = self._find(name)
             if job is not None and job["state"] not in _ENDED:
                 answer = requests.patch(f"{self.url}/jobs/{job['jid']}", params={"mode": "cancel"}, timeout=_TIMEOUT_S)
                 answer.raise_for_status()
@@ -184,8 +206,14 @@ class FlinkCluster:
 
 
 def counters(text: str) -> dict[str, int]:
-    """Our counters, from the JSON of Beam's GetJobMetricsResponse (beam_job_api.proto) that Flink keeps."""
-    response = json_format.Parse(text, beam_job_api_pb2.GetJobMetricsResponse(), ignore_unknown_fields=True)
+    """Our counters, from the JSON of Beam's GetJobMetricsResponse (beam_job_api.proto) that Flink keeps.
+
+    Nothing where Flink has a message in its place, as while a task is cancelled: it is progress, no more.
+    """
+    try:
+        response = json_format.Parse(text, beam_job_api_pb2.GetJobMetricsResponse(), ignore_unknown_fields=True)
+    except json_format.ParseError:
+        return {}
     return progress.totals(PortableMetrics(response))
 
 

@@ -14,7 +14,7 @@ from pipeline.storage_errors import MissingFileError, StorageError, UnavailableE
 
 _CODE = re.compile(r"<Code>([\w.]+)</Code>|\bAWS Error ([A-Z_]+)\b|\"(?:reason|code)\": ?\"(\w+)\"")
 _MESSAGE = re.compile(r"<Message>(.*?)</Message>|\"message\": ?\"(.*?)\"", re.DOTALL)
-_STATUS = re.compile(r"(?:status code:? ?|HTTP status )(\d{3})\b ?([A-Z][\w ]*\w)?")
+_STATUS = re.compile(r"(?:status code:?\s*|HTTP status )(\d{3})\b ?([A-Z][\w ]*\w)?")
 
 _REFUSED = {
     *("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired"),
@@ -25,6 +25,9 @@ _REFUSED = {
 _DENIED = {"AccessDenied", "ACCESS_DENIED", "AuthorizationFailure", "AuthorizationPermissionMismatch", "forbidden"}
 _NO_BUCKET = {"NoSuchBucket", "NO_SUCH_BUCKET", "ContainerNotFound"}
 _UNSENT = ("error sending request", "operation timed out", "connection closed", "NETWORK_CONNECTION", "curlCode")
+_CUT_OFF = ("request or response body error", "error decoding response body")
+_ELSEWHERE = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
+_DECORATION = re.compile(r"\x1b\[[0-9;]*m|\u21b3")  # of deltalake's texts
 _NO_KEYS = ("169.254.169.254", "metadata.google.internal", "InstanceCredentials", "token_endpoint")
 
 _CHECK_KEYS = "check the keys and the endpoint: the options given with --storage-option, or the environment (AWS_...)"
@@ -58,7 +61,7 @@ def explain(error: BaseException, address: str, what: str, why: str = "") -> Sto
         what: What cannot be done.
         why: What that means.
     """
-    text = str(error)
+    text = _DECORATION.sub("", str(error))
     codes = _CODE.search(text)
     code = next(filter(None, codes.groups()), "") if codes else ""
     status = _STATUS.search(text)
@@ -77,7 +80,9 @@ def explain(error: BaseException, address: str, what: str, why: str = "") -> Sto
     if "BadScheme" in text:
         remedy = "write http:// in aws_endpoint_url, or give aws_allow_http=true, if it is to go unencrypted"
         return found(UnavailableError, "plain HTTP is not allowed", remedy)
-    if number >= 500 or number == 429 or any(sign in text for sign in _UNSENT):
+    if code in _ELSEWHERE or "redirect without LOCATION" in text:
+        return found(UnavailableError, f"the bucket is in another region: {told}", "give it as aws_region")
+    if _out(number, code, text):
         remedy = "check the endpoint and the network, then run again: what was finished is not done twice"
         return found(UnavailableError, f"the store does not answer: {told}", remedy)
     if isinstance(error, FileNotFoundError) or number == 404:
@@ -89,6 +94,12 @@ def explain(error: BaseException, address: str, what: str, why: str = "") -> Sto
     if number == 412:
         return found(StorageError, "it was replaced meanwhile", "run again")
     return found(StorageError, told, "look at the message of the store, then run again")
+
+
+def _out(number: int, code: str, text: str) -> bool:
+    """Whether the store, or the way to it, is out for a while."""
+    answered = number >= 500 or number in (408, 429) or code == "RequestTimeout"
+    return answered or any(sign in text for sign in (*_UNSENT, *_CUT_OFF))
 
 
 def _told(text: str, code: str) -> str:

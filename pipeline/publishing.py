@@ -215,8 +215,10 @@ def open_delta(root: str, version: int | None = None) -> DeltaTable | None:
     except TableNotFoundError:
         return None
     except (DeltaError, OSError, OverflowError) as error:
-        if version is None and store_of(root) is not None:
-            raise explain(error, root, "the table cannot be opened") from None
+        if store_of(root) is not None:
+            told = explain(error, root, "the table cannot be opened")
+            if version is None or isinstance(told, storage.UnavailableError):
+                raise told from None
         at = "" if version is None else f" at version {version}"
         raise TableError(
             f"the table cannot be opened{at}: {error}",

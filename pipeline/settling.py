@@ -94,7 +94,9 @@ def _earlier(job: ScoringJob, metadata: ModelMetadata) -> Iterator[Mapping[str, 
 def _choice(job: ScoringJob, metadata: ModelMetadata, bound: float) -> Choice:
     """The form of the maps: the one that the table's maps have by the same bound, or chosen on a sample."""
     for run in _earlier(job, metadata):
-        if run.get("recipe", {}).get("k") == job.top_k and run.get("accuracy", {}).get("bound") == bound:
+        recipe, accuracy = run.get("recipe", {}), run.get("accuracy", {})
+        same = recipe.get("precision", Precision.FLOAT32) == job.precision and recipe.get("k") == job.top_k
+        if same and accuracy.get("bound") == bound:
             return Choice.model_validate(run["accuracy"])
     return choose_form(_engine(job, job.precision), _sample(job, metadata), bound, job.top_k)
 
@@ -115,7 +117,7 @@ def _parity(job: ScoringJob, metadata: ModelMetadata) -> Parity:
 def _shapes(job: ScoringJob, metadata: ModelMetadata) -> tuple[BatchShape, ...]:
     """The shapes that the table's last run with XLA had, or those of a sample: a shape has one way to be computed."""
     for run in _earlier(job, metadata):
-        if "compiled" in run and run.get("job", {}).get("xla_shapes") == job.xla_shapes:
+        if run.get("compiled") and run.get("job", {}).get("xla_shapes") == job.xla_shapes:
             return tuple((int(n), int(height), int(width)) for n, height, width in run["compiled"])
     limits, alignment = job.limits(), metadata.alignment
     axes = metadata.geometry.y.axis, metadata.geometry.x.axis

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -10,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from conversion.errors import DensecastError, ModelError
-from pipeline.errors import EngineError, InterruptedRunError, JobError, SourceError, TableError
+from conversion.errors import DensecastError, MissingExtraError, ModelError
+from pipeline.errors import EngineError, InterruptedRunError, JobError, SourceError, TableError, WorkerError
 from pipeline.flink import FlinkCluster
 from pipeline.publishing import ConflictError, open_delta
 from pipeline.runners import RUNNER_LOST, beam_flags, open_runner, runner_lost
@@ -50,7 +52,8 @@ def open_target(job: ScoringJob) -> Target:
     Raises:
         JobError: There is no such runner, or its cluster does not answer.
     """
-    runner, name = open_runner(job.runner), f"densecast-{job.run_id}"
+    # A night that is tried again has the run id of before, and a cluster remembers jobs that have failed.
+    runner, name = open_runner(job.runner), f"densecast-{job.run_id}-{secrets.token_hex(3)}"
     if not job.flink_master:
         return Target(runner, beam_flags(runner, job.beam_options), name)
     cluster = FlinkCluster(job.flink_master)
@@ -133,20 +136,23 @@ def submit(settled: Settled, target: Target, show: Callable[[Mapping[str, int]],
 
 
 def _follow(job: ScoringJob, name: str, cluster: FlinkCluster, show: Callable[[Mapping[str, int]], None]) -> None:
-    """Waits until a cluster is done with a job, or there is no hope for it."""
-    for state in cluster.follow(name):
-        show(state.counts)
-        told = failure(state.failures, ended=state.state == "FAILED")
-        if told is not None:
-            cluster.cancel(name)
-            raise _failed(job, told)
+    """Waits until a cluster is done with a job, or there is no hope for it; no error here leaves it running."""
+    with contextlib.ExitStack() as undo:
+        undo.callback(cluster.cancel, name)
+        for state in cluster.follow(name):
+            show(state.counts)
+            told = failure(state.failures, ended=state.state == "FAILED")
+            if told is not None:
+                raise _failed(job, told)
+        undo.pop_all()
 
 
 def _cancel(job: ScoringJob, target: Target, result: Any) -> None:
     """Cancels what goes on elsewhere; the local runner has come back with the interruption, and gave no result."""
     try:
         if target.cluster is not None:
-            target.cluster.cancel(target.name)
+            # Flink may have taken the job without our having heard of it yet.
+            target.cluster.cancel(target.name, wait=result is None)
         elif result is not None:
             result.cancel()
     except RUNNER_LOST as error:
@@ -174,12 +180,15 @@ def _interrupted(job: ScoringJob) -> InterruptedRunError:
 _RAISED = re.compile(r"^[\w.]*?(\w*(?:Error|Exception|Rejected|Interrupt))\b:? ?", re.MULTILINE)
 _KINDS: dict[str, type[DensecastError]] = {
     kind.__name__: kind
-    for kind in (ConflictError, TableError, StorageError, UnavailableError, SourceError, EngineError, ModelError)
+    for kind in (
+        *(ConflictError, TableError, StorageError, UnavailableError, SourceError, EngineError, ModelError),
+        *(JobError, MissingExtraError),
+    )
 }
 # Of a runner in Java: its own frames, around the traceback of the worker.
 _FRAMES = re.compile(r"^\s+(?:at [\w.$/<>-]+\(.*|\.\.\. \d+ more)$\n?", re.MULTILINE)
 
-_LASTING = (ModelError, EngineError, TableError)
+_LASTING = {ModelError, EngineError, TableError, ConflictError, JobError, MissingExtraError}
 """What another attempt will not mend; storage and sources may be back in a while."""
 _ENOUGH = 3
 
@@ -212,4 +221,4 @@ def worker_error(text: str) -> Told:
     # Beam raises some of them again, as the message of an error of its own.
     while (inner := _RAISED.match(message)) is not None and inner[1] in _KINDS:
         name, message = inner[1], message[inner.end() :]
-    return _KINDS.get(name, JobError), message or "no reason given"
+    return _KINDS.get(name, WorkerError), message or "no reason given"

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from conversion.errors import DensecastError
-from pipeline.commands.options import check_tensorflow, storage_options
+from pipeline.commands.options import check_tensorflow, storage_options, terminated_is_interrupted
 from pipeline.console import console
 from pipeline.exit_codes import ExitCode
 
@@ -107,7 +104,7 @@ def nightly(
     unknown = Failure(type="Bug", message="see the traceback on standard error")
     report = Report(job=name, exit_code=ExitCode.FAILED, status="failed", error=unknown)
     try:
-        with _terminated_is_interrupted():
+        with terminated_is_interrupted():
             file = load_jobfile(jobfile)
             use(current().over(file.storage))
             if dry_run:
@@ -260,16 +257,3 @@ def _complain(text: str) -> None:
 
 def _silent(text: str) -> None:
     """Says nothing."""
-
-
-@contextmanager
-def _terminated_is_interrupted() -> Iterator[None]:
-    """What systemd and Kubernetes send to stop a run ends it as Ctrl-C does, so that the lease is given back."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-from collections.abc import Callable, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -106,6 +109,22 @@ def _use_storage(ctx: click.Context, param: click.Parameter, pairs: tuple[str, .
     except CredentialsError as error:
         told = ": ".join(text for text in (error.where, error.what, error.remedy) if text)
         raise click.BadParameter(told, ctx, param) from None
+
+
+@contextmanager
+def terminated_is_interrupted() -> Iterator[None]:
+    """What systemd and Kubernetes send to stop a run ends it as Ctrl-C does.
+
+    So a lease is given back, and a job on a cluster is cancelled.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def check_tensorflow() -> None:

@@ -18,6 +18,7 @@ from pipeline.commands.options import (
     device_option,
     need_tensorflow,
     storage_options,
+    terminated_is_interrupted,
 )
 from pipeline.console import console
 from pipeline.exit_codes import ExitCode
@@ -99,7 +100,8 @@ def score(ctx: click.Context, /, model: str, images: tuple[str, ...], as_json: b
         raise click.UsageError("give --scores or --accuracy-bound, not both: the bound chooses what is kept")
     check_tensorflow()
     job = describe_job(model=model, images=images, beam_options=ctx.meta.get("densecast.beam", ()), **values)
-    result = run_job(job)
+    with terminated_is_interrupted():
+        result = run_job(job)
     if as_json:
         click.echo(json.dumps({**result.summary._asdict(), "seconds_total": result.seconds, "failed": result.failed}))
     else:

@@ -138,6 +138,12 @@ def _places(tf: Any, gpus: list[Any]) -> tuple[Place, ...]:
     visible = tf.config.get_visible_devices(kind)
     if gpus and len(visible) > len(gpus) and len(found) == len(visible):  # hidden ones that could not be hidden
         found = [device for device, physical in zip(found, visible, strict=True) if physical in gpus]
+    if not found:
+        raise EngineError(
+            "TensorFlow lists GPUs and computes on none of them",
+            why="it leaves out those with few multiprocessors or an old compute capability, as its log says",
+            remedy="use another GPU, or --device cpu",
+        )
     models = [tf.config.experimental.get_device_details(gpu).get("device_name", "") for gpu in gpus]
     if len(models) != len(found):  # a CPU, or GPUs that were cut into parts
         models = [models[0] if len(set(models)) == 1 else ""] * len(found)

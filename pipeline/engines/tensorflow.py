@@ -20,7 +20,7 @@ from pipeline.engines.compiled import BatchShape, CompiledFunction
 from pipeline.engines.devices import Place, open_places
 from pipeline.engines.functions import FEATURE, NetFunction
 from pipeline.engines.sharing import ThreadCounts
-from pipeline.errors import EngineError
+from pipeline.errors import EngineError, JobError
 from pipeline.features import Wanted, parse_features
 from pipeline.maps import DEFAULT_K, CellScores, Feature, residual_mass, top_k
 from pipeline.memory import give_back
@@ -96,6 +96,12 @@ class TensorFlowEngine:
                 raise EngineOutOfMemoryError(
                     f"a batch of {count} images of {height} x {width} does not fit in memory"
                 ) from error
+            if "GPU" in self._place and isinstance(error, _sick(tf)):
+                raise JobError(
+                    f"the GPU failed, so no image is to blame: {error}",
+                    where=self._place,
+                    remedy="look at the driver's messages; run again, in a new process: nothing is scored twice",
+                ) from error
             raise EngineError(f"TensorFlow failed on images of {images.shape}: {error}") from error
         if not self._warm:
             self._warm = True
@@ -150,6 +156,11 @@ def _out_of_memory(tf: Any, error: Exception) -> bool:
     if isinstance(error, MemoryError | tf.errors.ResourceExhaustedError):
         return True
     return isinstance(error, tf.errors.OpError) and any(sign in str(error).lower() for sign in _SHORT)
+
+
+def _sick(tf: Any) -> tuple[type[Exception], ...]:
+    """What TensorFlow raises when a GPU is lost or in an error that stays: every further image would fail, too."""
+    return (tf.errors.InternalError, tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.UnknownError)
 
 
 def _release() -> None:

@@ -124,6 +124,7 @@ def test_flags_that_are_given_go_before(manager: JobManager) -> None:
         ("/config", "<html>", [], "no Flink job manager"),
         ("/overview", None, [], "no Flink job manager"),
         ("/config", {"flink-version": "1.20"}, ["--flink_master=elsewhere"], "given twice"),
+        ("/config", {"flink-version": "1.20"}, ["--job_name=mine"], "is ours"),
     ],
 )
 def test_a_cluster_that_does_not_do(manager: JobManager, page: str, answer: Any, given: list[str], told: str) -> None:
@@ -166,6 +167,33 @@ def test_a_job_manager_that_is_gone_for_good(manager: JobManager) -> None:
     with pytest.raises(JobError, match="does not answer any more"):
         list(FlinkCluster(manager.address, slept.append).follow("job"))
     assert 100 < sum(slept) < 200
+
+
+@pytest.mark.parametrize(
+    ("pages", "told", "looks"),
+    [
+        ([jobs(("0", "job", "RUNNING")), jobs()], "does not know the job any more", 17),
+        ([jobs(("0", "another", "RUNNING"))], "never got the job", 61),
+    ],
+)
+def test_a_job_that_is_not_there_is_not_waited_for_without_end(
+    manager: JobManager, pages: list[Any], told: str, looks: int
+) -> None:
+    manager.pages["/jobs/overview"] = pages
+    manager.pages["/jobs/0/accumulators"] = accumulators("a message in its place")
+    manager.pages["/jobs/0/exceptions"] = {"exceptionHistory": {"entries": []}}
+    slept: list[float] = []
+    with pytest.raises(JobError, match=told):
+        list(FlinkCluster(manager.address, slept.append).follow("job"))
+    assert len(slept) == looks
+
+
+def test_a_job_on_its_way_is_waited_for_to_be_cancelled(manager: JobManager) -> None:
+    manager.pages["/jobs/overview"] = [jobs(), jobs(), jobs(("1", "job", "CREATED"))]
+    slept: list[float] = []
+    FlinkCluster(manager.address, slept.append).cancel("job", wait=True)
+    assert manager.patched == ["/jobs/1?mode=cancel"]
+    assert slept == [2.0, 2.0]
 
 
 def test_counters_are_summed_over_steps() -> None:

@@ -178,7 +178,7 @@ class TestNights:
 
             patch.setattr("pipeline.inference.publish", die)
             code, found, result = job.run()
-            assert (code, found["status"], found["error"]["type"]) == (1, "failed", "JobError")
+            assert (code, found["status"], found["error"]["type"]) == (1, "failed", "WorkerError")
             assert "killed" in found["error"]["message"]
             assert "killed" in result.stderr
         code, found, _ = job.run()

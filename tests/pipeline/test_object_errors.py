@@ -90,3 +90,27 @@ def test_a_secret_is_never_told(before: str, secret: str, after: str):
     finally:
         use({})
     assert secret not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "Generic S3 error: status code\n   \x1b[31m\u21b3\x1b[0m 503 Service Unavailable",
+            UnavailableError,
+            "does not answer",
+        ),
+        ("HTTP error: request or response body error", "does not answer"),
+        ("Client error with status 408: <Code>RequestTimeout</Code>", "does not answer"),
+        (
+            "Received redirect without LOCATION",
+            UnavailableError,
+            "region",
+        ),
+        ("<Code>AuthorizationHeaderMalformed</Code><Message>wrong region</Message>", "region"),
+    ],
+)
+def test_what_is_of_the_store_and_not_of_one_object(text: str, told: str) -> None:
+    found = explain(OSError(text), "s3://b/a.jpg", "cannot be read")
+    assert type(found) is UnavailableError
+    assert told in str(found)

@@ -14,7 +14,7 @@ from apache_beam.testing.util import assert_that, equal_to
 from PIL import Image
 
 from pipeline import MapTable, ScoreImages
-from pipeline.errors import JobError, SourceError, TableError
+from pipeline.errors import JobError, SourceError, TableError, WorkerError
 from pipeline.job import describe_job, run_job, share
 from pipeline.recipe import Recipe
 from pipeline.runners import open_runner
@@ -156,8 +156,8 @@ def test_direct_runner_is_refused_with_its_reason():
 
 def test_worker_error_takes_the_last_exception_of_a_chain():
     text = "ValueError: first\n\nDuring handling:\n\nTraceback:\nbuiltins.OSError: disk full\nsecond line"
-    assert worker_error(text + " [while running 'X']") == (JobError, "disk full\nsecond line")
-    assert worker_error("") == (JobError, "no reason given")
+    assert worker_error(text + " [while running 'X']") == (WorkerError, "disk full\nsecond line")
+    assert worker_error("") == (WorkerError, "no reason given")
 
 
 def test_summary_is_json(tmp_path: Path, collection: Path):

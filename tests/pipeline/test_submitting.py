@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from conversion.errors import ModelError
-from pipeline.errors import JobError, TableError
+from pipeline.errors import JobError, TableError, WorkerError
+from pipeline.publishing import ConflictError
 from pipeline.storage import StorageError
 from pipeline.submitting import failure, worker_error
 
@@ -35,6 +36,8 @@ RuntimeError: {raised} [while running 'Score images/Decode, infer, write']
 """
 MODEL = "conversion.errors.ModelError: models/a: the SavedModel cannot be loaded\n  what to do: convert it"
 TABLE = "pipeline.errors.TableError: maps: is no table"
+CONFLICT = "pipeline.publishing.ConflictError: maps: another run"
+PRUNED = "pipeline.errors.JobError: too many images would be marked"
 STORAGE = "pipeline.storage.StorageError: s3://maps: cannot be read"
 KILLED = "java.util.concurrent.ExecutionException: CANCELLED: client cancelled\n\tat a.B.c(B.java:1)\n"
 
@@ -47,7 +50,7 @@ def test_the_frames_of_java_are_no_part_of_the_message() -> None:
     message = "models/a: the SavedModel cannot be loaded\n  what to do: convert it"
     assert worker_error(java(MODEL)) == (ModelError, message)
     kind, told = worker_error(KILLED)
-    assert kind is JobError
+    assert kind is WorkerError
     assert "CANCELLED" in told
     assert "B.java" not in told
 
@@ -64,7 +67,9 @@ def test_the_frames_of_java_are_no_part_of_the_message() -> None:
         ([KILLED] * 9, False, None),
         ([java(TABLE), KILLED], True, TableError),
         ([java(STORAGE)], True, StorageError),
-        ([KILLED, java(TABLE)], True, JobError),
+        ([KILLED, java(TABLE)], True, WorkerError),
+        ([java(CONFLICT)] * 3, False, ConflictError),
+        ([java(PRUNED)] * 3, False, JobError),
     ],
 )
 def test_what_will_not_mend_is_not_tried_for_ever(failures: list[str], ended: bool, kind: type | None) -> None:

@@ -71,20 +71,9 @@ def explain(error: BaseException, address: str, what: str, why: str = "") -> Sto
     def found(kind: type[StorageError], said: str, remedy: str) -> StorageError:
         return kind(f"{what}: {said}", where=address, why=why, remedy=remedy)
 
-    if code in _NO_BUCKET:
-        return found(UnavailableError, "there is no such bucket", "check its name and the endpoint, or make it")
-    if any(host in text for host in _NO_KEYS):
-        return found(UnavailableError, "there are no credentials here", _CHECK_KEYS)
-    if code in _REFUSED or number == 401:
-        return found(UnavailableError, f"the credentials are refused: {told}", _CHECK_KEYS)
-    if "BadScheme" in text:
-        remedy = "write http:// in aws_endpoint_url, or give aws_allow_http=true, if it is to go unencrypted"
-        return found(UnavailableError, "plain HTTP is not allowed", remedy)
-    if code in _ELSEWHERE or "redirect without LOCATION" in text:
-        return found(UnavailableError, f"the bucket is in another region: {told}", "give it as aws_region")
-    if _out(number, code, text):
-        remedy = "check the endpoint and the network, then run again: what was finished is not done twice"
-        return found(UnavailableError, f"the store does not answer: {told}", remedy)
+    unusable = _unusable(number, code, text, told)
+    if unusable is not None:
+        return found(UnavailableError, *unusable)
     if isinstance(error, FileNotFoundError) or number == 404:
         return MissingFileError(
             "there is no such file or folder", where=address, why=why, remedy="check the path for a typing error"
@@ -96,10 +85,24 @@ def explain(error: BaseException, address: str, what: str, why: str = "") -> Sto
     return found(StorageError, told, "look at the message of the store, then run again")
 
 
-def _out(number: int, code: str, text: str) -> bool:
-    """Whether the store, or the way to it, is out for a while."""
+def _unusable(number: int, code: str, text: str, told: str) -> tuple[str, str] | None:
+    """Why no object of the store can be used, now or with these options, and the way out."""
+    if code in _NO_BUCKET:
+        return "there is no such bucket", "check its name and the endpoint, or make it"
+    if any(host in text for host in _NO_KEYS):
+        return "there are no credentials here", _CHECK_KEYS
+    if code in _REFUSED or number == 401:
+        return f"the credentials are refused: {told}", _CHECK_KEYS
+    if "BadScheme" in text:
+        remedy = "write http:// in aws_endpoint_url, or give aws_allow_http=true, if it is to go unencrypted"
+        return "plain HTTP is not allowed", remedy
+    if code in _ELSEWHERE or "redirect without LOCATION" in text:
+        return f"the bucket is in another region: {told}", "give it as aws_region"
     answered = number >= 500 or number in (408, 429) or code == "RequestTimeout"
-    return answered or any(sign in text for sign in (*_UNSENT, *_CUT_OFF))
+    if answered or any(sign in text for sign in (*_UNSENT, *_CUT_OFF)):
+        remedy = "check the endpoint and the network, then run again: what was finished is not done twice"
+        return f"the store does not answer: {told}", remedy
+    return None
 
 
 def _told(text: str, code: str) -> str:

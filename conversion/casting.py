@@ -25,7 +25,7 @@ from conversion.layers.shaping import Flatten
 from conversion.limits import UNLIMITED
 from conversion.network import Network, Parameters, build, to_definition
 
-SUFFIX = "-conv"  # as in Caffe's own notebook on net surgery
+CAST_SUFFIX = "-conv"  # as in Caffe's own notebook on net surgery
 
 
 def cast(network: Network) -> Network:
@@ -179,7 +179,7 @@ def inner_products_to_convolutions(network: Network) -> Network:
             return None
         kernel = _kernel(network, layer, extent)
         _to_convolution(layer, message, kernel)
-        renamed.update({top: top + SUFFIX for top in layer.tops})
+        renamed.update({top: top + CAST_SUFFIX for top in layer.tops})
         if layer.name in parameters:
             weights, *bias = parameters.pop(layer.name)
             key = (id(weights), layer.transpose, kernel)
@@ -248,7 +248,9 @@ def _rebuilt(
 def blob_names(network: Network) -> dict[str, str]:
     """The blobs with positions by name; what the cast renamed by the classifier's own name as well."""
     maps = [blob for blob, shape in network.shapes.items() if len(shape) == 4]
-    own = {blob.removesuffix(SUFFIX): blob for blob in maps if blob.removesuffix(SUFFIX) not in network.shapes}
+    own = {
+        blob.removesuffix(CAST_SUFFIX): blob for blob in maps if blob.removesuffix(CAST_SUFFIX) not in network.shapes
+    }
     return {**own, **{blob: blob for blob in maps}}
 
 
@@ -256,7 +258,7 @@ def _refuse_taken_names(network: Network) -> None:
     """The names that the cast gives must be free."""
     taken = {layer.name for layer in network.layers} | set(network.shapes)
     for layer in network.layers:
-        clash = [name + SUFFIX for name in (layer.name, *layer.tops) if name + SUFFIX in taken]
+        clash = [name + CAST_SUFFIX for name in (layer.name, *layer.tops) if name + CAST_SUFFIX in taken]
         if isinstance(layer, InnerProduct) and clash:
             raise CastError(
                 f"the name {clash[0]!r} is taken",
@@ -340,7 +342,7 @@ def _to_convolution(layer: InnerProduct, message: LayerParameter, kernel: tuple[
     old = layer.definition.inner_product_param
     message.ClearField("inner_product_param")
     message.type = "Convolution"
-    message.name = layer.name + SUFFIX
+    message.name = layer.name + CAST_SUFFIX
     new = message.convolution_param
     new.num_output = layer.num_output
     if kernel[0] == kernel[1]:

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from conversion import savedmodel
 from conversion.alignment import alignment_of
-from conversion.casting import SUFFIX, blob_names, cast
+from conversion.casting import CAST_SUFFIX, blob_names, cast
 from conversion.errors import ConversionError, NetworkError, WeightsError
 from conversion.geometry import receptive_field
 from conversion.layers.convolution import Convolution
-from conversion.limits import DEFAULT, Limits
+from conversion.limits import DEFAULT_LIMITS, Limits
 from conversion.metadata import FILE_NAME, NETWORK_FILE, GeometryMetadata, ModelMetadata, digest
 from conversion.network import Network, load_network
 from conversion.preprocessing import ChannelOrder, Mean, Preprocessing, channel_mean
@@ -26,7 +26,7 @@ from conversion.reading import PathLike
 from conversion.striding import finer
 from conversion.surgery import write_definition
 from conversion.training import Size
-from conversion.verification import TOLERANCE, examples, verification_sizes, verify
+from conversion.verification import TOLERANCE, verification_examples, verification_sizes, verify_savedmodel
 
 
 def convert(
@@ -47,7 +47,7 @@ def convert(
     name: str = "",
     overwrite: bool = False,
     tolerance: float = TOLERANCE,
-    limits: Limits = DEFAULT,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> ModelMetadata:
     """Converts a Caffe classifier into a dense SavedModel, verifies it, and only then puts it in place.
 
@@ -122,7 +122,7 @@ def convert(
     )
     sizes = verification_sizes(network.inputs[blob][2:], geometry.stride)
     # The reference first, TensorFlow second, and then only its copy of the weights: they are large.
-    against = examples(network, preprocessing, sizes)
+    against = verification_examples(network, preprocessing, sizes)
     module = savedmodel.dense_model(network, preprocessing, probabilities, offered)
     network = dataclasses.replace(network, parameters={})
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -132,7 +132,9 @@ def convert(
         savedmodel.save(module, partial)
         del module
         gc.collect()  # functions and variables refer to each other: without it the weights stay twice
-        result = verify(savedmodel.load(partial), network, probabilities, against, tolerance=tolerance)
+        result = verify_savedmodel(
+            savedmodel.load_savedmodel(partial), network, probabilities, against, tolerance=tolerance
+        )
         metadata = metadata.model_copy(update={"verification": result})
         (partial / FILE_NAME).write_text(metadata.model_dump_json(indent=2) + "\n", encoding="utf-8")
         write_definition(network, partial / NETWORK_FILE)
@@ -250,7 +252,7 @@ def _heads(network: Network, output: str) -> list[str]:
 
     Where there were none (SqueezeNet), it is what the Softmax reads: the scores.
     """
-    heads = [layer for layer in network.layers if isinstance(layer, Convolution) and layer.name.endswith(SUFFIX)]
+    heads = [layer for layer in network.layers if isinstance(layer, Convolution) and layer.name.endswith(CAST_SUFFIX)]
     blobs = dict.fromkeys(blob for layer in heads for blob in (*layer.bottoms, *layer.tops))
     if not blobs:
         last = next(layer for layer in reversed(network.layers) if output in layer.tops)

@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from conversion.caffe_pb2 import NetParameter
 from conversion.errors import NetworkError, WeightsError
 from conversion.layers.base import Array, Layer, Shape
-from conversion.limits import Limits, control_character, flag
+from conversion.limits import Limits, control_character, limit_flag
 
 _FLOAT_BYTES = 4
 _CHUNK = 1 << 20
@@ -63,7 +63,7 @@ def check_parameters(layer: Layer, limits: Limits) -> None:
             raise layer.invalid(
                 f"{field} is {value}",
                 why="what it computes would not be finite",
-                remedy=f"correct the definition, or allow it: {flag('allow_nonfinite')}",
+                remedy=f"correct the definition, or allow it: {limit_flag('allow_nonfinite')}",
             )
 
 
@@ -126,5 +126,5 @@ def check_values(array: Array, limits: Limits, *, where: str) -> None:
                 f"value {index:,} of the weights is {flat[index]}",
                 where=where,
                 why="one such value makes every cell of the map that it reaches NaN or infinite",
-                remedy=f"train again or fetch the file again; or allow it: {flag('allow_nonfinite')}",
+                remedy=f"train again or fetch the file again; or allow it: {limit_flag('allow_nonfinite')}",
             )

@@ -15,7 +15,7 @@ import numpy as np
 
 from conversion.errors import ReadingError, WeightsError
 from conversion.layers.base import Array
-from conversion.limits import DEFAULT, Limits
+from conversion.limits import DEFAULT_LIMITS, Limits
 from conversion.network import Network, learned
 from conversion.reading import PathLike
 
@@ -26,7 +26,7 @@ _FLOAT_BYTES = 4
 _DAMAGED = (OSError, RuntimeError, KeyError, ValueError, TypeError)
 
 
-def parse(data: bytes, *, where: str, limits: Limits = DEFAULT) -> Stored:
+def parse(data: bytes, *, where: str, limits: Limits = DEFAULT_LIMITS) -> Stored:
     """The blobs of a file's content as float32, by layer name and index. Layers without blobs are left out.
 
     Raises:

@@ -67,11 +67,11 @@ class Limits:
                 f"{what}, more than the limit of {allowed:,}",
                 where=where,
                 why=f"the limit `{limit}` guards against damaged and hostile files",
-                remedy=f"if you trust the file: {flag(limit)} N, or Limits({limit}=N) in Python",
+                remedy=f"if you trust the file: {limit_flag(limit)} N, or Limits({limit}=N) in Python",
             )
 
 
-DEFAULT = Limits()
+DEFAULT_LIMITS = Limits()
 """For files of unknown origin."""
 
 UNLIMITED = Limits(
@@ -84,7 +84,7 @@ UNLIMITED = Limits(
 """For what was read under limits before: a net that is built again from its own layers."""
 
 
-def flag(limit: str) -> str:
+def limit_flag(limit: str) -> str:
     """How the command line spells a limit.
 
     >>> flag("weights_bytes"), flag("allow_nonfinite")

@@ -8,7 +8,7 @@ from typing import Any
 
 from conversion.evaluation import check_inputs
 from conversion.layers.base import Layer, Narrow, Tensor
-from conversion.layers.layout import from_caffe, tensorflow, to_caffe
+from conversion.layers.layout import from_caffe, import_tensorflow, to_caffe
 from conversion.network import Network, Parameters, require_parameters, run
 
 
@@ -23,7 +23,7 @@ def to_tensorflow(network: Network) -> Any:
         WeightsError: The network has no weights.
         MissingExtraError: TensorFlow is not installed.
     """
-    tf = tensorflow()
+    tf = import_tensorflow()
     require_parameters(network)
     # TensorFlow keeps classes and functions alive: they must not take Caffe's copy of the weights with them.
     bare = dataclasses.replace(network, parameters={})
@@ -44,7 +44,7 @@ def to_tensorflow(network: Network) -> Any:
 
         def carried(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
             """As the call, but rank-4 blobs are NHWC on both sides."""
-            return carried(bare, self.weights, inputs)
+            return apply_network(bare, self.weights, inputs)
 
         def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
             given = {blob: from_caffe(tf.convert_to_tensor(value, tf.float32)) for blob, value in inputs.items()}
@@ -53,7 +53,7 @@ def to_tensorflow(network: Network) -> Any:
     return NetworkModule(network.parameters)
 
 
-def carried(
+def apply_network(
     network: Network, weights: Mapping[str, Sequence[Any]], inputs: Mapping[str, Tensor], narrow: Any = None
 ) -> dict[str, Tensor]:
     """Every blob of a network as TensorFlow ops; rank-4 blobs are NHWC on both sides.
@@ -67,7 +67,7 @@ def carried(
     Returns:
         By blob, in the type that its layer computes in.
     """
-    tf = tensorflow()
+    tf = import_tensorflow()
     check_inputs(network, inputs)
 
     def apply(layer: Layer, bottoms: Sequence[Tensor]) -> Sequence[Tensor]:

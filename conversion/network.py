@@ -15,7 +15,7 @@ from conversion.errors import NetworkError, UnsupportedError, WeightsError
 from conversion.guarding import ShapeGuard, check_names, check_parameters, check_values
 from conversion.layers.base import Array, Layer, Shape, layer_class
 from conversion.layers.shaping import Input
-from conversion.limits import DEFAULT, Limits, nearest
+from conversion.limits import DEFAULT_LIMITS, Limits, nearest
 from conversion.stored import StoredBlob, StoredWeights
 from conversion.training import Size, by_phase, strip
 from conversion.upgrade import stored_blobs, upgrade
@@ -146,7 +146,7 @@ def load_network(
     crop: Size | None = None,
     stages: Sequence[str] = (),
     level: int | None = None,
-    limits: Limits = DEFAULT,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Network:
     """Reads a definition and, if given, its trained weights.
 
@@ -191,7 +191,7 @@ def build(
     *,
     crop: Size | None = None,
     where: str = "",
-    limits: Limits = DEFAULT,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Network:
     """A Network from a definition message in any of Caffe's forms; `parameters` as in `Network`.
 
@@ -241,7 +241,7 @@ def with_weights(
     weights: NetParameter | StoredWeights | Mapping[str, Sequence[Array]],
     *,
     where: str = "",
-    limits: Limits = DEFAULT,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Network:
     """The network with the learned blobs of a parsed model (or arrays by layer), matched by layer name as Caffe does.
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from conversion import reading
 from conversion.errors import ConversionError, ReadingError
 from conversion.layers.base import Array
-from conversion.limits import DEFAULT, Limits, control_character
+from conversion.limits import DEFAULT_LIMITS, Limits, control_character
 
 ChannelOrder = Literal["bgr", "rgb", "gray"]
 Mean = ArrayLike | str | Path | None  # see `channel_mean`
@@ -59,7 +59,7 @@ class Preprocessing(BaseModel):
         return x * self.scale if self.scale != 1.0 else x
 
 
-def channel_mean(mean: Mean, channels: int, *, limits: Limits = DEFAULT) -> tuple[tuple[float, ...], str]:
+def channel_mean(mean: Mean, channels: int, *, limits: Limits = DEFAULT_LIMITS) -> tuple[tuple[float, ...], str]:
     """The mean as one value a channel, and a note where something was reduced.
 
     Args:
@@ -97,7 +97,7 @@ def channel_mean(mean: Mean, channels: int, *, limits: Limits = DEFAULT) -> tupl
     return tuple(values * channels if len(values) == 1 else values), note
 
 
-def read_labels(path: str | Path, *, limits: Limits = DEFAULT) -> tuple[str, ...]:
+def read_labels(path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> tuple[str, ...]:
     """Class names from a text file, one a line; `#` comments are left out, as is a synset id (`n01440764 tench`).
 
     Raises:

@@ -17,7 +17,7 @@ from conversion import wire
 from conversion.caffe_pb2 import BlobProto, NetParameter
 from conversion.errors import ReadingError, UnsupportedError
 from conversion.layers.base import Array, Shape
-from conversion.limits import DEFAULT, Limits
+from conversion.limits import DEFAULT_LIMITS, Limits
 from conversion.scanning import scan
 from conversion.sniffing import sniff
 from conversion.stored import StoredBlob, StoredWeights, parse_stored
@@ -35,7 +35,7 @@ _EXCERPT = 160  # characters of a line or of a reason that an error quotes
 _NPY_NUMBERS = re.compile(r"[<>|=]?(f[248]|[iu][1248])")
 
 
-def read_definition(path: PathLike, *, limits: Limits = DEFAULT) -> NetParameter:
+def read_definition(path: PathLike, *, limits: Limits = DEFAULT_LIMITS) -> NetParameter:
     """Reads a network definition in protobuf text form (a `.prototxt`).
 
     Raises:
@@ -46,7 +46,7 @@ def read_definition(path: PathLike, *, limits: Limits = DEFAULT) -> NetParameter
     return parse_definition(read_bytes(path, "definition_bytes", limits), where=str(path), limits=limits)
 
 
-def parse_definition(data: bytes, *, where: str, limits: Limits = DEFAULT) -> NetParameter:
+def parse_definition(data: bytes, *, where: str, limits: Limits = DEFAULT_LIMITS) -> NetParameter:
     """What `read_definition` makes of a file's content; raises as it does."""
     refuse_other_formats(data, where)
     try:
@@ -70,7 +70,7 @@ def parse_definition(data: bytes, *, where: str, limits: Limits = DEFAULT) -> Ne
     return message
 
 
-def read_weights(path: PathLike, *, limits: Limits = DEFAULT) -> NetParameter:
+def read_weights(path: PathLike, *, limits: Limits = DEFAULT_LIMITS) -> NetParameter:
     """Reads trained weights in binary form (a `.caffemodel`).
 
     Raises:
@@ -80,7 +80,7 @@ def read_weights(path: PathLike, *, limits: Limits = DEFAULT) -> NetParameter:
     return parse_weights(read_bytes(path, "weights_bytes", limits), where=str(path), limits=limits)
 
 
-def parse_weights(data: bytes, *, where: str, limits: Limits = DEFAULT) -> NetParameter:
+def parse_weights(data: bytes, *, where: str, limits: Limits = DEFAULT_LIMITS) -> NetParameter:
     """What `read_weights` makes of a file's content; raises as it does."""
     message = _parse(data, NetParameter(), where, limits)
     if not message.layer and not message.layers:
@@ -88,24 +88,24 @@ def parse_weights(data: bytes, *, where: str, limits: Limits = DEFAULT) -> NetPa
     return message
 
 
-def stored_weights(data: bytes, *, where: str, limits: Limits = DEFAULT) -> StoredWeights:
+def stored_weights(data: bytes, *, where: str, limits: Limits = DEFAULT_LIMITS) -> StoredWeights:
     """The blobs of a `.caffemodel`'s content, for `network.with_weights`, as views of it; raises as `read_weights`."""
     refuse_other_formats(data, where)
     wire.check(data, NetParameter.DESCRIPTOR, limits, where=where)
     return parse_stored(data, where=where, limits=limits)
 
 
-def read_blob(path: PathLike, *, limits: Limits = DEFAULT) -> Array:
+def read_blob(path: PathLike, *, limits: Limits = DEFAULT_LIMITS) -> Array:
     """Reads one blob in binary form (a mean `.binaryproto`) as float32; raises ReadingError or LimitError."""
     return parse_blob(read_bytes(path, "mean_bytes", limits), where=str(path), limits=limits)
 
 
-def parse_blob(data: bytes, *, where: str, limits: Limits = DEFAULT) -> Array:
+def parse_blob(data: bytes, *, where: str, limits: Limits = DEFAULT_LIMITS) -> Array:
     """What `read_blob` makes of a file's content; raises as it does."""
     return blob_array(_parse(data, BlobProto(), where, limits), where=where, limits=limits)
 
 
-def read_npy(path: PathLike, *, limits: Limits = DEFAULT) -> Array:
+def read_npy(path: PathLike, *, limits: Limits = DEFAULT_LIMITS) -> Array:
     """Reads a NumPy array of numbers (`.npy`), believing the header no further than the file reaches.
 
     Raises:
@@ -115,7 +115,7 @@ def read_npy(path: PathLike, *, limits: Limits = DEFAULT) -> Array:
     return parse_npy(read_bytes(path, "mean_bytes", limits), where=str(path), limits=limits)
 
 
-def parse_npy(data: bytes, *, where: str, limits: Limits = DEFAULT) -> Array:
+def parse_npy(data: bytes, *, where: str, limits: Limits = DEFAULT_LIMITS) -> Array:
     """What `read_npy` makes of a file's content; raises as it does."""
     start = _NPY_START.get(data[:8], 0)
     body = start + int.from_bytes(data[8:start], "little")
@@ -155,7 +155,7 @@ def blob_shape(blob: BlobProto) -> Shape:
     return ()
 
 
-def blob_array(blob: BlobProto | StoredBlob, *, where: str, limits: Limits = DEFAULT) -> Array:
+def blob_array(blob: BlobProto | StoredBlob, *, where: str, limits: Limits = DEFAULT_LIMITS) -> Array:
     """A blob's values as a float32 array of the shape it states.
 
     Args:

@@ -8,11 +8,11 @@ from google.protobuf import text_format
 
 from conversion import reading
 from conversion.files import write_atomically
-from conversion.limits import DEFAULT, Limits
+from conversion.limits import DEFAULT_LIMITS, Limits
 from conversion.upgrade import upgrade
 
 
-def upgrade_file(source: reading.PathLike, target: reading.PathLike, *, limits: Limits = DEFAULT) -> None:
+def upgrade_file(source: reading.PathLike, target: reading.PathLike, *, limits: Limits = DEFAULT_LIMITS) -> None:
     """Writes a definition (text) or weights (binary) in Caffe's current form, each in its own; Caffe's upgrade tools.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import Any
 
 from conversion.errors import ModelError
 from conversion.layers.base import Tensor
-from conversion.layers.layout import tensorflow, to_caffe
+from conversion.layers.layout import import_tensorflow, to_caffe
 from conversion.module import to_tensorflow
 from conversion.network import Network
 from conversion.preprocessing import Preprocessing
@@ -29,7 +29,7 @@ def dense_model(network: Network, preprocessing: Preprocessing, output: str, fea
         [N, h, w, k], best first; `features` -> float32 [N, h', w', C'] by name; `blobs` -> every blob in Caffe's axis
         order.
     """
-    tf = tensorflow()
+    tf = import_tensorflow()
     (data,) = network.inputs
     images_spec = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
 
@@ -67,14 +67,14 @@ def dense_model(network: Network, preprocessing: Preprocessing, output: str, fea
 
 def save(module: Any, path: str | Path) -> None:
     """Writes a dense model with its signatures; weights are stored once, shared by all of them."""
-    tf = tensorflow()
+    tf = import_tensorflow()
     signatures = {"serving_default": module.probabilities, "top_k": module.top_k, "features": module.features}
     tf.saved_model.save(module, str(path), signatures=signatures)
 
 
-def load(path: str | Path) -> Any:
+def load_savedmodel(path: str | Path) -> Any:
     """Loads a SavedModel that `save` wrote; raises ModelError if it is none."""
-    tf = tensorflow()
+    tf = import_tensorflow()
     try:
         loaded = tf.saved_model.load(str(path))
     except (OSError, ValueError, LookupError, RuntimeError, tf.errors.OpError) as error:  # what damaged files raise

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from conversion.caffe_pb2 import BlobProto, LayerParameter, NetParameter, V0LayerParameter, V1LayerParameter
 from conversion.errors import NetworkError, ReadingError
 from conversion.layers.base import Array
-from conversion.limits import DEFAULT, Limits
+from conversion.limits import DEFAULT_LIMITS, Limits
 from conversion.wire import LENGTH, Walk
 
 _NET = NetParameter.DESCRIPTOR.fields_by_name
@@ -51,7 +51,7 @@ class StoredWeights(NamedTuple):
         return self.layers
 
 
-def parse_stored(data: bytes, *, where: str, limits: Limits = DEFAULT) -> StoredWeights:
+def parse_stored(data: bytes, *, where: str, limits: Limits = DEFAULT_LIMITS) -> StoredWeights:
     """The layers with blobs of a `.caffemodel`'s content, looked over before (see `wire.check`).
 
     Raises:

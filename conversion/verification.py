@@ -12,7 +12,7 @@ from conversion.errors import VerificationError
 from conversion.evaluation import evaluate
 from conversion.geometry import Number
 from conversion.layers.base import Array
-from conversion.layers.layout import tensorflow
+from conversion.layers.layout import import_tensorflow
 from conversion.metadata import VerificationMetadata
 from conversion.network import Network
 from conversion.preprocessing import Preprocessing
@@ -76,7 +76,7 @@ class Example(NamedTuple):
     expected: Mapping[str, Array]
 
 
-def examples(
+def verification_examples(
     network: Network, preprocessing: Preprocessing, sizes: Sequence[tuple[int, int, int]], *, seed: int = 0
 ) -> list[Example]:
     """The reference's answers on seeded images; needs no TensorFlow.
@@ -97,7 +97,7 @@ def examples(
     return found
 
 
-def verify(
+def verify_savedmodel(
     loaded: Any, network: Network, output: str, against: Sequence[Example], *, tolerance: float = TOLERANCE
 ) -> VerificationMetadata:
     """Compares a loaded SavedModel with the NumPy reference, on the CPU: GPUs round float32 to fewer digits by default.
@@ -112,7 +112,7 @@ def verify(
     Raises:
         VerificationError: A blob or a signature diverges; the first layer that does is named.
     """
-    tf = tensorflow()
+    tf = import_tensorflow()
     worst = Difference("", 0.0)
     for images, expected in against:
         size = (images.shape[0], images.shape[1], images.shape[2])
@@ -152,7 +152,7 @@ def _check_signatures(
     tolerance: float,
 ) -> None:
     """The signatures that users call must agree with the reference too."""
-    tf = tensorflow()
+    tf = import_tensorflow()
     blobs = blob_names(network)
     maps = _nhwc(expected[output])
     k = min(5, maps.shape[-1])

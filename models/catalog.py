@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from conversion import ChannelOrder
 from conversion.errors import ReadingError
-from conversion.preprocessing import ChannelOrder
 from models.errors import UnknownModelError
 
 _HERE = Path(__file__).parent

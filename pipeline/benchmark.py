@@ -12,8 +12,7 @@ from pydantic import BaseModel
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from conversion import load_network
-from conversion.metadata import NETWORK_FILE
+from conversion import NETWORK_FILE, load_network
 from pipeline.engines import Engine, TensorFlowEngine
 from pipeline.engines.devices import open_places
 

@@ -55,10 +55,10 @@ def load_tensorflow(*, debug: bool) -> None:
     Raises:
         MissingExtraError: It is not installed.
     """
-    from conversion.layers.layout import tensorflow
+    from conversion import import_tensorflow
 
     with contextlib.nullcontext() if debug else _without_noise():
-        tensorflow()
+        import_tensorflow()
 
 
 @contextlib.contextmanager

@@ -5,10 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from conversion import ModelMetadata, Network
-from conversion.casting import blob_names
-from conversion.geometry import spans
-from conversion.pruning import prune
+from conversion import ModelMetadata, Network, blob_names, prune, spans
 from pipeline.errors import JobError
 
 _DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16)}

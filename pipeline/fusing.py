@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from conversion.geometry import AxisGeometry
+from conversion import AxisGeometry
 from pipeline.maps import CellScores, ClassificationMap, Floats, MapError, top_k
 
 

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from conversion import ModelMetadata
-from conversion.geometry import AxisGeometry
+from conversion import AxisGeometry, ModelMetadata
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,20 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from conversion import Network, cast, load_network, read_metadata, receptive_field
+from conversion import (
+    DEFAULT_LIMITS,
+    NETWORK_FILE,
+    UNLIMITED,
+    GeometryMetadata,
+    Limits,
+    ModelMetadata,
+    Network,
+    cast,
+    load_network,
+    read_metadata,
+    receptive_field,
+)
 from conversion.errors import ConversionError
-from conversion.limits import DEFAULT, UNLIMITED, Limits
-from conversion.metadata import NETWORK_FILE, GeometryMetadata, ModelMetadata
 from models import entries
 
 
@@ -56,7 +66,7 @@ class NetworkReport(BaseModel):
     model: ModelMetadata | None = None
 
 
-def inspect(path: str, size: tuple[int, int] | None = None, *, limits: Limits = DEFAULT) -> NetworkReport:
+def inspect(path: str, size: tuple[int, int] | None = None, *, limits: Limits = DEFAULT_LIMITS) -> NetworkReport:
     """Reports on a model directory, or on a definition as it is after the cast.
 
     Args:

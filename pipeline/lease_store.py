@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, cast
 
 import filelock
 
-from conversion.files import partial_name, write_atomically
+from conversion import partial_name, write_atomically
 from pipeline import objects, storage
 from pipeline.object_errors import object_error
 from pipeline.publishing import FOLDER

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from deltalake import DeltaTable
 
-from conversion.files import PARTIAL_SUFFIX
+from conversion import PARTIAL_SUFFIX
 from pipeline import storage
 from pipeline.publishing import FOLDER, active_parts
 

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image
 
-from conversion.geometry import Number
+from conversion import Number
 from pipeline.decoding import Pixels
 from pipeline.errors import JobError
 from pipeline.geometry import Geometry

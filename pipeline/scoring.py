@@ -11,8 +11,7 @@ from typing import Any
 
 import apache_beam as beam
 
-from conversion import ModelMetadata, load_network, read_metadata
-from conversion.metadata import NETWORK_FILE
+from conversion import NETWORK_FILE, ModelMetadata, load_network, read_metadata
 from pipeline.engines import OpenEngine, OpenTensorFlow
 from pipeline.engines.compiled import BatchShape
 from pipeline.errors import JobError

@@ -18,7 +18,8 @@ from urllib.parse import unquote
 from apache_beam.io.filesystem import CompressionTypes, FileMetadata
 from apache_beam.io.filesystems import FileSystems
 
-from conversion import files
+from conversion import partial_name
+from conversion import write_atomically as write_local_atomically
 from pipeline import objects
 from pipeline.object_errors import explain
 from pipeline.storage_errors import (
@@ -343,12 +344,12 @@ def write_atomically(path: str, data: bytes) -> None:
         elif is_remote(path):
             _write_remote(path, data)
         else:
-            files.write_atomically(local_path(path), data)
+            write_local_atomically(local_path(path), data)
 
 
 def _write_remote(target: str, data: bytes) -> None:
     folder, _, name = target.rpartition("/")
-    partial = f"{folder}/{files.partial_name(name)}"
+    partial = f"{folder}/{partial_name(name)}"
     with contextlib.ExitStack() as undo:
         undo.callback(_delete_partial, partial)
         with FileSystems.create(partial, compression_type=CompressionTypes.UNCOMPRESSED) as file:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from conversion.geometry import AxisGeometry, Number
+from conversion import AxisGeometry, Number
 from pipeline.errors import JobError
 from pipeline.maps import MapError
 

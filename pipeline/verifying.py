@@ -8,10 +8,17 @@ from pathlib import Path
 from pydantic import BaseModel
 from rich.console import Group, RenderableType
 
-from conversion import cast, load_network, read_metadata, receptive_field
-from conversion.metadata import VerificationMetadata
-from conversion.savedmodel import load
-from conversion.verification import examples, verification_sizes, verify
+from conversion import (
+    VerificationMetadata,
+    cast,
+    load_network,
+    load_savedmodel,
+    read_metadata,
+    receptive_field,
+    verification_examples,
+    verification_sizes,
+    verify_savedmodel,
+)
 from pipeline import crops as crop_comparison
 from pipeline.crops import CropsReport, compare_with_crops, example_images
 from pipeline.decoding import DecodeLimits, decode
@@ -58,8 +65,8 @@ def _against_caffe(model: str, definition: str, weights: str) -> VerificationMet
     network = cast(load_network(definition, weights))
     window = next(iter(network.inputs.values()))[2:]
     sizes = verification_sizes(window, receptive_field(network, metadata.output_blob).stride)
-    against = examples(network, metadata.preprocessing, sizes)
-    return verify(load(model), network, metadata.output_blob, against)
+    against = verification_examples(network, metadata.preprocessing, sizes)
+    return verify_savedmodel(load_savedmodel(model), network, metadata.output_blob, against)
 
 
 def render(report: VerifyReport) -> RenderableType:

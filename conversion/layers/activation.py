@@ -10,7 +10,7 @@ import numpy as np
 
 from conversion.caffe_pb2 import LayerParameter
 from conversion.layers.base import Array, ElementwiseLayer, Narrow, Shape, Tensor, register
-from conversion.layers.layout import carried_axis, tensorflow
+from conversion.layers.layout import carried_axis, import_tensorflow
 
 
 @register("ReLU")
@@ -37,7 +37,7 @@ class ReLU(ElementwiseLayer):
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """`tf.nn.relu`, or the formula where there is a slope (`leaky_relu` is right for slopes up to 1 only)."""
-        tf = tensorflow()
+        tf = import_tensorflow()
         x = bottoms[0]
         return [tf.nn.relu(x) + self.negative_slope * tf.minimum(x, 0.0) if self.negative_slope else tf.nn.relu(x)]
 
@@ -76,7 +76,7 @@ class PReLU(ElementwiseLayer):
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:
         """The formula."""
-        tf = tensorflow()
+        tf = import_tensorflow()
         x = bottoms[0]
         shape = [1] * x.shape.rank
         shape[carried_axis(1, x.shape.rank)] = -1
@@ -94,7 +94,7 @@ class Sigmoid(ElementwiseLayer):
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """`tf.sigmoid`."""
-        return [tensorflow().sigmoid(bottoms[0])]
+        return [import_tensorflow().sigmoid(bottoms[0])]
 
 
 @register("TanH")
@@ -108,7 +108,7 @@ class TanH(ElementwiseLayer):
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """`tf.tanh`."""
-        return [tensorflow().tanh(bottoms[0])]
+        return [import_tensorflow().tanh(bottoms[0])]
 
 
 @register("Dropout")

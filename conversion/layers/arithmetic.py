@@ -12,7 +12,7 @@ import numpy as np
 
 from conversion.caffe_pb2 import EltwiseParameter, LayerParameter
 from conversion.layers.base import Array, ElementwiseLayer, Layer, Narrow, Shape, Tensor, canonical_axis, register
-from conversion.layers.layout import from_caffe, tensorflow, to_caffe
+from conversion.layers.layout import from_caffe, import_tensorflow, to_caffe
 
 
 @register("Eltwise")
@@ -53,7 +53,7 @@ class Eltwise(Layer):
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """The formula."""
-        return [self._combine(bottoms, tensorflow().maximum)]
+        return [self._combine(bottoms, import_tensorflow().maximum)]
 
     def _combine(self, bottoms: Sequence[Any], maximum: Any) -> Any:
         if self.operation == "PROD":

@@ -12,7 +12,7 @@ import numpy as np
 
 from conversion.caffe_pb2 import ConvolutionParameter, LayerParameter
 from conversion.layers.base import Array, Layer, Narrow, Shape, Step, Tensor, canonical_axis, register
-from conversion.layers.layout import from_caffe, tensorflow, to_caffe
+from conversion.layers.layout import from_caffe, import_tensorflow, to_caffe
 from conversion.layers.windows import convolution_size, pad_spatial, per_axis, taps
 
 # Taps up to which a dilated conv2d is as fast as one over each phase of the map (space to batch, tf.nn.convolution). A
@@ -169,7 +169,7 @@ class Convolution(SlidingLayer):
         return [self._tensorflow(bottom, variables) for bottom in bottoms]
 
     def _tensorflow(self, bottom: Tensor, variables: Sequence[Tensor]) -> Tensor:
-        tf = tensorflow()
+        tf = import_tensorflow()
         spatial = bottom.shape.rank - 2
         _, stride, pad, dilation = self.windows(spatial)
         channels_last = [0, *range(2, spatial + 2), 1]
@@ -256,7 +256,7 @@ class InnerProduct(Layer):
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:
         """`tf.tensordot` on the flattened bottom in Caffe's order."""
-        tf = tensorflow()
+        tf = import_tensorflow()
         x = to_caffe(bottoms[0])
         axis = canonical_axis(self, self.axis, x.shape.rank)
         inner = int(variables[0].shape[0])

@@ -13,7 +13,7 @@ import numpy as np
 from conversion.errors import UnsupportedError
 from conversion.layers.base import Array, Narrow, Shape, Step, Tensor, register
 from conversion.layers.convolution import SlidingLayer
-from conversion.layers.layout import tensorflow
+from conversion.layers.layout import import_tensorflow
 from conversion.layers.windows import taps
 
 
@@ -118,7 +118,7 @@ class Deconvolution(SlidingLayer):
         return [self._tensorflow(bottom, variables) for bottom in bottoms]
 
     def _tensorflow(self, x: Tensor, variables: Sequence[Tensor]) -> Tensor:
-        tf = tensorflow()
+        tf = import_tensorflow()
         _, stride, pad, _ = self.windows(2)
         size = tf.shape(x)
         height, width = self._full((size[1], size[2]))

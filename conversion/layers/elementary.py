@@ -11,7 +11,7 @@ import numpy as np
 
 from conversion.caffe_pb2 import LayerParameter
 from conversion.layers.base import Array, ElementwiseLayer, Layer, Tensor, register
-from conversion.layers.layout import tensorflow
+from conversion.layers.layout import import_tensorflow
 
 
 @register("ELU")
@@ -33,7 +33,7 @@ class ELU(ElementwiseLayer):
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """`expm1`, which keeps its digits near 0; its argument is bounded so that gradients stay finite."""
-        tf = tensorflow()
+        tf = import_tensorflow()
         x = bottoms[0]
         return [tf.where(x > 0.0, x, self.alpha * tf.math.expm1(tf.minimum(x, 0.0)))]
 
@@ -51,7 +51,7 @@ class AbsVal(ElementwiseLayer):
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """`tf.abs`."""
-        return [tensorflow().abs(bottoms[0])]
+        return [import_tensorflow().abs(bottoms[0])]
 
 
 @register("Power")
@@ -89,7 +89,7 @@ class Power(ElementwiseLayer):
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """`tf.pow` where there is a power."""
-        tf = tensorflow()
+        tf = import_tensorflow()
         constant = self._constant()
         if constant is not None:
             return [tf.ones_like(bottoms[0]) * constant]
@@ -129,7 +129,7 @@ class Exp(ElementwiseLayer):
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """One exponential; base ** shift is a constant factor, as in Caffe."""
-        tf = tensorflow()
+        tf = import_tensorflow()
         factor = float(np.exp(self.log_base * self.shift))
         top = tf.exp(self.log_base * self.scale * bottoms[0])
         return [top if factor == 1.0 else top * factor]
@@ -161,7 +161,7 @@ class Log(ElementwiseLayer):
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """The formula."""
-        top = tensorflow().math.log(self.scale * bottoms[0] + self.shift)
+        top = import_tensorflow().math.log(self.scale * bottoms[0] + self.shift)
         return [top if self.log_base == 1.0 else top * (1.0 / self.log_base)]
 
 
@@ -176,7 +176,7 @@ class BNLL(ElementwiseLayer):
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """`tf.math.softplus`."""
-        return [tensorflow().math.softplus(bottoms[0])]
+        return [import_tensorflow().math.softplus(bottoms[0])]
 
 
 @register("Threshold")
@@ -197,7 +197,7 @@ class Threshold(ElementwiseLayer):
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """The comparison."""
-        return [tensorflow().cast(bottoms[0] > self.threshold, bottoms[0].dtype)]
+        return [import_tensorflow().cast(bottoms[0] > self.threshold, bottoms[0].dtype)]
 
 
 @register("Clip")
@@ -225,7 +225,7 @@ class Clip(ElementwiseLayer):
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """The two comparisons."""
-        tf = tensorflow()
+        tf = import_tensorflow()
         x = tf.minimum(bottoms[0], self.high)
         return [tf.where(x > self.low, x, self.low)]
 
@@ -249,4 +249,4 @@ class Swish(ElementwiseLayer):
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """`tf.sigmoid`."""
-        return [bottoms[0] * tensorflow().sigmoid(self.beta * bottoms[0])]
+        return [bottoms[0] * import_tensorflow().sigmoid(self.beta * bottoms[0])]

@@ -14,7 +14,7 @@ from conversion.errors import MissingExtraError
 _NHWC_FROM_NCHW = {0: 0, 1: 3, 2: 1, 3: 2}
 
 
-def tensorflow() -> Any:
+def import_tensorflow() -> Any:
     """The tensorflow module, imported on first use (it takes seconds); raises MissingExtraError without it.
 
     It is told to take a GPU's memory as it needs it, unless the environment says otherwise: it would take all of it at
@@ -34,12 +34,12 @@ def tensorflow() -> Any:
 
 def from_caffe(tensor: Any) -> Any:
     """A tensor in Caffe's axis order as the TensorFlow form carries it: NCHW becomes NHWC."""
-    return tensorflow().transpose(tensor, (0, 2, 3, 1)) if tensor.shape.rank == 4 else tensor
+    return import_tensorflow().transpose(tensor, (0, 2, 3, 1)) if tensor.shape.rank == 4 else tensor
 
 
 def to_caffe(tensor: Any) -> Any:
     """The reverse of `from_caffe`: NHWC becomes NCHW, other ranks stay."""
-    return tensorflow().transpose(tensor, (0, 3, 1, 2)) if tensor.shape.rank == 4 else tensor
+    return import_tensorflow().transpose(tensor, (0, 3, 1, 2)) if tensor.shape.rank == 4 else tensor
 
 
 def carried_axis(axis: int, rank: int) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 
 from conversion.caffe_pb2 import LayerParameter
 from conversion.layers.base import Array, Layer, Shape, Step, Tensor, register
-from conversion.layers.layout import from_caffe, tensorflow, to_caffe
+from conversion.layers.layout import from_caffe, import_tensorflow, to_caffe
 
 
 @register("Embed")
@@ -59,7 +59,7 @@ class Embed(Layer):
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:
         """`tf.gather`."""
-        tf = tensorflow()
+        tf = import_tensorflow()
         top = tf.gather(variables[0], tf.cast(to_caffe(bottoms[0]), tf.int32))
         return [from_caffe(top + variables[1] if self.bias_term else top)]
 
@@ -95,7 +95,7 @@ class Parameter(Layer):
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """The blob, read as a tensor."""
-        return [from_caffe(tensorflow().convert_to_tensor(variables[0]))]
+        return [from_caffe(import_tensorflow().convert_to_tensor(variables[0]))]
 
 
 @register("Silence")

@@ -10,7 +10,7 @@ import numpy as np
 
 from conversion.caffe_pb2 import LayerParameter
 from conversion.layers.base import Array, Layer, Shape, Step, Tensor, register
-from conversion.layers.layout import from_caffe, tensorflow
+from conversion.layers.layout import from_caffe, import_tensorflow
 
 
 @register("MVN")
@@ -57,7 +57,7 @@ class MVN(Layer):
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """The formula."""
-        tf = tensorflow()
+        tf = import_tensorflow()
         x = bottoms[0]
         rank = x.shape.rank
         if rank < 4:

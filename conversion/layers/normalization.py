@@ -11,7 +11,7 @@ import numpy as np
 from conversion.caffe_pb2 import LayerParameter, LRNParameter
 from conversion.layers.base import Array, ElementwiseLayer, Narrow, Shape, Step, Tensor, canonical_axis, register
 from conversion.layers.convolution import window_steps
-from conversion.layers.layout import carried_axis, tensorflow
+from conversion.layers.layout import carried_axis, import_tensorflow
 from conversion.layers.windows import pad_spatial, taps
 
 
@@ -75,7 +75,7 @@ class LRN(ElementwiseLayer):
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """`tf.nn.lrn` across channels; an average of squares within one."""
-        tf = tensorflow()
+        tf = import_tensorflow()
         x, n = bottoms[0], self.local_size
         if not self.within_channel:
             return [tf.nn.lrn(x, depth_radius=n // 2, bias=self.k, alpha=self.alpha / n, beta=self.beta)]
@@ -137,7 +137,7 @@ class BatchNorm(ElementwiseLayer):
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:
         """The formula, channels last where the rank is 4."""
-        tf = tensorflow()
+        tf = import_tensorflow()
         x = bottoms[0]
         axis = carried_axis(1, x.shape.rank) if x.shape.rank > 1 else 0
         if self.use_global_stats:
@@ -184,6 +184,6 @@ class Softmax(ElementwiseLayer):
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """`tf.nn.softmax`."""
-        tf = tensorflow()
+        tf = import_tensorflow()
         x = bottoms[0]
         return [tf.nn.softmax(x, axis=carried_axis(canonical_axis(self, self.axis, x.shape.rank), x.shape.rank))]

@@ -13,7 +13,7 @@ from conversion.caffe_pb2 import LayerParameter, PoolingParameter
 from conversion.errors import UnsupportedError
 from conversion.layers.base import Array, Layer, Narrow, Shape, Step, Tensor, register
 from conversion.layers.convolution import window_steps
-from conversion.layers.layout import tensorflow
+from conversion.layers.layout import import_tensorflow
 from conversion.layers.windows import pad_spatial, taps
 
 FLT_MAX = float(np.finfo(np.float32).max)  # what Caffe starts a maximum from: -FLT_MAX
@@ -214,7 +214,7 @@ class Pooling(Layer):
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """VALID pooling over the bottom padded at its end to Caffe's rounded size, which is computed at run time."""
-        tf = tensorflow()
+        tf = import_tensorflow()
         x = bottoms[0]
         if self.global_pooling:
             return self._global(tf, x)

@@ -11,7 +11,7 @@ import numpy as np
 
 from conversion.caffe_pb2 import LayerParameter, ReductionParameter
 from conversion.layers.base import Array, Layer, Shape, Step, Tensor, canonical_axis, register
-from conversion.layers.layout import carried_axis, from_caffe, tensorflow, to_caffe
+from conversion.layers.layout import carried_axis, from_caffe, import_tensorflow, to_caffe
 
 
 @register("ArgMax")
@@ -73,7 +73,7 @@ class ArgMax(Layer):
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """`tf.math.top_k` on the reversed rows, since it takes the first of equal values."""
-        tf = tensorflow()
+        tf = import_tensorflow()
         x = bottoms[0]
         rank = x.shape.rank
         if self.axis is None:
@@ -130,7 +130,7 @@ class Reduction(Layer):
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """`tf.reduce_sum` or `tf.reduce_mean`."""
-        tf = tensorflow()
+        tf = import_tensorflow()
         x = bottoms[0]
         rank = x.shape.rank
         axis = canonical_axis(self, self.axis, rank)

@@ -13,7 +13,7 @@ import numpy as np
 
 from conversion.caffe_pb2 import LayerParameter
 from conversion.layers.base import Array, Layer, Narrow, Shape, Step, Tensor, canonical_axis, register
-from conversion.layers.layout import carried_axis, from_caffe, tensorflow, to_caffe
+from conversion.layers.layout import carried_axis, from_caffe, import_tensorflow, to_caffe
 
 
 @register("Slice")
@@ -95,7 +95,7 @@ class Slice(Layer):
             pieces = [*(b - a for a, b in itertools.pairwise((0, *self.points))), -1]
         else:
             pieces = len(self.tops)
-        return list(tensorflow().split(x, pieces, axis=at))
+        return list(import_tensorflow().split(x, pieces, axis=at))
 
 
 @register("Reshape")
@@ -177,7 +177,7 @@ class Reshape(Layer):
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """A reshape in Caffe's order."""
-        tf = tensorflow()
+        tf = import_tensorflow()
         x = to_caffe(bottoms[0])
         shape = tf.shape(x)
         sources = self._sources(x.shape.rank)
@@ -266,7 +266,7 @@ class Crop(Layer):
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """`tf.slice`, which refuses to reach past the end where indexing would cut short."""
-        tf = tensorflow()
+        tf = import_tensorflow()
         x, like = bottoms
         rank, other = x.shape.rank, like.shape.rank
         begin, static = [0] * rank, x.shape.as_list()
@@ -317,4 +317,4 @@ class Tile(Layer):
         x = bottoms[0]
         multiples = [1] * x.shape.rank
         multiples[carried_axis(canonical_axis(self, self.axis, x.shape.rank), x.shape.rank)] = self.tiles
-        return [tensorflow().tile(x, multiples)]
+        return [import_tensorflow().tile(x, multiples)]

@@ -11,7 +11,7 @@ import numpy as np
 
 from conversion.caffe_pb2 import LayerParameter
 from conversion.layers.base import Array, ElementwiseLayer, Layer, Narrow, Shape, Step, Tensor, canonical_axis, register
-from conversion.layers.layout import carried_axis, from_caffe, tensorflow, to_caffe
+from conversion.layers.layout import carried_axis, from_caffe, import_tensorflow, to_caffe
 
 
 @register("Input")
@@ -123,7 +123,7 @@ class Flatten(Layer):
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """A reshape in Caffe's order."""
-        tf = tensorflow()
+        tf = import_tensorflow()
         x = to_caffe(bottoms[0])
         first, last = self._axes(x.shape.rank)
         shape = tf.shape(x)
@@ -183,4 +183,4 @@ class Concat(Layer):
         """`tf.concat`."""
         rank = bottoms[0].shape.rank
         axis = carried_axis(canonical_axis(self, self.axis, rank), rank)
-        return [tensorflow().concat(list(bottoms), axis=axis)]
+        return [import_tensorflow().concat(list(bottoms), axis=axis)]

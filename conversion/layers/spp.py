@@ -11,7 +11,7 @@ import numpy as np
 from conversion.caffe_pb2 import LayerParameter, SPPParameter
 from conversion.errors import UnsupportedError
 from conversion.layers.base import Array, Layer, Shape, Step, Tensor, register
-from conversion.layers.layout import tensorflow, to_caffe
+from conversion.layers.layout import import_tensorflow, to_caffe
 from conversion.layers.pooling import FLT_MAX, Pooling
 
 
@@ -77,7 +77,7 @@ class SPP(Layer):
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """Bins fill the padded map and do not overlap: a reshape to [N, bins, kernel, bins, kernel, C], reduced."""
-        tf = tensorflow()
+        tf = import_tensorflow()
         pooled = [self._level(tf, bottoms[0], 2**level) for level in range(self.pyramid_height)]
         if self.pyramid_height == 1:
             return pooled

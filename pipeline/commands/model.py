@@ -10,7 +10,7 @@ import click
 from rich.progress import Progress
 from rich.table import Table
 
-from conversion.limits import Limits
+from conversion import Limits
 from pipeline.commands.options import (
     Size,
     device_option,
@@ -86,8 +86,7 @@ def convert(prototxt: str, weights: str, output: str, as_json: bool, **options: 
 def _tell_cost(prototxt: str, crop: Any, blob: str | None, stride: int, limits: Limits) -> None:
     """What a finer map costs, before it is paid."""
     from conversion import cast as cast_network
-    from conversion import load_network, receptive_field
-    from conversion.striding import multiply_adds_by_stride
+    from conversion import load_network, multiply_adds_by_stride, receptive_field
 
     network = cast_network(load_network(prototxt, crop=crop, limits=limits))
     own = int(receptive_field(network, blob).stride[0])
@@ -211,7 +210,7 @@ def upgrade(file: str, output: str, overwrite: bool) -> None:
     densecast upgrade old.prototxt --output new.prototxt
     densecast upgrade old.caffemodel --output new.caffemodel
     """
-    from conversion.rewriting import upgrade_file
+    from conversion import upgrade_file
 
     refuse_existing([output], [file], overwrite=overwrite)
     upgrade_file(file, output)
@@ -274,8 +273,7 @@ def models_random(name: str, seed: int, output: str) -> None:
     \b
     densecast models random caffenet --output caffenet-random && densecast bench caffenet-random
     """
-    from conversion import load_network, save
-    from conversion.surgery import random_parameters
+    from conversion import load_network, random_parameters, save
     from models import entry
 
     chosen = entry(name)

@@ -15,8 +15,8 @@ import click
 from pydantic import BaseModel
 from rich.console import RenderableType
 
+from conversion import Limits, limit_flag
 from conversion.errors import ConversionError
-from conversion.limits import Limits, flag
 from pipeline.console import console, load_tensorflow
 
 Report = TypeVar("Report", bound=BaseModel)
@@ -153,7 +153,7 @@ def limit_options(command: Command) -> Command:
             option = click.option("--allow-nonfinite", is_flag=True, help="Accept NaN and infinite weights.")
         else:
             option = click.option(
-                *(flag(field.name), f"limit_{field.name}"),
+                *(limit_flag(field.name), f"limit_{field.name}"),
                 type=click.IntRange(min=1),
                 default=getattr(Limits(), field.name),
                 show_default=True,
@@ -167,7 +167,7 @@ def take_limits(options: dict[str, Any]) -> Limits:
     """The limits among a command's options, which are taken out of them."""
     names = [field.name for field in dataclasses.fields(Limits)]
     flags = {name: name if name == "allow_nonfinite" else f"limit_{name}" for name in names}
-    return Limits(**{name: options.pop(flag) for name, flag in flags.items()})
+    return Limits(**{name: options.pop(limit_flag) for name, limit_flag in flags.items()})
 
 
 def print_report(report: Report, render: Callable[[Report], RenderableType], *, as_json: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from conversion.layers.layout import tensorflow
+from conversion import import_tensorflow
 
 BatchShape = tuple[int, int, int]
 """Images, rows and columns of a batch."""
@@ -24,7 +24,7 @@ class CompiledFunction:
     """
 
     def __init__(self, function: Callable[[Any], Any], shapes: Iterable[BatchShape]) -> None:
-        tf = tensorflow()
+        tf = import_tensorflow()
         self._function = function  # what it refers to lives as long as this: programs hold variables weakly
         self._programs: dict[BatchShape, Any] = {}
         for shape in sorted(set(shapes)):

@@ -11,7 +11,7 @@ import re
 import threading
 from typing import Any, NamedTuple
 
-from conversion.layers.layout import tensorflow
+from conversion import import_tensorflow
 from pipeline.engines.diagnosis import explain, gather
 from pipeline.errors import EngineError, JobError
 
@@ -69,7 +69,7 @@ def open_places(wanted: str = AUTO, tf: Any = None) -> tuple[Place, ...]:
         MissingExtraError: TensorFlow is not installed.
     """
     index = _index(check_wanted(wanted))
-    tf = tf or tensorflow()
+    tf = tf or import_tensorflow()
     with _LOCK:
         gpus = [] if wanted == CPU else list(tf.config.list_physical_devices("GPU"))
         if not gpus and wanted != CPU:

@@ -6,13 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from conversion import ModelMetadata, load_network
-from conversion.casting import SUFFIX
-from conversion.layers.base import Narrow
-from conversion.layers.layout import tensorflow
-from conversion.metadata import NETWORK_FILE
-from conversion.module import carried
-from conversion.savedmodel import load
+from conversion import (
+    CAST_SUFFIX,
+    NETWORK_FILE,
+    ModelMetadata,
+    Narrow,
+    apply_network,
+    import_tensorflow,
+    load_network,
+    load_savedmodel,
+)
 from pipeline.features import Wanted
 from pipeline.recipe import Precision
 
@@ -43,7 +46,7 @@ class NetFunction:
         best: bool,
         precision: Precision,
     ) -> None:
-        loaded = load(model)
+        loaded = load_savedmodel(model)
         self._kept: Any = loaded  # functions hold variables weakly
         if precision is not Precision.FLOAT32:
             blobs, self._kept = _narrowed(model, metadata, loaded, precision)
@@ -79,13 +82,13 @@ def _traced(blobs: _Blobs, output: str, features: Sequence[Wanted], *, best: boo
     Two signatures would run the net twice, for TensorFlow finds less than half of what they have in common. One
     function of the model gives all blobs; what is not asked for is left out when it is frozen or compiled.
     """
-    tf = tensorflow()
+    tf = import_tensorflow()
 
     def outputs(images: Any, k: Any = None) -> dict[str, Any]:
         found = blobs(images)
 
         def values(name: str) -> Any:
-            return tf.cast(found[name if name in found else name + SUFFIX], tf.float32)
+            return tf.cast(found[name if name in found else name + CAST_SUFFIX], tf.float32)
 
         kept = {FEATURE + wanted.name: values(wanted.name) for wanted in features}
         if not best:
@@ -101,7 +104,7 @@ def _traced(blobs: _Blobs, output: str, features: Sequence[Wanted], *, best: boo
 
 def _channels_last(blobs: Callable[[Any], Mapping[str, Any]]) -> _Blobs:
     """What the model's own `blobs` gives in Caffe's order."""
-    tf = tensorflow()
+    tf = import_tensorflow()
 
     def turned(images: Any) -> dict[str, Any]:
         return {
@@ -121,7 +124,7 @@ def _narrowed(
     the gate needs both precisions in one; does nothing, and says nothing, where it sees no GPU; and knows float16 on
     GPUs and bfloat16 on CPUs alone. Here the layers say what is covered, the same on every device.
     """
-    tf = tensorflow()
+    tf = import_tensorflow()
     network = load_network(Path(model) / NETWORK_FILE)
     (data,) = network.inputs
     kind = tf.as_dtype(str(precision))
@@ -131,6 +134,6 @@ def _narrowed(
         weights[layer.name] = [tf.Variable(tf.cast(value, own)) for value in loaded.network.weights.get(layer.name, ())]
 
     def blobs(images: Any) -> Mapping[str, Any]:
-        return carried(network, weights, {data: metadata.preprocessing.tensorflow(tf, images)}, kind)
+        return apply_network(network, weights, {data: metadata.preprocessing.tensorflow(tf, images)}, kind)
 
     return blobs, weights

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from conversion import ModelMetadata, read_metadata
-from conversion.layers.layout import tensorflow
+from conversion import ModelMetadata, import_tensorflow, read_metadata
 from pipeline.console import load_tensorflow
 from pipeline.engines.base import EngineOutOfMemoryError
 from pipeline.engines.compiled import BatchShape, CompiledFunction
@@ -66,7 +65,7 @@ class TensorFlowEngine:
         self._k = min(k, self._metadata.classes)
         self._form = form
         load_tensorflow(debug=logging.getLogger().isEnabledFor(logging.INFO))
-        self._tf = tensorflow()
+        self._tf = import_tensorflow()
         self._place = (place or open_places()[0]).name
         self._counts = ThreadCounts()
         with self._tf.device(self._place):

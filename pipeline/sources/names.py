@@ -4,7 +4,7 @@ import posixpath
 import re
 from typing import Literal
 
-from conversion.files import PARTIAL_SUFFIX
+from conversion import PARTIAL_SUFFIX
 
 IMAGE_EXTENSIONS = frozenset(
     ".jpg .jpeg .jpe .jfif .png .apng .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm".split()  # noqa: SIM905

@@ -15,7 +15,7 @@ from google.protobuf import text_format
 
 from conversion.caffe_pb2 import NetParameter
 from conversion.errors import DensecastError, ReadingError
-from conversion.limits import DEFAULT, Limits
+from conversion.limits import DEFAULT_LIMITS, Limits
 from conversion.network import load_network
 from conversion.preprocessing import channel_mean, read_labels
 from tests.conversion.definitions import convolution, data
@@ -46,7 +46,7 @@ class Attack:
     kind: str = "definition"
     suffix: str = ".npy"
     net: str = SMALL
-    limits: Limits = DEFAULT
+    limits: Limits = DEFAULT_LIMITS
 
     def write(self, folder: Path) -> Path:
         """The hostile file."""

@@ -32,7 +32,7 @@ from conversion.layers.pooling import Pooling
 from conversion.metadata import digest
 from conversion.network import to_definition
 from conversion.surgery import initialise, random_parameters
-from conversion.verification import examples, verify
+from conversion.verification import verification_examples, verify_savedmodel
 from tests.conversion.definitions import CLASSIFIER, convolution, data, inner_product, layer, network, pooling
 from tests.golden_cases import GOLDEN
 
@@ -429,7 +429,7 @@ def test_failure_leaves_the_old_model_and_nothing_else(files, models: Path, monk
 def test_nobody_sees_half_a_model(files, models: Path, monkeypatch: pytest.MonkeyPatch):
     """While it is made and verified there is nothing under the output's name."""
     seen = []
-    load = savedmodel.load
+    load = savedmodel.load_savedmodel
 
     def spy(path: Path) -> object:
         seen.append((path.parent == models, path.name.startswith("."), (models / "m").exists()))
@@ -494,7 +494,7 @@ def test_wrong_preprocessing_is_caught(files, models: Path, monkeypatch: pytest.
 @pytest.mark.parametrize("signature", ["serving_default", "top_k"])
 def test_signature_that_differs_from_the_blobs_is_caught(signature: str, files, models: Path, monkeypatch):
     """All blobs may be right and what users call wrong."""
-    load = savedmodel.load
+    load = savedmodel.load_savedmodel
 
     class Tampered:
         def __init__(self, loaded):
@@ -512,10 +512,10 @@ def test_signature_that_differs_from_the_blobs_is_caught(signature: str, files, 
 
 def test_tampered_weights_of_a_model_on_disk_are_caught(lenet: Converted, tmp_path: Path):
     """One weight of one layer, changed and saved again: verification names that layer."""
-    loaded = savedmodel.load(lenet.path)
+    loaded = savedmodel.load_savedmodel(lenet.path)
     sizes = [(1, 28, 28), (1, 33, 30)]
-    arguments = (lenet.network, "prob", examples(lenet.network, lenet.preprocessing, sizes))
-    assert verify(loaded, *arguments).worst < 1e-5
+    arguments = (lenet.network, "prob", verification_examples(lenet.network, lenet.preprocessing, sizes))
+    assert verify_savedmodel(loaded, *arguments).worst < 1e-5
     kernel = loaded.network.weights["conv2"][0]
     original = kernel.numpy()
     changed = original.copy()
@@ -523,7 +523,7 @@ def test_tampered_weights_of_a_model_on_disk_are_caught(lenet: Converted, tmp_pa
     kernel.assign(changed)
     tf.saved_model.save(loaded, str(tmp_path / "tampered"), signatures=loaded.signatures)
     with pytest.raises(VerificationError) as caught:
-        verify(savedmodel.load(tmp_path / "tampered"), *arguments)
+        verify_savedmodel(savedmodel.load_savedmodel(tmp_path / "tampered"), *arguments)
     assert caught.value.where == "layer 'conv2' (Convolution)"
 
 
@@ -548,7 +548,7 @@ def test_damaged_model_is_a_typed_error(damage: str, lenet: Converted, tmp_path:
             if path.is_file():
                 path.unlink()
     with pytest.raises(ModelError):
-        savedmodel.load(model)
+        savedmodel.load_savedmodel(model)
 
 
 def test_metadata_that_is_missing_or_not_ours(tmp_path: Path, lenet: Converted):

@@ -22,7 +22,7 @@ from conversion.casting import (
 from conversion.errors import CastError, ConversionError, NetworkError
 from conversion.network import Network, build, to_definition
 from conversion.pruning import prune
-from conversion.savedmodel import load
+from conversion.savedmodel import load_savedmodel
 from conversion.verification import relative_error
 from models import entry
 from tests.conversion.definitions import CLASSIFIER, convolution, data, inner_product, layer, network, pooling
@@ -367,7 +367,7 @@ def test_one_head_is_converted(tmp_path: Path):
     assert model.output_blob == "prob1"
     assert model.features == {"t": 4}
     assert any("p, fc-conv, prob" in note for note in model.notes)
-    loaded = load(tmp_path / "model")
+    loaded = load_savedmodel(tmp_path / "model")
     blobs = loaded.blobs(np.zeros((1, 11, 9, 3), np.uint8))
     assert set(blobs) == {"data", "t", "aux-conv", "prob1"}
 

@@ -7,8 +7,8 @@ import pytest
 
 from conversion import load_network, to_tensorflow
 from conversion.layers.base import Narrow
-from conversion.layers.layout import from_caffe, tensorflow, to_caffe
-from conversion.module import carried
+from conversion.layers.layout import from_caffe, import_tensorflow, to_caffe
+from conversion.module import apply_network
 from conversion.verification import relative_error
 from tests.conversion.test_golden import CASES, REFUSED
 from tests.golden_cases import GOLDEN, GoldenCase
@@ -23,11 +23,11 @@ OTHERWISE = {
 
 def narrowed(case: GoldenCase, precision: str) -> dict[str, object]:
     """All blobs, the net's inputs given in 16 bits already so that layers that follow them are tried in these."""
-    tf = tensorflow()
+    tf = import_tensorflow()
     network = load_network(case.prototxt, case.weights)
     inputs = case.inputs(next(iter(network.inputs), ""))
     given = {blob: from_caffe(tf.cast(value, precision)) for blob, value in inputs.items()}
-    return carried(network, to_tensorflow(network).weights, given, tf.as_dtype(precision))
+    return apply_network(network, to_tensorflow(network).weights, given, tf.as_dtype(precision))
 
 
 @pytest.mark.parametrize("precision", TOLERANCE)
@@ -35,7 +35,7 @@ def narrowed(case: GoldenCase, precision: str) -> dict[str, object]:
 def test_golden_case(case: GoldenCase, precision: str):
     found = narrowed(case, precision)
     for blob, values in case.outputs().items():
-        value = tensorflow().cast(to_caffe(found[blob]), "float32").numpy()
+        value = import_tensorflow().cast(to_caffe(found[blob]), "float32").numpy()
         assert relative_error(value, values) <= TOLERANCE[precision], blob
 
 
@@ -62,13 +62,13 @@ def test_every_layer_that_may_be_narrow_is_among_the_cases(precision: str):
 @pytest.mark.parametrize("precision", TOLERANCE)
 def test_what_needs_range_or_digits_stays_in_float32(precision: str):
     """CaffeNet's LRN squares its input; what follows stays in float32 until the next convolution."""
-    tf = tensorflow()
+    tf = import_tensorflow()
     folder = GOLDEN / "nets" / "caffenet_small"
     network = load_network(folder / "net.prototxt", folder / "net.caffemodel")
     module = to_tensorflow(network)
     images = tf.constant(np.random.default_rng(0).normal(0, 60, (1, 227, 227, 3)), tf.float32)
-    blobs = carried(network, module.weights, {"data": images}, tf.as_dtype(precision))
+    blobs = apply_network(network, module.weights, {"data": images}, tf.as_dtype(precision))
     narrow = {blob for blob, value in blobs.items() if value.dtype.name == precision}
     assert {"conv1", "pool1", "conv2", "pool2", "conv3", "pool5", "fc6", "fc7", "fc8"} <= narrow
     assert {blob for blob in blobs if blob not in narrow} == {"data", "norm1", "norm2", "prob"}
-    assert all(value.dtype == tf.float32 for value in carried(network, module.weights, {"data": images}).values())
+    assert all(value.dtype == tf.float32 for value in apply_network(network, module.weights, {"data": images}).values())

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from conversion import cast, convert, evaluate, load_network, receptive_field, save, to_tensorflow
 from conversion.errors import CastError, ConversionError, NetworkError, UnsupportedError
 from conversion.network import Network, to_definition
-from conversion.savedmodel import load
+from conversion.savedmodel import load_savedmodel
 from conversion.striding import finer, multiply_adds_by_stride
 from conversion.verification import relative_error
 from models import entry
@@ -328,7 +328,7 @@ def test_model_of_a_finer_map(tmp_path: Path):
     assert receptive_field(load_network(tmp_path / "2" / "network.prototxt"), "prob").stride == (2, 2)
     assert not (tmp_path / "4" / "network.prototxt").read_text().startswith("#")
     image = np.random.default_rng(0).integers(0, 256, (1, 40, 36, 3), np.uint8)
-    models = [load(tmp_path / name) for name in ("4", "2")]
+    models = [load_savedmodel(tmp_path / name) for name in ("4", "2")]
     coarse, fine = (model.probabilities(image)["probabilities"].numpy() for model in models)
     assert coarse.shape == (1, 4, 3, 10)
     assert fine.shape == (1, 7, 5, 10)

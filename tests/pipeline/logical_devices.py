@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from conversion.layers.layout import tensorflow
+from conversion.layers.layout import import_tensorflow
 from pipeline.engines import SharedEngine, TensorFlowEngine
 from pipeline.engines.devices import Place, open_places
 from pipeline.maps import CellScores
@@ -18,7 +18,7 @@ from pipeline.recipe import Precision
 
 
 def main(model: str, kind: str) -> None:
-    tf = tensorflow()
+    tf = import_tensorflow()
     device = tf.config.list_physical_devices(kind)[0]
     part = tf.config.LogicalDeviceConfiguration(memory_limit=None if kind == "CPU" else 2048)
     tf.config.set_logical_device_configuration(device, [part] * 2)

@@ -146,7 +146,7 @@ def test_the_facts_of_a_machine(tmp_path: Path):
 
 @pytest.fixture
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.engines.devices.tensorflow", FakeTensorFlow)
+    monkeypatch.setattr("pipeline.engines.devices.import_tensorflow", FakeTensorFlow)
 
 
 @pytest.mark.parametrize("wanted", NO_GPU_HERE)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conversion.layers.layout import tensorflow
+from conversion.layers.layout import import_tensorflow
 from pipeline.engines import SharedEngine, TensorFlowEngine
 from pipeline.engines.devices import Place, open_places
 from pipeline.engines.diagnosis import explain, gather
@@ -33,7 +33,7 @@ NARROW = {Precision.FLOAT16: 0.005, Precision.BFLOAT16: 0.05}
 @pytest.fixture(scope="module", autouse=True)
 def gpu() -> Place:
     """The first GPU."""
-    tf = tensorflow()
+    tf = import_tensorflow()
     if not tf.config.list_physical_devices("GPU"):
         pytest.skip(f"no GPU: {explain(gather(tf))[0]}")
     return open_places("gpu")[0]

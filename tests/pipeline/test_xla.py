@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conversion.layers.layout import tensorflow
+from conversion.layers.layout import import_tensorflow
 from pipeline.batching import BatchBudget, batch_size
 from pipeline.engines import EngineOutOfMemoryError, TensorFlowEngine
 from pipeline.engines.compiled import CompiledFunction
@@ -29,7 +29,7 @@ def test_every_shape_is_compiled_once_and_before_it_is_called():
 
     def function(batch: Any) -> Any:
         traced.append(tuple(batch.shape))
-        return tensorflow().cast(batch, "float32") / 2
+        return import_tensorflow().cast(batch, "float32") / 2
 
     shapes = [(1, 5, 4), (2, 3, 3), (1, 5, 4)]
     compiled = CompiledFunction(function, shapes)
@@ -37,7 +37,7 @@ def test_every_shape_is_compiled_once_and_before_it_is_called():
     assert traced == [(1, 5, 4, 3), (2, 3, 3, 3)]
     for shape in shapes * 3:
         batch = images(*shape)
-        np.testing.assert_array_equal(compiled.program(shape)(tensorflow().constant(batch)), batch / 2)
+        np.testing.assert_array_equal(compiled.program(shape)(import_tensorflow().constant(batch)), batch / 2)
     assert compiled.program((2, 5, 4)) is None
     assert len(traced) == 2
 
@@ -90,7 +90,7 @@ def test_a_compiled_map_depends_on_its_image_alone(small_model: Path):
 
 def test_what_xla_cannot_compile_is_told(small_model: Path, monkeypatch: pytest.MonkeyPatch):
     def refuse(*_: object) -> None:
-        raise tensorflow().errors.UnimplementedError(None, None, "no such kernel")
+        raise import_tensorflow().errors.UnimplementedError(None, None, "no such kernel")
 
     monkeypatch.setattr("pipeline.engines.tensorflow.CompiledFunction", refuse)
     with pytest.raises(EngineError, match="XLA cannot compile the model: no such kernel") as caught:
@@ -112,7 +112,7 @@ def test_memory_that_is_short_in_other_words(small_model: Path, monkeypatch: pyt
     engine = TensorFlowEngine(small_model)
 
     def fail(*_: object) -> None:
-        raise error(tensorflow().errors)
+        raise error(import_tensorflow().errors)
 
     monkeypatch.setattr(engine, "_run", fail)
     with pytest.raises(EngineOutOfMemoryError, match="a batch of 2 images of 227 x 227"):

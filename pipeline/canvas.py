@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from pipeline.maps import ClassificationMap
-from pipeline.naming import Share, is_background, percent, shares, short_name
+from pipeline.naming import Share, is_background, shares, short_name
 from pipeline.palette import class_color, ink_on
+from pipeline.units import format_share
 
 _LARGEST_SIDE = 2400  # pixels: a larger image is reduced
 _ENLARGED_SIDE = 1600  # pixels that a small image is enlarged to at most
@@ -227,7 +228,7 @@ def with_legend(picture: Image.Image, map_: ClassificationMap) -> Image.Image:
     row, left = 0, float(margin)
     for item in found if len(found) <= _ALL_LISTED else listed:
         name = drawable_name(map_, item.number)
-        size = swatch + 7 + text.getlength(name) + 6 + small.getlength(percent(item.share))
+        size = swatch + 7 + text.getlength(name) + 6 + small.getlength(format_share(item.share))
         if left + size > width - margin and left > margin:
             row, left = row + 1, float(margin)
         if row == _LEGEND_LINES:
@@ -237,7 +238,7 @@ def with_legend(picture: Image.Image, map_: ClassificationMap) -> Image.Image:
     notes = [_note(map_)]
     if rest := len(found) - len(placed):
         share = 1 - sum(item.share for *_, item in placed)
-        notes.insert(0, f"and {rest} more {'class' if rest == 1 else 'classes'}, {percent(share)} of the map")
+        notes.insert(0, f"and {rest} more {'class' if rest == 1 else 'classes'}, {format_share(share)} of the map")
     top = picture.height + margin
     below = top + (placed[-1][0] + 1) * line + 4
 
@@ -254,7 +255,7 @@ def with_legend(picture: Image.Image, map_: ClassificationMap) -> Image.Image:
         left += swatch + 7
         draw.text((left, middle), name, font=text, anchor="lm", fill=_INK)
         left += text.getlength(name) + 6
-        draw.text((left, middle), percent(item.share), font=small, anchor="lm", fill=_FAINT)
+        draw.text((left, middle), format_share(item.share), font=small, anchor="lm", fill=_FAINT)
     for index, note in enumerate(notes):
         draw.text((margin, below + index * 20 + 10), note, font=small, anchor="lm", fill=_FAINT)
     return canvas

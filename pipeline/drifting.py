@@ -24,7 +24,7 @@ from pipeline.errors import TableError
 from pipeline.files import PART_ERRORS, open_part
 from pipeline.publishing import FOLDER, active_parts, open_delta
 from pipeline.rows import Status
-from pipeline.storage import StorageError
+from pipeline.storage_errors import StorageError
 from pipeline.table import MapTable
 
 GROUPS = ("all", "same", "model", "edited", "new", "deleted")

@@ -18,7 +18,7 @@ from apache_beam.runners.portability.portable_runner import PortableMetrics
 from google.protobuf import json_format
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
-from pipeline import progress
+from pipeline import beam_counters
 from pipeline.errors import JobError
 
 RUNNER = "FlinkRunner"
@@ -214,7 +214,7 @@ def counters(text: str) -> dict[str, int]:
         response = json_format.Parse(text, beam_job_api_pb2.GetJobMetricsResponse(), ignore_unknown_fields=True)
     except json_format.ParseError:
         return {}
-    return progress.totals(PortableMetrics(response))
+    return beam_counters.totals(PortableMetrics(response))
 
 
 def _published(version: str, url: str) -> str:

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from conversion import AxisGeometry, ModelMetadata
+from conversion import AxisGeometry, ModelMetadata, Number
+from pipeline.scaling import Size
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,4 +67,34 @@ def geometry_of(metadata: ModelMetadata) -> Geometry:
     return Geometry(
         *(y.stride, x.stride, y.offset, x.offset, y.window, x.window),
         *(y.receptive_field, x.receptive_field, y.shift, x.shift),
+    )
+
+
+def original_geometry(geometry: Geometry, original: Size, scored: Size) -> Geometry:
+    """The geometry of a map in pixels of the image as it was read, from that in pixels of the image as it was scored.
+
+    Pixel centres map as c -> (c + 0.5) * original / scored - 0.5, as pixel borders map onto each other; lengths are
+    multiplied.
+
+    Args:
+        geometry: The model's.
+        original: Height and width of the image as it was read.
+        scored: Height and width that it was scaled to.
+    """
+    y, x = original[0] / scored[0], original[1] / scored[1]
+
+    def center(offset: Number, factor: float) -> float:
+        return (float(offset) + 0.5) * factor - 0.5
+
+    return Geometry(
+        stride_y=geometry.stride_y * y,
+        stride_x=geometry.stride_x * x,
+        offset_y=center(geometry.offset_y, y),
+        offset_x=center(geometry.offset_x, x),
+        window_y=geometry.window_y * y,
+        window_x=geometry.window_x * x,
+        receptive_field_y=geometry.receptive_field_y * y,
+        receptive_field_x=geometry.receptive_field_x * x,
+        shift_y=geometry.shift_y * y,
+        shift_x=geometry.shift_x * x,
     )

@@ -15,16 +15,17 @@ import apache_beam as beam
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from pipeline import knowledge, progress
+from pipeline import counters, knowledge
+from pipeline.beam_counters import count
 from pipeline.buckets import bucket_of
 from pipeline.credentials import carrying, current, use
 from pipeline.packing import pack, unpack
 from pipeline.parts import Receipt
-from pipeline.planning import Action, Decision, Edit, Known, Outcome, Policy, decide, drop, settle
+from pipeline.planning import Decision, Known, Outcome, Policy, decide, drop, settle
 from pipeline.rejection import Rejected
 from pipeline.rows import storable
 from pipeline.sources import ImageReference, Reader, merge, streamed
-from pipeline.superseding import rewrite
+from pipeline.superseding import Action, Edit, rewrite
 from pipeline.timing import timed
 
 CHUNK = 16
@@ -185,7 +186,7 @@ class DecideFn(beam.DoFn):
         with timed(plan.counts, "plan"):
             probes, listed = self._decide(plan, element[1])
         plan.counts["listed"] = listed
-        progress.count(progress.LISTED, listed * len(self._policy.scales))
+        count(counters.LISTED, listed * len(self._policy.scales))
         for start in range(0, len(probes), CHUNK):
             yield beam.pvalue.TaggedOutput(_PROBES, pack(probes[start : start + CHUNK]))
         yield from plan.outputs()
@@ -276,7 +277,7 @@ class _Plan:
         self.counts["still_rejected"] += decision.rejected
         self.counts["replaced"] += any(edit.action == Action.DROP for edit in decision.edits)
         if decision.outcome in (Outcome.KEEP, Outcome.UPDATE, Outcome.ADOPT):
-            progress.count(progress.KEPT, self._scales)
+            count(counters.KEPT, self._scales)
         if decision.outcome is Outcome.SCORE and reference is not None:
             self._work.append(reference)
         for edit in decision.edits:

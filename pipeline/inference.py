@@ -12,6 +12,7 @@ import apache_beam as beam
 from apache_beam.utils.shared import Shared
 from apache_beam.utils.windowed_value import WindowedValue
 
+from pipeline.beam_counters import count
 from pipeline.credentials import current, use
 from pipeline.engines import Engine, OpenEngine, OpenTensorFlow, counts_of
 from pipeline.errors import EngineError, JobError
@@ -114,7 +115,7 @@ class ScoreFn(beam.DoFn):
                 why="its maps would be filed under the wrong model",
                 remedy="leave a model alone while it is used; convert the new one to another directory",
             )
-        return Scorer(engine, self._recipe, self._limits, self._run_id, self._uncut)
+        return Scorer(engine, self._recipe, self._limits, self._run_id, self._uncut, count)
 
     def _new_writer(self) -> PartWriter:
         return PartWriter(self._table, self._run_id, self._recipe.model_digest, self._flush_bytes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -27,22 +26,8 @@ from pipeline.scorer import Limits
 from pipeline.scoring import new_run_id
 from pipeline.settling import settle
 from pipeline.submitting import open_target, submit
+from pipeline.units import parse_share
 from pipeline.warming import DEFAULT_SHAPES
-
-_PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*(%?)")
-
-
-def share(text: str) -> float:
-    """A share of a whole, 0 to 1, as people write it; raises JobError.
-
-    >>> share("5%"), share("0.05"), share("0"), share("100%")
-    (0.05, 0.05, 0.0, 1.0)
-    """
-    match = _PERCENT.fullmatch(text.strip())
-    value = float(match[1]) / (100 if match[2] else 1) if match else -1.0
-    if not 0 <= value <= 1:
-        raise JobError(f"{text!r} is not a share", remedy="write 5% or 0.05, between 0 and 100%")
-    return value
 
 
 class ScoringJob(BaseModel):
@@ -116,7 +101,7 @@ class ScoringJob(BaseModel):
     @field_validator("max_rejected", "max_pruned", "max_parity_flips", mode="before")
     @classmethod
     def _share(cls, value: object) -> object:
-        return share(value) if isinstance(value, str) else value
+        return parse_share(value) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _cluster(self) -> ScoringJob:
@@ -179,7 +164,7 @@ class JobResult:
         failed: Whether more images than the job allows have no map.
         choice: The form of the maps and what it was chosen by, where the job left that open.
         parity: What the precision does to the maps, where it is not float32.
-        beam: Beam's own result, for those who want what the runner counted: see `pipeline.progress.counters`.
+        beam: Beam's own result, for those who want what the runner counted: see `pipeline.beam_counters.counters`.
     """
 
     summary: RunSummary

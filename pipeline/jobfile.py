@@ -19,9 +19,10 @@ from pipeline import storage
 from pipeline.credentials import CredentialsError, StorageOptions
 from pipeline.drift import Thresholds
 from pipeline.errors import JobError
-from pipeline.job import ScoringJob, describe_job, problems, share
+from pipeline.job import ScoringJob, describe_job, problems
 from pipeline.lease import DEFAULT_MINUTES
 from pipeline.sources.names import is_web
+from pipeline.units import parse_share
 
 _DATE = re.compile(r"\{date(?::([^{}]*))?\}")
 _PLACE = re.compile(r"\{([^{}]*)\}")
@@ -47,7 +48,7 @@ class DriftSettings(Thresholds):
     @field_validator("max_area", "max_distance", "max_confidence", "max_rejections", mode="before")
     @classmethod
     def _share(cls, value: object) -> object:
-        return share(value) if isinstance(value, str) else value
+        return parse_share(value) if isinstance(value, str) else value
 
 
 class NightlySettings(_Frozen):

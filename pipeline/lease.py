@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from conversion.errors import DensecastError
 from pipeline.lease_store import NAME, LeaseStore, Stored, open_store
 from pipeline.publishing import FOLDER
-from pipeline.storage import StorageError
+from pipeline.storage_errors import StorageError
 
 DEFAULT_MINUTES = 10.0
 

@@ -14,7 +14,7 @@ from conversion import partial_name, write_atomically
 from pipeline import objects, storage
 from pipeline.object_errors import object_error
 from pipeline.publishing import FOLDER
-from pipeline.storage import StorageError
+from pipeline.storage_errors import StorageError
 
 NAME = "lease.json"
 

@@ -52,12 +52,3 @@ def shares(map_: ClassificationMap) -> list[Share]:
         for number, count in zip(numbers, counts, strict=True)
     ]
     return sorted(found, key=lambda item: (is_background(item.name), -item.share, item.number))
-
-
-def percent(share: float) -> str:
-    """A share for people.
-
-    >>> percent(0.42), percent(0.0123)
-    ('42%', '1.2%')
-    """
-    return f"{share:.0%}" if share >= 0.095 else f"{share:.1%}"

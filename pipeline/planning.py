@@ -14,9 +14,7 @@ from typing import NamedTuple
 
 from pipeline.rows import Status
 from pipeline.sources import ImageReference
-
-Slot = tuple[float, int]
-"""(scale, tile index): which row of an image."""
+from pipeline.superseding import Action, Edit, Slot
 
 
 class Known(NamedTuple):
@@ -47,35 +45,6 @@ class Known(NamedTuple):
     reasons: Sequence[str]
     rejected: int
     slots: Sequence[tuple[float, int, int]]
-
-
-class Action(StrEnum):
-    """What is done to rows that exist."""
-
-    DROP = "drop"
-    UPDATE = "update"  # the same map, of an image that has another version or id now
-    DELETE = "delete"
-    ADOPT = "adopt"
-
-
-class Edit(NamedTuple):
-    """What is done to the rows of one image in one part.
-
-    Attributes:
-        uri: The image.
-        part: The file.
-        action: One of `Action`.
-        version: The image's version now, for UPDATE and ADOPT.
-        id: Its owner's name for it.
-        slots: The rows to ADOPT; another part may hold the same ones, of an attempt that was repeated.
-    """
-
-    uri: str
-    part: str
-    action: str
-    version: str = ""
-    id: str = ""
-    slots: Sequence[Slot] = ()
 
 
 class Outcome(StrEnum):

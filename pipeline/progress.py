@@ -1,72 +1,22 @@
-"""How far a run is: counted by the workers, shown on a terminal or as plain lines."""
+"""How far a run is, shown on a terminal or as plain lines."""
 
 from __future__ import annotations
 
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, TextIO
+from typing import TextIO
 
-import grpc
-from apache_beam.metrics import Metrics, MetricsFilter
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-NAMESPACE = "densecast"
-LISTED, SCORED, REJECTED, KEPT = "listed", "scored", "rejected", "kept"
+from pipeline.counters import KEPT, LISTED, PROCESS, REJECTED, SCORED
+from pipeline.units import format_duration
+
 PLAIN_INTERVAL_S = 10.0
-
-
-class Tally:
-    """Counts of this process, thread-safe: what a run on the local runner is watched by."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._counts: Counter[str] = Counter()
-
-    def add(self, name: str, count: int) -> None:
-        """Adds to a count."""
-        with self._lock:
-            self._counts[name] += count
-
-    def snapshot(self) -> dict[str, int]:
-        """All counts at this moment."""
-        with self._lock:
-            return dict(self._counts)
-
-
-# Beam's own counters reach the caller of a local run only when it has ended.
-_LOCAL = Tally()
-
-
-def count(name: str, amount: int = 1) -> None:
-    """Counts for Beam (all runners) and for this process (the local one)."""
-    Metrics.counter(NAMESPACE, name).inc(amount)
-    _LOCAL.add(name, amount)
-
-
-def counters(result: Any) -> dict[str, int] | None:
-    """What a run counted, as its runner says; None where it says nothing. Work that was done twice counts twice.
-
-    Args:
-        result: Beam's result of a run that has ended.
-    """
-    try:
-        return totals(result.metrics()) or None
-    except (NotImplementedError, grpc.RpcError):
-        return None
-
-
-def totals(metrics: Any) -> dict[str, int]:
-    """Our counters among Beam's MetricResults, over all steps that count."""
-    found: Counter[str] = Counter()
-    for counter in metrics.query(MetricsFilter().with_namespace(NAMESPACE))["counters"]:
-        found[counter.key.metric.name] += counter.attempted if counter.committed is None else counter.committed
-    return dict(found)
 
 
 class Watch:
@@ -90,7 +40,7 @@ class Watch:
         self._label, self._clock = label, clock
         self._stream = stream or sys.stderr
         self._interval_s = interval_s
-        self._start_counts = _LOCAL.snapshot()
+        self._start_counts = PROCESS.snapshot()
         self._elsewhere: Mapping[str, int] = {}
         self._start = clock()
         self._stop = threading.Event()
@@ -98,7 +48,7 @@ class Watch:
 
     def counts(self) -> dict[str, int]:
         """What was counted since the watch began."""
-        now, elsewhere = _LOCAL.snapshot(), self._elsewhere
+        now, elsewhere = PROCESS.snapshot(), self._elsewhere
         return {
             name: now.get(name, 0) - self._start_counts.get(name, 0) + elsewhere.get(name, 0)
             for name in (LISTED, SCORED, REJECTED, KEPT)
@@ -117,7 +67,7 @@ class Watch:
         counts, seconds = self.counts(), self.seconds()
         done, listed = _done(counts), counts[LISTED]
         rate = done / seconds if seconds > 0 else 0.0
-        left = f", {_duration((listed - done) / rate)} left" if rate and listed > done else ""
+        left = f", {format_duration((listed - done) / rate)} left" if rate and listed > done else ""
         return f"{self._label}: {done:,} of {listed:,} images, {counts[REJECTED]:,} rejected, {rate:.1f}/s{left}"
 
     def __enter__(self) -> Watch:
@@ -171,15 +121,3 @@ class _Rate(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         return Text(f"{task.speed:.1f}/s" if task.speed else "", style="progress.data.speed")
-
-
-def _duration(seconds: float) -> str:
-    """Seconds as a person says them.
-
-    >>> _duration(75), _duration(8000), _duration(12)
-    ('1m15s', '2h13m', '12s')
-    """
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-    return f"{whole // 60}m{whole % 60:02d}s" if whole >= 60 else f"{whole}s"

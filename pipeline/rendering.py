@@ -13,8 +13,9 @@ from rich.text import Text
 
 from pipeline.canvas import Canvas, with_legend
 from pipeline.maps import ClassificationMap, Integers, MapError
-from pipeline.naming import Share, is_background, percent, printable, shares
+from pipeline.naming import Share, is_background, printable, shares
 from pipeline.palette import class_color, ink_on
+from pipeline.units import format_share
 
 _OTHER = "*"
 _EMPTY = "·"
@@ -154,10 +155,10 @@ def _legend(found: list[Share], texts: Mapping[int, str], named: bool, block: in
             mark = "  " if named and text != _EMPTY else f" {text} "
             name = " " if text == item.name and not named else f" {item.name} "
             style = _style(item.number, text)
-            entries.append(Text.assemble((mark, style), name, (percent(item.share), _FAINT)))
+            entries.append(Text.assemble((mark, style), name, (format_share(item.share), _FAINT)))
     rest = [item.share for item in found if texts[item.number] == _OTHER]
     if rest:
-        more = f" {_OTHER}  {len(rest)} more {'class' if len(rest) == 1 else 'classes'} {percent(sum(rest))}"
+        more = f" {_OTHER}  {len(rest)} more {'class' if len(rest) == 1 else 'classes'} {format_share(sum(rest))}"
         entries.append(Text(more, style=_FAINT))
     if block > 1:
         entries.append(Text(f"a letter for {block} x {block} cells", style=_FAINT))

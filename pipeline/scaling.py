@@ -7,10 +7,8 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image
 
-from conversion import Number
 from pipeline.decoding import Pixels
 from pipeline.errors import JobError
-from pipeline.geometry import Geometry
 
 Size: TypeAlias = tuple[int, int]
 
@@ -108,33 +106,3 @@ def resample(pixels: Pixels, size: Size) -> Pixels:
         return pixels
     height, width = size
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
-
-
-def original_geometry(geometry: Geometry, original: Size, scored: Size) -> Geometry:
-    """The geometry of a map in pixels of the image as it was read, from that in pixels of the image as it was scored.
-
-    Pixel centres map as c -> (c + 0.5) * original / scored - 0.5, as pixel borders map onto each other; lengths are
-    multiplied.
-
-    Args:
-        geometry: The model's.
-        original: Height and width of the image as it was read.
-        scored: Height and width that it was scaled to.
-    """
-    y, x = original[0] / scored[0], original[1] / scored[1]
-
-    def center(offset: Number, factor: float) -> float:
-        return (float(offset) + 0.5) * factor - 0.5
-
-    return Geometry(
-        stride_y=geometry.stride_y * y,
-        stride_x=geometry.stride_x * x,
-        offset_y=center(geometry.offset_y, y),
-        offset_x=center(geometry.offset_x, x),
-        window_y=geometry.window_y * y,
-        window_x=geometry.window_x * x,
-        receptive_field_y=geometry.receptive_field_y * y,
-        receptive_field_x=geometry.receptive_field_x * x,
-        shift_y=geometry.shift_y * y,
-        shift_x=geometry.shift_x * x,
-    )

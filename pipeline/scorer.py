@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TypeAlias
@@ -12,14 +12,14 @@ from typing import TypeAlias
 import numpy as np
 
 from conversion import ModelMetadata
-from pipeline import progress
+from pipeline import counters
 from pipeline.bands import Bands
 from pipeline.batching import Batch, BatchBudget, Batcher
 from pipeline.decoding import DecodeLimits, Pixels
 from pipeline.encoding import MapTooLargeError
 from pipeline.engines import Engine, EngineOutOfMemoryError
 from pipeline.errors import EngineError
-from pipeline.geometry import geometry_of
+from pipeline.geometry import geometry_of, original_geometry
 from pipeline.isolation import TIMEOUT_S
 from pipeline.loading import Loaded, Loader
 from pipeline.maps import CellScores, MapError, check_values
@@ -27,12 +27,11 @@ from pipeline.prefetch import LookAhead, Prefetcher
 from pipeline.recipe import Recipe
 from pipeline.rejection import Reason, Rejected
 from pipeline.rows import ImageFacts, MapRow, Placement, rejected_row, scored_row
-from pipeline.scaling import original_geometry
 from pipeline.sources import MAX_IMAGE_BYTES, ImageReference
+from pipeline.tiles import tiles_of
 from pipeline.tiling import Tile, TileGrid, cut
 from pipeline.timing import timed
 from pipeline.viewing import View, ViewLimits
-from pipeline.windows import tiles_of
 
 UNALIGNED = "the model does not say how an image may be cut: it was converted by an older version, or sees whole images"
 
@@ -99,6 +98,7 @@ class Tiles:
         return self._rows
 
 
+Count: TypeAlias = Callable[[str, int], None]
 Scored: TypeAlias = MapRow | Tiles
 
 
@@ -111,10 +111,19 @@ class Scorer:
         limits: What is read, decoded and held; images smaller than the model's window are refused whatever they say.
         run_id: Written in every row.
         uncut: Why images cannot be cut into tiles, so that those that would be are rejected; empty where they can.
+        count: Counts by name for the progress of the run; takes a name and a number.
     """
 
-    def __init__(self, engine: Engine, recipe: Recipe, limits: Limits, run_id: str, uncut: str = "") -> None:
-        self._uncut = uncut
+    def __init__(
+        self,
+        engine: Engine,
+        recipe: Recipe,
+        limits: Limits,
+        run_id: str,
+        uncut: str = "",
+        count: Count = counters.PROCESS.add,
+    ) -> None:
+        self._uncut, self._count = uncut, count
         self._engine, self._recipe, self._limits, self._run_id = engine, recipe, limits, run_id
         self._geometry = geometry_of(engine.metadata)
         self._batcher: Batcher[_Pending] = Batcher(limits.budget)
@@ -244,11 +253,11 @@ class Scorer:
             scored_at=datetime.now(UTC),
             placement=place,
         )
-        progress.count(progress.SCORED, int(place.tile_index + 1 == place.tile_count))
+        self._count(counters.SCORED, int(place.tile_index + 1 == place.tile_count))
         return row
 
     def _reject(self, facts: ImageFacts, view: View, reason: Reason, detail: str) -> MapRow:
-        progress.count(progress.REJECTED)
+        self._count(counters.REJECTED, 1)
         self.counts[f"reasons.{reason}"] += 1
         place = Placement(view.scale, view.height or None, view.width or None)
         now = datetime.now(UTC)

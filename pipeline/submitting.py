@@ -20,7 +20,7 @@ from pipeline.runners import RUNNER_LOST, beam_flags, open_runner, runner_lost
 from pipeline.scoring import ScoreImages
 from pipeline.settling import Settled
 from pipeline.sources import ListImages
-from pipeline.storage import StorageError, UnavailableError
+from pipeline.storage_errors import StorageError, UnavailableError
 
 if TYPE_CHECKING:
     from pipeline.job import ScoringJob

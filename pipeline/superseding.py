@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from enum import StrEnum
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,8 +17,40 @@ import pyarrow.compute as pc
 from pipeline.errors import TableError
 from pipeline.files import PART_ERRORS, check_available, open_part, row_groups
 from pipeline.parts import ROW_GROUP_BYTES, PartFile, Receipt
-from pipeline.planning import Action, Edit
 from pipeline.rows import ARRAYS, SCHEMA, Status
+
+Slot = tuple[float, int]
+"""(scale, tile index): which row of an image."""
+
+
+class Action(StrEnum):
+    """What is done to rows that exist."""
+
+    DROP = "drop"
+    UPDATE = "update"  # the same map, of an image that has another version or id now
+    DELETE = "delete"
+    ADOPT = "adopt"
+
+
+class Edit(NamedTuple):
+    """What is done to the rows of one image in one part.
+
+    Attributes:
+        uri: The image.
+        part: The file.
+        action: One of `Action`.
+        version: The image's version now, for UPDATE and ADOPT.
+        id: Its owner's name for it.
+        slots: The rows to ADOPT; another part may hold the same ones, of an attempt that was repeated.
+    """
+
+    uri: str
+    part: str
+    action: str
+    version: str = ""
+    id: str = ""
+    slots: Sequence[Slot] = ()
+
 
 _OF_A_MAP = (*ARRAYS, "reason", "detail", "map_height", "map_width", "geometry", "class_count", "map_digest")
 

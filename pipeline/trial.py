@@ -15,7 +15,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 
 from conversion import read_metadata
-from pipeline import equivalence, progress, storage
+from pipeline import beam_counters, equivalence, storage
 from pipeline.checking import check
 from pipeline.demo import convert_digits
 from pipeline.equivalence import Equivalence
@@ -203,7 +203,7 @@ def _told(result: JobResult) -> Told:
         rejected=said.rejected,
         images=dict(said.images),
         reasons=dict(said.reasons),
-        counters=progress.counters(result.beam),
+        counters=beam_counters.counters(result.beam),
     )
 
 

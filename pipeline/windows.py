@@ -14,7 +14,7 @@ import functools
 import io
 import logging
 import mmap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -23,7 +23,6 @@ import numpy as np
 from pipeline import containers
 from pipeline.decoding import DecodeLimits, ImageHeader, Pixels, grey_16, header
 from pipeline.rejection import Reason, Rejected
-from pipeline.tiling import Tile
 
 Source: TypeAlias = bytes | str | Path
 
@@ -175,23 +174,6 @@ def open_strips(source: Source, limits: DecodeLimits) -> Iterator[Strips]:
                 strips = Strips(_Decoder(stream, found), found, complete=container.complete, release=release)
             with contextlib.closing(strips):
                 yield strips
-
-
-def tiles_of(strips: Rows, grid: Iterable[Tile]) -> Iterator[tuple[Tile, Pixels]]:
-    """The tiles of an image with their pixels, row by row; holds the rows of one row of tiles.
-
-    Yields:
-        The tile, and its pixels, uint8 [h, w, 3], C-contiguous, its own copy.
-
-    Raises:
-        Rejected: See `Strips.rows`.
-    """
-    band, held = np.empty((0, 0, 3), np.uint8), (-1, -1)
-    for tile in grid:
-        if (tile.top, tile.bottom) != held:
-            held = tile.top, tile.bottom
-            band = strips.rows(*held)
-        yield tile, np.array(band[:, tile.left : tile.right], order="C")
 
 
 @contextlib.contextmanager

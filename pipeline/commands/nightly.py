@@ -49,12 +49,12 @@ class Share(click.ParamType[float]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Parses it."""
-        from pipeline.job import share
+        from pipeline.units import parse_share
 
         if isinstance(value, float):
             return value
         try:
-            return share(value)
+            return parse_share(value)
         except DensecastError as error:
             self.fail(f"{error.what}: {error.remedy}", param, ctx)
 

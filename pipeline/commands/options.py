@@ -17,7 +17,8 @@ from rich.console import RenderableType
 
 from conversion import Limits, limit_flag
 from conversion.errors import ConversionError
-from pipeline.console import console, load_tensorflow
+from pipeline.console import console
+from pipeline.load_tensorflow import load_tensorflow
 
 Report = TypeVar("Report", bound=BaseModel)
 Command = TypeVar("Command", bound=Callable[..., Any])

@@ -6,12 +6,12 @@ import logging
 import os
 from dataclasses import dataclass
 
-from pipeline.console import load_tensorflow
 from pipeline.engines.base import Engine
 from pipeline.engines.compiled import BatchShape
 from pipeline.engines.devices import AUTO, CPU, Place, check_wanted, open_places
 from pipeline.engines.sharing import SharedEngine
 from pipeline.engines.tensorflow import TensorFlowEngine
+from pipeline.load_tensorflow import load_tensorflow
 from pipeline.recipe import Recipe
 
 

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conversion import ModelMetadata, import_tensorflow, read_metadata
-from pipeline.console import load_tensorflow
 from pipeline.engines.base import EngineOutOfMemoryError
 from pipeline.engines.compiled import BatchShape, CompiledFunction
 from pipeline.engines.devices import Place, open_places
@@ -21,6 +20,7 @@ from pipeline.engines.functions import FEATURE, NetFunction
 from pipeline.engines.sharing import ThreadCounts
 from pipeline.errors import EngineError, JobError
 from pipeline.features import Wanted, parse_features
+from pipeline.load_tensorflow import load_tensorflow
 from pipeline.maps import DEFAULT_K, CellScores, Feature, residual_mass, top_k
 from pipeline.memory import give_back
 from pipeline.recipe import Form, Precision

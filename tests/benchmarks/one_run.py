@@ -140,7 +140,7 @@ def run(request: dict[str, Any]) -> Measured:
 
     limits = dataclasses.replace(of(Limits), budget=of(BatchBudget), look_ahead=of(LookAhead))
     if not request.get("idle"):
-        from pipeline.console import load_tensorflow
+        from pipeline.load_tensorflow import load_tensorflow
 
         load_tensorflow(debug=False)
     start_mb = held()["VmRSS"]

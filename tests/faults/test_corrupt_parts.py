@@ -15,8 +15,7 @@ import pytest
 
 from conversion.errors import DensecastError
 from pipeline import knowledge
-from pipeline.planning import Action, Edit
-from pipeline.superseding import rewrite
+from pipeline.superseding import Action, Edit, rewrite
 from pipeline.vacuuming import vacuum
 from tests.faults import points
 from tests.faults.collection import Night, Settle, maps_left_behind

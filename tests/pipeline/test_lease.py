@@ -20,7 +20,7 @@ from obstore.store import MemoryStore
 
 from pipeline.lease import Holder, Lease, LeaseHeldError, is_dead, look, parse, process_space, process_start
 from pipeline.lease_store import LeaseStore, LocalStore, ObjectStore, Stored, open_store
-from pipeline.storage import StorageError
+from pipeline.storage_errors import StorageError
 
 LONG = 600.0
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from pipeline.buckets import BUCKETS, bucket_of
 from pipeline.packing import pack, unpack
-from pipeline.planning import Action, Decision, Edit, Known, Outcome, Policy, decide
+from pipeline.planning import Decision, Known, Outcome, Policy, decide
 from pipeline.sources import ImageReference
+from pipeline.superseding import Action, Edit
 
 URI = "/photos/a.jpg"
 POLICY = Policy("recipe")

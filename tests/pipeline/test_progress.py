@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import threading
 
-from pipeline.progress import KEPT, LISTED, REJECTED, SCORED, Tally, Watch, count
+from pipeline.beam_counters import count
+from pipeline.counters import KEPT, LISTED, REJECTED, SCORED, Counters
+from pipeline.progress import Watch
 
 
 class Clock:
@@ -62,7 +64,7 @@ def test_a_bar_on_a_terminal_ends_with_the_last_count():
 
 
 def test_tally_loses_nothing_between_threads():
-    tally = Tally()
+    tally = Counters()
     threads = [threading.Thread(target=lambda: [tally.add("x", 1) for _ in range(1000)]) for _ in range(4)]
     for thread in threads:
         thread.start()

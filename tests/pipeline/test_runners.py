@@ -15,7 +15,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc, beam_runner_api_pb2
 from apache_beam.runners.portability.portable_runner import PortableRunner
 
-from pipeline import progress
+from pipeline import beam_counters
 from pipeline.errors import JobError
 from pipeline.job import describe_job, run_job
 from pipeline.runners import about_runner, beam_flags, open_runner, runner_lost
@@ -133,7 +133,7 @@ def result(query: Any) -> Any:
 def test_counters_are_summed_over_the_steps_that_count():
     """Where a runner tells only what was attempted, that is what there is."""
     found = {"counters": [counter("kept", 3, 2), counter("kept", 5, 5), counter("scored", 4, None)]}
-    assert progress.counters(result(lambda _: found)) == {"kept": 7, "scored": 4}
+    assert beam_counters.counters(result(lambda _: found)) == {"kept": 7, "scored": 4}
 
 
 def refuse(error: Exception) -> Any:
@@ -145,4 +145,4 @@ def refuse(error: Exception) -> Any:
 
 @pytest.mark.parametrize("query", [refuse(NotImplementedError()), refuse(Lost()), lambda _: {"counters": []}])
 def test_a_runner_without_counters_has_none(query: Any):
-    assert progress.counters(result(query)) is None
+    assert beam_counters.counters(result(query)) is None

@@ -11,8 +11,9 @@ from PIL import Image
 
 from pipeline.decoding import DecodeLimits, decode
 from pipeline.errors import JobError
+from pipeline.geometry import original_geometry
 from pipeline.maps import Geometry
-from pipeline.scaling import MAX_ENLARGEMENT, MAX_SCALES, Scaling, original_geometry, resample
+from pipeline.scaling import MAX_ENLARGEMENT, MAX_SCALES, Scaling, resample
 from tests.pipeline.test_decoding import encoded, exif
 
 LIMITS = DecodeLimits()

@@ -15,11 +15,12 @@ from PIL import Image
 
 from pipeline import MapTable, ScoreImages
 from pipeline.errors import JobError, SourceError, TableError, WorkerError
-from pipeline.job import describe_job, run_job, share
+from pipeline.job import describe_job, run_job
 from pipeline.recipe import Recipe
 from pipeline.runners import open_runner
 from pipeline.sources import ListImages
 from pipeline.submitting import worker_error
+from pipeline.units import parse_share
 from tests.pipeline.fakes import FakeEngine, probabilities, write_model
 
 RECIPE = Recipe(k=2)
@@ -144,7 +145,7 @@ def test_a_bad_job_names_its_field(field: str, value: object):
 @pytest.mark.parametrize("text", ["", "five", "-1%", "101%", "1.01", "5%%", "nan"])
 def test_share_refuses(text: str):
     with pytest.raises(JobError):
-        share(text)
+        parse_share(text)
 
 
 def test_direct_runner_is_refused_with_its_reason():

@@ -7,7 +7,7 @@ import pytest
 from conversion.errors import ModelError
 from pipeline.errors import JobError, TableError, WorkerError
 from pipeline.publishing import ConflictError
-from pipeline.storage import StorageError
+from pipeline.storage_errors import StorageError
 from pipeline.submitting import failure, worker_error
 
 JAVA = """java.util.concurrent.ExecutionException: java.lang.RuntimeException: Error received from SDK harness \

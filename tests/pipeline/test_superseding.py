@@ -14,10 +14,10 @@ from pipeline.encoding import map_digest
 from pipeline.errors import TableError
 from pipeline.knowledge import Survey, read_orphan, read_part, survey
 from pipeline.parts import Receipt
-from pipeline.planning import Action, Edit, Known
+from pipeline.planning import Known
 from pipeline.publishing import Changes, ConflictError, publish
 from pipeline.rows import SCHEMA, MapRow
-from pipeline.superseding import rewrite
+from pipeline.superseding import Action, Edit, rewrite
 from tests.pipeline.stored_rows import MODEL_JSON, digest_of, publish_rows, rejected, scored, write
 
 LATER = datetime(2026, 2, 3, tzinfo=UTC)

@@ -15,8 +15,9 @@ from PIL import Image
 from conversion.geometry import AxisGeometry
 from pipeline.decoding import DecodeLimits, decode, header
 from pipeline.rejection import Reason, Rejected
+from pipeline.tiles import tiles_of
 from pipeline.tiling import cut
-from pipeline.windows import can_stream, open_strips, tiles_of
+from pipeline.windows import can_stream, open_strips
 from tests.pipeline.test_decoding import FILES, encoded, exif
 
 LIMITS = DecodeLimits()

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipeline.console import quiet_libraries
-from pipeline.load_tensorflow import load_tensorflow
+from pipeline.cli.console import quiet_libraries
+from pipeline.engines.load_tensorflow import load_tensorflow
 from tests.benchmarks import devices, engine, incremental, memory, overhead, settings, throughput, tiles
 
 _ALL: dict[str, Callable[[Path, Console], None]] = {

@@ -22,10 +22,10 @@ from pipeline.drift.statistics import Array, Change, Exceeded, Tally, Thresholds
 from pipeline.errors import TableError
 from pipeline.storage import files
 from pipeline.storage.errors import StorageError
-from pipeline.table.commit import FOLDER, active_parts, open_delta
-from pipeline.table.paths import PART_ERRORS, open_part
+from pipeline.table.log import FOLDER, active_parts, open_delta
+from pipeline.table.part_reader import PART_ERRORS, open_part
 from pipeline.table.reader import MapTable
-from pipeline.table.rows import Status
+from pipeline.table.schema import Status
 
 GROUPS = ("all", "same", "model", "edited", "new", "deleted")
 """All images; of the same content by the same recipe; by another model or recipe; of another content; only in the

@@ -14,7 +14,7 @@ from deltalake import DeltaTable
 from pipeline.maintenance.check_rows import null_faults, row_faults, schema_faults
 from pipeline.maintenance.findings import Damage, Finding
 from pipeline.storage import files
-from pipeline.table.paths import check_available, open_part
+from pipeline.table.part_reader import check_available, open_part
 
 _CHUNK_BYTES = 4 << 20
 _BATCH_ROWS = 64

@@ -30,10 +30,11 @@ from pipeline.maintenance.current_table import current_table
 from pipeline.storage import files as storage
 from pipeline.storage import object_store
 from pipeline.storage.errors import StorageError
-from pipeline.table.commit import FOLDER, ConflictError, active_parts
+from pipeline.table.commit import ConflictError
+from pipeline.table.log import FOLDER, active_parts
 from pipeline.table.part_file import ROW_GROUP_BYTES, PartFile, Receipt
-from pipeline.table.paths import check_available, open_part
-from pipeline.table.rows import IDENTITY, SCHEMA
+from pipeline.table.part_reader import check_available, open_part
+from pipeline.table.schema import IDENTITY, SCHEMA
 
 TARGET_BYTES = 128 << 20
 _SMALL = 0.5  # of the target: what is larger is left alone

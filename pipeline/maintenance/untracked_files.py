@@ -12,7 +12,7 @@ from deltalake import DeltaTable
 
 from conversion import PARTIAL_SUFFIX
 from pipeline.storage import files
-from pipeline.table.commit import FOLDER, active_parts
+from pipeline.table.log import FOLDER, active_parts
 
 _PART = re.compile(r"part-(?P<run>.+)-[0-9a-f]{32}\.parquet|part-(?P<compaction>compaction-[0-9a-f]{32})-\d+\.parquet")
 _PARTIAL = re.compile(rf"\.(?P<name>.+)\.[0-9a-f]{{32}}{re.escape(PARTIAL_SUFFIX)}")

@@ -15,7 +15,7 @@ from pipeline.errors import TableError
 from pipeline.maintenance.current_table import current_table
 from pipeline.maintenance.untracked_files import Kind, Leftover, leftovers, list_table
 from pipeline.storage import files
-from pipeline.table.commit import active_parts
+from pipeline.table.log import active_parts
 
 DEFAULT_RETENTION_HOURS = 7 * 24
 SAFE_RETENTION_HOURS = 1

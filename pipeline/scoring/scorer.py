@@ -17,7 +17,7 @@ from pipeline.engines import Engine, EngineOutOfMemoryError
 from pipeline.errors import EngineError
 from pipeline.images.decode import DecodeLimits, Pixels
 from pipeline.images.decoder_process import TIMEOUT_S
-from pipeline.images.multiscale import View, ViewLimits
+from pipeline.images.multiscale import ScaledImage, ScalingLimits
 from pipeline.images.row_reader_isolated import Bands
 from pipeline.maps.classification_map import CellScores, MapError, check_values
 from pipeline.maps.encoding import MapTooLargeError
@@ -60,7 +60,7 @@ class Limits:
 
     def loader(self, recipe: Recipe, metadata: ModelMetadata) -> Loader:
         """What loads images for a model, within these limits."""
-        views = ViewLimits(self.decode, *metadata.minimum_size, self.whole_pixels)
+        views = ScalingLimits(self.decode, *metadata.minimum_size, self.whole_pixels)
         return Loader(recipe.scaling, views, self.max_image_bytes, self.decode_timeout_s)
 
 
@@ -69,7 +69,7 @@ class _Pending:
     """A view that waits for its batch."""
 
     facts: ImageFacts
-    view: View
+    view: ScaledImage
     pixels: Pixels
 
 
@@ -209,7 +209,7 @@ class Scorer:
         for item in batch.items:
             yield from self._infer(Batch(batch.shape, (item,), 1))
 
-    def _tiled(self, loaded: Loaded, view: View) -> Iterator[MapRow]:
+    def _tiled(self, loaded: Loaded, view: ScaledImage) -> Iterator[MapRow]:
         """The rows of an image's tiles; the image is read as they are asked for where the view has no pixels."""
         facts = loaded.facts
         try:
@@ -225,7 +225,7 @@ class Scorer:
         except (EngineError, MapError) as error:
             raise TilesFailedError(self._reject(facts, view, *_fate(error))) from error
 
-    def _cut(self, view: View) -> TileGrid:
+    def _cut(self, view: ScaledImage) -> TileGrid:
         metadata = self._engine.metadata
         if self._uncut or metadata.alignment is None:
             raise Rejected(Reason.TOO_MANY_PIXELS, f"{view.height} x {view.width}: {self._uncut or UNALIGNED}")
@@ -240,7 +240,7 @@ class Scorer:
         with Bands(loaded.data, self._limits.decode, self._limits.decode_timeout_s) as bands:
             yield tiles_of(bands, grid)
 
-    def _row(self, facts: ImageFacts, view: View, cells: CellScores, place: Placement) -> MapRow:
+    def _row(self, facts: ImageFacts, view: ScaledImage, cells: CellScores, place: Placement) -> MapRow:
         check_values(facts.uri, cells)
         size = (facts.height or view.height, facts.width or view.width)
         row = scored_row(
@@ -256,7 +256,7 @@ class Scorer:
         self._count(counters.SCORED, int(place.tile_index + 1 == place.tile_count))
         return row
 
-    def _reject(self, facts: ImageFacts, view: View, reason: Reason, detail: str) -> MapRow:
+    def _reject(self, facts: ImageFacts, view: ScaledImage, reason: Reason, detail: str) -> MapRow:
         self._count(counters.REJECTED, 1)
         self.counts[f"reasons.{reason}"] += 1
         place = Placement(view.scale, view.height or None, view.width or None)

@@ -23,7 +23,7 @@ from pipeline.maps.classification_map import CellScores
 from pipeline.maps.encoding import decode
 from pipeline.maps.recipe import Form
 from pipeline.table.row_decoding import scalars
-from pipeline.table.rows import IDENTITY
+from pipeline.table.schema import IDENTITY
 
 VARYING: Mapping[str, str] = {
     "run_id": "every run has a name of its own",
@@ -94,7 +94,7 @@ class ColumnDifference(_Model):
     largest: float | None
 
 
-class Equivalence(_Model):
+class TableDiff(_Model):
     """How two tables compare.
 
     Attributes:
@@ -118,7 +118,7 @@ class Equivalence(_Model):
         return not self.differing and not any(side.missing or side.repeated or side.columns for side in sides)
 
 
-def compare(left: Any, right: Any, varying: Collection[str] = VARYING) -> Equivalence:
+def compare(left: Any, right: Any, varying: Collection[str] = VARYING) -> TableDiff:
     """Compares two tables.
 
     Args:
@@ -145,7 +145,7 @@ def compare(left: Any, right: Any, varying: Collection[str] = VARYING) -> Equiva
         for slot, digest in digests[0].items()
         if digests[1].get(slot, digest) != digest and not (slot in repeated[0] or slot in repeated[1])
     )
-    return Equivalence(
+    return TableDiff(
         **{
             name: _side(digests[here], repeated[here], digests[there], set(types[here]) - set(shared))
             for name, here, there in (("left", 0, 1), ("right", 1, 0))
@@ -287,7 +287,7 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 100 else f"{text[:99]}…"
 
 
-def summary(found: Equivalence, left: str, right: str) -> list[str]:
+def summary(found: TableDiff, left: str, right: str) -> list[str]:
     """What a comparison found, in lines for people.
 
     Args:

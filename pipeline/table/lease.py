@@ -26,8 +26,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from conversion.errors import DensecastError
 from pipeline.storage.errors import StorageError
-from pipeline.table.commit import FOLDER
 from pipeline.table.lease_store import NAME, LeaseStore, Stored, open_store
+from pipeline.table.log import FOLDER
 
 DEFAULT_MINUTES = 10.0
 

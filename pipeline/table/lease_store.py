@@ -14,7 +14,7 @@ from conversion import partial_name, write_atomically
 from pipeline.storage import files, object_store
 from pipeline.storage.error_mapping import object_error
 from pipeline.storage.errors import StorageError
-from pipeline.table.commit import FOLDER
+from pipeline.table.log import FOLDER
 
 NAME = "lease.json"
 

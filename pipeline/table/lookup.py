@@ -13,8 +13,9 @@ from deltalake.exceptions import DeltaError
 
 from pipeline.errors import TableError
 from pipeline.storage import files
-from pipeline.table.paths import check_available
-from pipeline.table.rows import Status, storable
+from pipeline.table.part_reader import check_available
+from pipeline.table.rows import storable
+from pipeline.table.schema import Status
 
 _SUGGESTIONS = 3
 _COMPARED_NAMES = 1000  # comparing names in earnest is slow

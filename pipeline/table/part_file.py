@@ -15,10 +15,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import TableError
-from pipeline.malloc_trim import give_back
+from pipeline.malloc_trim import release_free_memory
 from pipeline.storage import files
 from pipeline.table.paths import check_root
-from pipeline.table.rows import SCHEMA, MapRow, Status, rows_to_arrow
+from pipeline.table.rows import MapRow, rows_to_arrow
+from pipeline.table.schema import SCHEMA, Status
 
 FLUSH_BYTES = 32 << 20
 # And the most rows, so that those of small maps take no more memory and no more work is lost with a process.
@@ -165,7 +166,7 @@ class PartWriter:
         self._tables = []
         self._size_bytes = self._count = self._scored = self._rejected = 0
         del rows, order
-        give_back()
+        release_free_memory()
         return receipt
 
     def _condense(self) -> None:

@@ -17,11 +17,12 @@ from pipeline.errors import TableError
 from pipeline.maps.classification_map import ClassificationMap
 from pipeline.maps.fusion import fuse
 from pipeline.storage import files
-from pipeline.table.commit import FOLDER, check_columns, open_delta, read_json
+from pipeline.table.log import FOLDER, check_columns, open_delta
 from pipeline.table.lookup import find_rows, maps_among, no_map, no_scale, no_table, reading, several_maps
-from pipeline.table.paths import arrow_filesystem
+from pipeline.table.part_reader import arrow_filesystem
 from pipeline.table.row_decoding import MAP_COLUMNS, map_from_rows, scalars
-from pipeline.table.rows import Status
+from pipeline.table.schema import Status
+from pipeline.table.summaries import read_json
 
 _BATCH_ROWS = 64  # of maps
 _LISTED_ROWS = 4096  # without arrays

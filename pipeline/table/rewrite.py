@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 
 from pipeline.errors import TableError
 from pipeline.table.part_file import ROW_GROUP_BYTES, PartFile, Receipt
-from pipeline.table.paths import PART_ERRORS, check_available, open_part, row_groups
-from pipeline.table.rows import ARRAYS, SCHEMA, Status
+from pipeline.table.part_reader import PART_ERRORS, check_available, open_part, row_groups
+from pipeline.table.schema import ARRAYS, SCHEMA, Status
 
 Slot = tuple[float, int]
 """(scale, tile index): which row of an image."""

@@ -17,7 +17,8 @@ from pipeline.rejection import Rejected
 from pipeline.sources import Reader, locate
 from pipeline.storage import files
 from pipeline.table.reader import MapTable
-from pipeline.visualization.overlay import grid, overlay
+from pipeline.visualization.overlay import overlay
+from pipeline.visualization.terminal_grid import grid
 
 
 def show(

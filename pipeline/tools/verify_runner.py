@@ -17,14 +17,15 @@ from rich.markup import escape
 from conversion import read_metadata
 from pipeline import beam_counters
 from pipeline.errors import JobError
-from pipeline.jobs.run import JobResult, describe_job, run_job
+from pipeline.jobs.run import JobResult, run_job
+from pipeline.jobs.spec import describe_job
 from pipeline.maintenance.check import check
 from pipeline.maps.recipe import Form
 from pipeline.runners.flink import FlinkCluster
 from pipeline.runners.registry import LOCAL, about_runner, open_runner
 from pipeline.storage import files
 from pipeline.table import diff
-from pipeline.table.diff import Equivalence
+from pipeline.table.diff import TableDiff
 from pipeline.table.lookup import reading
 from pipeline.table.reader import MapTable
 from pipeline.tools.demo import convert_digits
@@ -75,7 +76,7 @@ class Night(_Model):
 
     there: Told
     here: Told
-    tables: Equivalence
+    tables: TableDiff
     damage: tuple[str, ...]
 
     @property
@@ -175,7 +176,7 @@ def try_runner(
     )
 
 
-def compare_tables(left: str, right: str) -> Equivalence:
+def compare_tables(left: str, right: str) -> TableDiff:
     """Compares the newest versions of two tables, see `pipeline.table.diff.compare`.
 
     Raises:

@@ -14,10 +14,11 @@ import pyarrow.parquet as pq
 from pipeline.errors import TableError
 from pipeline.maps.encoding import map_digest
 from pipeline.storage import files
-from pipeline.table.commit import ADOPTED, FOLDER, active_parts, check_columns, open_delta, read_json
+from pipeline.table.log import FOLDER, active_parts, check_columns, open_delta
 from pipeline.table.part_file import NAME_DIGITS
-from pipeline.table.paths import PART_ERRORS, check_available, open_part, row_groups
-from pipeline.table.rows import ARRAYS, SCHEMA, Status
+from pipeline.table.part_reader import PART_ERRORS, check_available, open_part, row_groups
+from pipeline.table.schema import ARRAYS, SCHEMA, Status
+from pipeline.table.summaries import ADOPTED, read_json
 from pipeline.transforms.reconcile import Known
 
 _NAME = re.compile(r"part-(.+)-[0-9a-f]{32}\.parquet")
@@ -28,7 +29,7 @@ _VERIFIED = ["status", "map_digest", "map_height", "map_width", *ARRAYS]
 _BATCH_ROWS = 4096
 
 
-class Survey(NamedTuple):
+class Inventory(NamedTuple):
     """What there is when a run begins.
 
     Attributes:
@@ -42,7 +43,7 @@ class Survey(NamedTuple):
     orphans: list[str]
 
 
-def survey(root: str, run_id: str) -> Survey:
+def take_inventory(root: str, run_id: str) -> Inventory:
     """Looks at a table's log and its folder.
 
     Args:
@@ -72,7 +73,7 @@ def survey(root: str, run_id: str) -> Survey:
             orphans.append(name)
     used = _used(root) if orphans else set()
     orphans = [name for name in orphans if name not in used]
-    return Survey(table.version() if table is not None else -1, parts, orphans)
+    return Inventory(table.version() if table is not None else -1, parts, orphans)
 
 
 def _used(root: str) -> set[str]:

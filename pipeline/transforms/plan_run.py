@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import apache_beam as beam
-from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from pipeline import counters
@@ -25,39 +24,15 @@ from pipeline.table.rewrite import Action, Edit, rewrite
 from pipeline.table.rows import storable
 from pipeline.timing import timed
 from pipeline.transforms import inventory
-from pipeline.transforms.buckets import bucket_of
-from pipeline.transforms.reconcile import Decision, Known, Outcome, Policy, decide, drop, settle
-from pipeline.transforms.shuffle import pack, unpack
+from pipeline.transforms.reconcile import Decision, Known, Outcome, Policy, decide, drop, resolve_unchanged
+from pipeline.transforms.reports import Adopted, Base, Removed, Tally, globally
+from pipeline.transforms.shuffle import bucket_of, pack, unpack
 
 CHUNK = 16
 """Images that travel together to where they are scored: few, so that work spreads and a retry repeats little."""
 
 _HELD = 1 << 14
 _PARTS, _ORPHANS, _WORK, _PROBES, _EDITS = "parts", "orphans", "work", "probes", "edits"
-
-
-class Base(NamedTuple):
-    """The version of the table that a run began with; -1 where there was none."""
-
-    version: int
-
-
-class Tally(NamedTuple):
-    """Counts, or seconds, by name: what a stage has to say to the summary of its run."""
-
-    counts: dict[str, float]
-
-
-class Removed(NamedTuple):
-    """A part whose rows are replaced."""
-
-    path: str
-
-
-class Adopted(NamedTuple):
-    """A dead run's part from which rows were taken."""
-
-    path: str
 
 
 class Planned(NamedTuple):
@@ -91,7 +66,7 @@ class PlanRun(beam.PTransform):
         found = (
             references.pipeline
             | "Table" >> beam.Create([self._table])
-            | "Survey" >> beam.Map(carrying(_survey, self._run_id))
+            | "Inventory" >> beam.Map(carrying(_survey, self._run_id))
             # One element, kept: a runner that computed it twice might see two versions of the table.
             | "Keep survey" >> beam.Reshuffle()
             | "Parts of it" >> beam.FlatMap(_surveyed).with_outputs(_PARTS, _ORPHANS, main="base")
@@ -129,12 +104,12 @@ class PlanRun(beam.PTransform):
 
 
 def _survey(table: str, run_id: str) -> bytes:
-    return pack([inventory.survey(table, run_id)])
+    return pack([inventory.take_inventory(table, run_id)])
 
 
 def _surveyed(packed: bytes) -> Iterator[Any]:
     """`Base`, and the names of the parts and orphans aside."""
-    [found] = unpack(packed, inventory.Survey)
+    [found] = unpack(packed, inventory.Inventory)
     yield Base(found.version)
     yield from (beam.pvalue.TaggedOutput(_PARTS, part) for part in found.parts)
     yield from (beam.pvalue.TaggedOutput(_ORPHANS, part) for part in found.orphans)
@@ -254,8 +229,8 @@ class ProbeFn(beam.DoFn):
         except Rejected as rejected:
             # Still missing, say: its row stays. Any other fate is a matter for whoever scores it.
             same = not known.digest and all(list(record.reasons) == [rejected.reason] for record in current)
-            return settle(reference, current) if same else changed
-        return settle(reference._replace(version=version), current)
+            return resolve_unchanged(reference, current) if same else changed
+        return resolve_unchanged(reference._replace(version=version), current)
 
 
 class _Probe(NamedTuple):
@@ -333,8 +308,3 @@ class RewriteFn(beam.DoFn):
             yield receipt
         yield Adopted(part) if orphan else Removed(part)
         yield Tally(seconds)
-
-
-def globally(value: Any) -> WindowedValue:
-    """What a DoFn gives at the end of a bundle."""
-    return WindowedValue(value, GlobalWindow().max_timestamp(), [GlobalWindow()])

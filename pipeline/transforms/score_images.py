@@ -12,7 +12,7 @@ from typing import Any
 import apache_beam as beam
 
 from conversion import NETWORK_FILE, ModelMetadata, load_network, read_metadata
-from pipeline.engines import OpenEngine, OpenTensorFlow
+from pipeline.engines import OpenEngine, TensorFlowEngineFactory
 from pipeline.engines.xla import BatchShape
 from pipeline.errors import JobError
 from pipeline.maps.features import check_tileable, parse_features
@@ -23,8 +23,9 @@ from pipeline.sources.reference import resolve
 from pipeline.table.part_file import FLUSH_BYTES, check_run_id
 from pipeline.table.paths import check_root
 from pipeline.transforms.plan_run import PlanRun
+from pipeline.transforms.publish_fn import PublishFn
 from pipeline.transforms.reconcile import Policy
-from pipeline.transforms.score_fn import PublishFn, ScoreFn
+from pipeline.transforms.score_fn import ScoreFn
 
 _LARGE = 1 << 16  # pixels: an image that certainly has to be cut
 
@@ -91,7 +92,7 @@ class ScoreImages(beam.PTransform):
         self._limits = limits or Limits()
         self._policy = Policy(self._recipe.digest, self._recipe.scales, retry_rejected, rescore, prune)
         self._score = ScoreFn(
-            open_engine or OpenTensorFlow(model, recipe, device, tuple(compiled)),
+            open_engine or TensorFlowEngineFactory(model, recipe, device, tuple(compiled)),
             self._output,
             self.run_id,
             self._recipe,

@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from conversion.layers.layout import import_tensorflow
-from pipeline.engines import SharedEngine, TensorFlowEngine
-from pipeline.engines.devices import Place, open_places
+from pipeline.engines import DevicePool, TensorFlowEngine
+from pipeline.engines.devices import Device, open_devices
 from pipeline.maps.classification_map import CellScores
 from pipeline.maps.recipe import Precision
 
@@ -22,7 +22,7 @@ def main(model: str, kind: str) -> None:
     device = tf.config.list_physical_devices(kind)[0]
     part = tf.config.LogicalDeviceConfiguration(memory_limit=None if kind == "CPU" else 2048)
     tf.config.set_logical_device_configuration(device, [part] * 2)
-    places = open_places("cpu" if kind == "CPU" else "gpu:0")
+    places = open_devices("cpu" if kind == "CPU" else "gpu:0")
     engines: list[TensorFlowEngine] = []
     ran_on: set[str] = set()
     both = threading.Barrier(2)
@@ -43,12 +43,12 @@ def main(model: str, kind: str) -> None:
             ran_on.update(value.device.partition("/device:")[2] for value in out.values())
             return out
 
-    def open_engine(place: Place) -> TensorFlowEngine:
+    def open_engine(place: Device) -> TensorFlowEngine:
         engine = Watched(model, k=40, place=place)
         engines.append(engine)
         return engine
 
-    shared = SharedEngine(open_engine, places)
+    shared = DevicePool(open_engine, places)
     images = np.random.default_rng(0).integers(0, 256, (2, 240, 260, 3), dtype=np.uint8)
     counts: Counter[str] = Counter()
 
@@ -82,7 +82,7 @@ def main(model: str, kind: str) -> None:
     )
 
 
-def _alike(model: str, places: tuple[Place, ...], images: np.ndarray, **options: object) -> int:
+def _alike(model: str, places: tuple[Device, ...], images: np.ndarray, **options: object) -> int:
     """On how many devices the maps are those of the first, to the last bit."""
     maps = [TensorFlowEngine(model, k=40, place=place, **options).score(images) for place in places]  # type: ignore[arg-type]
     return sum(all(np.array_equal(a.scores, b.scores) for a, b in zip(found, maps[0], strict=True)) for found in maps)

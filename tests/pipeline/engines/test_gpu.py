@@ -18,25 +18,25 @@ import pytest
 from PIL import Image
 
 from conversion.layers.layout import import_tensorflow
-from pipeline.engines import SharedEngine, TensorFlowEngine
-from pipeline.engines.devices import Place, open_places
+from pipeline.engines import DevicePool, TensorFlowEngine
+from pipeline.engines.devices import Device, open_devices
 from pipeline.engines.gpu_diagnosis import explain, gather
 from pipeline.maps.classification_map import CellScores
 from pipeline.maps.recipe import Form, Precision
 from pipeline.scoring.calibration.parity import measure_parity
 
 ROOT = Path(__file__).parents[2]
-ON_CPU = Place("/device:CPU:0", "CPU")
+ON_CPU = Device("/device:CPU:0", "CPU")
 NARROW = {Precision.FLOAT16: 0.005, Precision.BFLOAT16: 0.05}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def gpu() -> Place:
+def gpu() -> Device:
     """The first GPU."""
     tf = import_tensorflow()
     if not tf.config.list_physical_devices("GPU"):
         pytest.skip(f"no GPU: {explain(gather(tf))[0]}")
-    return open_places("gpu")[0]
+    return open_devices("gpu")[0]
 
 
 def images(*shape: int, seed: int = 0) -> np.ndarray:
@@ -66,13 +66,13 @@ def answer(done: subprocess.CompletedProcess[str]) -> Any:
 
 
 def test_auto_takes_it():
-    assert open_places("auto") == open_places("gpu")
-    assert all(place.is_gpu for place in open_places("auto"))
-    assert "NVIDIA" in open_places("auto")[0].label
+    assert open_devices("auto") == open_devices("gpu")
+    assert all(place.is_gpu for place in open_devices("auto"))
+    assert "NVIDIA" in open_devices("auto")[0].label
 
 
 @pytest.mark.parametrize("form", [Form.TOP_K, Form.FLOAT32])
-def test_float32_maps_are_those_of_the_cpu(small_model: Path, gpu: Place, form: Form):
+def test_float32_maps_are_those_of_the_cpu(small_model: Path, gpu: Device, form: Form):
     """As near as float32 allows: TF32, TensorFlow's default on recent GPUs, is a hundred times further off."""
     options: dict[str, Any] = {"k": 40, "form": form, "features": ("fc7",)}
     ours = TensorFlowEngine(small_model, **options, place=gpu)
@@ -85,7 +85,7 @@ def test_float32_maps_are_those_of_the_cpu(small_model: Path, gpu: Place, form: 
 
 
 @pytest.mark.parametrize("precision", NARROW)
-def test_16_bits_are_near(small_model: Path, gpu: Place, precision: Precision, record_property: Any):
+def test_16_bits_are_near(small_model: Path, gpu: Device, precision: Precision, record_property: Any):
     exact = TensorFlowEngine(small_model, form=Form.FLOAT32, place=ON_CPU)
     narrow = TensorFlowEngine(small_model, form=Form.FLOAT32, place=gpu, precision=precision)
     parity = measure_parity(exact, narrow, [images(240, 300, seed=n) for n in range(8)], precision)
@@ -94,7 +94,7 @@ def test_16_bits_are_near(small_model: Path, gpu: Place, precision: Precision, r
 
 
 @pytest.mark.parametrize("precision", Precision)
-def test_xla(small_model: Path, gpu: Place, precision: Precision):
+def test_xla(small_model: Path, gpu: Device, precision: Precision):
     shape = (2, 240, 300)
     compiled = TensorFlowEngine(small_model, k=40, place=gpu, precision=precision, compiled=[shape])
     plain = TensorFlowEngine(small_model, k=40, place=gpu, precision=precision)
@@ -106,7 +106,7 @@ def test_xla(small_model: Path, gpu: Place, precision: Precision):
 
 @pytest.mark.parametrize("compiled", [(), ((4, 240, 260),)], ids=["plain", "xla"])
 @pytest.mark.parametrize("precision", Precision)
-def test_a_map_depends_on_its_image_alone(small_model: Path, gpu: Place, precision: Precision, compiled: Any):
+def test_a_map_depends_on_its_image_alone(small_model: Path, gpu: Device, precision: Precision, compiled: Any):
     """To the last bit: neither on its place in the batch, nor on its neighbours."""
     engine = TensorFlowEngine(small_model, k=40, place=gpu, precision=precision, compiled=compiled)
     batch = images(4, 240, 260)
@@ -122,8 +122,8 @@ DIGEST = """
 import hashlib, json, sys
 import numpy as np
 from pipeline.engines import TensorFlowEngine
-from pipeline.engines.devices import open_places
-engine = TensorFlowEngine(sys.argv[1], k=40, place=open_places("gpu")[0])
+from pipeline.engines.devices import open_devices
+engine = TensorFlowEngine(sys.argv[1], k=40, place=open_devices("gpu")[0])
 digest = hashlib.sha256()
 for shape in [(3, 227, 227, 3), (1, 451, 451, 3), (2, 300, 517, 3)]:
     for cells in engine.score(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)):
@@ -138,14 +138,14 @@ def test_another_process_gives_the_same_bits(small_model: Path):
 
 
 def test_threads_share_the_engines(small_model: Path):
-    places = open_places("gpu")
-    opened: list[Place] = []
+    places = open_devices("gpu")
+    opened: list[Device] = []
 
-    def open_engine(place: Place) -> TensorFlowEngine:
+    def open_engine(place: Device) -> TensorFlowEngine:
         opened.append(place)
         return TensorFlowEngine(small_model, k=40, place=place)
 
-    shared = SharedEngine(open_engine, places)
+    shared = DevicePool(open_engine, places)
     batch = images(2, 240, 300)
     with ThreadPoolExecutor(2 * len(places)) as threads:
         results = list(threads.map(lambda _: shared.score(batch), range(8 * len(places))))
@@ -172,13 +172,13 @@ MEMORY = """
 import json, subprocess, sys
 import numpy as np
 from pipeline.engines import TensorFlowEngine
-from pipeline.engines.devices import open_places
+from pipeline.engines.devices import open_devices
 def memory():
     query = ["nvidia-smi", "--query-gpu=memory.used,memory.total", "--format=csv,noheader,nounits"]
     lines = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
     return [sum(int(line.split(",")[i]) for line in lines) for i in (0, 1)]
 before, total = memory()
-TensorFlowEngine(sys.argv[1], place=open_places("gpu:0")[0]).score(np.zeros((1, 240, 300, 3), np.uint8))
+TensorFlowEngine(sys.argv[1], place=open_devices("gpu:0")[0]).score(np.zeros((1, 240, 300, 3), np.uint8))
 print(json.dumps([memory()[0] - before, total]))
 """
 
@@ -197,8 +197,8 @@ import tensorflow as tf
 [gpu, *_] = tf.config.list_physical_devices("GPU")
 tf.config.set_logical_device_configuration(gpu, [tf.config.LogicalDeviceConfiguration(memory_limit=768)])
 from pipeline.engines import EngineOutOfMemoryError, TensorFlowEngine
-from pipeline.engines.devices import open_places
-engine = TensorFlowEngine(sys.argv[1], place=open_places("gpu:0")[0])
+from pipeline.engines.devices import open_devices
+engine = TensorFlowEngine(sys.argv[1], place=open_devices("gpu:0")[0])
 try:
     engine.score(np.zeros((32, 1500, 1500, 3), np.uint8))
 except EngineOutOfMemoryError as error:

@@ -13,10 +13,11 @@ from PIL import Image
 from conversion.layers.layout import import_tensorflow
 from pipeline import MapTable
 from pipeline.engines import TensorFlowEngine
-from pipeline.jobs.run import JobResult, describe_job, run_job
+from pipeline.jobs.run import JobResult, run_job
+from pipeline.jobs.spec import describe_job
 from pipeline.maps.recipe import Form, Precision
 from pipeline.scoring.calibration.parity import ParityError
-from pipeline.table.commit import run_path
+from pipeline.table.summaries import run_path
 
 NARROW = [Precision.FLOAT16, Precision.BFLOAT16]
 SIZES = [(227, 227), (240, 300), (227, 227), (260, 240)]

@@ -17,10 +17,12 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from pipeline.errors import TableError
 from pipeline.storage import files
 from pipeline.table import commit, part_file
-from pipeline.table.commit import Changes, ConflictError, RunSummary
+from pipeline.table.commit import Changes, ConflictError
 from pipeline.table.part_file import PartWriter, Receipt
 from pipeline.table.reader import MapTable
-from pipeline.table.rows import SCHEMA, MapRow
+from pipeline.table.rows import MapRow
+from pipeline.table.schema import SCHEMA
+from pipeline.table.summaries import RunSummary
 from tests.support import stored_rows
 from tests.support.stored_rows import MODEL, rejected, scored, write
 
@@ -29,7 +31,7 @@ MODEL_JSON = stored_rows.MODEL_JSON
 
 def publish(root: str, receipts: Sequence[Receipt], **options: Any) -> RunSummary:
     given: dict[str, Any] = {"model_json": MODEL_JSON, "summary": {}, **options}
-    return commit.publish(root, Changes(-1, receipts), **given)
+    return commit.commit(root, Changes(-1, receipts), **given)
 
 
 def publish_rows(root: Path | str, *rows: MapRow, run_id: str = "r1") -> RunSummary:
@@ -255,7 +257,7 @@ def test_the_same_run_published_by_two_attempts_at_once_counts_once(
 ) -> None:
     publish_rows(root, scored("z.jpg", "r0"), run_id="r0")
     receipts = write(root, scored("a.jpg"))
-    original = commit._commit
+    original = commit._commit_transaction
 
     def overtake(*args: Any) -> None:
         monkeypatch.undo()
@@ -305,7 +307,7 @@ def test_a_transaction_that_keeps_failing_is_told(root: Path, monkeypatch: pytes
 def test_of_two_runs_at_once_that_scored_one_image_one_publishes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other makes the table between our look and our commit."""
     receipts = {run: write(root, scored("a.jpg", run), run_id=run) for run in ("r1", "r2")}
-    original = commit._commit
+    original = commit._commit_transaction
 
     def late(*arguments: Any) -> None:
         monkeypatch.setattr(commit, "_commit", original)

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from pipeline.errors import TableError
 from pipeline.maps.recipe import Form, Recipe
 from pipeline.table import diff
-from pipeline.table.diff import VARYING, Equivalence, Slot, compare, summary
-from pipeline.table.rows import IDENTITY, SCHEMA, rows_to_arrow
+from pipeline.table.diff import VARYING, Slot, TableDiff, compare, summary
+from pipeline.table.rows import rows_to_arrow
+from pipeline.table.schema import IDENTITY, SCHEMA
 from tests.support.maintained import mixed_rows
 from tests.support.stored_rows import MODEL, rejected, scored
 
@@ -35,7 +36,7 @@ SLOTS = [Slot(row.uri, row.scale, row.tile_index) for row in ROWS]
 places = st.integers(0, len(ROWS) - 1)
 
 
-def compared(left: Any, right: Any) -> Equivalence:
+def compared(left: Any, right: Any) -> TableDiff:
     return compare(pads.dataset(left), pads.dataset(right))
 
 

@@ -18,7 +18,8 @@ from rich.console import Console
 
 from pipeline.cli.main import cli
 from pipeline.errors import JobError, TableError
-from pipeline.jobs.run import JobResult, ScoringJob, run_job
+from pipeline.jobs.run import JobResult, run_job
+from pipeline.jobs.spec import ScoringJob
 from pipeline.runners.registry import LOCAL
 from pipeline.table.reader import MapTable
 from pipeline.tools.verify_runner import TrialReport, compare_tables, render, try_runner

@@ -264,7 +264,7 @@ def test_the_same_run_published_by_two_attempts_at_once_counts_once(
         publish(str(root), receipts, run_id="r1", summary={"attempt": "fast"})
         original(*args)
 
-    monkeypatch.setattr(commit, "_commit", overtake)
+    monkeypatch.setattr(commit, "_commit_transaction", overtake)
     published = publish(str(root), receipts, run_id="r1", summary={"attempt": "slow"})
     assert published[:4] == ("r1", 1, 1, 0)
     assert len(MapTable(str(root))) == 2
@@ -298,7 +298,7 @@ def test_a_transaction_that_keeps_failing_is_told(root: Path, monkeypatch: pytes
     def fail(*args: Any) -> None:
         raise CommitFailedError("the store refuses")
 
-    monkeypatch.setattr(commit, "_commit", fail)
+    monkeypatch.setattr(commit, "_commit_transaction", fail)
     with pytest.raises(TableError, match="the store refuses") as caught:
         publish(str(root), receipts, run_id="r1")
     assert isinstance(caught.value.__cause__, DeltaError)
@@ -310,11 +310,11 @@ def test_of_two_runs_at_once_that_scored_one_image_one_publishes(root: Path, mon
     original = commit._commit_transaction
 
     def late(*arguments: Any) -> None:
-        monkeypatch.setattr(commit, "_commit", original)
+        monkeypatch.setattr(commit, "_commit_transaction", original)
         publish(str(root), receipts["r2"], run_id="r2")
         original(*arguments)
 
-    monkeypatch.setattr(commit, "_commit", late)
+    monkeypatch.setattr(commit, "_commit_transaction", late)
     with pytest.raises(ConflictError, match="same images"):
         publish(str(root), receipts["r1"], run_id="r1")
     assert MapTable(str(root)).to_arrow(["run_id"])["run_id"].to_pylist() == ["r2"]
@@ -327,7 +327,7 @@ def test_a_full_disk_at_the_commit_is_told_with_its_remedy(root: Path, monkeypat
     def fail(*_: Any) -> None:
         raise OSError("Generic \x1b[31mLocalFileSystem\x1b[0m error\n  No space left on device (os error 28)")
 
-    monkeypatch.setattr(commit, "_commit", fail)
+    monkeypatch.setattr(commit, "_commit_transaction", fail)
     with pytest.raises(files.StorageError, match="the transaction cannot be written: No space left") as caught:
         publish(str(root), receipts, run_id="r1")
     assert "free space" in caught.value.remedy

@@ -13,8 +13,7 @@ import pytest
 
 from pipeline.rejection import Rejected
 from pipeline.sources import Fetched, ImageReference, Reader, WebLimits
-
-from .listing import fate
+from tests.support.listing import fate
 
 BODY = b"\xff\xd8" + bytes(5000)
 MODIFIED = "Wed, 21 Oct 2015 07:28:00 GMT"

@@ -17,6 +17,7 @@ from pipeline.job import JobResult, describe_job, run_job
 from pipeline.parity import ParityError
 from pipeline.publishing import run_path
 from pipeline.recipe import Form, Precision
+from tests.pipeline.map_distance import ROUNDING, distance
 
 NARROW = [Precision.FLOAT16, Precision.BFLOAT16]
 SIZES = [(227, 227), (240, 300), (227, 227), (260, 240)]
@@ -60,8 +61,7 @@ def test_a_map_in_16_bits_depends_on_its_image_alone(small_model: Path, precisio
     engine = TensorFlowEngine(small_model, k=40, precision=precision)
     batch = np.random.default_rng(2).integers(0, 256, (4, 240, 260, 3), dtype=np.uint8)
     straight, turned = engine.score(batch), engine.score(batch[::-1])[::-1]
-    for cells, other in zip(straight, turned, strict=True):
-        np.testing.assert_array_equal(cells.scores, other.scores)
+    assert distance(straight, turned, classes=False) <= ROUNDING[precision]
 
 
 def test_a_run_in_float16_measures_itself_once(

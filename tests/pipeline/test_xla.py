@@ -15,9 +15,11 @@ from pipeline.batching import BatchBudget, batch_size
 from pipeline.engines import EngineOutOfMemoryError, TensorFlowEngine
 from pipeline.engines.compiled import CompiledFunction
 from pipeline.engines.functions import NetFunction
+from pipeline.equivalence import TOLERANCE
 from pipeline.errors import EngineError
 from pipeline.recipe import Form, Precision
 from pipeline.warming import coming_shapes
+from tests.pipeline.map_distance import distance
 
 
 def images(*shape: int, seed: int = 0) -> np.ndarray:
@@ -66,13 +68,12 @@ def test_maps_are_those_without_it(small_model: Path, precision: Precision, form
     assert engine.take_counts().keys() == {"seconds.compile", "xla.compiled"}
 
 
-def test_other_shapes_are_run_without_it_to_the_last_bit(small_model: Path):
+def test_other_shapes_are_run_without_it(small_model: Path):
     engine = TensorFlowEngine(small_model, k=40, compiled=[(1, 227, 227)])
     plain = TensorFlowEngine(small_model, k=40)
     engine.take_counts()
     for shape in [(2, 227, 227), (1, 240, 227), (1, 227, 240)]:
-        for cells, expected in zip(engine.score(images(*shape)), plain.score(images(*shape)), strict=True):
-            np.testing.assert_array_equal(cells.scores, expected.scores)
+        assert distance(engine.score(images(*shape)), plain.score(images(*shape))) <= TOLERANCE
     assert engine.take_counts() == {"xla.other": 4}
 
 
@@ -85,7 +86,7 @@ def test_a_compiled_map_depends_on_its_image_alone(small_model: Path):
     for place in range(3):
         others = images(3, 240, 260, seed=place + 1)
         others[place] = batch[0]
-        np.testing.assert_array_equal(engine.score(others)[place].scores, straight[0].scores)
+        assert distance(engine.score(others)[place : place + 1], straight[:1]) <= TOLERANCE
 
 
 def test_what_xla_cannot_compile_is_told(small_model: Path, monkeypatch: pytest.MonkeyPatch):

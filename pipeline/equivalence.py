@@ -38,7 +38,7 @@ ENGINE_FLOATS = ("scores", "residual", "probabilities", "features")
 """The columns of floats that an engine computes. `map_digest` is a function of them; everything else is exact."""
 
 TOLERANCE = 1e-6
-"""By how much tables of two runs may differ in `ENGINE_FLOATS`. On an AMD Zen 3 the place in a batch makes 4.5e-8."""
+"""By how much tables of two runs may differ in `ENGINE_FLOATS`. On an AMD Zen 3 the place in a batch makes 2.4e-7."""
 
 EXAMPLES = 5
 """Rows that a report names of each kind."""

@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from pipeline.engines import SharedEngine, TensorFlowEngine
 from pipeline.engines.devices import Place, open_places
 from pipeline.equivalence import TOLERANCE
 from pipeline.maps import CellScores
-from pipeline.recipe import Precision
+from pipeline.recipe import Form, Precision
 from tests.pipeline.map_distance import ROUNDING, distance
 
 
@@ -47,7 +48,7 @@ def main(model: str, kind: str) -> None:
             return out
 
     def open_engine(place: Place) -> TensorFlowEngine:
-        engine = Watched(model, k=40, place=place)
+        engine = Watched(model, k=3, form=Form.FLOAT32, place=place)
         engines.append(engine)
         return engine
 
@@ -89,8 +90,8 @@ def _alike(
     compiled: Sequence[tuple[int, ...]] = (),
 ) -> int:
     """On how many devices the maps are those of the first."""
-    engines = [TensorFlowEngine(model, k=40, place=place, precision=precision, compiled=compiled) for place in places]
-    maps = [engine.score(images) for engine in engines]
+    options: dict[str, Any] = {"k": 3, "form": Form.FLOAT32, "precision": precision, "compiled": compiled}
+    maps = [TensorFlowEngine(model, place=place, **options).score(images) for place in places]
     return sum(distance(found, maps[0], classes=False) <= ROUNDING[precision] for found in maps)
 
 

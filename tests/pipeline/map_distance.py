@@ -16,7 +16,10 @@ ROUNDING = {Precision.FLOAT32: TOLERANCE, Precision.FLOAT16: 2e-3, Precision.BFL
 
 
 def distance(found: Sequence[CellScores], expected: Sequence[CellScores], *, classes: bool = True) -> float:
-    """The largest difference of two scores; infinite where there are other maps, or, if asked for, other classes."""
+    """The largest difference of two scores or probabilities; infinite where shapes or, if asked for, classes differ.
+
+    Classes with nearly the same score may change places, so a test asks for few of the best and for all probabilities.
+    """
     if len(found) != len(expected):
         return math.inf
     largest = 0.0
@@ -24,4 +27,6 @@ def distance(found: Sequence[CellScores], expected: Sequence[CellScores], *, cla
         if cells.scores.shape != other.scores.shape or (classes and not np.array_equal(cells.classes, other.classes)):
             return math.inf
         largest = max(largest, float(np.abs(cells.scores - other.scores).max()))
+        if cells.probabilities is not None and other.probabilities is not None:
+            largest = max(largest, float(np.abs(cells.probabilities - other.probabilities).max()))
     return largest

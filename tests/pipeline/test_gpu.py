@@ -103,7 +103,8 @@ def test_xla(small_model: Path, gpu: Place, precision: Precision):
 @pytest.mark.parametrize("precision", Precision)
 def test_a_map_depends_on_its_image_alone(small_model: Path, gpu: Place, precision: Precision, compiled: Any):
     """Neither on its place in the batch, nor on its neighbours, but for what kernels round."""
-    engine = TensorFlowEngine(small_model, k=40, place=gpu, precision=precision, compiled=compiled)
+    options: dict[str, Any] = {"k": 3, "form": Form.FLOAT32, "precision": precision, "compiled": compiled}
+    engine = TensorFlowEngine(small_model, **options, place=gpu)
     batch = images(4, 240, 260)
     straight = engine.score(batch)
     narrow = precision is not Precision.FLOAT32
@@ -120,7 +121,7 @@ import json, sys
 import numpy as np
 from pipeline.engines import TensorFlowEngine
 from pipeline.engines.devices import open_places
-engine = TensorFlowEngine(sys.argv[1], k=40, place=open_places("gpu")[0])
+engine = TensorFlowEngine(sys.argv[1], k=3, place=open_places("gpu")[0])
 maps = []
 for shape in [(3, 227, 227, 3), (1, 451, 451, 3), (2, 300, 517, 3)]:
     maps += engine.score(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
@@ -143,7 +144,7 @@ def test_threads_share_the_engines(small_model: Path):
 
     def open_engine(place: Place) -> TensorFlowEngine:
         opened.append(place)
-        return TensorFlowEngine(small_model, k=40, place=place)
+        return TensorFlowEngine(small_model, k=3, form=Form.FLOAT32, place=place)
 
     shared = SharedEngine(open_engine, places)
     batch = images(2, 240, 300)

@@ -69,8 +69,8 @@ def test_maps_are_those_without_it(small_model: Path, precision: Precision, form
 
 
 def test_other_shapes_are_run_without_it(small_model: Path):
-    engine = TensorFlowEngine(small_model, k=40, compiled=[(1, 227, 227)])
-    plain = TensorFlowEngine(small_model, k=40)
+    engine = TensorFlowEngine(small_model, k=3, form=Form.FLOAT32, compiled=[(1, 227, 227)])
+    plain = TensorFlowEngine(small_model, k=3, form=Form.FLOAT32)
     engine.take_counts()
     for shape in [(2, 227, 227), (1, 240, 227), (1, 227, 240)]:
         assert distance(engine.score(images(*shape)), plain.score(images(*shape))) <= TOLERANCE
@@ -79,7 +79,7 @@ def test_other_shapes_are_run_without_it(small_model: Path):
 
 def test_a_compiled_map_depends_on_its_image_alone(small_model: Path):
     """Neither on its neighbours, nor on its place, nor on what came before."""
-    engine = TensorFlowEngine(small_model, k=40, compiled=[(3, 240, 260)])
+    engine = TensorFlowEngine(small_model, k=3, form=Form.FLOAT32, compiled=[(3, 240, 260)])
     batch = images(3, 240, 260)
     straight = engine.score(batch)
     engine.score(images(1, 240, 260))

@@ -1,6 +1,7 @@
 """The floors of a package: its modules import only from modules below them.
 
-A room is a package or a single module that has a floor. A module imports from its own room and from rooms on lower floors.
+A room is a package or a single module that has a floor. A module imports from its own room and from rooms on lower
+floors.
 Imports count wherever they stand: inside functions, under TYPE_CHECKING, and in the stub of a lazy `__init__`.
 """
 
@@ -52,8 +53,8 @@ def check(package_root: Path, floors: Mapping[str, int]) -> Report:
 
     Args:
         package_root: The folder of the top package, such as `.../pipeline`.
-        floors: Floor of each room, by its dotted name ("pipeline.table": 4); the longest name that fits a module counts.
-            The root's own name ("pipeline") stands for its `__init__` alone.
+        floors: Floor of each room, by its dotted name ("pipeline.table": 4); the longest name that fits a module
+            counts. The root's own name ("pipeline") stands for its `__init__` alone.
     """
     graph = import_graph(package_root)
     rooms = {module: _room(module, floors, package_root.name) for module in graph}

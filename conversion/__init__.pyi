@@ -13,7 +13,7 @@ from .geometry import ReceptiveField as ReceptiveField
 from .geometry import receptive_field as receptive_field
 from .geometry import spans as spans
 from .layers.activation import Dropout as Dropout
-from .layers.base import Array as Array
+from .arrays import Array as Array
 from .layers.base import Layer as Layer
 from .layers.base import Narrow as Narrow
 from .layers.convolution import Convolution as Convolution
@@ -30,7 +30,7 @@ from .metadata import read_metadata as read_metadata
 from .module import apply_network as apply_network
 from .module import to_tensorflow as to_tensorflow
 from .network import Network as Network
-from .network import load_network as load_network
+from .loading import load_network as load_network
 from .preprocessing import ChannelOrder as ChannelOrder
 from .preprocessing import Preprocessing as Preprocessing
 from .preprocessing import read_labels as read_labels

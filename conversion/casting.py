@@ -12,18 +12,20 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
+from conversion.arrays import Array, Shape
+from conversion.building import build
 from conversion.caffe_pb2 import LayerParameter, NetParameter, PoolingParameter
 from conversion.errors import CastError, NetworkError
 from conversion.flattened import ONE, Extent, joins_all, rewrite, to_split
 from conversion.geometry import spans
-from conversion.layers.base import Array, Layer, Shape
+from conversion.layers.base import Layer
 from conversion.layers.convolution import Convolution, InnerProduct
 from conversion.layers.pooling import Pooling
 from conversion.layers.reduction import Reduction
 from conversion.layers.reshaping import Reshape
 from conversion.layers.shaping import Flatten
 from conversion.limits import UNLIMITED
-from conversion.network import Network, Parameters, build, to_definition
+from conversion.network import Network, Parameters, to_definition
 
 CAST_SUFFIX = "-conv"  # as in Caffe's own notebook on net surgery
 

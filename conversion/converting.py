@@ -18,8 +18,9 @@ from conversion.errors import ConversionError, NetworkError, WeightsError
 from conversion.geometry import receptive_field
 from conversion.layers.convolution import Convolution
 from conversion.limits import DEFAULT_LIMITS, Limits
+from conversion.loading import load_network
 from conversion.metadata import FILE_NAME, NETWORK_FILE, GeometryMetadata, ModelMetadata, digest
-from conversion.network import Network, load_network
+from conversion.network import Network
 from conversion.preprocessing import ChannelOrder, Mean, Preprocessing, channel_mean
 from conversion.pruning import prune
 from conversion.reading import PathLike

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from conversion.arrays import Array
 from conversion.errors import NetworkError
-from conversion.layers.base import Array, Layer
+from conversion.layers.base import Layer
 from conversion.network import Network, require_parameters, run
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from conversion.arrays import Shape
 from conversion.caffe_pb2 import LayerParameter, NetParameter
 from conversion.errors import CastError
 from conversion.layers.activation import PReLU
 from conversion.layers.arithmetic import OperandLayer
-from conversion.layers.base import Layer, Shape
+from conversion.layers.base import Layer
 from conversion.layers.convolution import InnerProduct
 from conversion.layers.normalization import BatchNorm
 from conversion.layers.reduction import ArgMax

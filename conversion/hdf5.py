@@ -13,10 +13,9 @@ from typing import Any
 import h5py
 import numpy as np
 
+from conversion.arrays import Array
 from conversion.errors import ReadingError, WeightsError
-from conversion.layers.base import Array
 from conversion.limits import DEFAULT_LIMITS, Limits
-from conversion.network import Network, learned
 from conversion.reading import PathLike
 
 Stored = Mapping[str, Mapping[int, Array]]
@@ -42,41 +41,19 @@ def parse(data: bytes, *, where: str, limits: Limits = DEFAULT_LIMITS) -> Stored
         ) from error
 
 
-def complete(network: Network, stored: Stored) -> dict[str, Sequence[Array]]:
-    """The blobs of every layer, with what layers share by name taken from its owner; for `network.with_weights`.
+def write(path: PathLike, layers: Mapping[str, Sequence[tuple[str, Array]]]) -> None:
+    """Writes parameters as Caffe does; a blob that layers share by name is written with the first of them.
 
-    A layer that still lacks a blob has as many as come before it.
-    """
-    owned: dict[str, Array] = {}
-    result: dict[str, Sequence[Array]] = {name: list(blobs.values()) for name, blobs in stored.items()}
-    for layer, expected in learned(network):
-        blobs = stored.get(layer.name, {})
-        names = [spec.name for spec in layer.definition.param] + [""] * len(expected)
-        arrays: list[Array] = []
-        for index in range(max(len(expected), *(i + 1 for i in blobs), 0)):
-            name = names[index] if index < len(expected) else ""
-            array = blobs[index] if index in blobs else owned.get(name)
-            if array is None:
-                break
-            if name:
-                owned.setdefault(name, array)
-            arrays.append(array)
-        if arrays:
-            result[layer.name] = arrays
-        else:
-            result.pop(layer.name, None)
-    return result
-
-
-def save(network: Network, path: PathLike) -> None:
-    """Writes a network's parameters as Caffe does; what layers share is written with its owner.
+    Args:
+        path: The file; it is replaced if it exists.
+        layers: For each layer of the net, in order, its learned blobs as (name that they are shared by or "", values).
 
     Raises:
-        WeightsError: A layer has `/` in its name. HDF5 would make groups of it, which Caffe does not look into: it
-            would load the file, leave the layer as it was initialised, and say nothing.
+        WeightsError: A layer with blobs has `/` in its name. HDF5 would make groups of it, which Caffe does not look
+            into: it would load the file, leave the layer as it was initialised, and say nothing.
         OSError: The file cannot be written.
     """
-    bad = [layer.name for layer, _ in learned(network) if "/" in layer.name]
+    bad = [layer for layer, blobs in layers.items() if blobs and "/" in layer]
     if bad:
         raise WeightsError(
             f"layers {', '.join(bad[:5])}{' and more' if len(bad) > 5 else ''} cannot be saved as HDF5",
@@ -85,16 +62,16 @@ def save(network: Network, path: PathLike) -> None:
             remedy="save as .caffemodel",
         )
     with h5py.File(path, "w") as file:
-        group = file.create_group("data")
-        owned: set[str] = set()
-        for layer in network.layers:
-            own = group.create_group(layer.name) if "/" not in layer.name else None
-            specs = layer.definition.param
-            for index, blob in enumerate(network.parameters.get(layer.name, ())):
-                name = specs[index].name if index < len(specs) else ""
-                if own is not None and (not name or name not in owned):
-                    own.create_dataset(str(index), data=np.ascontiguousarray(blob, np.float32))
-                owned.add(name)
+        data = file.create_group("data")
+        written: set[str] = set()
+        for layer, blobs in layers.items():
+            if "/" in layer:
+                continue
+            group = data.create_group(layer)
+            for index, (name, blob) in enumerate(blobs):
+                if not name or name not in written:
+                    group.create_dataset(str(index), data=np.ascontiguousarray(blob, np.float32))
+                written.add(name)
 
 
 def _read(file: Any, where: str, limits: Limits) -> Stored:

@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from conversion.arrays import Tensor
 from conversion.evaluation import check_inputs
-from conversion.layers.base import Layer, Narrow, Tensor
+from conversion.layers.base import Layer, Narrow
 from conversion.layers.layout import from_caffe, import_tensorflow, to_caffe
 from conversion.network import Network, Parameters, require_parameters, run
 

@@ -10,9 +10,10 @@ from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict
 
 from conversion import reading
+from conversion.arrays import Array
 from conversion.errors import ConversionError, ReadingError
-from conversion.layers.base import Array
-from conversion.limits import DEFAULT_LIMITS, Limits, control_character
+from conversion.limits import DEFAULT_LIMITS, Limits
+from conversion.names import control_character
 
 ChannelOrder = Literal["bgr", "rgb", "gray"]
 Mean = ArrayLike | str | Path | None  # see `channel_mean`

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Collection
 
 from conversion.errors import NetworkError
-from conversion.limits import nearest
+from conversion.names import nearest
 from conversion.network import Network
 
 

@@ -14,9 +14,9 @@ from google.protobuf import text_format
 from google.protobuf.message import DecodeError, Message
 
 from conversion import wire
+from conversion.arrays import Array, Shape
 from conversion.caffe_pb2 import BlobProto, NetParameter
 from conversion.errors import ReadingError, UnsupportedError
-from conversion.layers.base import Array, Shape
 from conversion.limits import DEFAULT_LIMITS, Limits
 from conversion.scanning import scan
 from conversion.sniffing import sniff

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from conversion.arrays import Tensor
 from conversion.errors import ModelError
-from conversion.layers.base import Tensor
 from conversion.layers.layout import import_tensorflow, to_caffe
 from conversion.module import to_tensorflow
 from conversion.network import Network

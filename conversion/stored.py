@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from conversion.arrays import Array
 from conversion.caffe_pb2 import BlobProto, LayerParameter, NetParameter, V0LayerParameter, V1LayerParameter
 from conversion.errors import NetworkError, ReadingError
-from conversion.layers.base import Array
 from conversion.limits import DEFAULT_LIMITS, Limits
 from conversion.wire import LENGTH, Walk
 

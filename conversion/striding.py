@@ -14,17 +14,19 @@ from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
+from conversion.arrays import Shape
+from conversion.building import build
 from conversion.caffe_pb2 import LayerParameter
 from conversion.errors import CastError, NetworkError
 from conversion.geometry import receptive_field, spans, training_windows
-from conversion.layers.base import Layer, Shape, Step
+from conversion.layers.base import Layer, Step
 from conversion.layers.convolution import Convolution
 from conversion.layers.deconvolution import Deconvolution
 from conversion.layers.pooling import Pooling
 from conversion.layers.reshaping import Crop
 from conversion.layers.shaping import Input
 from conversion.limits import UNLIMITED
-from conversion.network import Network, build, to_definition
+from conversion.network import Network, to_definition
 
 Pair = tuple[int, int]
 

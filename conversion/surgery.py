@@ -48,11 +48,13 @@ import numpy as np
 from google.protobuf import text_format
 from numpy.typing import ArrayLike
 
+from conversion.arrays import Array, Shape
 from conversion.errors import ConversionError, WeightsError
 from conversion.files import write_atomically
-from conversion.layers.base import Array, Layer, Shape
+from conversion.layers.base import Layer
 from conversion.network import Network, learned, require_parameters, to_definition
 from conversion.reading import PathLike, blob_message
+from conversion.weights import named_blobs
 
 
 def save(network: Network, prototxt: PathLike, weights: PathLike | None = None) -> None:
@@ -65,7 +67,7 @@ def save(network: Network, prototxt: PathLike, weights: PathLike | None = None) 
 
     Raises:
         ConversionError: Caffe cannot express the network: poolings are dilated for a finer map (see `finer`).
-        WeightsError: Weights are asked for and the network has none, or HDF5 cannot hold them (see `hdf5.save`).
+        WeightsError: Weights are asked for and the network has none, or HDF5 cannot hold them (see `hdf5.write`).
         OSError: A file cannot be written.
     """
     definition = to_definition(network)
@@ -82,7 +84,7 @@ def save(network: Network, prototxt: PathLike, weights: PathLike | None = None) 
     if weights is not None and Path(weights).suffix in (".h5", ".hdf5"):
         from conversion import hdf5  # h5py takes a while to import, and few need it
 
-        hdf5.save(network, weights)
+        hdf5.write(weights, {layer.name: named_blobs(network, layer) for layer in network.layers})
         weights = None
     write_atomically(Path(prototxt), text_format.MessageToString(definition).encode())
     if weights is None:

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from conversion.arrays import Array
 from conversion.casting import blob_names
 from conversion.errors import VerificationError
 from conversion.evaluation import evaluate
 from conversion.geometry import Number
-from conversion.layers.base import Array
 from conversion.layers.layout import import_tensorflow
 from conversion.metadata import VerificationMetadata
 from conversion.network import Network

@@ -15,12 +15,10 @@ from conversion.layers import (
     shaping,
     spp,
 )
-from conversion.layers.base import Array, Layer, Shape, Step, layer_class, register, registered
+from conversion.layers.base import Layer, Step, layer_class, register, registered
 
 __all__ = [
-    "Array",
     "Layer",
-    "Shape",
     "Step",
     "activation",
     "arithmetic",

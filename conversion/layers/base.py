@@ -7,16 +7,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from fractions import Fraction
-from typing import Any, ClassVar, Self, TypeVar
+from typing import ClassVar, Self, TypeVar
 
-from numpy.typing import NDArray
-
+from conversion.arrays import Array, Shape, Tensor
 from conversion.caffe_pb2 import LayerParameter
 from conversion.errors import NetworkError, UnsupportedError
-
-Shape = tuple[int, ...]
-Array = NDArray[Any]
-Tensor = Any  # a tf.Tensor: TensorFlow ships no types and is imported only when it is used
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from conversion.arrays import Array, Shape, Tensor
 from conversion.errors import UnsupportedError
-from conversion.layers.base import Array, Narrow, Shape, Step, Tensor, register
+from conversion.layers.base import Narrow, Step, register
 from conversion.layers.convolution import SlidingLayer
 from conversion.layers.layout import import_tensorflow
 from conversion.layers.windows import taps

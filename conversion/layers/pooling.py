@@ -9,9 +9,10 @@ from typing import Any, Self
 
 import numpy as np
 
+from conversion.arrays import Array, Shape, Tensor
 from conversion.caffe_pb2 import LayerParameter, PoolingParameter
 from conversion.errors import UnsupportedError
-from conversion.layers.base import Array, Layer, Narrow, Shape, Step, Tensor, register
+from conversion.layers.base import Layer, Narrow, Step, register
 from conversion.layers.convolution import window_steps
 from conversion.layers.layout import import_tensorflow
 from conversion.layers.windows import pad_spatial, taps

@@ -11,8 +11,9 @@ from typing import Self
 
 import numpy as np
 
+from conversion.arrays import Array, Shape, Tensor
 from conversion.caffe_pb2 import LayerParameter
-from conversion.layers.base import Array, Layer, Narrow, Shape, Step, Tensor, canonical_axis, register
+from conversion.layers.base import Layer, Narrow, Step, canonical_axis, register
 from conversion.layers.layout import carried_axis, from_caffe, import_tensorflow, to_caffe
 
 

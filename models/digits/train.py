@@ -26,8 +26,9 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from conversion import Network, ReceptiveField, cast, load_network, receptive_field, save, to_tensorflow
+from conversion.arrays import Array
 from conversion.layers.activation import Dropout
-from conversion.layers.base import Array, Layer
+from conversion.layers.base import Layer
 from conversion.layers.convolution import Convolution
 from conversion.network import run
 from conversion.surgery import random_parameters

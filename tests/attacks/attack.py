@@ -16,7 +16,7 @@ from google.protobuf import text_format
 from conversion.caffe_pb2 import NetParameter
 from conversion.errors import DensecastError, ReadingError
 from conversion.limits import DEFAULT_LIMITS, Limits
-from conversion.network import load_network
+from conversion.loading import load_network
 from conversion.preprocessing import channel_mean, read_labels
 from tests.conversion.definitions import convolution, data
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from conversion.building import build
 from conversion.caffe_pb2 import NetParameter
 from conversion.errors import NetworkError, ReadingError
-from conversion.network import build
 from conversion.upgrade import upgrade
 from tests.attacks.attack import Attack, each, lengthed
 

@@ -11,12 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conversion import cast, evaluate, load_network
+from conversion.building import build
 from conversion.caffe_pb2 import NetParameter
 from conversion.casting import PASSES, bypass_flatten, inner_products_to_convolutions
 from conversion.errors import CastError
-from conversion.network import Network, build, learned, to_definition, with_weights
+from conversion.network import Network, learned, to_definition
 from conversion.reading import blob_message, parse_definition
 from conversion.surgery import initialise, random_parameters
+from conversion.weights import with_weights
 from models import entry
 from tests.conversion.definitions import CLASSIFIER, convolution, data, inner_product, layer, network, pooling
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from conversion import hdf5, load_network
+from conversion.weights import with_shared_blobs
 from conversion.errors import LimitError, ReadingError, WeightsError
 from conversion.limits import Limits
 from conversion.network import Network, to_definition
@@ -293,4 +294,4 @@ def test_saving_without_weights(tmp_path: Path):
 def test_complete_leaves_what_it_does_not_know():
     subject = random_parameters(network(CLASSIFIER))
     stored = {name: dict(enumerate(blobs)) for name, blobs in subject.parameters.items()}
-    assert set(hdf5.complete(subject, {**stored, "other": {0: np.ones(2, np.float32)}})) == {*stored, "other"}
+    assert set(with_shared_blobs(subject, {**stored, "other": {0: np.ones(2, np.float32)}})) == {*stored, "other"}

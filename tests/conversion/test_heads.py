@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from conversion import cast, convert, evaluate, load_network, receptive_field, save, to_tensorflow
+from conversion.building import build
 from conversion.caffe_pb2 import NetParameter
 from conversion.casting import (
     PASSES,
@@ -20,7 +21,7 @@ from conversion.casting import (
     slide_whole_windows,
 )
 from conversion.errors import CastError, ConversionError, NetworkError
-from conversion.network import Network, build, to_definition
+from conversion.network import Network, to_definition
 from conversion.pruning import prune
 from conversion.savedmodel import load_savedmodel
 from conversion.verification import relative_error

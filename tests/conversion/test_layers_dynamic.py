@@ -13,11 +13,12 @@ from google.protobuf import text_format
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from conversion.building import build
 from conversion.caffe_pb2 import NetParameter
 from conversion.errors import NetworkError
 from conversion.evaluation import evaluate
 from conversion.module import to_tensorflow
-from conversion.network import Network, build, learned
+from conversion.network import Network, learned
 
 Arrays = Mapping[str, np.ndarray]
 

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from google.protobuf import text_format
 
+from conversion.building import build
 from conversion.caffe_pb2 import NetParameter
 from conversion.errors import DensecastError, NetworkError, UnsupportedError
 from conversion.layers import registered
-from conversion.network import Network, build
+from conversion.network import Network
 
 # Inputs by name: what the layers under test may name as bottoms.
 INPUTS = {

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from conversion import evaluate, load_network
+from conversion.building import build
 from conversion.caffe_pb2 import BlobProto, NetParameter
 from conversion.errors import NetworkError, UnsupportedError, WeightsError
-from conversion.network import Network, build, learned, to_definition, with_weights
+from conversion.network import Network, learned, to_definition
 from conversion.reading import blob_array, blob_message, parse_definition, read_definition, read_weights
 from conversion.upgrade import upgrade
+from conversion.weights import with_weights
 from tests.conversion.definitions import CLASSIFIER, convolution, data, definition, inner_product, layer, network
 from tests.golden_cases import GOLDEN, cases
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from google.protobuf import text_format
 
-from conversion.network import build, to_definition
+from conversion.building import build
+from conversion.network import to_definition
 from conversion.reading import parse_definition
 from tests.fuzz.harness import LIMITS, launch
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from conversion.building import build
 from conversion.errors import DensecastError
-from conversion.network import build
 from conversion.reading import parse_weights
 from conversion.upgrade import stored_blobs, upgrade
 from tests.fuzz.harness import LIMITS, launch

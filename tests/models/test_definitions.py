@@ -11,8 +11,9 @@ import pytest
 from conversion.casting import cast
 from conversion.evaluation import evaluate
 from conversion.layers.normalization import BatchNorm
+from conversion.loading import load_network
 from conversion.module import to_tensorflow
-from conversion.network import Network, learned, load_network
+from conversion.network import Network, learned
 from conversion.surgery import random_parameters
 from models import entry
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from google.protobuf.message import Message
 
-from conversion.caffe_pb2 import NetParameter
+from conversion.arrays import Array
+from conversion.caffe_pb2 import LayerParameter, NetParameter
 from conversion.errors import NetworkError, WeightsError
-from conversion.layers.base import Array, Layer, Shape
-from conversion.limits import Limits, control_character, limit_flag
+from conversion.limits import Limits, limit_flag
+from conversion.names import control_character
 
-_FLOAT_BYTES = 4
 _CHUNK = 1 << 20
 
 
@@ -54,14 +54,15 @@ def _check_name(kind: str, name: str | bytes, limits: Limits, where: str) -> Non
         )
 
 
-def check_parameters(layer: Layer, limits: Limits) -> None:
+def check_parameters(layer: LayerParameter, limits: Limits, *, where: str) -> None:
     """Raises NetworkError if a parameter of a layer is NaN or infinite."""
     if limits.allow_nonfinite:
         return
-    for field, value in _floats(layer.definition):
+    for field, value in _floats(layer):
         if not math.isfinite(value):
-            raise layer.invalid(
+            raise NetworkError(
                 f"{field} is {value}",
+                where=where,
                 why="what it computes would not be finite",
                 remedy=f"correct the definition, or allow it: {limit_flag('allow_nonfinite')}",
             )
@@ -76,41 +77,6 @@ def _floats(message: Message) -> Iterator[tuple[str, float]]:
         elif field.message_type is not None:
             for one in values:
                 yield from _floats(one)
-
-
-class ShapeGuard:
-    """Shape inference under limits: `tops` is `Layer.output_shapes`, and adds up what a net would take."""
-
-    def __init__(self, limits: Limits, where: str) -> None:
-        self._limits = limits
-        self._where = where
-        self._bytes = 0
-
-    def tops(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
-        """The shapes of the tops; raises NetworkError or LimitError before anything of such a shape is made."""
-        tops = layer.output_shapes(bottoms)
-        for shape in tops:
-            self._check(layer, shape, "blob")
-        learned = layer.blob_shapes(bottoms)
-        for shape in learned:
-            self._check(layer, shape, "weights")
-        values = sum(map(math.prod, tops)) + sum(map(math.prod, learned)) + layer.workspace(bottoms, tops)
-        self._bytes += values * _FLOAT_BYTES
-        self._limits.check(
-            "memory",
-            self._bytes,
-            f"{layer.where}: {self._bytes:,} bytes for the blobs and weights up to here",
-            where=self._where,
-        )
-        return tops
-
-    def _check(self, layer: Layer, shape: Shape, kind: str) -> None:
-        where = f"{self._where}: {layer.where}" if self._where else layer.where
-        self._limits.check("axes", len(shape), f"a {kind} of {len(shape)} axes", where=where)
-        if min(shape, default=1) < 1:
-            raise layer.invalid(f"a {kind} of shape {shape}", why="every dimension must be at least 1")
-        count = math.prod(shape)
-        self._limits.check("elements", count, f"a {kind} of shape {shape}, {count:,} values", where=where)
 
 
 def check_values(array: Array, limits: Limits, *, where: str) -> None:

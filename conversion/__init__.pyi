@@ -1,5 +1,6 @@
-from .casting import CAST_SUFFIX as CAST_SUFFIX
-from .casting import blob_names as blob_names
+from .arrays import Array as Array
+from .cast_names import CAST_SUFFIX as CAST_SUFFIX
+from .cast_names import blob_names as blob_names
 from .casting import cast as cast
 from .converting import convert as convert
 from .errors import DensecastError as DensecastError
@@ -13,7 +14,6 @@ from .geometry import ReceptiveField as ReceptiveField
 from .geometry import receptive_field as receptive_field
 from .geometry import spans as spans
 from .layers.activation import Dropout as Dropout
-from .arrays import Array as Array
 from .layers.base import Layer as Layer
 from .layers.base import Narrow as Narrow
 from .layers.convolution import Convolution as Convolution
@@ -22,6 +22,7 @@ from .limits import DEFAULT_LIMITS as DEFAULT_LIMITS
 from .limits import UNLIMITED as UNLIMITED
 from .limits import Limits as Limits
 from .limits import limit_flag as limit_flag
+from .loading import load_network as load_network
 from .metadata import NETWORK_FILE as NETWORK_FILE
 from .metadata import GeometryMetadata as GeometryMetadata
 from .metadata import ModelMetadata as ModelMetadata
@@ -30,7 +31,6 @@ from .metadata import read_metadata as read_metadata
 from .module import apply_network as apply_network
 from .module import to_tensorflow as to_tensorflow
 from .network import Network as Network
-from .loading import load_network as load_network
 from .preprocessing import ChannelOrder as ChannelOrder
 from .preprocessing import Preprocessing as Preprocessing
 from .preprocessing import read_labels as read_labels

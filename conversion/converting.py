@@ -13,7 +13,8 @@ from pathlib import Path
 
 from conversion import savedmodel
 from conversion.alignment import alignment_of
-from conversion.casting import CAST_SUFFIX, blob_names, cast
+from conversion.cast_names import CAST_SUFFIX, blob_names
+from conversion.casting import cast
 from conversion.errors import ConversionError, NetworkError, WeightsError
 from conversion.geometry import receptive_field
 from conversion.layers.convolution import Convolution

@@ -16,10 +16,9 @@ from conversion.layers.activation import PReLU
 from conversion.layers.arithmetic import OperandLayer
 from conversion.layers.base import Layer
 from conversion.layers.convolution import InnerProduct
+from conversion.layers.flatten import Flatten, Reshape
 from conversion.layers.normalization import BatchNorm
 from conversion.layers.reduction import ArgMax
-from conversion.layers.reshaping import Reshape
-from conversion.layers.shaping import Flatten
 from conversion.network import Network, to_definition
 
 Extent = tuple[int, int]  # height and width, at the training size, of the map behind a flat blob

@@ -22,8 +22,8 @@ from fractions import Fraction
 
 from conversion.errors import NetworkError
 from conversion.layers.base import Step
-from conversion.layers.reshaping import Crop
-from conversion.layers.shaping import Input
+from conversion.layers.crop import Crop
+from conversion.layers.io import Input
 from conversion.network import Network
 
 Number = Fraction | int | float  # exact from the arithmetic; floats where a table is read

@@ -11,7 +11,7 @@ from conversion.arrays import Array, Shape
 from conversion.caffe_pb2 import NetParameter
 from conversion.errors import NetworkError, WeightsError
 from conversion.layers.base import Layer
-from conversion.layers.shaping import Input
+from conversion.layers.io import Input
 from conversion.names import nearest
 
 Parameters = Mapping[str, tuple[Array, ...]]

@@ -21,10 +21,10 @@ from conversion.errors import CastError, NetworkError
 from conversion.geometry import receptive_field, spans, training_windows
 from conversion.layers.base import Layer, Step
 from conversion.layers.convolution import Convolution
+from conversion.layers.crop import Crop
 from conversion.layers.deconvolution import Deconvolution
+from conversion.layers.io import Input
 from conversion.layers.pooling import Pooling
-from conversion.layers.reshaping import Crop
-from conversion.layers.shaping import Input
 from conversion.limits import UNLIMITED
 from conversion.network import Network, to_definition
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from conversion.arrays import Array
-from conversion.casting import blob_names
+from conversion.cast_names import blob_names
 from conversion.errors import VerificationError
 from conversion.evaluation import evaluate
 from conversion.geometry import Number

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from conversion import cast, evaluate, load_network
 from conversion.building import build
 from conversion.caffe_pb2 import NetParameter
-from conversion.casting import PASSES, bypass_flatten, inner_products_to_convolutions
+from conversion.casting import PASSES
 from conversion.errors import CastError
+from conversion.inner_products import inner_products_to_convolutions
 from conversion.network import Network, learned, to_definition
+from conversion.pass_bypass_flatten import bypass_flatten
 from conversion.reading import blob_message, parse_definition
 from conversion.surgery import initialise, random_parameters
 from conversion.weights import with_weights

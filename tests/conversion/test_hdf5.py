@@ -10,12 +10,12 @@ import h5py
 import numpy as np
 import pytest
 
-from conversion import hdf5, load_network
-from conversion.weights import with_shared_blobs
+from conversion import load_network
 from conversion.errors import LimitError, ReadingError, WeightsError
 from conversion.limits import Limits
 from conversion.network import Network, to_definition
 from conversion.surgery import random_parameters, save
+from conversion.weights import with_shared_blobs
 from tests.conversion.definitions import CLASSIFIER, convolution, data, inner_product, layer, network
 from tests.golden_cases import GOLDEN
 

@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 
 from conversion.arrays import Array, Shape, Tensor
-from conversion.caffe_pb2 import LayerParameter
+from conversion.caffe.caffe_pb2 import LayerParameter
 from conversion.layers.base import ElementwiseLayer, Narrow, register
 from conversion.layers.layout import carried_axis, import_tensorflow
 

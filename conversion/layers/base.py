@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import ClassVar, Self, TypeVar
 
 from conversion.arrays import Array, Shape, Tensor
-from conversion.caffe_pb2 import LayerParameter
+from conversion.caffe.caffe_pb2 import LayerParameter
 from conversion.errors import NetworkError, UnsupportedError
 
 

@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 
 from conversion.arrays import Array, Shape, Tensor
-from conversion.caffe_pb2 import ConvolutionParameter, LayerParameter
+from conversion.caffe.caffe_pb2 import ConvolutionParameter, LayerParameter
 from conversion.layers.base import Layer, Narrow, Step, canonical_axis, register
 from conversion.layers.layout import from_caffe, import_tensorflow, to_caffe
 from conversion.layers.windows import convolution_size, pad_spatial, per_axis, taps

@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import Self
 
 from conversion.arrays import Array, Shape, Tensor
-from conversion.caffe_pb2 import LayerParameter
+from conversion.caffe.caffe_pb2 import LayerParameter
 from conversion.layers.base import Layer, Narrow, Step, canonical_axis, register
 from conversion.layers.layout import carried_axis, import_tensorflow
 

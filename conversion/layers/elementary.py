@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 
 from conversion.arrays import Array, Tensor
-from conversion.caffe_pb2 import LayerParameter
+from conversion.caffe.caffe_pb2 import LayerParameter
 from conversion.layers.base import ElementwiseLayer, Layer, register
 from conversion.layers.layout import import_tensorflow
 

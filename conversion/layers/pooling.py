@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from conversion.arrays import Array, Shape, Tensor
-from conversion.caffe_pb2 import LayerParameter, PoolingParameter
+from conversion.caffe.caffe_pb2 import LayerParameter, PoolingParameter
 from conversion.errors import UnsupportedError
 from conversion.layers.base import Layer, Narrow, Step, register
 from conversion.layers.convolution import window_steps

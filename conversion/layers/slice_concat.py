@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 
 from conversion.arrays import Array, Shape, Tensor
-from conversion.caffe_pb2 import LayerParameter
+from conversion.caffe.caffe_pb2 import LayerParameter
 from conversion.layers.base import ElementwiseLayer, Layer, Narrow, Step, canonical_axis, register
 from conversion.layers.layout import carried_axis, import_tensorflow
 

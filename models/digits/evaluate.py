@@ -20,9 +20,9 @@ from conversion import (
     convert,
     load_network,
     receptive_field,
-    savedmodel,
     to_tensorflow,
 )
+from conversion.export import savedmodel
 from models.catalog import entry
 from models.digits.pages import Labels, Page, Pixels, compose_page, held_out
 from models.fetch import fetch

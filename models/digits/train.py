@@ -30,7 +30,7 @@ from conversion.arrays import Array
 from conversion.layers.activation import Dropout
 from conversion.layers.base import Layer
 from conversion.layers.convolution import Convolution
-from conversion.network import run
+from conversion.net.network import run
 from conversion.surgery import random_parameters
 from models.catalog import entry
 from models.digits.evaluate import BACKGROUND, measure, pages_of, quick_scorer

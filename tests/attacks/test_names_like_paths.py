@@ -9,8 +9,8 @@ import pytest
 from google.protobuf import text_format
 
 from conversion import convert, load_network, save
-from conversion.building import build
-from conversion.caffe_pb2 import NetParameter
+from conversion.caffe.caffe_pb2 import NetParameter
+from conversion.net.build import build
 from conversion.surgery import random_parameters
 from tests.conversion.definitions import convolution, data, layer
 

@@ -8,7 +8,7 @@ import pytest
 
 from conversion.errors import NetworkError
 from conversion.limits import Limits
-from conversion.network import Network
+from conversion.net.network import Network
 from tests.attacks.attack import Attack, each
 from tests.conversion.definitions import convolution, data, layer
 

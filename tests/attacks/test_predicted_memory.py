@@ -112,7 +112,7 @@ def test_refused(attack: Attack, tmp_path: Path):
 
 def test_published_nets_pass():
     """The defaults are generous."""
-    from conversion.loading import load_network
+    from conversion.net.load import load_network
     from models import entry
 
     for name in ("caffenet", "alexnet"):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from google.protobuf import text_format
 
-from conversion.building import build
-from conversion.caffe_pb2 import NetParameter
-from conversion.network import Network
+from conversion.caffe.caffe_pb2 import NetParameter
+from conversion.net.build import build
+from conversion.net.network import Network
 from conversion.surgery import random_parameters
 
 

@@ -11,16 +11,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conversion import cast, evaluate, load_network
-from conversion.building import build
-from conversion.caffe_pb2 import NetParameter
-from conversion.casting import PASSES
+from conversion.caffe.caffe_pb2 import NetParameter
+from conversion.caffe.reading import blob_message, parse_definition
 from conversion.errors import CastError
-from conversion.inner_products import inner_products_to_convolutions
-from conversion.network import Network, learned, to_definition
-from conversion.pass_bypass_flatten import bypass_flatten
-from conversion.reading import blob_message, parse_definition
+from conversion.net.build import build
+from conversion.net.network import Network, learned, to_definition
+from conversion.net.weights import with_weights
+from conversion.passes.bypass_flatten import bypass_flatten
+from conversion.passes.cast import PASSES
+from conversion.passes.inner_products import inner_products_to_convolutions
 from conversion.surgery import initialise, random_parameters
-from conversion.weights import with_weights
 from models import entry
 from tests.conversion.definitions import CLASSIFIER, convolution, data, inner_product, layer, network, pooling
 

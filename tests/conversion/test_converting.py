@@ -12,27 +12,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from conversion import (
-    ModelMetadata,
-    Network,
-    Preprocessing,
-    cast,
-    convert,
-    evaluate,
-    load_network,
-    read_metadata,
-    save,
-    savedmodel,
-)
+from conversion import ModelMetadata, Network, Preprocessing, cast, convert, evaluate, load_network, read_metadata, save
 from conversion.errors import ConversionError, MissingExtraError, ModelError, VerificationError, WeightsError
+from conversion.export import savedmodel
+from conversion.export.metadata import digest
+from conversion.export.verification import verification_examples, verify_savedmodel
 from conversion.layers import layout
 from conversion.layers.activation import ReLU
 from conversion.layers.convolution import Convolution
 from conversion.layers.pooling import Pooling
-from conversion.metadata import digest
-from conversion.network import to_definition
+from conversion.net.network import to_definition
 from conversion.surgery import initialise, random_parameters
-from conversion.verification import verification_examples, verify_savedmodel
 from tests.conversion.definitions import CLASSIFIER, convolution, data, inner_product, layer, network, pooling
 from tests.golden_cases import GOLDEN
 

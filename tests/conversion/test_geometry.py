@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conversion import cast, evaluate, load_network, receptive_field
-from conversion.building import build
-from conversion.caffe_pb2 import PoolingParameter
+from conversion.caffe.caffe_pb2 import PoolingParameter
 from conversion.errors import NetworkError
-from conversion.geometry import AxisGeometry
-from conversion.network import Network, to_definition
+from conversion.net.build import build
+from conversion.net.geometry import AxisGeometry
+from conversion.net.network import Network, to_definition
 from models import entry
 from tests.conversion.definitions import CLASSIFIER, convolution, data, layer, network, pooling
 

@@ -13,9 +13,9 @@ import pytest
 from conversion import load_network
 from conversion.errors import LimitError, ReadingError, WeightsError
 from conversion.limits import Limits
-from conversion.network import Network, to_definition
+from conversion.net.network import Network, to_definition
+from conversion.net.weights import with_shared_blobs
 from conversion.surgery import random_parameters, save
-from conversion.weights import with_shared_blobs
 from tests.conversion.definitions import CLASSIFIER, convolution, data, inner_product, layer, network
 from tests.golden_cases import GOLDEN
 

@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 
 from conversion import cast, convert, evaluate, load_network, receptive_field, save, to_tensorflow
-from conversion.building import build
-from conversion.caffe_pb2 import NetParameter
-from conversion.casting import PASSES
+from conversion.caffe.caffe_pb2 import NetParameter
 from conversion.errors import CastError, ConversionError, NetworkError
-from conversion.inner_products import inner_products_to_convolutions
-from conversion.network import Network, to_definition
-from conversion.pass_bypass_flatten import bypass_flatten
-from conversion.pass_keep_positions import keep_positions
-from conversion.pruning import prune
-from conversion.reductions import reductions_to_poolings
-from conversion.savedmodel import load_savedmodel
-from conversion.slide_windows import slide_whole_windows
-from conversion.verification import relative_error
+from conversion.export.savedmodel import load_savedmodel
+from conversion.export.verification import relative_error
+from conversion.net.build import build
+from conversion.net.network import Network, to_definition
+from conversion.passes.bypass_flatten import bypass_flatten
+from conversion.passes.cast import PASSES
+from conversion.passes.inner_products import inner_products_to_convolutions
+from conversion.passes.keep_positions import keep_positions
+from conversion.passes.prune import prune
+from conversion.passes.reductions import reductions_to_poolings
+from conversion.passes.slide_windows import slide_whole_windows
 from models import entry
 from tests.conversion.definitions import CLASSIFIER, convolution, data, inner_product, layer, network, pooling
 from tests.golden_cases import GOLDEN

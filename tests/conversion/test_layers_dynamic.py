@@ -13,12 +13,12 @@ from google.protobuf import text_format
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from conversion.building import build
-from conversion.caffe_pb2 import NetParameter
+from conversion.caffe.caffe_pb2 import NetParameter
 from conversion.errors import NetworkError
-from conversion.evaluation import evaluate
-from conversion.module import to_tensorflow
-from conversion.network import Network, learned
+from conversion.export.net_module import to_tensorflow
+from conversion.net.build import build
+from conversion.net.network import Network, learned
+from conversion.net.reference import evaluate
 
 Arrays = Mapping[str, np.ndarray]
 

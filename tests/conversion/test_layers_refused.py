@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from google.protobuf import text_format
 
-from conversion.building import build
-from conversion.caffe_pb2 import NetParameter
+from conversion.caffe.caffe_pb2 import NetParameter
 from conversion.errors import DensecastError, NetworkError, UnsupportedError
 from conversion.layers import registered
-from conversion.network import Network
+from conversion.net.build import build
+from conversion.net.network import Network
 
 # Inputs by name: what the layers under test may name as bottoms.
 INPUTS = {

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from conversion import load_network, to_tensorflow
+from conversion.export.net_module import apply_network
+from conversion.export.verification import relative_error
 from conversion.layers.base import Narrow
 from conversion.layers.layout import from_caffe, import_tensorflow, to_caffe
-from conversion.module import apply_network
-from conversion.verification import relative_error
 from tests.conversion.test_golden import CASES, REFUSED
 from tests.golden_cases import GOLDEN, GoldenCase
 

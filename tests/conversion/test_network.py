@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from conversion import evaluate, load_network
-from conversion.building import build
-from conversion.caffe_pb2 import BlobProto, NetParameter
+from conversion.caffe.caffe_pb2 import BlobProto, NetParameter
+from conversion.caffe.reading import blob_array, blob_message, parse_definition, read_definition, read_weights
+from conversion.caffe.upgrade import upgrade
 from conversion.errors import NetworkError, UnsupportedError, WeightsError
-from conversion.network import Network, learned, to_definition
-from conversion.reading import blob_array, blob_message, parse_definition, read_definition, read_weights
-from conversion.upgrade import upgrade
-from conversion.weights import with_weights
+from conversion.net.build import build
+from conversion.net.network import Network, learned, to_definition
+from conversion.net.weights import with_weights
 from tests.conversion.definitions import CLASSIFIER, convolution, data, definition, inner_product, layer, network
 from tests.golden_cases import GOLDEN, cases
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from conversion import cast, convert, evaluate, load_network, receptive_field, save, to_tensorflow
 from conversion.errors import CastError, ConversionError, NetworkError, UnsupportedError
-from conversion.network import Network, to_definition
-from conversion.savedmodel import load_savedmodel
-from conversion.striding import finer, multiply_adds_by_stride
-from conversion.verification import relative_error
+from conversion.export.savedmodel import load_savedmodel
+from conversion.export.verification import relative_error
+from conversion.net.network import Network, to_definition
+from conversion.passes.dilate import finer, multiply_adds_by_stride
 from models import entry
 from tests.conversion.definitions import convolution, data, inner_product, layer, network, pooling
 from tests.golden_cases import GOLDEN

@@ -12,9 +12,9 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conversion.caffe.reading import blob_message
 from conversion.errors import ConversionError, ReadingError
-from conversion.preprocessing import Preprocessing, channel_mean, read_labels
-from conversion.reading import blob_message
+from conversion.export.preprocessing import Preprocessing, channel_mean, read_labels
 from tests.golden_cases import GOLDEN
 
 MEAN_IMAGE = GOLDEN / "layers" / "fmt_mean_binaryproto"

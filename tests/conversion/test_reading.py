@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from conversion import reading
-from conversion.building import build
-from conversion.caffe_pb2 import BlobProto, NetParameter
+from conversion.caffe import reading
+from conversion.caffe.caffe_pb2 import BlobProto, NetParameter
+from conversion.caffe.reading import blob_array, blob_message, read_blob, read_definition, read_weights
 from conversion.errors import DensecastError, ReadingError, UnsupportedError, WeightsError
-from conversion.reading import blob_array, blob_message, read_blob, read_definition, read_weights
-from conversion.weights import with_weights
+from conversion.net.build import build
+from conversion.net.weights import with_weights
 from tests.golden_cases import GOLDEN
 
 LENET = GOLDEN / "nets" / "lenet_small"

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from conversion import cast, convert, evaluate, load_network
-from conversion.building import build
-from conversion.caffe_pb2 import NetParameter
+from conversion.caffe.caffe_pb2 import NetParameter
+from conversion.caffe.reading import blob_message, parse_definition
+from conversion.caffe.strip_training import strip
 from conversion.errors import ConversionError, NetworkError, UnsupportedError
-from conversion.network import Network
-from conversion.reading import blob_message, parse_definition
+from conversion.net.build import build
+from conversion.net.network import Network
+from conversion.net.weights import with_weights
 from conversion.surgery import random_parameters, save
-from conversion.training import strip
-from conversion.weights import with_weights
 from tests.conversion.definitions import convolution, data, definition, inner_product, layer, network, pooling
 from tests.golden_cases import GOLDEN
 

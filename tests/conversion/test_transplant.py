@@ -7,7 +7,7 @@ import pytest
 
 from conversion import cast, evaluate, load_network
 from conversion.errors import ConversionError, NetworkError, WeightsError
-from conversion.network import Network
+from conversion.net.network import Network
 from conversion.surgery import (
     gaussian,
     parameters,

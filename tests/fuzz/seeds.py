@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from google.protobuf import text_format
 
-from conversion.caffe_pb2 import DESCRIPTOR, LayerParameter, NetParameter
+from conversion.caffe.caffe_pb2 import DESCRIPTOR, LayerParameter, NetParameter
+from conversion.caffe.reading import blob_message
 from conversion.layers import registered
-from conversion.reading import blob_message
 from tests.fuzz.harness import TARGETS, WORK, kept
 from tests.golden_cases import GOLDEN
 

@@ -9,11 +9,11 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from conversion import cast, evaluate, load_network, receptive_field
-from conversion.alignment import alignment_of
 from conversion.errors import CastError, NetworkError
-from conversion.geometry import AxisGeometry
-from conversion.network import Network
-from conversion.striding import finer
+from conversion.export.alignment import alignment_of
+from conversion.net.geometry import AxisGeometry
+from conversion.net.network import Network
+from conversion.passes.dilate import finer
 from conversion.surgery import random_parameters
 from models import entry
 from pipeline.errors import JobError

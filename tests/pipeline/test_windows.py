@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from conversion.geometry import AxisGeometry
+from conversion.net.geometry import AxisGeometry
 from pipeline.decoding import DecodeLimits, decode, header
 from pipeline.rejection import Reason, Rejected
 from pipeline.tiling import cut

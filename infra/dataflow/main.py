@@ -15,9 +15,9 @@ from collections.abc import Sequence
 import apache_beam as beam
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
-from pipeline.job import ScoringJob, describe_job
-from pipeline.settling import Settled
-from pipeline.submitting import build_pipeline
+from pipeline.jobs.calibrate import Settled
+from pipeline.jobs.run import ScoringJob, describe_job
+from pipeline.jobs.submit import build_pipeline
 
 MODEL = "/opt/densecast/model"  # where the image has it
 

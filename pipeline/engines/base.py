@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from conversion import ModelMetadata
 from pipeline.errors import EngineError
-from pipeline.maps import CellScores
+from pipeline.maps.classification_map import CellScores
 
 
 class EngineOutOfMemoryError(EngineError):

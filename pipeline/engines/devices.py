@@ -12,7 +12,7 @@ import threading
 from typing import Any, NamedTuple
 
 from conversion import import_tensorflow
-from pipeline.engines.diagnosis import explain, gather
+from pipeline.engines.gpu_diagnosis import explain, gather
 from pipeline.errors import EngineError, JobError
 
 AUTO, CPU, GPU = "auto", "cpu", "gpu"

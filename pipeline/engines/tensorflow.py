@@ -13,17 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conversion import ModelMetadata, import_tensorflow, read_metadata
-from pipeline.console import load_tensorflow
 from pipeline.engines.base import EngineOutOfMemoryError
-from pipeline.engines.compiled import BatchShape, CompiledFunction
+from pipeline.engines.device_pool import ThreadCounts
 from pipeline.engines.devices import Place, open_places
-from pipeline.engines.functions import FEATURE, NetFunction
-from pipeline.engines.sharing import ThreadCounts
+from pipeline.engines.load_tensorflow import load_tensorflow
+from pipeline.engines.net_function import FEATURE, NetFunction
+from pipeline.engines.xla import BatchShape, CompiledFunction
 from pipeline.errors import EngineError, JobError
-from pipeline.features import Wanted, parse_features
-from pipeline.maps import DEFAULT_K, CellScores, Feature, residual_mass, top_k
-from pipeline.memory import give_back
-from pipeline.recipe import Form, Precision
+from pipeline.malloc_trim import give_back
+from pipeline.maps.classification_map import DEFAULT_K, CellScores, Feature, residual_mass, top_k
+from pipeline.maps.features import Wanted, parse_features
+from pipeline.maps.recipe import Form, Precision
 
 # How CUDA's libraries say that memory is short where TensorFlow does not make a ResourceExhaustedError of it.
 _SHORT = ("out of memory", "out_of_memory", "alloc_failed", "resource_exhausted")

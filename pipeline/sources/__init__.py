@@ -1,12 +1,12 @@
 """Where images come from: files, manifests, archives and the web, as references that are cheap to shuffle."""
 
-from pipeline.sources.beam import ListImages
 from pipeline.sources.globs import match
-from pipeline.sources.locating import list_images, locate
+from pipeline.sources.locate import list_images, locate
 from pipeline.sources.manifest import read_manifest
-from pipeline.sources.opening import MAX_IMAGE_BYTES, Reader, streamed
+from pipeline.sources.reader import MAX_IMAGE_BYTES, Reader, streamed
 from pipeline.sources.reference import ImageReference, merge
 from pipeline.sources.web import Fetched, WebLimits
+from pipeline.transforms.list_images import ListImages
 
 __all__ = [
     "MAX_IMAGE_BYTES",

@@ -17,10 +17,8 @@ from pathlib import Path
 
 from apache_beam.io.filesystems import FileSystems
 
-from pipeline import objects, storage
 from pipeline.errors import SourceError
-from pipeline.sources.listing import expand
-from pipeline.sources.names import (
+from pipeline.sources.file_types import (
     IMAGE_EXTENSIONS,
     SYSTEM_FOLDERS,
     container_kind,
@@ -28,7 +26,9 @@ from pipeline.sources.names import (
     is_image_below,
     is_web,
 )
+from pipeline.sources.listing import expand
 from pipeline.sources.reference import ImageReference, resolve
+from pipeline.storage import files, object_store
 
 _MAGIC = re.compile(r"[*?\[]")
 
@@ -58,9 +58,9 @@ def match_files(pattern: str) -> Iterator[ImageReference]:
     if is_web(address):
         return iter([ImageReference(address)])
     try:
-        found = _find_remote(address) if storage.is_remote(address) else _find_local(address, folder)
+        found = _find_remote(address) if files.is_remote(address) else _find_local(address, folder)
         first = next(found, None)
-    except storage.StorageError as error:
+    except files.StorageError as error:
         raise SourceError(error.what, where=error.where or pattern, remedy=error.remedy) from error
     if first is None:
         raise _nothing(pattern, address)
@@ -76,9 +76,9 @@ def check(pattern: str) -> None:
     address = resolve(pattern)
     if is_web(address):
         return
-    if storage.is_remote(address):
+    if files.is_remote(address):
         try:
-            if not objects.is_object(address):
+            if not object_store.is_object(address):
                 FileSystems.get_filesystem(address)
         except (ValueError, OSError) as error:
             raise _no_filesystem(address) from error
@@ -114,7 +114,7 @@ def _regular(path: str) -> Iterator[ImageReference]:
         yield ImageReference(path)
         return
     if stat.S_ISREG(status.st_mode):  # reading a pipe would never end
-        facts = storage.local_facts(status)
+        facts = files.local_facts(status)
         yield ImageReference(path, size_bytes=facts.size_bytes, version=facts.version)
 
 
@@ -131,11 +131,11 @@ def _walk(root: str, levels: int | None = None, pattern: str = "") -> Iterator[s
 
     skipped = _skipped(pattern)
     hidden = "/." in pattern[len(root) - 1 :]
-    for folder, folders, files in os.walk(root, onerror=fail):
+    for folder, folders, names in os.walk(root, onerror=fail):
         if levels is not None and folder[len(root) :].strip("/").count("/") + (folder != root) >= levels:
             folders.clear()
         folders[:] = sorted(name for name in folders if name not in skipped and (hidden or not name.startswith(".")))
-        for name in sorted(files):
+        for name in sorted(names):
             yield f"{folder.rstrip('/')}/{name}"
 
 
@@ -164,7 +164,7 @@ def _first_that_finds(
 
 
 def _remote_file(address: str) -> Iterator[ImageReference]:
-    facts = None if address.endswith("/") else storage.facts_of(address)
+    facts = None if address.endswith("/") else files.facts_of(address)
     if facts is not None:
         yield ImageReference(address, size_bytes=facts.size_bytes, version=facts.version)
 
@@ -179,9 +179,9 @@ def _below_remote(address: str) -> Iterator[ImageReference]:
 def _list_remote(address: str, accepts: Callable[[str], bool]) -> Iterator[ImageReference]:
     # Beam cannot quote pattern characters, so it lists all that begins as the pattern does.
     beginning = _MAGIC.split(address, maxsplit=1)[0]
-    if objects.is_object(address):
+    if object_store.is_object(address):
         # By folders is how these list; what begins otherwise is left out by the pattern.
-        for found in objects.list_below(beginning[: beginning.rindex("/") + 1]):
+        for found in object_store.list_below(beginning[: beginning.rindex("/") + 1]):
             if accepts(found.address):
                 yield ImageReference(found.address, size_bytes=found.size_bytes, version=found.version)
         return
@@ -197,7 +197,7 @@ def _list_remote(address: str, accepts: Callable[[str], bool]) -> Iterator[Image
         ) from error
     for file in listed:
         if accepts(file.path):
-            facts = storage.listed_facts(file)
+            facts = files.listed_facts(file)
             yield ImageReference(file.path, size_bytes=facts.size_bytes, version=facts.version)
 
 
@@ -269,7 +269,7 @@ def _expression(pattern: str) -> str:
 
 
 def _nothing(pattern: str, address: str) -> SourceError:
-    if not storage.is_remote(address) and Path(address).is_dir():
+    if not files.is_remote(address) and Path(address).is_dir():
         return SourceError(
             "no image is below this folder",
             where=address,

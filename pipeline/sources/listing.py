@@ -2,16 +2,16 @@
 
 from collections.abc import Callable, Iterator
 
-from pipeline import storage
 from pipeline.rejection import Reason, Rejected
-from pipeline.sources.names import Kind, container_kind, is_web
-from pipeline.sources.opening import rejection_of
+from pipeline.sources.file_types import Kind, container_kind, is_web
 from pipeline.sources.parquet import list_parquet
+from pipeline.sources.reader import rejection_of
 from pipeline.sources.reference import ImageReference
 from pipeline.sources.streams import FileStream
 from pipeline.sources.tar import list_tar
 from pipeline.sources.tfrecord import list_tfrecord
-from pipeline.sources.zips import list_zip
+from pipeline.sources.zip import list_zip
+from pipeline.storage import files
 
 _LISTERS: dict[Kind, Callable[[FileStream], Iterator[ImageReference]]] = {
     "tar": list_tar,
@@ -50,7 +50,7 @@ def list_container(reference: ImageReference) -> Iterator[ImageReference]:
             for member in _LISTERS[kind](stream):
                 found = True
                 yield member
-    except storage.StorageError as error:
+    except files.StorageError as error:
         yield lost.rejected(rejection_of(error))
         return
     if not found:

@@ -11,10 +11,10 @@ import zlib
 from collections.abc import Callable, Generator, Iterator
 from typing import IO, Any
 
-from pipeline import storage
 from pipeline.errors import SourceError
 from pipeline.sources.listing import expand, is_container
 from pipeline.sources.reference import ImageReference, resolve
+from pipeline.storage import files
 
 EXTENSIONS = (".txt", ".csv", ".jsonl", ".ndjson")
 """What a manifest's name ends in, perhaps followed by `.gz` or `.bz2`."""
@@ -49,7 +49,7 @@ def read_manifest(address: str) -> Generator[ImageReference, None, None]:
       tab, as the header is.
     - JSON lines: an object a line, with the same names; an id is text or a whole number.
 
-    Relative addresses are relative to the manifest's folder. A container (`pipeline.sources.names.container_kind`)
+    Relative addresses are relative to the manifest's folder. A container (`pipeline.sources.file_types.container_kind`)
     means the images in it; an `id` would not say which. Local files are looked up for their size and version, and one
     that is not there is listed, for the reader to reject; remote ones are not looked up.
 
@@ -93,11 +93,11 @@ def _storable(name: str) -> str:
 
 
 def _looked_up(reference: ImageReference) -> ImageReference:
-    if storage.is_remote(reference.uri):
+    if files.is_remote(reference.uri):
         return reference
     try:
-        facts = storage.facts_of(reference.uri)
-    except storage.StorageError:  # for the reader to find out again, and to reject
+        facts = files.facts_of(reference.uri)
+    except files.StorageError:  # for the reader to find out again, and to reject
         return reference
     return reference._replace(size_bytes=facts.size_bytes, version=facts.version) if facts else reference
 
@@ -118,7 +118,7 @@ def _open(address: str) -> Iterator[io.TextIOWrapper]:
         # Unpacked here: what Beam unpacks is no file to TextIOWrapper (2.77: it has no `writable`).
         unpack = next((_PACKED[end] for end in _PACKED if address.lower().endswith(end)), None)
         with (
-            storage.open_stream(resolve(address)) as raw,
+            files.open_stream(resolve(address)) as raw,
             unpack(raw) if unpack else contextlib.nullcontext(raw) as plain,
             # newline="": the csv module looks for line ends itself, those within quotes among them.
             io.TextIOWrapper(plain, "utf-8-sig", newline="") as file,
@@ -128,11 +128,11 @@ def _open(address: str) -> Iterator[io.TextIOWrapper]:
         raise SourceError(
             f"the manifest is not UTF-8: {error.reason}", where=address, remedy="save it as UTF-8"
         ) from error
-    except storage.MissingFileError as error:
+    except files.MissingFileError as error:
         raise SourceError(
             "there is no such manifest", where=address, remedy="check the address for a typing error"
         ) from error
-    except storage.StorageError as error:
+    except files.StorageError as error:
         raise SourceError(
             f"the manifest {error.what}", where=error.where or address, why=error.why, remedy=error.remedy
         ) from error

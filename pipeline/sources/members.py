@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 
 from pipeline.rejection import Reason, Rejected
-from pipeline.sources.names import Kind, is_image_below
+from pipeline.sources.file_types import Kind, is_image_below
 from pipeline.sources.reference import ImageReference
 
 LONGEST_NAME = 4096

@@ -5,9 +5,9 @@ import posixpath
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from pipeline import storage
 from pipeline.errors import SourceError
 from pipeline.rejection import Rejected
+from pipeline.storage import files
 
 
 class ImageReference(NamedTuple):
@@ -102,15 +102,15 @@ def resolve(address: str, folder: str = "") -> str:
         os.fsencode(address)  # any bytes can be a name, but half a surrogate pair is none
     except UnicodeEncodeError as error:
         raise SourceError(f"{address!r} is no address: {error.reason}", remedy="write it as UTF-8") from error
-    if storage.is_remote(address):
+    if files.is_remote(address):
         return address
     try:
-        path = storage.local_path(address).expanduser()
-    except storage.StorageError as error:
+        path = files.local_path(address).expanduser()
+    except files.StorageError as error:
         raise SourceError(error.what, where=address, remedy=error.remedy) from error
     except RuntimeError as error:  # ~somebody
         raise SourceError(str(error), where=address, remedy="write the folder out") from error
-    if storage.is_remote(folder) and not path.is_absolute():
+    if files.is_remote(folder) and not path.is_absolute():
         scheme, _, rest = folder.partition("://")
         # The bucket is the root: no `..` leads out of it.
         bucket, _, key = rest.partition("/")

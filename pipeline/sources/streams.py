@@ -1,6 +1,6 @@
 """Containers as streams of bytes: the file as it is, and what a compressed one inflates to.
 
-Both raise `pipeline.storage.StorageError` for what the file system does, and `Rejected` for what the content is, so
+Both raise `StorageError` for what the file system does, and `Rejected` for what the content is, so
 that those who read formats from them can tell a bad disk from a bad archive.
 """
 
@@ -16,8 +16,8 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
-from pipeline import storage
 from pipeline.rejection import Reason, Rejected
+from pipeline.storage import files
 
 LOOKBACK = 16 * 2**20
 """Inflated bytes that are kept, so that threads that ask a little out of order do not start it over."""
@@ -42,22 +42,22 @@ class FileStream(io.RawIOBase):
     def __init__(self, path: str) -> None:
         super().__init__()
         self.path = path
-        self._file: IO[bytes] = storage.open_stream(path)
+        self._file: IO[bytes] = files.open_stream(path)
         try:
             self.facts = self.facts_now()
-        except storage.StorageError:
+        except files.StorageError:
             self._file.close()
             raise
 
-    def facts_now(self) -> storage.FileFacts:
+    def facts_now(self) -> files.FileFacts:
         """The facts as they are now: of the open file where it is local, else of what is at its address."""
-        if storage.is_remote(self.path):
-            facts = storage.facts_of(self.path)
+        if files.is_remote(self.path):
+            facts = files.facts_of(self.path)
             if facts is None:
-                raise storage.MissingFileError("there is no such file any more", where=self.path)
+                raise files.MissingFileError("there is no such file any more", where=self.path)
             return facts
-        with storage.reading(self.path):
-            return storage.local_facts(os.fstat(self._file.fileno()))
+        with files.reading(self.path):
+            return files.local_facts(os.fstat(self._file.fileno()))
 
     def readable(self) -> bool:
         """It is."""
@@ -69,18 +69,18 @@ class FileStream(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Goes to a place; to the end if that is beyond it."""
-        with storage.reading(self.path):
+        with files.reading(self.path):
             # Offsets that a hostile header names would overflow, or be refused by the file system.
             return self._file.seek(min(offset, self.facts.size_bytes), whence)
 
     def tell(self) -> int:
         """Where it is."""
-        with storage.reading(self.path):
+        with files.reading(self.path):
             return self._file.tell()
 
     def read(self, size: int | None = -1) -> bytes:
         """As many bytes as were asked for, less at the end of the file only."""
-        with storage.reading(self.path):
+        with files.reading(self.path):
             return self._file.read(-1 if size is None else size)
 
     def readinto(self, buffer: Any) -> int:
@@ -93,7 +93,7 @@ class FileStream(io.RawIOBase):
         """Closes the file."""
         if not self.closed:
             # Nothing was written, so nothing is lost with an error here.
-            with contextlib.suppress(storage.StorageError), storage.reading(self.path):
+            with contextlib.suppress(files.StorageError), files.reading(self.path):
                 self._file.close()
         super().close()
 

@@ -17,7 +17,7 @@ import urllib3
 from requests.adapters import HTTPAdapter
 
 from pipeline.rejection import Reason, Rejected
-from pipeline.sources.names import is_web
+from pipeline.sources.file_types import is_web
 
 _T = TypeVar("_T")
 _CHUNK = 64 * 2**10

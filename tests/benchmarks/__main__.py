@@ -10,7 +10,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipeline.console import load_tensorflow, quiet_libraries
+from pipeline.cli.console import quiet_libraries
+from pipeline.engines.load_tensorflow import load_tensorflow
 from tests.benchmarks import devices, engine, incremental, memory, overhead, settings, throughput, tiles
 
 _ALL: dict[str, Callable[[Path, Console], None]] = {

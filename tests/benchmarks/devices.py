@@ -16,8 +16,8 @@ from rich.console import Console
 
 from pipeline.engines import TensorFlowEngine
 from pipeline.engines.devices import open_places
-from pipeline.parity import measure_parity
-from pipeline.recipe import Form, Precision
+from pipeline.maps.recipe import Form, Precision
+from pipeline.scoring.calibration.parity import measure_parity
 from tests.benchmarks.caffenet import caffenet
 from tests.benchmarks.engine import in_turns
 

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from conversion import cast, load_network, save
 from models import entry
-from pipeline.benchmark import bench, render
 from pipeline.engines import TensorFlowEngine
+from pipeline.tools.benchmark import bench, render
 from tests.benchmarks.caffenet import NETWORK, WEIGHTS, caffenet
 
 ROUNDS = 7

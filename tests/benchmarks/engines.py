@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from conversion.export.metadata import FILE_NAME
-from pipeline.maps import CellScores
-from tests.pipeline.fakes import METADATA, STRIDE, WINDOW
+from pipeline.maps.classification_map import CellScores
+from tests.support.fakes import METADATA, STRIDE, WINDOW
 
 _K = 2
 

@@ -125,13 +125,13 @@ def run(request: dict[str, Any]) -> Measured:
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    from pipeline.batching import BatchBudget
-    from pipeline.prefetch import LookAhead
-    from pipeline.publishing import read_summary
-    from pipeline.runners import LOCAL, open_runner
-    from pipeline.scorer import Limits
-    from pipeline.scoring import ScoreImages
-    from pipeline.sources import ListImages
+    from pipeline.runners.registry import LOCAL, open_runner
+    from pipeline.scoring.batching import BatchBudget
+    from pipeline.scoring.prefetch import LookAhead
+    from pipeline.scoring.scorer import Limits
+    from pipeline.table.commit import read_summary
+    from pipeline.transforms.list_images import ListImages
+    from pipeline.transforms.score_images import ScoreImages
     from tests.benchmarks.engines import IdleEngine
 
     def of(kind: Any) -> Any:
@@ -140,7 +140,7 @@ def run(request: dict[str, Any]) -> Measured:
 
     limits = dataclasses.replace(of(Limits), budget=of(BatchBudget), look_ahead=of(LookAhead))
     if not request.get("idle"):
-        from pipeline.console import load_tensorflow
+        from pipeline.engines.load_tensorflow import load_tensorflow
 
         load_tensorflow(debug=False)
     start_mb = held()["VmRSS"]

@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 
 from pipeline.engines import TensorFlowEngine
-from pipeline.prefetch import LookAhead
+from pipeline.scoring.prefetch import LookAhead
 from tests.benchmarks.caffenet import caffenet
 from tests.benchmarks.engines import idle_model
 from tests.benchmarks.files import photographs

@@ -20,13 +20,13 @@ import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
 from rich.console import Console
 
-from pipeline.batching import batch_size
-from pipeline.decoding import DecodeLimits, decode
 from pipeline.engines import Engine, TensorFlowEngine
-from pipeline.runners import LOCAL, open_runner
-from pipeline.scorer import Limits
-from pipeline.scoring import ScoreImages
-from pipeline.sources import ListImages
+from pipeline.images.decode import DecodeLimits, decode
+from pipeline.runners.registry import LOCAL, open_runner
+from pipeline.scoring.batching import batch_size
+from pipeline.scoring.scorer import Limits
+from pipeline.transforms.list_images import ListImages
+from pipeline.transforms.score_images import ScoreImages
 from tests.benchmarks.caffenet import caffenet
 from tests.benchmarks.files import DISTINCT, photographs
 from tests.benchmarks.one_run import cpu_seconds

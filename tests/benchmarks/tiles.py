@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 from rich.console import Console
 
-from pipeline.scorer import Limits
+from pipeline.scoring.scorer import Limits
 from tests.benchmarks.caffenet import caffenet
 from tests.benchmarks.files import scene
 from tests.benchmarks.one_run import Measured, measure

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from tests.pipeline.stored_rows import publish_rows, scored
+from tests.support.stored_rows import publish_rows, scored
 
 
 def main(table: str, name: str, commits: int) -> None:

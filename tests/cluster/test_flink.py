@@ -18,11 +18,11 @@ import pytest
 import requests
 from PIL import Image
 
-from pipeline.checking import check
-from pipeline.demo import convert_digits
-from pipeline.flink import FlinkCluster
-from pipeline.job import describe_job, run_job
-from pipeline.trial import compare_tables
+from pipeline.jobs.run import describe_job, run_job
+from pipeline.maintenance.check import check
+from pipeline.runners.flink import FlinkCluster
+from pipeline.tools.demo import convert_digits
+from pipeline.tools.verify_runner import compare_tables
 from tests.cluster.tools import DENSECAST, ROOT, free_port, installed
 
 GOOD, BAD = 510, 3

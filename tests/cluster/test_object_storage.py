@@ -19,22 +19,22 @@ from click.testing import CliRunner, Result
 from deltalake import DeltaTable
 
 from conversion.errors import DensecastError
-from pipeline import storage
-from pipeline.checking import check
-from pipeline.cli import cli
-from pipeline.compacting import compact
-from pipeline.credentials import StorageOptions, use
+from pipeline.cli.main import cli
 from pipeline.errors import SourceError
 from pipeline.exit_codes import ExitCode
-from pipeline.job import JobResult
-from pipeline.jobfile import load_jobfile
-from pipeline.lease import Holder, Lease, LeaseHeldError
-from pipeline.lease_store import open_store
-from pipeline.nightly import run_nights
-from pipeline.rows import IDENTITY
-from pipeline.storage_errors import StorageError, UnavailableError
-from pipeline.store_settings import delta_options
-from pipeline.table import MapTable
+from pipeline.jobs.nightly import run_nights
+from pipeline.jobs.run import JobResult
+from pipeline.jobs.toml_file import load_jobfile
+from pipeline.maintenance.check import check
+from pipeline.maintenance.compact import compact
+from pipeline.storage import files
+from pipeline.storage.client_options import delta_options
+from pipeline.storage.errors import StorageError, UnavailableError
+from pipeline.storage.options import StorageOptions, use
+from pipeline.table.lease import Holder, Lease, LeaseHeldError
+from pipeline.table.lease_store import open_store
+from pipeline.table.reader import MapTable
+from pipeline.table.rows import IDENTITY
 from tests.cluster.s3 import PATIENCE_S, ROOT, Server, served
 from tests.faults.collection import Images, without_tensorflow
 from tests.faults.driver import Child, Ended
@@ -68,7 +68,7 @@ class Remote:
 
     def upload(self) -> None:
         for path in self.images.folder.iterdir():
-            storage.write_atomically(f"{self.bucket}/images/{path.name}", path.read_bytes())
+            files.write_atomically(f"{self.bucket}/images/{path.name}", path.read_bytes())
 
     def values(self, **options: Any) -> dict[str, Any]:
         return {**self.images.values(Path(self.table)), "output": self.table, "images": (f"{self.bucket}/images/",),
@@ -131,7 +131,7 @@ def test_a_second_night_replaces_what_has_changed(remote: Remote, tmp_path: Path
     images.run(tmp_path / "local")
     images.change()
     images.run(tmp_path / "local", prune=True)
-    storage.delete(f"{remote.bucket}/images/03.png")
+    files.delete(f"{remote.bucket}/images/03.png")
     remote.upload()
     done = remote.run(prune=True)
     assert (done.summary.images["delete"], done.summary.images["replaced"]) == (1, 5)
@@ -145,8 +145,8 @@ def test_archives_manifests_and_tiles(remote: Remote, tmp_path: Path):
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         for name in ("01.jpg", "02.jpg", "03.png"):
             archive.add(remote.images.folder / name, name)
-    storage.write_atomically(f"{remote.bucket}/a.tar", (tmp_path / "a.tar").read_bytes())
-    storage.write_atomically(f"{remote.bucket}/list.csv", b"uri,id\nimages/04.jpg,four\nimages/05.jpg,five\n")
+    files.write_atomically(f"{remote.bucket}/a.tar", (tmp_path / "a.tar").read_bytes())
+    files.write_atomically(f"{remote.bucket}/list.csv", b"uri,id\nimages/04.jpg,four\nimages/05.jpg,five\n")
     images = (f"{remote.bucket}/*.tar", f"@{remote.bucket}/list.csv", f"{remote.bucket}/images/0[67].*")
     done = remote.run(images=images, tile_pixels=700)
     assert (done.summary.scored, done.summary.rejected) == (7, 0)
@@ -186,20 +186,20 @@ def test_all_commands(remote: Remote, tmp_path: Path):
 
 def test_more_objects_than_a_page_has(bucket: str):
     for number in range(1003):
-        storage.write_atomically(f"{bucket}/many/{number:04}.parquet", b"-")
-    assert len(storage.list_files(f"{bucket}/many", ".parquet")) == 1003
-    assert len(storage.list_entries(f"{bucket}/many")) == 1003
+        files.write_atomically(f"{bucket}/many/{number:04}.parquet", b"-")
+    assert len(files.list_files(f"{bucket}/many", ".parquet")) == 1003
+    assert len(files.list_entries(f"{bucket}/many")) == 1003
 
 
 def test_a_large_part_leaves_no_upload_behind(bucket: str, server: Server, tmp_path: Path):
     data = os.urandom(1 << 20) * 20
-    storage.write_atomically(f"{bucket}/large", data)
-    assert storage.read_bytes(f"{bucket}/large") == data
-    with storage.open_stream(f"{bucket}/large") as stream:
+    files.write_atomically(f"{bucket}/large", data)
+    assert files.read_bytes(f"{bucket}/large") == data
+    with files.open_stream(f"{bucket}/large") as stream:
         stream.seek(19 << 20)
         assert stream.read() == data[: 1 << 20]
         # Replaced while it is read: what was read and what comes would be of two files.
-        storage.write_atomically(f"{bucket}/large", data[:-1] + b"x")
+        files.write_atomically(f"{bucket}/large", data[:-1] + b"x")
         stream.seek(10 << 20)
         with pytest.raises(StorageError, match="replaced"):
             stream.read(1)
@@ -234,8 +234,8 @@ def test_no_secret_is_kept(remote: Remote, server: Server):
     use(given)
     done = remote.run()
     secret = given["aws_secret_access_key"]
-    kept = storage.read_bytes(f"{remote.table}/_densecast/runs/{done.summary.run_id}.json").decode()
-    log = storage.read_bytes(f"{remote.table}/_delta_log/00000000000000000000.json").decode()
+    kept = files.read_bytes(f"{remote.table}/_densecast/runs/{done.summary.run_id}.json").decode()
+    log = files.read_bytes(f"{remote.table}/_delta_log/00000000000000000000.json").decode()
     assert secret not in kept + log
     assert "aws_" not in kept + log
 
@@ -284,7 +284,7 @@ def test_what_refuses_is_told_at_once(
             assert "what to do" in text
             assert place in text
             assert secret not in text
-    assert storage.list_files(remote.table) == []
+    assert files.list_files(remote.table) == []
 
 
 def test_a_bucket_that_may_be_read_and_not_written(remote: Remote, server: Server, tmp_path: Path):
@@ -403,7 +403,7 @@ def test_killed_runs_leave_what_the_next_one_adopts(remote: Remote, undisturbed:
     assert ended.status == -signal.SIGKILL
     assert remote.run().summary.images["adopt"] == 20
     remote.settled(undisturbed)
-    assert not [entry for entry in storage.list_entries(remote.table) if ".partial" in entry.path]
+    assert not [entry for entry in files.list_entries(remote.table) if ".partial" in entry.path]
 
 
 # The lease, and nights
@@ -444,7 +444,7 @@ def test_of_two_nights_at_once_one_is_told_who_works(remote: Remote, tmp_path: P
         ended = densecast("nightly", str(_job(remote, tmp_path)))
     assert ended.exit_code == ExitCode.BUSY, ended.output
     assert "run theirs" in ended.output
-    assert not storage.list_files(remote.table, ".parquet")
+    assert not files.list_files(remote.table, ".parquet")
 
 
 def test_of_many_that_find_the_lease_free_one_gets_it(remote: Remote):
@@ -470,7 +470,8 @@ def test_of_many_that_find_the_lease_free_one_gets_it(remote: Remote):
 
 
 def test_the_lease_of_a_killed_run_is_broken_and_one_of_another_machine_lapses(remote: Remote):
-    take = f"from pipeline.lease import Lease; Lease({remote.table!r}, 'dead').__enter__(); print('has it', flush=True)"
+    take = f"from pipeline.table.lease import Lease; Lease({remote.table!r}, 'dead').__enter__()"
+    take += "; print('has it', flush=True)"
     process = subprocess.Popen(
         [sys.executable, "-c", f"{take}; import time; time.sleep({PATIENCE_S})"],
         cwd=ROOT,

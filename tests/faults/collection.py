@@ -20,14 +20,14 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from PIL import Image
 
-from pipeline.checking import check
-from pipeline.equivalence import compare
-from pipeline.inference import ScoreFn
-from pipeline.job import JobResult, describe_job, run_job
-from pipeline.rows import IDENTITY
-from pipeline.scoring import ScoreImages
-from pipeline.table import MapTable
-from tests.pipeline.fakes import FakeEngine, write_model
+from pipeline.jobs.run import JobResult, describe_job, run_job
+from pipeline.maintenance.check import check
+from pipeline.table.diff import compare
+from pipeline.table.reader import MapTable
+from pipeline.table.rows import IDENTITY
+from pipeline.transforms.score_fn import ScoreFn
+from pipeline.transforms.score_images import ScoreImages
+from tests.support.fakes import FakeEngine, write_model
 
 FLUSH_BYTES = 2500
 """A few rows fill a part, so that every run writes several."""
@@ -105,7 +105,10 @@ def without_tensorflow(
 ) -> Iterator[None]:
     """Jobs run with another engine, and with small parts."""
     transform = functools.partial(ScoreImages, open_engine=engine, flush_bytes=flush_bytes)
-    with mock.patch("pipeline.submitting.ScoreImages", transform), mock.patch("pipeline.scoring.ScoreFn", score_fn):
+    with (
+        mock.patch("pipeline.jobs.submit.ScoreImages", transform),
+        mock.patch("pipeline.transforms.score_images.ScoreFn", score_fn),
+    ):
         yield
 
 

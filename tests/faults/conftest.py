@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.checking import check
+from pipeline.maintenance.check import check
 from tests.faults.collection import Images, Night, Settle, count, rows_of, same
 from tests.faults.disks import CAN_MOUNT
 

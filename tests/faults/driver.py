@@ -72,9 +72,9 @@ class Child:
 
 
 def main(told: dict[str, Any]) -> int:
-    from pipeline.compacting import compact
-    from pipeline.console import quiet_libraries
-    from pipeline.job import describe_job, run_job
+    from pipeline.cli.console import quiet_libraries
+    from pipeline.jobs.run import describe_job, run_job
+    from pipeline.maintenance.compact import compact
     from tests.faults.collection import without_tensorflow
 
     quiet_libraries(debug=False)

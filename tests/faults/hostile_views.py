@@ -7,11 +7,11 @@ import signal
 import time
 from typing import Any
 
-from pipeline import viewing
+from pipeline.images import multiscale
 
 
 def views(data: bytes, *args: Any, **options: Any) -> Any:
-    """As `pipeline.viewing.views`."""
+    """As `pipeline.images.multiscale.views`."""
     tail = bytes(data[-8:])
     if tail.endswith(b"HANG"):
         time.sleep(600)
@@ -21,4 +21,4 @@ def views(data: bytes, *args: Any, **options: Any) -> Any:
         os._exit(1)
     if tail.endswith(b"EAT"):
         return bytearray(1 << 45)
-    return viewing.views(data, *args, **options)
+    return multiscale.views(data, *args, **options)

@@ -41,18 +41,18 @@ def _summary(path: pathlib.Path, *_: Any, **__: Any) -> bool:
 _OPEN, _REPLACE = "pathlib:Path.open", "pathlib:Path.replace"
 POINTS = {
     "listing": Point("pipeline.sources.globs:_regular", call=10),
-    "a probe": Point("pipeline.sources.opening:Reader.probe"),
-    "decode": Point("pipeline.isolation:IsolatedDecoder.call", call=5),
-    "infer": Point("tests.pipeline.fakes:FakeEngine.score", call=3),
-    "a copy-on-write": Point("pipeline.incremental:rewrite", before=False),
+    "a probe": Point("pipeline.sources.reader:Reader.probe"),
+    "decode": Point("pipeline.images.decoder_process:IsolatedDecoder.call", call=5),
+    "infer": Point("tests.support.fakes:FakeEngine.score", call=3),
+    "a copy-on-write": Point("pipeline.transforms.plan_run:rewrite", before=False),
     "the writing of a part": Point(_OPEN, call=3, counts=_part),
     "the writing of a model's metadata": Point(_OPEN, counts=_model),
     "the writing of the summary": Point(_OPEN, counts=_summary),
     "before the rename of a part": Point(_REPLACE, call=3, counts=_part),
     "after the rename of a part": Point(_REPLACE, before=False, call=3, counts=_part),
-    "before the commit": Point("pipeline.publishing:_commit"),
-    "after the commit": Point("pipeline.publishing:_commit", before=False),
-    "before the commit of a compaction": Point("pipeline.compacting:_commit"),
+    "before the commit": Point("pipeline.table.commit:_commit"),
+    "after the commit": Point("pipeline.table.commit:_commit", before=False),
+    "before the commit of a compaction": Point("pipeline.maintenance.compact:_commit"),
 }
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from pipeline.commands.table import score
+from pipeline.cli.commands.table import score
 from pipeline.exit_codes import ExitCode
 from tests.faults.collection import Images, Settle, without_tensorflow
-from tests.pipeline.image_files import FILES
+from tests.support.image_files import FILES
 
 
 def test_a_collection_without_a_good_image(tmp_path: Path, settle: Settle):

@@ -29,7 +29,7 @@ _MANNERS: dict[str, tuple[str, str | None, int]] = {
 def test_a_server_in_trouble_costs_its_images_at_most(
     images: Images, tmp_path: Path, settle: Settle, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("pipeline.sources.opening.WebLimits", lambda: _LIMITS)
+    monkeypatch.setattr("pipeline.sources.reader.WebLimits", lambda: _LIMITS)
     files = {"00": (images.folder / "00.png").read_bytes(), "01": (images.folder / "01.jpg").read_bytes()}
     with serving(files) as server:
         addresses = {manner: [server.address(manner, name) for name in files] for manner in ["well", *_MANNERS]}

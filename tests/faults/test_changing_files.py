@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.sources.opening import Reader
+from pipeline.sources.reader import Reader
 from pipeline.sources.reference import ImageReference
 from pipeline.sources.streams import FileStream
 from tests.faults.collection import Images, Settle, rows_of

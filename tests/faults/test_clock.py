@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.run_history import run_lines
-from pipeline.vacuuming import vacuum
+from pipeline.maintenance.vacuum import vacuum
+from pipeline.table.run_history import run_lines
 from tests.faults.collection import Images, Settle, rows_of
 
 _AHEAD = timedelta(days=3)
@@ -30,7 +30,7 @@ def _run_ahead(images: Images, output: Path, monkeypatch: pytest.MonkeyPatch) ->
     with monkeypatch.context() as patch:
         for module in ("scorer", "publishing", "incremental", "scoring"):
             patch.setattr(f"pipeline.{module}.datetime", _Ahead)
-        patch.setattr("pipeline.publishing.time", clock)
+        patch.setattr("pipeline.table.commit.time", clock)
         images.run(output)
     seconds = _AHEAD.total_seconds()
     for log in output.glob("_delta_log/*.json"):

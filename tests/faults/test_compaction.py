@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from conversion.errors import DensecastError
-from pipeline.compacting import compact
-from pipeline.publishing import ConflictError
+from pipeline.maintenance.compact import compact
+from pipeline.table.commit import ConflictError
 from tests.faults import points
 from tests.faults.collection import Images, Night, Settle
 from tests.faults.driver import Child

@@ -14,10 +14,9 @@ import pyarrow as pa
 import pytest
 
 from conversion.errors import DensecastError
-from pipeline import knowledge
-from pipeline.planning import Action, Edit
-from pipeline.superseding import rewrite
-from pipeline.vacuuming import vacuum
+from pipeline.maintenance.vacuum import vacuum
+from pipeline.table.rewrite import Action, Edit, rewrite
+from pipeline.transforms import inventory
 from tests.faults import points
 from tests.faults.collection import Night, Settle, maps_left_behind
 from tests.faults.disks import raising
@@ -81,7 +80,7 @@ def test_no_flipped_bit_of_a_part_changes_what_is_adopted(dead: Path, tmp_path: 
     shutil.copytree(dead, output)
     part = _parts(output)[-1]
     data, random_ = part.read_bytes(), random.Random(1)
-    known = knowledge.read_orphan(str(output), part.name)
+    known = inventory.read_orphan(str(output), part.name)
     rows = _adopted(output, part, known)
     assert rows.num_rows
     refused = 0
@@ -90,7 +89,7 @@ def test_no_flipped_bit_of_a_part_changes_what_is_adopted(dead: Path, tmp_path: 
         damaged = bytearray(data)
         damaged[bit // 8] ^= 1 << bit % 8
         part.write_bytes(damaged)
-        found = knowledge.read_orphan(str(output), part.name)
+        found = inventory.read_orphan(str(output), part.name)
         refused += not found
         assert found in ([], known), f"bit {bit}"
         if found:
@@ -98,7 +97,7 @@ def test_no_flipped_bit_of_a_part_changes_what_is_adopted(dead: Path, tmp_path: 
     assert refused > 150
 
 
-def _adopted(output: Path, part: Path, known: list[knowledge.Known]) -> pa.Table:
+def _adopted(output: Path, part: Path, known: list[inventory.Known]) -> pa.Table:
     edits = [
         Edit(k.uri, k.part, Action.ADOPT, k.version, k.id, [(scale, index) for scale, index, _ in k.slots])
         for k in known

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from conversion.errors import DensecastError
-from pipeline.job import describe_job, run_job
+from pipeline.jobs.run import describe_job, run_job
 from tests.faults.collection import Images, Settle, maps_left_behind, rows_of, without_tensorflow
-from tests.pipeline.fakes import FakeEngine
+from tests.support.fakes import FakeEngine
 
 _MARK = 251
 

@@ -10,9 +10,9 @@ from typing import Any
 import apache_beam as beam
 import pytest
 
-from pipeline.incremental import globally
-from pipeline.inference import ScoreFn
-from pipeline.job import describe_job, run_job
+from pipeline.jobs.run import describe_job, run_job
+from pipeline.transforms.plan_run import globally
+from pipeline.transforms.score_fn import ScoreFn
 from tests.faults.collection import Night, Settle, maps_left_behind, without_tensorflow
 
 _MODES = {

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from conversion.errors import DensecastError
-from pipeline.publishing import read_summary
+from pipeline.table.commit import read_summary
 from tests.faults import points
 from tests.faults.collection import Night, Settle
 from tests.faults.driver import Child, Ended
@@ -85,7 +85,9 @@ def test_parts_that_are_deleted_before_the_commit(
     output = tmp_path / "maps"
     with monkeypatch.context() as patch:
         points.install(
-            Point("pipeline.inference:publish"), lambda: sorted(output.glob("part-*"))[0].unlink(), patch.setattr
+            Point("pipeline.transforms.score_fn:publish"),
+            lambda: sorted(output.glob("part-*"))[0].unlink(),
+            patch.setattr,
         )
         with pytest.raises(DensecastError, match="is missing"):
             first_night.run(output)

@@ -12,9 +12,9 @@ import pytest
 from apache_beam.options.pipeline_options import GoogleCloudOptions
 from apache_beam.portability.api import beam_runner_api_pb2
 
-from pipeline.job import describe_job
+from pipeline.jobs.run import describe_job
 from tests.infra.tools import INFRA, ROOT, dockerfile, run, tools_python
-from tests.pipeline.fakes import write_model
+from tests.support.fakes import write_model
 
 FOLDER = INFRA / "dataflow"
 IMAGE = "europe-west4-docker.pkg.dev/project/images/densecast:0.1.0"

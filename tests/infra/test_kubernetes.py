@@ -16,7 +16,7 @@ import yaml
 from apache_beam.options.pipeline_options import FlinkRunnerOptions, PipelineOptions, PortableOptions
 
 from pipeline.exit_codes import ExitCode
-from pipeline.jobfile import load_jobfile
+from pipeline.jobs.toml_file import load_jobfile
 from tests.infra.tools import INFRA, docker_arguments, dockerfile, run, tool
 
 FOLDER = INFRA / "kubernetes"

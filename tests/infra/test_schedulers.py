@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pipeline.exit_codes import ExitCode
-from pipeline.jobfile import load_jobfile
+from pipeline.jobs.toml_file import load_jobfile
 from tests.infra.tools import INFRA, run, tool, tools_python
 
 UNITS = ("densecast-nightly.service", "densecast-nightly.timer")

@@ -1,0 +1,1 @@
+"""The `densecast` command."""

@@ -1,0 +1,1 @@
+"""The commands of `densecast`, by what they are about; `pipeline.cli.main` puts them together."""

@@ -1,0 +1,232 @@
+"""Commands that look after a table: runs, check, compact, vacuum."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.markup import escape
+from rich.table import Table
+
+from pipeline.cli.commands.options import storage_options
+from pipeline.cli.console import console
+from pipeline.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from pipeline.maintenance.check import Report
+
+_SIZE = re.compile(r"(\d{1,9})\s*([kMG]?)B?")
+_FACTORS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
+
+
+class Bytes(click.ParamType[int]):
+    """A number of bytes: 128MB, 1GB, 500k."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Bytes."""
+        if isinstance(value, int):
+            return value
+        match = _SIZE.fullmatch(value)
+        if match is None or int(match[1]) == 0:
+            self.fail(f"{value!r} is no size: write 128MB or 1GB", param, ctx)
+        return int(match[1]) * _FACTORS[match[2]]
+
+
+class Retention(click.ParamType[int]):
+    """Hours: 12h, 7d, 2w."""
+
+    name = "retention"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Hours."""
+        from pipeline.maintenance.vacuum import parse_retention
+
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_retention(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.command()
+@click.argument("table")
+@click.option("--json", "as_json", is_flag=True, help="Print the runs for programs.")
+@storage_options
+def runs(table: str, as_json: bool) -> None:
+    """List the runs that have published to a table, the newest last: what each listed, kept, scored and rejected.
+
+    \b
+    densecast runs maps
+    densecast runs s3://bucket/maps --json
+    """
+    from pipeline.table.run_history import run_lines
+
+    lines = run_lines(table)
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(line) for line in lines]))
+        return
+    shown = Table("run", "published", box=None)
+    for name in ("version", "listed", "kept", "adopted", "scored", "rejected", "deleted", "seconds"):
+        shown.add_column(name, justify="right")
+    shown.add_column("model")
+    for line in lines:
+        counts = (line.version, line.listed, line.kept, line.adopted, line.scored, line.rejected, line.deleted)
+        shown.add_row(
+            escape(line.run_id),
+            escape(line.published_at or "-"),
+            *("-" if count is None else f"{count:,}" for count in counts),
+            "-" if line.seconds is None else f"{line.seconds:,.1f}",
+            escape((line.model_digest or "-")[:12]),
+        )
+    console().print(shown if lines else "no run has left a summary")
+
+
+@click.command()
+@click.argument("table")
+@click.option("--json", "as_json", is_flag=True, help="Print the report for programs.")
+@storage_options
+@click.pass_context
+def check(ctx: click.Context, /, table: str, as_json: bool) -> None:
+    """Read everything in a table again and say what is damaged: files, checksums, maps, images, counts.
+
+    Exits with 0 if nothing is, with 4 if something is, with 1 if there is no table that could be read. Files that a
+    dead run left are no damage; they are mentioned.
+
+    \b
+    densecast check maps
+    densecast check maps --json > report.json
+    """
+    from pipeline.maintenance.check import check as check_table
+
+    with _progress("checking", quiet=as_json) as on_progress:
+        report = check_table(table, on_progress)
+    if as_json:
+        click.echo(json.dumps(report.as_json()))
+    else:
+        _print(report)
+    if not report.clean:
+        ctx.exit(ExitCode.DAMAGED)
+
+
+@click.command()
+@click.argument("table")
+@click.option(
+    "--target-size",
+    type=Bytes(),
+    default="128MB",
+    show_default=True,
+    help="About how large the files become.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result for programs.")
+@storage_options
+def compact(table: str, target_size: int, as_json: bool) -> None:
+    """Merge the small files of a table into few large ones; its rows stay the same.
+
+    Runs may publish meanwhile. The files that were merged stay for readers of earlier versions until
+    `densecast vacuum`. It takes three times the target size of memory, and some 300 MB.
+
+    \b
+    densecast compact maps
+    densecast compact maps --target-size 512MB
+    """
+    from pipeline.maintenance.compact import compact as compact_table
+
+    with _progress("compacting", quiet=as_json) as on_progress:
+        done = compact_table(table, target_size, on_progress)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(done)))
+    elif not done.passes:
+        click.echo(f"nothing to do: {done.files_before:,} files, {done.bytes_before:,} bytes")
+    else:
+        click.echo(
+            f"{done.files_before:,} files ({done.bytes_before:,} bytes) became {done.files_after:,}"
+            f" ({done.bytes_after:,} bytes); {table} version {done.version}"
+        )
+
+
+@click.command()
+@click.argument("table")
+@click.option(
+    "--retention", type=Retention(), default="7d", show_default=True, help="How long to keep what is not needed."
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be deleted, and delete nothing.")
+@click.option("--force", is_flag=True, help="Allow a retention below 1h; no run may be at work.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result for programs.")
+@storage_options
+def vacuum(table: str, retention: int, dry_run: bool, force: bool, as_json: bool) -> None:
+    """Delete the files of a table that are needed no longer: superseded ones, and those that dead runs left.
+
+    Versions of the table from before the retention can then be read no longer. Files that are not densecast's stay.
+
+    \b
+    densecast vacuum maps --dry-run
+    densecast vacuum maps --retention 12h
+    """
+    from pipeline.maintenance.vacuum import vacuum as vacuum_table
+
+    done = vacuum_table(table, retention, dry_run=dry_run, force=force)
+    if as_json:
+        files = {name: [file._asdict() for file in getattr(done, name)] for name in ("deleted", "kept", "foreign")}
+        click.echo(json.dumps({"retention_hours": done.retention_hours, "dry_run": done.dry_run, **files}))
+        return
+    if dry_run:
+        for file in done.deleted:
+            click.echo(f"{file.path}\t{file.kind}\t{file.size_bytes:,} bytes")
+    click.echo(f"{'would delete' if dry_run else 'deleted'} {_files(done.deleted)}")
+    if done.kept:
+        click.echo(f"kept {_files(done.kept)} that are not needed and younger than {_hours(done.retention_hours)}")
+    if done.foreign:
+        names = ", ".join(file.path for file in done.foreign[:3])
+        click.echo(f"left alone {_files(done.foreign)} that are not densecast's: {names}")
+
+
+def _files(files: tuple[Any, ...]) -> str:
+    return f"{len(files):,} files, {sum(file.size_bytes for file in files):,} bytes"
+
+
+def _hours(hours: int) -> str:
+    return f"{hours // 24}d" if hours and hours % 24 == 0 else f"{hours}h"
+
+
+def _print(report: Report) -> None:
+    out = console()
+    if report.findings:
+        shown = Table("damage", "where", "what", box=None)
+        for finding in report.findings:
+            shown.add_row(finding.kind.value, escape(finding.where), escape(finding.what))
+        out.print(shown)
+    total = sum(report.damage.values())
+    if total > len(report.findings):
+        click.echo(f"... and {total - len(report.findings):,} more")
+    for note in report.notes:
+        click.echo(f"note: {note}")
+    rows = ", ".join(f"{count:,} {status}" for status, count in report.rows.items())
+    click.echo(
+        f"{report.table} version {report.version}: {report.images:,} images, rows: {rows};"
+        f" {report.files:,} files, {report.size_bytes:,} bytes; {report.seconds:.1f} s"
+    )
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in report.damage.items())
+    click.echo(f"DAMAGED: {kinds}" if kinds else "clean: everything was read, and is what was written")
+
+
+@contextmanager
+def _progress(label: str, *, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar on a terminal, nothing elsewhere."""
+    terminal = console(stderr=True)
+    if quiet or not terminal.is_terminal:
+        yield None
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=terminal, transient=True) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,310 @@
+"""Commands about networks and models: convert, inspect, verify, bench, models."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.progress import Progress
+from rich.table import Table
+
+from conversion import Limits
+from pipeline.cli.commands.options import (
+    Size,
+    device_option,
+    limit_options,
+    need_tensorflow,
+    numbers,
+    print_report,
+    refuse_existing,
+    take_limits,
+)
+from pipeline.cli.console import console
+
+
+@click.command()
+@click.argument("prototxt", type=click.Path())
+@click.argument("weights", type=click.Path())
+@click.option("--output", "-o", required=True, type=click.Path(), help="The model directory to make.")
+@click.option("--mean", help="B,G,R values, one value, or a mean image (.npy, .binaryproto). Default: 0.")
+@click.option("--scale", type=float, default=1.0, show_default=True, help="Multiplied after the mean is subtracted.")
+@click.option(
+    "--channel-order",
+    type=click.Choice(["bgr", "rgb", "gray"]),
+    help="Of the network. Default: bgr, or gray for one channel.",
+)
+@click.option("--labels", type=click.Path(), help="Class names, one a line (Caffe's synset_words.txt works).")
+@click.option("--crop", type=Size(), help="The size the classifier was trained at. Default: the definition's own.")
+@click.option("--features", help="Blobs to offer as features, with commas. Default: what InnerProducts read and write.")
+@click.option(
+    "--stage", "stages", multiple=True, help="A stage that include and exclude rules ask for; may be repeated."
+)
+@click.option("--level", type=int, help="The level that they ask for. Default: the definition's own.")
+@click.option("--output-blob", help="Which of several heads gives the probabilities, by its Softmax blob.")
+@click.option(
+    "--output-stride", type=click.IntRange(min=1), help="Pixels between cells: a finer map, at a cost that is told."
+)
+@click.option("--name", default="", help="The model's name. Default: the definition's own.")
+@click.option("--overwrite", is_flag=True, help="Replace a model that is there.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was written to densecast.json.")
+@limit_options
+def convert(prototxt: str, weights: str, output: str, as_json: bool, **options: Any) -> None:
+    """Turn a Caffe classifier into a dense model, verified layer by layer.
+
+    \b
+    densecast convert deploy.prototxt caffenet.caffemodel --output caffenet \\
+        --mean 104.00699,116.66877,122.67892 --labels synset_words.txt
+    densecast convert deploy.prototxt caffenet.caffemodel --output fine --output-stride 8
+    """
+    from conversion import convert as convert_model
+    from conversion import read_labels
+    from pipeline.tools.inspect_network import inspect, render
+
+    limits = take_limits(options)
+    labels, features = options.pop("labels"), options.pop("features")
+    if options["output_stride"]:
+        _tell_cost(prototxt, options["crop"], options["output_blob"], options["output_stride"], limits)
+    need_tensorflow()
+    metadata = convert_model(
+        prototxt,
+        weights,
+        output,
+        mean=_mean(options.pop("mean")),
+        labels=read_labels(labels, limits=limits) if labels else (),
+        features=[f.strip() for f in features.split(",")] if features else None,
+        limits=limits,
+        **options,
+    )
+    if as_json:
+        click.echo(metadata.model_dump_json(indent=2))
+    else:
+        console().print(render(inspect(output)))
+
+
+def _tell_cost(prototxt: str, crop: Any, blob: str | None, stride: int, limits: Limits) -> None:
+    """What a finer map costs, before it is paid."""
+    from conversion import cast as cast_network
+    from conversion import load_network, multiply_adds_by_stride, receptive_field
+
+    network = cast_network(load_network(prototxt, crop=crop, limits=limits))
+    own = int(receptive_field(network, blob).stride[0])
+    height, width = next(iter(network.inputs.values()))[2:]
+    size = (2 * height, 2 * width)
+    costs = multiply_adds_by_stride(network, size, [own, stride], blob)
+    click.echo(
+        f"an image of {size[0]}x{size[1]} pixels costs {costs[stride] / 1e9:.1f} GMAC at stride {stride}, "
+        f"{costs[stride] / costs[own]:.1f} times as much as at the net's own stride of {own}",
+        err=True,
+    )
+
+
+@click.command()
+@click.argument("network", metavar="MODEL|PROTOTXT|NAME")
+@click.option("--input-size", type=Size(), help="HEIGHTxWIDTH of the image. Default: the training size.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def inspect(network: str, input_size: tuple[int, int] | None, as_json: bool) -> None:
+    """Show layers, shapes, parameters, multiply-adds and geometry.
+
+    \b
+    densecast inspect caffenet --input-size 451x451
+    densecast inspect deploy.prototxt
+    densecast inspect vgg16 --input-size 512x768
+    """
+    from pipeline.tools.inspect_network import inspect as inspect_network
+    from pipeline.tools.inspect_network import render
+
+    report = inspect_network(network, input_size)
+    print_report(report, render, as_json=as_json)
+
+
+@click.command()
+@click.argument("model", type=click.Path())
+@click.option("--sizes", default="", help="Sides of square images, with commas. Default: 1x1, 8x8, larger maps.")
+@click.option("--batches", default="1,8", show_default=True, help="Images a batch, with commas.")
+@click.option(
+    "--repeats", type=click.IntRange(min=1), default=7, show_default=True, help="Timed runs; the median counts."
+)
+@device_option
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def bench(model: str, sizes: str, batches: str, repeats: int, device: str, as_json: bool) -> None:
+    """Measure images a second and the share of this machine's matrix-multiply peak.
+
+    \b
+    densecast bench caffenet --sizes 227,451 --batches 1,4
+    """
+    from pipeline.tools.benchmark import bench as bench_model
+    from pipeline.tools.benchmark import render
+
+    need_tensorflow()
+    report = bench_model(model, numbers(sizes, "--sizes"), numbers(batches, "--batches"), repeats, device=device)
+    print_report(report, render, as_json=as_json)
+
+
+@click.command()
+@click.argument("model", type=click.Path())
+@click.argument("images", nargs=-1, type=click.Path())
+@click.option("--crops", is_flag=True, help="Compare the map with the classifier on each window by itself.")
+@click.option("--definition", type=click.Path(), help="The Caffe definition to hold the model against, with --weights.")
+@click.option("--weights", type=click.Path(), help="Its trained weights.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def verify(
+    model: str, images: tuple[str, ...], crops: bool, definition: str | None, weights: str | None, as_json: bool
+) -> None:
+    """Hold a model against its Caffe files, layer by layer, or its maps against their crops.
+
+    IMAGES are for --crops; without them, seeded ones are made up.
+
+    \b
+    densecast verify caffenet --definition deploy.prototxt --weights caffenet.caffemodel
+    densecast verify caffenet --crops photos/cat.jpg
+    """
+    from pipeline.tools.verify import render, verify_model
+
+    if not crops and not definition:
+        raise click.UsageError("give --crops, or --definition and --weights")
+    if bool(definition) != bool(weights):
+        raise click.UsageError("--definition and --weights belong together")
+    need_tensorflow()
+    caffe = (definition, weights) if definition and weights else None
+    report = verify_model(model, crops=crops, images=images, caffe=caffe)
+    print_report(report, render, as_json=as_json)
+
+
+@click.command()
+@click.argument("prototxt", type=click.Path())
+@click.argument("weights", type=click.Path(), required=False)
+@click.option("--output-prototxt", required=True, type=click.Path(), help="The definition to write.")
+@click.option("--output-weights", type=click.Path(), help="The weights to write; needs WEIGHTS.")
+@click.option("--overwrite", is_flag=True, help="Replace files that are there.")
+def cast(prototxt: str, weights: str | None, output_prototxt: str, output_weights: str | None, overwrite: bool) -> None:
+    """Write the fully convolutional net as Caffe files that Caffe loads.
+
+    \b
+    densecast cast deploy.prototxt net.caffemodel \\
+        --output-prototxt dense.prototxt --output-weights dense.caffemodel
+    """
+    from conversion import cast as cast_network
+    from conversion import load_network, save
+
+    if bool(weights) != bool(output_weights):
+        raise click.UsageError("WEIGHTS and --output-weights belong together")
+    outputs = [path for path in (output_prototxt, output_weights) if path]
+    refuse_existing(outputs, [path for path in (prototxt, weights) if path], overwrite=overwrite)
+    network = cast_network(load_network(prototxt, weights))
+    save(network, output_prototxt, output_weights)
+    click.echo(f"wrote {', '.join(outputs)}", err=True)
+    for note in network.notes:
+        click.echo(f"note: {note}", err=True)
+
+
+@click.command()
+@click.argument("file", type=click.Path())
+@click.option("--output", "-o", required=True, type=click.Path(), help="The file to write, in the same form.")
+@click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
+def upgrade(file: str, output: str, overwrite: bool) -> None:
+    """Write an old definition or old weights in Caffe's current form.
+
+    \b
+    densecast upgrade old.prototxt --output new.prototxt
+    densecast upgrade old.caffemodel --output new.caffemodel
+    """
+    from conversion import upgrade_file
+
+    refuse_existing([output], [file], overwrite=overwrite)
+    upgrade_file(file, output)
+    click.echo(f"wrote {output}", err=True)
+
+
+@click.group()
+def models() -> None:
+    """The models that densecast knows."""
+
+
+@models.command("list")
+def models_list() -> None:
+    """List the models, and where their weights are published."""
+    from models import entries
+
+    table = Table()
+    for column in ("model", "title", "crop", "classes", "weights"):
+        table.add_column(column, overflow="fold")
+    for entry in entries():
+        where = entry.published.url if entry.published else "shipped with densecast"
+        table.add_row(entry.name, entry.title, str(entry.crop), str(len(entry.labels)), where)
+    console().print(table)
+
+
+@models.command("fetch")
+@click.argument("name")
+@click.option("--directory", type=click.Path(), help="Where to put it. Default: densecast's cache.")
+@click.option("--output", "-o", type=click.Path(), help="Convert it too, into this model directory.")
+def models_fetch(name: str, directory: str | None, output: str | None) -> None:
+    """Download a model's published weights; an interrupted download goes on where it stopped.
+
+    \b
+    densecast models fetch caffenet --output caffenet
+    """
+    from models import entry
+    from models.fetch import fetch
+
+    chosen = entry(name)
+    with Progress(console=console(stderr=True), transient=True) as progress:
+        task = progress.add_task(f"fetching {name}", total=None)
+        path = fetch(
+            chosen,
+            Path(directory) if directory else None,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    click.echo(str(path))
+    if output:
+        _convert_entry(chosen, path, output)
+        click.echo(output)
+
+
+@models.command("random")
+@click.argument("name")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--output", "-o", required=True, type=click.Path(), help="The model directory to make.")
+def models_random(name: str, seed: int, output: str) -> None:
+    """Make a model with seeded random weights: full size and full speed, classes without meaning.
+
+    \b
+    densecast models random caffenet --output caffenet-random && densecast bench caffenet-random
+    """
+    from conversion import load_network, random_parameters, save
+    from models import entry
+
+    chosen = entry(name)
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / f"{name}.caffemodel"
+        save(random_parameters(load_network(chosen.definition), seed), Path(folder) / "net.prototxt", weights)
+        _convert_entry(chosen, weights, output)
+    click.echo(output)
+
+
+def _mean(text: str | None) -> Any:
+    """--mean as `convert` takes it: numbers, or a path."""
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        return Path(text)
+
+
+def _convert_entry(entry: Any, weights: Path, output: str) -> None:
+    from conversion import convert as convert_model
+
+    need_tensorflow()
+    convert_model(
+        entry.definition,
+        weights,
+        output,
+        mean=entry.mean,
+        scale=entry.scale,
+        channel_order=entry.channel_order,
+        labels=entry.labels,
+        name=entry.name,
+    )

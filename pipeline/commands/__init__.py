@@ -1,1 +1,0 @@
-"""The commands of `densecast`, by what they are about; `pipeline.cli` puts them together."""

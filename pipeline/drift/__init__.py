@@ -1,0 +1,1 @@
+"""How the maps of two runs differ."""

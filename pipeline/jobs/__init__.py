@@ -1,0 +1,1 @@
+"""Scoring jobs: described, calibrated, submitted, watched, and run every night."""

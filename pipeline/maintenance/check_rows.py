@@ -1,0 +1,140 @@
+"""Is a row of the table what it should be? One batch of rows at a time, against nothing but itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.maintenance.check_images import RowIdentity
+from pipeline.maps.classification_map import MapError, check_cells, check_values
+from pipeline.maps.encoding import decode, map_digest
+from pipeline.maps.recipe import Form
+from pipeline.rejection import Reason
+from pipeline.table.row_decoding import scalars
+from pipeline.table.rows import ARRAYS, SCHEMA, Status
+
+IDENTITY_COLUMNS = RowIdentity._fields
+_OF_A_MAP = (*ARRAYS, "geometry", "map_height", "map_width", "class_count", "map_digest")
+_OF_A_SCORED_ROW = ("image_digest", "image_height", "image_width", "map_height", "map_width", "class_count", "geometry")
+_DECODED = ("form", *ARRAYS, "map_height", "map_width", "class_count", "map_digest")
+_REASONS = frozenset(map(str, Reason))
+_STATUSES = frozenset(map(str, Status))
+
+
+class RowFault(NamedTuple):
+    """What is wrong with a row.
+
+    Attributes:
+        uri: The image.
+        what: What is wrong.
+        digest: Whether the map is not the one that was stored, as its digest tells.
+    """
+
+    uri: str
+    what: str
+    digest: bool = False
+
+
+def schema_faults(schema: Any) -> list[str]:
+    """How the columns of a file differ from `pipeline.table.rows.SCHEMA`; further ones are no fault."""
+    faults = []
+    for field in SCHEMA:
+        index = schema.get_field_index(field.name)
+        if index < 0:
+            faults.append(f"has no column {field.name}")
+        elif schema.field(index).type != field.type:
+            faults.append(f"has the column {field.name} as {schema.field(index).type} instead of {field.type}")
+    return faults
+
+
+def identities(batch: Any) -> list[RowIdentity]:
+    """Which rows a batch holds; its columns must have no nulls there."""
+    columns = (batch.column(name).to_pylist() for name in IDENTITY_COLUMNS)
+    return [RowIdentity(*values) for values in zip(*columns, strict=True)]
+
+
+def null_faults(batch: Any) -> list[str]:
+    """The columns of a `pyarrow.RecordBatch` that hold nulls where none may be."""
+    required = [field.name for field in SCHEMA if not field.nullable]
+    nulls = {name: batch.column(name).null_count for name in required}
+    return [f"{count} rows have no {name}" for name, count in nulls.items() if count]
+
+
+def row_faults(batch: Any) -> Iterator[RowFault]:
+    """What is wrong with the rows of a `pyarrow.RecordBatch` of `SCHEMA` that has no nulls where none may be."""
+    uris, statuses = batch.column("uri").to_pylist(), batch.column("status").to_pylist()
+    yield from _placement_faults(batch, uris)
+    yield from _emptiness_faults(batch, uris, statuses)
+    decoded = batch.select(list(_DECODED))
+    for index, status in enumerate(statuses):
+        if status == Status.SCORED:
+            yield from _map_faults(uris[index], scalars(decoded, index))
+
+
+def _placement_faults(batch: Any, uris: list[str]) -> Iterator[RowFault]:
+    scale, tile, tiles = (batch.column(name).to_numpy() for name in ("scale", "tile_index", "tile_count"))
+    for index in np.flatnonzero(~((scale > 0) & np.isfinite(scale))):
+        yield RowFault(uris[index], f"its scale is {scale[index]}")
+    for index in np.flatnonzero((tile < 0) | (tile >= tiles)):
+        yield RowFault(uris[index], f"it is tile {tile[index]} of {tiles[index]}")
+
+
+def _emptiness_faults(batch: Any, uris: list[str], statuses: list[str]) -> Iterator[RowFault]:
+    """Statuses and reasons that there are none of, and columns that are empty, or not, against the status."""
+    status = batch.column("status")
+    scored, rejected = pc.equal(status, Status.SCORED.value), pc.equal(status, Status.REJECTED.value)
+    for index, (found, reason) in enumerate(zip(statuses, batch.column("reason").to_pylist(), strict=True)):
+        if found not in _STATUSES:
+            yield RowFault(uris[index], f"its status is {found!r}")
+        elif found == Status.REJECTED and reason not in _REASONS:
+            yield RowFault(uris[index], f"it was rejected for the unknown reason {reason!r}")
+        elif found != Status.REJECTED and reason is not None:
+            yield RowFault(uris[index], f"it is {found}, and has the reason {reason!r}")
+    for name in _OF_A_MAP:
+        present = pc.is_valid(batch.column(name))
+        for index in _true(pc.and_not(present, scored)):
+            yield RowFault(uris[index], f"it is {statuses[index]}, and has {name}")
+    for name in _OF_A_SCORED_ROW:
+        for index in _true(pc.and_(pc.is_null(batch.column(name)), scored)):
+            yield RowFault(uris[index], f"it is scored, and has no {name}")
+    for index in _true(pc.and_(pc.is_null(batch.column("detail")), rejected)):
+        yield RowFault(uris[index], "it is rejected, and has no detail")
+
+
+def _true(mask: Any) -> Any:
+    return np.flatnonzero(mask.to_numpy(zero_copy_only=False))
+
+
+def _map_faults(uri: str, row: Mapping[str, Any]) -> Iterator[RowFault]:
+    height, width = row["map_height"].as_py(), row["map_width"].as_py()
+    try:
+        cells = decode(row, Form(row["form"].as_py()), height, width)
+        check_cells(uri, cells, row["class_count"].as_py())
+        check_values(uri, cells)
+    except MapError as error:
+        yield RowFault(uri, error.what)
+    except (ValueError, TypeError, AttributeError, IndexError) as error:
+        yield RowFault(uri, f"its arrays do not make a map of {height} x {width} cells: {error}")
+    stored = row["map_digest"].as_py()
+    digest = _digest(row)
+    if digest != stored:
+        what = "its map has no digest" if stored is None else f"its map has the digest {digest}, not {stored}"
+        yield RowFault(uri, what, digest=True)
+
+
+def _digest(row: Mapping[str, Any]) -> str:
+    # One that cannot be computed differs from every stored one.
+    try:
+        return map_digest(
+            row["map_height"].as_py(),
+            row["map_width"].as_py(),
+            **{name: row[name].values.to_numpy(zero_copy_only=False) for name in ("classes", "scores", "residual")},
+            probabilities=row["probabilities"].as_py(),
+            features=row["features"].as_py(),
+        )
+    except (AttributeError, ValueError, TypeError, pa.ArrowException) as error:
+        return f"that cannot be computed ({error})"

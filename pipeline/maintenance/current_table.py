@@ -1,0 +1,34 @@
+"""What checking, compacting and vacuuming a table have in common: they touch only what they understand."""
+
+from __future__ import annotations
+
+from deltalake import DeltaTable
+
+from pipeline.errors import TableError
+from pipeline.table.commit import check_columns, open_delta
+from pipeline.table.lookup import no_table
+
+_READER_VERSION = 1
+
+
+def current_table(root: str) -> DeltaTable:
+    """The current version of a table of densecast's.
+
+    Raises:
+        TableError: There is none, or another program has given it features (deletion vectors, say) that change what
+            its files mean.
+    """
+    table = open_delta(root)
+    if table is None:
+        raise no_table(root)
+    check_columns(root, table)
+    protocol = table.protocol()
+    if protocol.min_reader_version > _READER_VERSION:
+        features = ", ".join(protocol.reader_features or ()) or f"reader version {protocol.min_reader_version}"
+        raise TableError(
+            f"the table has Delta features that densecast does not write: {features}",
+            where=root,
+            why="with them, the rows of a file need not be the rows of the table",
+            remedy="use the program that added them, or copy the table without them",
+        )
+    return table

@@ -1,0 +1,1 @@
+"""The classification map and the arithmetic behind it. Pure."""

@@ -1,0 +1,1 @@
+"""Images into rows, without Beam."""

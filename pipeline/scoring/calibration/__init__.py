@@ -1,0 +1,1 @@
+"""Settings chosen on the first images of a collection."""

@@ -1,0 +1,28 @@
+"""The tiles of an image with their pixels, cut from its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from pipeline.images.decode import Pixels
+from pipeline.images.row_reader import Rows
+from pipeline.maps.tiling import Tile
+
+
+def tiles_of(strips: Rows, grid: Iterable[Tile]) -> Iterator[tuple[Tile, Pixels]]:
+    """The tiles of an image with their pixels, row by row; holds the rows of one row of tiles.
+
+    Yields:
+        The tile, and its pixels, uint8 [h, w, 3], C-contiguous, its own copy.
+
+    Raises:
+        Rejected: See `Strips.rows`.
+    """
+    band, held = np.empty((0, 0, 3), np.uint8), (-1, -1)
+    for tile in grid:
+        if (tile.top, tile.bottom) != held:
+            held = tile.top, tile.bottom
+            band = strips.rows(*held)
+        yield tile, np.array(band[:, tile.left : tile.right], order="C")

@@ -1,0 +1,1 @@
+"""The Delta table of maps: rows, parts, commits, reading."""

@@ -1,0 +1,386 @@
+"""Publication: the part files of a run enter the Delta table in one transaction, or not at all."""
+
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, Schema, Transaction
+from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
+
+from conversion.errors import DensecastError
+from pipeline.errors import TableError
+from pipeline.storage import files
+from pipeline.storage.client_options import delta_options
+from pipeline.storage.error_mapping import explain
+from pipeline.storage.options import store_of
+from pipeline.table.part_file import STATISTICS_COLUMNS, Receipt, check_run_id
+from pipeline.table.paths import PART_ERRORS, check_available, delta_location, open_part
+from pipeline.table.rows import SCHEMA
+
+# The leading underscore keeps Delta's vacuum, and Spark's listing, away from what lies in it.
+FOLDER = "_densecast"
+
+ADOPTED = "adopted"
+"""Where a run's summary names the parts of dead runs that it took rows from."""
+
+_ATTEMPTS = 10  # a conflict costs one; writers that take turns cannot starve each other for long
+_DIGEST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+# Without this a compaction would gather statistics of the arrays as well.
+_CONFIGURATION = {"delta.dataSkippingStatsColumns": ",".join(STATISTICS_COLUMNS)}
+
+
+class RunSummary(NamedTuple):
+    """What a run has published.
+
+    Attributes:
+        run_id: The run.
+        version: The version of the table that it made.
+        scored: How many maps it added.
+        rejected: How many rejections it added.
+        images: How many images were listed, and what became of them, by `pipeline.transforms.reconcile.Outcome`;
+            `read`: how many files were opened; `still_rejected`: how many had no map before and have none now.
+        reasons: The rejections it added, by reason.
+        seconds: By stage, summed over all workers.
+        devices: Images that were run, padding included, by device, over all workers.
+    """
+
+    run_id: str
+    version: int
+    scored: int
+    rejected: int
+    images: Mapping[str, int]
+    reasons: Mapping[str, int]
+    seconds: Mapping[str, float]
+    devices: Mapping[str, int]
+
+
+class _Result(NamedTuple):
+    version: int
+    scored: int
+    rejected: int
+
+
+class Changes(NamedTuple):
+    """What a run does to a table.
+
+    Attributes:
+        base: The version that the run began with; -1 where there was no table.
+        receipts: The parts that count; none is legal, and one given twice counts once.
+        removed: The parts of version `base` whose rows are replaced.
+    """
+
+    base: int
+    receipts: Sequence[Receipt]
+    removed: Sequence[str] = ()
+
+
+class ConflictError(TableError):
+    """Another writer has changed what a run was to change; the run has published nothing."""
+
+
+def publish(
+    root: str, changes: Changes, *, run_id: str, model_json: Mapping[str, Any], summary: Mapping[str, Any]
+) -> RunSummary:
+    """Publish exactly the parts that the receipts name, in one Delta transaction; create the table if there is none.
+
+    Doing it again for the same run changes nothing and returns the same result, whatever the receipts: a runner may
+    repeat its last stage. Nor does it matter where an earlier attempt was killed: the commit is the one moment that
+    counts, the model's metadata is written before it and the summary after, by whichever attempt gets that far.
+
+    Args:
+        root: The table, a local path or `scheme://`.
+        changes: What to do to it. Other runs may have published meanwhile, as long as none of them touched the same
+            images: of two runs at once one publishes an image's map, and no image gets two.
+        run_id: The run.
+        model_json: The model's metadata; `digest` names it and `labels` are what maps of it are labelled with.
+        summary: What the run has to say about itself; kept as JSON together with the result.
+
+    Returns:
+        What the run has published, now or earlier.
+
+    Raises:
+        ConflictError: Another run has published some of the images, or has rewritten parts that this one replaces.
+        TableError: A part is missing or has another size than its receipt says, receipts contradict each other, the
+            table has other columns, or the transaction failed; nothing is published then.
+        StorageError: The transaction, the model's metadata or the summary cannot be written.
+    """
+    check_run_id(run_id)
+    digest = _digest(root, model_json)
+    parts = _distinct(root, changes.receipts)
+    result = _Result(-1, sum(p.scored for p in parts), sum(p.rejected for p in parts))
+    actions: list[AddAction | RemoveAction] | None = None
+    for attempt in range(1, _ATTEMPTS + 1):
+        table = open_delta(root)
+        if table is not None:
+            check_columns(root, table)
+            if table.transaction_version(run_id) is not None:
+                break
+        if actions is None:
+            actions = [_add_action(root, part) for part in parts]
+            actions += [_remove_action(path) for path in sorted(set(changes.removed))]
+        if (table.version() if table else -1) != changes.base:
+            check_overlap(root, table, changes, parts)
+        if attempt == 1:
+            _write_json(root, "models", digest, model_json)
+        try:
+            _commit(root, table, actions, run_id, result)
+            break
+        except (OSError, DeltaError) as error:
+            # Another writer came first, of the table's first version or of this very run, or a store's answer was lost,
+            # which leaves open what became of the request: the next round tells.
+            if attempt == _ATTEMPTS or (isinstance(error, OSError) and store_of(root) is None):
+                raise _not_written(root, run_id, attempt, error) from error
+    return _conclude(root, run_id, digest, result, {**summary, "parts": [_about(part) for part in parts]}, changes)
+
+
+def _not_written(root: str, run_id: str, attempt: int, error: Exception) -> DensecastError:
+    if isinstance(error, OSError):
+        why = "nothing was published; the parts are on disk, and the next run adopts them"
+        return files.explained(error, root, "the transaction cannot be written", why)
+    return TableError(
+        f"the transaction of run {run_id} failed: {error}",
+        where=root,
+        why=f"it was tried {attempt} times; the parts are on disk, but no reader sees them",
+        remedy="check that the table can be written, then run again",
+    )
+
+
+def active_parts(table: DeltaTable) -> set[str]:
+    """The files of a version, relative to the table's root."""
+    return set(pa.table(table.get_add_actions()).column("path").to_pylist())
+
+
+def check_overlap(root: str, table: DeltaTable | None, changes: Changes, parts: Sequence[Receipt]) -> None:
+    """Check that what others have published since a run began concerns other images than the run's.
+
+    Args:
+        root: The table.
+        table: As it is now; None where there is none.
+        changes: What the run is to do.
+        parts: Its parts.
+
+    Raises:
+        ConflictError: It does not.
+    """
+    remedy = "run again: what this run has computed is adopted, not computed twice"
+    active = active_parts(table) if table else set()
+    before = open_delta(root, changes.base) if changes.base >= 0 else None
+    if gone := set(changes.removed) - active:
+        raise ConflictError(
+            f"{len(gone)} parts that hold images of this run were rewritten while it ran",
+            where=root,
+            why="another run, or a compaction, has published meanwhile",
+            remedy=remedy,
+        )
+    fresh = active - (active_parts(before) if before else set())
+    theirs = {uri for part in sorted(fresh) for uri in _uris(root, part)}
+    for part in parts if theirs else ():
+        common = next((uri for uri in _uris(root, part.path) if uri in theirs), None)
+        if common is not None:
+            raise ConflictError(
+                f"another run has published the same images while this one ran, {common} among them",
+                where=root,
+                why="an image has one map; this run has published nothing",
+                remedy=remedy,
+            )
+
+
+def _uris(root: str, part: str) -> Iterator[str]:
+    try:
+        with open_part(root, part) as file:
+            for batch in file.iter_batches(columns=["uri"]):
+                yield from batch.column(0).to_pylist()
+    except PART_ERRORS as error:
+        check_available(root, error)
+        raise TableError(f"the part {part} cannot be read: {error}", where=root, remedy="run again") from error
+
+
+def open_delta(root: str, version: int | None = None) -> DeltaTable | None:
+    """The Delta table at `root`, or None where there is none.
+
+    Raises:
+        TableError: There is one, but it cannot be opened (at that version).
+        StorageError: The object store that it is in cannot be used.
+    """
+    location = delta_location(root)
+    if not files.is_remote(root) and not files.local_path(root).is_dir():
+        return None
+    try:
+        return DeltaTable(location, version=version, storage_options=delta_options(root))
+    except TableNotFoundError:
+        return None
+    except (DeltaError, OSError, OverflowError) as error:
+        if store_of(root) is not None:
+            told = explain(error, root, "the table cannot be opened")
+            if version is None or isinstance(told, files.UnavailableError):
+                raise told from None
+        at = "" if version is None else f" at version {version}"
+        raise TableError(
+            f"the table cannot be opened{at}: {error}",
+            where=root,
+            remedy="check the credentials and the folder _delta_log"
+            if version is None
+            else "leave the version out to read the newest, or give one that the table still has",
+        ) from error
+
+
+def check_columns(root: str, table: DeltaTable) -> None:
+    """Check that a Delta table has our columns; it may have more.
+
+    Raises:
+        TableError: A column is missing or has another type.
+    """
+    found = pa.schema(table.schema().to_arrow())
+    types = {field.name: field.type for field in found}
+    wrong = [f"{f.name} ({types.get(f.name, 'missing')})" for f in SCHEMA if types.get(f.name) != f.type]
+    if wrong:
+        raise TableError(
+            f"is a Delta table, but not one of densecast's: it has no {', '.join(wrong[:5])}"
+            + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""),
+            where=root,
+            why="maps are kept in columns of fixed names and types",
+            remedy="give the path of a table that densecast has written, or of a new folder to write one to",
+        )
+
+
+def _commit(
+    root: str, table: DeltaTable | None, actions: list[AddAction | RemoveAction], run_id: str, result: _Result
+) -> None:
+    about = {"run_id": run_id, "scored": result.scored, "rejected": result.rejected}
+    properties = CommitProperties(
+        custom_metadata={"densecast": about},
+        app_transactions=[Transaction(run_id, 1)],
+        # The library would go on after a look at what it knows of conflicts; ours are looked at by `check_overlap`.
+        max_commit_retries=0,
+    )
+    schema = Schema.from_arrow(SCHEMA)
+    if table is not None:
+        table.create_write_transaction(actions, "append", schema, commit_properties=properties)
+        return
+    # One commit holds schema, parts and run: DeltaTable.create and a transaction after it would leave a moment, and
+    # after a crash a lasting state, in which readers find an empty table that no run has made.
+    create_table_with_add_actions(
+        delta_location(root),
+        schema,
+        [action for action in actions if isinstance(action, AddAction)],
+        mode="error",
+        name="densecast",
+        description="Classification maps, one row an image, and rejections",
+        configuration=_CONFIGURATION,
+        commit_properties=properties,
+        storage_options=delta_options(root),
+    )
+
+
+def _conclude(
+    root: str, run_id: str, digest: str, claimed: _Result, summary: Mapping[str, Any], changes: Changes
+) -> RunSummary:
+    """Write the summary of a run that is in the log, unless it is there; return what the run has published."""
+    path = run_path(root, run_id)
+    if not files.exists(path):
+        facts = {"run_id": run_id, "model_digest": digest, "base": changes.base}
+        result = _committed(root, run_id, claimed)._asdict()
+        now = {"published_at": datetime.now(UTC).isoformat(timespec="seconds")}
+        _write_json(
+            root, "runs", run_id, {**facts, **result, **now, "removed": sorted(set(changes.removed)), **summary}
+        )
+    return read_summary(root, run_id)
+
+
+def run_path(root: str, run_id: str) -> str:
+    """Where the summary of a run is kept."""
+    return files.join(root, FOLDER, "runs", f"{run_id}.json")
+
+
+def read_summary(root: str, run_id: str) -> RunSummary:
+    """What a run has published, from its summary.
+
+    Raises:
+        StorageError: There is no such summary.
+        TableError: It is damaged.
+    """
+    about = read_json(run_path(root, run_id))
+    return RunSummary(*(about.get(name, {}) for name in RunSummary._fields))
+
+
+def _committed(root: str, run_id: str, claimed: _Result) -> _Result:
+    """What the log says that `run_id` has published; `claimed` if its entry is gone, as Delta drops old ones."""
+    table = open_delta(root)
+    while table is not None:
+        commits = table.history()
+        # deltalake numbers the commits it finds now from the version it opened: right only if none came in between.
+        again = open_delta(root)
+        if again is None or again.version() == table.version():
+            for commit in commits:
+                about = commit.get("densecast") or {}
+                if about.get("run_id") == run_id:
+                    return _Result(int(commit["version"]), about["scored"], about["rejected"])
+            return claimed._replace(version=table.version())
+        table = again
+    raise TableError("the table vanished while a run was published to it", where=root)
+
+
+def read_json(path: str) -> dict[str, Any]:
+    """A JSON object in a file; raises TableError if it is none, StorageError if there is none."""
+    try:
+        content = json.loads(files.read_bytes(path))
+    except ValueError as error:
+        raise TableError(
+            f"is not valid JSON: {error}", where=path, remedy="restore the file, or delete it and publish again"
+        ) from error
+    if not isinstance(content, dict):
+        raise TableError("is not a JSON object", where=path, remedy="restore the file, or delete it and publish again")
+    return content
+
+
+def _write_json(root: str, folder: str, name: str, content: Mapping[str, Any]) -> None:
+    path = files.join(root, FOLDER, folder, f"{name}.json")
+    files.write_atomically(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def _digest(root: str, model_json: Mapping[str, Any]) -> str:
+    digest = model_json.get("digest")
+    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+        raise TableError(f"the model's metadata have the digest {digest!r}", where=root, remedy="convert it again")
+    return digest
+
+
+def _distinct(root: str, receipts: Sequence[Receipt]) -> list[Receipt]:
+    parts: dict[str, Receipt] = {}
+    for receipt in receipts:
+        if parts.setdefault(receipt.path, receipt) != receipt:
+            raise TableError(f"two receipts contradict each other about the part {receipt.path}", where=root)
+    return list(parts.values())
+
+
+def _about(part: Receipt) -> dict[str, Any]:
+    return {name: getattr(part, name) for name in ("path", "size_bytes", "rows", "sha256")}
+
+
+def _remove_action(path: str) -> RemoveAction:
+    return RemoveAction(path=path, data_change=True, deletion_timestamp=int(time.time() * 1000), partition_values={})
+
+
+def _add_action(root: str, part: Receipt) -> AddAction:
+    found = files.size_of(files.join(root, part.path))
+    if found != part.size_bytes:
+        raise TableError(
+            f"the part {part.path} {'is missing' if found is None else f'has {found:,} bytes'}, where its receipt says"
+            f" {part.size_bytes:,} bytes",
+            where=root,
+            why="nothing was published: a table with a hole would lie to its readers",
+            remedy="check that all workers write to the same folder and that nothing deletes from it, then run again",
+        )
+    return AddAction(
+        path=part.path,
+        size=part.size_bytes,
+        partition_values={},
+        modification_time=int(time.time() * 1000),
+        data_change=True,
+        stats=part.stats,
+    )

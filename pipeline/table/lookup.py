@@ -1,0 +1,204 @@
+"""Finding an image among the rows of a table by what a person types, and saying what was found instead."""
+
+import difflib
+import heapq
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+from deltalake.exceptions import DeltaError
+
+from pipeline.errors import TableError
+from pipeline.storage import files
+from pipeline.table.paths import check_available
+from pipeline.table.rows import Status, storable
+
+_SUGGESTIONS = 3
+_COMPARED_NAMES = 1000  # comparing names in earnest is slow
+_COLUMNS = [
+    *("key", "uri", "id", "status", "reason", "detail", "scale", "form", "class_count", "model_digest", "run_id"),
+    "scored_at",
+]
+
+
+def find_rows(dataset: Any, root: str, image: str, key: str = "") -> list[dict[str, Any]]:
+    """The rows that `image` means, with their narrow columns, oldest first; at least one.
+
+    Args:
+        dataset: The rows, a `pyarrow.dataset.Dataset`.
+        root: The table, for messages.
+        image: A uri, a path as it would be typed, an image's own id, or a map's whole key.
+        key: How the key of a row has to begin.
+
+    Raises:
+        TableError: There is no such image, or no such key.
+    """
+    text = storable(image)
+    conditions = [pads.field("uri").isin(_spellings(image)), pads.field("id") == text]
+    if re.fullmatch(r"[0-9a-f]{64}", text):
+        conditions.append(pads.field("key") == text)
+    for condition in conditions:
+        with reading(root):
+            rows = dataset.to_table(columns=_COLUMNS, filter=condition).to_pylist()
+        if rows:
+            break
+    else:
+        raise _no_image(dataset, root, image)
+    chosen = [row for row in rows if row["key"].startswith(key)]
+    if not chosen:
+        raise TableError(
+            f"no map of {image!r} has a key that begins with {key!r}; it has"
+            f" {', '.join(sorted({row['key'][:12] for row in rows}))}",
+            where=root,
+        )
+    return sorted(chosen, key=lambda row: row["scored_at"])
+
+
+def maps_among(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """One row for each map: tiles of one map count once; by uri and scale."""
+    maps = {(row["uri"], row["key"]): row for row in rows if row["status"] == Status.SCORED}
+    return sorted(maps.values(), key=lambda row: (row["uri"], row["scale"], row["key"]))
+
+
+def several_maps(root: str, image: str, maps: Sequence[Mapping[str, Any]]) -> TableError:
+    """The error where one map was wanted."""
+    remedy = "give the uri of the image, and the key of the map if the uri is not enough"
+    if len({row["uri"] for row in maps}) == 1 and len({row["scale"] for row in maps}) == len(maps):
+        scales = ", ".join(f"{row['scale']:g}" for row in maps)
+        remedy = f"give one of the scales {scales}, or ask for the fused map (`--scale`, `--fused`)"
+    return TableError(
+        f"{image!r} has {len(maps)} maps:{''.join(map(_describe, maps))}",
+        where=root,
+        remedy=remedy,
+    )
+
+
+def no_scale(root: str, image: str, scale: float, rows: Sequence[Mapping[str, Any]]) -> TableError:
+    """The error where there are maps, and none at the scale that was wanted."""
+    scales = ", ".join(f"{each:g}" for each in sorted({row["scale"] for row in maps_among(rows)}))
+    rejected = [row for row in rows if row["scale"] == scale and row["status"] == Status.REJECTED]
+    return TableError(
+        f"{image!r} has no map at scale {scale:g}" + (f": rejected as {rejected[-1]['reason']}" if rejected else ""),
+        where=root,
+        why=(rejected[-1]["detail"] or "") if rejected else "",
+        remedy=f"it has maps at {scales}",
+    )
+
+
+def no_map(root: str, row: Mapping[str, Any], version: int | None) -> TableError:
+    """The error where an image has no map.
+
+    Args:
+        root: The table.
+        row: Its newest row.
+        version: Which version of the table the row's run made, if that is known.
+    """
+    if row["status"] != Status.DELETED:
+        return TableError(
+            f"{row['uri']} has no map: it was rejected as {row['reason']}",
+            where=root,
+            why=row["detail"] or "",
+            remedy="mend or replace the image, then score it again",
+        )
+    made = f", which made version {version}" if version is not None else ""
+    earlier = f"MapTable(root, version={version - 1})" if version else "an earlier version of the table"
+    return TableError(
+        f"{row['uri']} has no map any more: it was deleted from the collection",
+        where=root,
+        why=f"run {row['run_id']}{made}, did not find it any more" if made else f"run {row['run_id']} did not find it",
+        remedy=f"its last map is in {earlier}, unless that was vacuumed",
+    )
+
+
+def no_table(root: str) -> TableError:
+    """The error where there is no table; says what is there."""
+    found = "is a remote folder without a Delta log"
+    if not files.is_remote(root):
+        path = files.local_path(root)
+        if not path.exists():
+            found = "does not exist"
+        elif path.is_file():
+            found = "is a file"
+        elif (path / "densecast.json").exists() or (path / "saved_model.pb").exists():
+            found = "is a model"
+        else:
+            entries = sum(1 for _ in path.iterdir())
+            found = f"is a folder of {entries} entries without a Delta log" if entries else "is an empty folder"
+    return TableError(
+        f"there is no table: this {found}",
+        where=root,
+        why="a table is a folder with a Delta log, _delta_log",
+        remedy="make one with `densecast score`, or give the path that was its output",
+    )
+
+
+@contextmanager
+def reading(root: str) -> Iterator[None]:
+    """What reading files may raise, as TableError."""
+    try:
+        yield
+    except (OSError, pa.ArrowException, DeltaError) as error:
+        check_available(root, error)
+        raise TableError(
+            f"a part of the table cannot be read: {error}",
+            where=root,
+            remedy="if the table was vacuumed or copied meanwhile, open it again; else restore the file that is named,"
+            " or open an earlier version",
+        ) from error
+
+
+def _no_image(dataset: Any, root: str, image: str) -> TableError:
+    wanted = _base_name(image)
+    count = 0
+    likely: list[tuple[int, str, str]] = []
+    with reading(root):
+        for batch in dataset.to_batches(columns=["uri", "id"], filter=pads.field("tile_index") == 0):
+            count += batch.num_rows
+            names = {name for column in batch.columns for name in column.to_pylist() if name is not None}
+            ranked = ((_likeness(base := _base_name(name), wanted), base, name) for name in names)
+            likely = heapq.nlargest(_COMPARED_NAMES, (*likely, *ranked))
+    by_base = {base: name for _, base, name in reversed(likely)}
+    near = [by_base[base] for base in difflib.get_close_matches(wanted, by_base, n=_SUGGESTIONS)]
+    meant = f"did you mean {' or '.join(near)}? " if near else ""
+    return TableError(
+        f"there is no image {image!r} among {count:,}",
+        where=root,
+        remedy=f"{meant}an image is found by its uri, its path or its id",
+    )
+
+
+def _spellings(image: str) -> list[str]:
+    """The uris that an image may have been listed under, given what a person types."""
+    names = [image]
+    if not files.is_remote(image):
+        try:
+            path = files.local_path(image)
+        except files.StorageError:
+            return [storable(image)]
+        absolute = path.absolute()
+        for candidate in (path, absolute, absolute.resolve()):
+            names += [str(candidate), *([candidate.as_uri()] if candidate.is_absolute() else [])]
+            names.append(f"file://{candidate}")
+    return list(dict.fromkeys(storable(name) for name in names))
+
+
+def _base_name(name: str) -> str:
+    return name.rstrip("/").rsplit("/", 1)[-1].casefold()
+
+
+def _likeness(name: str, wanted: str) -> int:
+    """How many letters two names share at their ends: cheap enough for all names of a collection."""
+    length = min(len(name), len(wanted))
+    front = next((i for i in range(length) if name[i] != wanted[i]), length)
+    back = next((i for i in range(length) if name[-1 - i] != wanted[-1 - i]), length)
+    return front + back
+
+
+def _describe(row: Mapping[str, Any]) -> str:
+    return (
+        f"\n  {row['uri']} at scale {row['scale']:g}, {row['form']}, model {row['model_digest'][:12]},"
+        f" run {row['run_id']}, key {row['key'][:12]}"
+    )

@@ -1,0 +1,310 @@
+"""The rows of the table: an image, or a tile of a huge one, at one scale; scored, rejected or deleted."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.maps.classification_map import CellScores, Feature, Floats, Integers, MapError, check_cells
+from pipeline.maps.encoding import encode, map_digest
+from pipeline.maps.geometry import Geometry
+from pipeline.maps.recipe import Recipe
+from pipeline.rejection import Reason
+
+DETAIL_LENGTH = 2000  # characters: a detail is for people, and a decoder may quote half a file
+
+
+class Status(StrEnum):
+    """What became of an image: it has a map, it has none for a reason, or it is in the collection no longer."""
+
+    SCORED = "scored"
+    REJECTED = "rejected"
+    DELETED = "deleted"
+
+
+def _list_of(value: Any) -> Any:
+    # Delta, and Parquet's own rules, call the inner field "element"; Arrow's default is "item".
+    return pa.list_(pa.field("element", value))
+
+
+_GEOMETRY = pa.struct([pa.field(field.name, pa.float64()) for field in fields(Geometry)])
+_FEATURE = pa.struct(
+    [
+        pa.field("name", pa.string()),
+        pa.field("height", pa.int32()),
+        pa.field("width", pa.int32()),
+        pa.field("channels", pa.int32()),
+        pa.field("dtype", pa.string()),
+        pa.field("values", pa.binary()),
+    ]
+)
+
+SCHEMA: Any = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("id", pa.string()),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("reason", pa.string()),
+        pa.field("detail", pa.string()),
+        pa.field("image_bytes", pa.int64()),
+        pa.field("image_digest", pa.string()),
+        pa.field("image_version", pa.string()),
+        pa.field("image_height", pa.int32()),
+        pa.field("image_width", pa.int32()),
+        pa.field("scale", pa.float64(), nullable=False),
+        pa.field("scored_height", pa.int32()),
+        pa.field("scored_width", pa.int32()),
+        pa.field("tile_index", pa.int32(), nullable=False),
+        pa.field("tile_count", pa.int32(), nullable=False),
+        pa.field("tile_y", pa.int32(), nullable=False),
+        pa.field("tile_x", pa.int32(), nullable=False),
+        pa.field("map_height", pa.int32()),
+        pa.field("map_width", pa.int32()),
+        pa.field("geometry", _GEOMETRY),
+        pa.field("form", pa.string(), nullable=False),
+        pa.field("classes", _list_of(pa.int32())),
+        pa.field("scores", _list_of(pa.float32())),
+        pa.field("residual", _list_of(pa.float32())),
+        pa.field("probabilities", pa.binary()),
+        pa.field("class_count", pa.int32()),
+        pa.field("features", _list_of(_FEATURE)),
+        pa.field("map_digest", pa.string()),
+        pa.field("model_digest", pa.string(), nullable=False),
+        pa.field("precision", pa.string(), nullable=False),
+        pa.field("recipe", pa.string(), nullable=False),
+        pa.field("run_id", pa.string(), nullable=False),
+        pa.field("scored_at", pa.timestamp("us", tz="UTC"), nullable=False),
+    ]
+)
+
+ARRAYS = ("classes", "scores", "residual", "probabilities", "features")
+"""The bulky columns."""
+
+IDENTITY = ("uri", "scale", "tile_index")
+"""What no two rows of a table have in common."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What is known of an image file; of a rejected one perhaps no more than its uri.
+
+    Attributes:
+        uri: Where it came from.
+        id: The name that its owner gave it, if any.
+        size_bytes: Size of the file.
+        digest: SHA-256 of the file, in hex.
+        height: Pixels.
+        width: Pixels.
+        version: What `ImageReference.version` said of the file when it was listed.
+    """
+
+    uri: str
+    id: str | None = None
+    size_bytes: int | None = None
+    digest: str | None = None
+    height: int | None = None
+    width: int | None = None
+    version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Which part of an image's maps a row is.
+
+    Attributes:
+        scale: The scale that was asked for; a rejected image has a row at each.
+        height: Rows of pixels that the model saw of the whole image, after scaling.
+        width: Columns of the same.
+        tile_index: Which tile of a huge image, counted from 0 by rows.
+        tile_count: How many tiles there are; 1 for an image that was not cut.
+        tile_y: The row of the image's map that is row 0 of the tile's.
+        tile_x: The same for columns.
+    """
+
+    scale: float = 1.0
+    height: int | None = None
+    width: int | None = None
+    tile_index: int = 0
+    tile_count: int = 1
+    tile_y: int = 0
+    tile_x: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MapRow:
+    """One row of the table; the fields are the columns of `SCHEMA`, arrays flattened row-major."""
+
+    key: str
+    uri: str
+    id: str | None
+    status: str
+    reason: str | None
+    detail: str | None
+    image_bytes: int | None
+    image_digest: str | None
+    image_version: str | None
+    image_height: int | None
+    image_width: int | None
+    scale: float
+    scored_height: int | None
+    scored_width: int | None
+    tile_index: int
+    tile_count: int
+    tile_y: int
+    tile_x: int
+    map_height: int | None
+    map_width: int | None
+    geometry: Mapping[str, float] | None
+    form: str
+    classes: Integers | None
+    scores: Floats | None
+    residual: Floats | None
+    probabilities: bytes | None
+    class_count: int | None
+    features: Sequence[Mapping[str, Any]] | None
+    map_digest: str | None
+    model_digest: str
+    precision: str
+    recipe: str
+    run_id: str
+    scored_at: datetime
+
+    @property
+    def size_bytes(self) -> int:
+        """About how many bytes the row holds in memory; its share of a compressed file is smaller."""
+        arrays = sum(array.nbytes for array in (self.classes, self.scores, self.residual) if array is not None)
+        blobs = sum(len(feature["values"]) for feature in self.features or ())
+        text = sum(len(value) for value in (self.uri, self.id, self.detail) if value is not None)
+        return 512 + text + arrays + len(self.probabilities or b"") + blobs
+
+
+def scored_row(
+    image: ImageFacts,
+    recipe: Recipe,
+    geometry: Geometry,
+    cells: CellScores,
+    *,
+    class_count: int,
+    run_id: str,
+    scored_at: datetime,
+    placement: Placement | None = None,
+    features: Sequence[Feature] | None = None,
+) -> MapRow:
+    """The row of a map.
+
+    Args:
+        image: The image; its digest and size must be known.
+        recipe: What was made of it.
+        geometry: Where the cells of the whole image's map lie in the image, in pixels of the image as it was read.
+        cells: What was computed; `probabilities` where `recipe.form` asks for them. They are stored in that form.
+        class_count: C, how many classes the model has.
+        run_id: The run.
+        scored_at: When, with a time zone.
+        placement: Which part of the image's maps it is; by default all of its map at scale 1.
+        features: Blobs to keep beside it; by default those of `cells`.
+
+    Raises:
+        MapError: The arrays do not fit each other, the recipe or the class count, or are too large for one row.
+    """
+    if image.digest is None or image.height is None or image.width is None:
+        raise MapError("a map needs the digest and the size of its image", where=image.uri)
+    if features is not None:
+        cells = cells._replace(features=tuple(features))
+    check_cells(image.uri, cells, class_count)
+    height, width, _ = cells.classes.shape
+    arrays = encode(image.uri, cells, recipe.form)
+    return MapRow(
+        **_common(image, recipe, placement or Placement(1.0, image.height, image.width), run_id, scored_at),
+        **arrays,
+        status=Status.SCORED.value,
+        reason=None,
+        detail=None,
+        map_height=height,
+        map_width=width,
+        geometry={name: float(value) for name, value in asdict(geometry).items()},
+        class_count=class_count,
+        map_digest=map_digest(height, width, **arrays),
+    )
+
+
+def rejected_row(
+    image: ImageFacts,
+    recipe: Recipe,
+    reason: Reason,
+    detail: str,
+    *,
+    run_id: str,
+    scored_at: datetime,
+    placement: Placement | None = None,
+) -> MapRow:
+    """The row of an image that has no map, and why.
+
+    Args:
+        image: What is known of it.
+        recipe: What would have been made of it.
+        reason: The kind of failure, for counting.
+        detail: The failure itself, for people; cut to `DETAIL_LENGTH` characters.
+        run_id: The run.
+        scored_at: When it was given up, with a time zone.
+        placement: At which scale; 1 by default.
+    """
+    without_map: dict[str, Any] = dict.fromkeys(
+        (*ARRAYS, "map_height", "map_width", "geometry", "class_count", "map_digest")
+    )
+    return MapRow(
+        **_common(image, recipe, placement or Placement(), run_id, scored_at),
+        **without_map,
+        status=Status.REJECTED.value,
+        reason=str(reason),
+        detail=storable(detail)[:DETAIL_LENGTH],
+    )
+
+
+def rows_to_arrow(rows: Sequence[MapRow]) -> Any:
+    """The rows as a `pyarrow.Table` of `SCHEMA`."""
+    columns = [pa.array([getattr(row, field.name) for row in rows], type=field.type) for field in SCHEMA]
+    return pa.Table.from_arrays(columns, schema=SCHEMA)
+
+
+def storable(text: str) -> str:
+    r"""`text` as Unicode that every reader takes: bytes of a file name that are no UTF-8 become `\udcff` and the like.
+
+    >>> storable("caf\udce9.jpg")
+    'caf\\udce9.jpg'
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _common(
+    image: ImageFacts, recipe: Recipe, placement: Placement, run_id: str, scored_at: datetime
+) -> dict[str, Any]:
+    if scored_at.tzinfo is None:
+        raise MapError(f"the time {scored_at} has no time zone", where=image.uri, remedy="use datetime.now(UTC)")
+    return {
+        # An image that could not be read has no content to be addressed by.
+        "key": recipe.key(image.digest or f"uri:{storable(image.uri)}", placement.scale),
+        "uri": storable(image.uri),
+        "id": None if image.id is None else storable(image.id),
+        "image_bytes": image.size_bytes,
+        "image_digest": image.digest,
+        "image_version": image.version,
+        "image_height": image.height,
+        "image_width": image.width,
+        "scale": float(placement.scale),
+        "scored_height": placement.height,
+        "scored_width": placement.width,
+        "tile_index": placement.tile_index,
+        "tile_count": placement.tile_count,
+        "tile_y": placement.tile_y,
+        "tile_x": placement.tile_x,
+        "form": str(recipe.form),
+        "model_digest": recipe.model_digest,
+        "precision": recipe.precision,
+        "recipe": recipe.digest,
+        "run_id": run_id,
+        "scored_at": scored_at,
+    }

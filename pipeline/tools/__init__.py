@@ -1,0 +1,1 @@
+"""Single tools behind commands: inspect, verify, bench, show, demo, verify-runner."""

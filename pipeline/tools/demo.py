@@ -1,0 +1,120 @@
+"""`densecast demo`: the main job on what densecast ships; every figure it prints comes from the table it just wrote."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+
+from conversion import ModelMetadata, convert
+from models import entry
+from models.digits.pages import Page, compose_page, held_out
+from models.fetch import fetch
+from pipeline.errors import JobError
+from pipeline.jobs.run import JobResult, describe_job, run_job
+from pipeline.maps.classification_map import ClassificationMap
+from pipeline.table.reader import MapTable
+from pipeline.tools.show import save_picture
+
+MINIMUM_SHARE = 0.97  # of the digits; less means that something is broken
+
+
+def run_demo(folder: Path, pages: int, seed: int, console: Console) -> None:
+    """Converts the digits model, composes pages of digits it never saw, scores them, and reports.
+
+    Args:
+        folder: Where all goes: `model`, `pages`, `maps`, `demo.png`; what an earlier demo left there is replaced.
+        pages: How many pages.
+        seed: Of the pages.
+        console: Where the report goes.
+
+    Raises:
+        JobError: The folder holds something else, or fewer than 97 % of the digits are named right.
+    """
+    _clear(folder)
+    model, images, table = folder / "model", folder / "pages", folder / "maps"
+    console.print(f"1. converting the digits model to {model}")
+    metadata = convert_digits(model)
+    if metadata.verification:
+        v = metadata.verification
+        console.print(f"   verified: {v.blobs} blobs at {len(v.sizes)} sizes, worst {v.worst:.1e} of absmax")
+    console.print(f"2. composing {pages} pages of digits that the model never saw in {images}")
+    _compose(images, pages, seed)
+    console.print(f"3. scoring them into {table}")
+    result = run_job(describe_job(model=str(model), images=(str(images),), output=str(table), max_rejected=0))
+    _report(folder, result, console)
+
+
+def _clear(folder: Path) -> None:
+    """Removes what an earlier demo made, and nothing else."""
+    marker = folder / ".densecast-demo"
+    if folder.exists() and any(folder.iterdir()) and not marker.exists():
+        raise JobError("the folder holds something else", where=str(folder), remedy="name a new folder with --output")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    marker.touch()
+
+
+def convert_digits(model: Path) -> ModelMetadata:
+    """Converts the digits model, which densecast ships, into a new directory."""
+    digits = entry("digits")
+    return convert(
+        digits.definition,
+        fetch(digits),
+        model,
+        mean=digits.mean,
+        scale=digits.scale,
+        channel_order=digits.channel_order,
+        labels=digits.labels,
+        name=digits.name,
+    )
+
+
+def compose_pages(pages: int, seed: int) -> Iterator[Page]:
+    """Pages of digits that the model never saw; the same seed gives the same pages."""
+    glyphs, labels = held_out()
+    rng = np.random.default_rng(seed)
+    for _ in range(pages):
+        yield compose_page(rng, glyphs, labels)
+
+
+def _compose(images: Path, pages: int, seed: int) -> None:
+    images.mkdir()
+    for number, page in enumerate(compose_pages(pages, seed)):
+        Image.fromarray(page.pixels).save(images / f"page-{number:03d}.png")
+        truth = [{"label": d.label, "y": d.y, "x": d.x} for d in page.digits]
+        (images / f"page-{number:03d}.json").write_text(json.dumps(truth), encoding="utf-8")
+
+
+def _report(folder: Path, result: JobResult, console: Console) -> None:
+    """Holds the table against the truth, draws the page with most digits."""
+    right = total = cells = 0
+    best: tuple[int, ClassificationMap] | None = None
+    for found in MapTable(str(folder / "maps")):
+        truth = json.loads(Path(found.uri).with_suffix(".json").read_text(encoding="utf-8"))
+        named = sum(found.label(*found.at(digit["y"], digit["x"])) == str(digit["label"]) for digit in truth)
+        right, total, cells = right + named, total + len(truth), cells + found.residual.size
+        if best is None or len(truth) > best[0]:
+            best = (len(truth), found)
+    if best is None or not total:
+        raise JobError("the demo's table has no maps", where=str(folder), remedy="please report this")
+    picture = folder / "demo.png"
+    with Image.open(best[1].uri) as page:
+        save_picture(best[1], np.asarray(page.convert("RGB")), picture)
+    summary = result.summary
+    console.print(
+        f"   {summary.images['listed']} images, {summary.scored} maps, {summary.rejected} rejected, {cells:,} cells "
+        f"in {result.seconds:.1f} s"
+    )
+    console.print(f"4. {right} of {total} digits ({right / total:.1%}) are named right by the cell at their centre")
+    console.print(f"   picture: {picture}")
+    console.print(f"   look on: densecast show {folder / 'maps'} {best[1].uri}")
+    if right / total < MINIMUM_SHARE:
+        raise JobError(
+            f"only {right / total:.1%} of the digits are named right", why=f"at least {MINIMUM_SHARE:.0%} should be"
+        )

@@ -1,0 +1,1 @@
+"""The Beam transforms: list images, plan a run, score, publish."""

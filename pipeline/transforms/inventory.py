@@ -1,0 +1,157 @@
+"""What a table, and the parts that dead runs left in its folder, know of every image: read from narrow columns."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import TableError
+from pipeline.maps.encoding import map_digest
+from pipeline.storage import files
+from pipeline.table.commit import ADOPTED, FOLDER, active_parts, check_columns, open_delta, read_json
+from pipeline.table.part_file import NAME_DIGITS
+from pipeline.table.paths import PART_ERRORS, check_available, open_part, row_groups
+from pipeline.table.rows import ARRAYS, SCHEMA, Status
+from pipeline.transforms.reconcile import Known
+
+_NAME = re.compile(r"part-(.+)-[0-9a-f]{32}\.parquet")
+_NARROW = [
+    *("uri", "id", "image_version", "image_digest", "recipe", "status", "reason", "scale", "tile_index", "tile_count"),
+]
+_VERIFIED = ["status", "map_digest", "map_height", "map_width", *ARRAYS]
+_BATCH_ROWS = 4096
+
+
+class Survey(NamedTuple):
+    """What there is when a run begins.
+
+    Attributes:
+        version: Of the table; -1 where there is none.
+        parts: The files of that version.
+        orphans: Complete files in the folder whose run never published, and of which nobody has taken anything.
+    """
+
+    version: int
+    parts: list[str]
+    orphans: list[str]
+
+
+def survey(root: str, run_id: str) -> Survey:
+    """Looks at a table's log and its folder.
+
+    Args:
+        root: The table.
+        run_id: The run that asks; its own parts are no orphans.
+
+    Raises:
+        TableError: There is something else, or a table that cannot be read.
+        StorageError: The folder cannot be listed.
+    """
+    table = open_delta(root)
+    if table is not None:
+        check_columns(root, table)
+    parts = sorted(active_parts(table)) if table is not None else []
+    published = {run_id: True}
+    orphans = []
+    for path in files.list_files(root, ".parquet"):
+        name = path.rsplit("/", 1)[-1]
+        match = _NAME.fullmatch(name)
+        if match is None:
+            continue
+        run = match[1]
+        if run not in published:
+            published[run] = table is not None and table.transaction_version(run) is not None
+        # What a run that has published left out is the work of attempts that did not count.
+        if not published[run]:
+            orphans.append(name)
+    used = _used(root) if orphans else set()
+    orphans = [name for name in orphans if name not in used]
+    return Survey(table.version() if table is not None else -1, parts, orphans)
+
+
+def _used(root: str) -> set[str]:
+    """The orphans that runs have taken rows from: read once, and not every night until they are vacuumed."""
+    summaries = files.list_files(files.join(root, FOLDER, "runs"), ".json")
+    return {part for path in summaries for part in read_json(path).get(ADOPTED, ())}
+
+
+def read_part(root: str, part: str) -> Iterator[Known]:
+    """What a part of the table knows, one record an image.
+
+    Raises:
+        TableError: It cannot be read.
+    """
+    try:
+        with open_part(root, part) as file:
+            yield from _known(file, part, orphan=False)
+    except PART_ERRORS as error:
+        check_available(root, error)
+        raise TableError(
+            f"the part {part} cannot be read: {error}",
+            where=root,
+            why="what it knows is needed to tell which images are done",
+            remedy="look at the damage with `densecast check`; restore the file, or score into a new table",
+        ) from error
+
+
+def read_orphan(root: str, part: str) -> list[Known]:
+    """What a dead run's part knows, every map in it verified; nothing if any of it is damaged."""
+    try:
+        data = files.read_bytes(files.join(root, part))
+        if not part.endswith(f"-{hashlib.sha256(data).hexdigest()[:NAME_DIGITS]}.parquet"):
+            raise pa.ArrowInvalid("it is not the file that its name says")
+        with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
+            if not file.schema_arrow.equals(SCHEMA):
+                return []
+            # Read as it will be copied, and as little of it held at a time as Python's objects make advisable.
+            batches = (batch for rows in row_groups(file) for batch in rows.select(_VERIFIED).to_batches(64))
+            if not all(_intact(row) for batch in batches for row in batch.to_pylist()):
+                raise pa.ArrowInvalid("a map differs from its digest")
+            return list(_known(file, part, orphan=True))
+    except PART_ERRORS as error:
+        check_available(root, error)
+        # Its images are scored again, so nothing is lost but time.
+        logging.getLogger(__name__).warning("%s, left by a run that died, is damaged and not used: %s", part, error)
+        return []
+
+
+def _intact(row: dict[str, Any]) -> bool:
+    if row["status"] != Status.SCORED:
+        return True
+    arrays = {name: row[name] for name in ARRAYS}
+    return bool(map_digest(row["map_height"], row["map_width"], **arrays) == row["map_digest"])
+
+
+def _known(file: pq.ParquetFile, part: str, *, orphan: bool) -> Iterator[Known]:
+    """Rows of one image follow each other, since parts are sorted; where they do not, it has several records."""
+    rows: list[dict[str, Any]] = []
+    for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=_NARROW):
+        for row in batch.to_pylist():
+            if rows and row["uri"] != rows[0]["uri"]:
+                yield from _records(rows, part, orphan)
+                rows = []
+            rows.append(row)
+    yield from _records(rows, part, orphan)
+
+
+def _records(rows: list[dict[str, Any]], part: str, orphan: bool) -> Iterator[Known]:
+    """The record of the rows of one image; several where they contradict each other, which an orphan may not."""
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        facts = tuple(row[name] or "" for name in ("uri", "id", "image_version", "image_digest", "recipe"))
+        groups.setdefault(facts, []).append(row)
+    if orphan and (len(groups) > 1 or len({(row["scale"], row["tile_index"]) for row in rows}) < len(rows)):
+        return
+    for (uri, ident, version, digest, recipe), members in groups.items():
+        statuses = sorted({row["status"] for row in members})
+        reasons = [row["reason"] for row in members if row["reason"]]
+        slots = [(row["scale"], row["tile_index"], row["tile_count"]) for row in members]
+        yield Known(
+            uri, part, orphan, ident, version, digest, recipe, statuses, sorted({*reasons}), len(reasons), slots
+        )

@@ -1,0 +1,99 @@
+"""`ListImages`: what a user names, as a PCollection of references."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+
+from pipeline.errors import SourceError
+from pipeline.sources import globs, manifest
+from pipeline.sources.listing import is_container, list_container
+from pipeline.sources.reference import ImageReference, resolve
+from pipeline.storage.options import carrying
+from pipeline.transforms.shuffle import pack, unpack
+
+
+class _Argument(NamedTuple):
+    address: str
+    is_manifest: bool
+
+
+class ListImages(beam.PTransform):
+    """A pipeline -> PCollection[ImageReference]; what several arguments name comes several times.
+
+    `pipeline.sources.merge` makes one of several references to an address.
+
+    The listing runs on workers, so that a submission is quick and the collection is listed when the job runs; only
+    what costs a request or two is found out here. Containers are spread over the workers and listed one by one.
+
+    Args:
+        arguments: Files, folders and patterns (see `pipeline.sources.match`), addresses behind HTTP, and manifests:
+            `@list.csv`, or any name that ends in `.txt`, `.csv`, `.jsonl` or `.ndjson` (see
+            `pipeline.sources.read_manifest`). Relative ones are relative to the folder in which this is constructed.
+        check: Whether to look now for what is named. False where only the workers see the files.
+
+    Raises:
+        SourceError: There is no argument, one is malformed, or what it names is not there. On a worker: nothing
+            matches, or a manifest is damaged.
+    """
+
+    def __init__(self, arguments: Sequence[str], *, check: bool = True) -> None:
+        super().__init__()
+        if isinstance(arguments, str) or not arguments:
+            raise SourceError(
+                f"the images are {arguments!r}", why="a list is needed", remedy="name at least one file, folder or list"
+            )
+        self._arguments = [_parse(argument) for argument in arguments]
+        if check:
+            for address, is_manifest in self._arguments:
+                (manifest if is_manifest else globs).check(address)
+
+    def expand(self, pipeline: Any) -> Any:
+        """See the class."""
+        files = (
+            pipeline
+            | "Arguments" >> beam.Create(self._arguments, reshuffle=True)
+            | "List files" >> beam.FlatMap(carrying(_list)).with_outputs(_CONTAINERS, main=_IMAGES)
+        )
+        members = (
+            files[_CONTAINERS]
+            | "Spread containers" >> beam.Reshuffle()
+            | "List containers" >> beam.FlatMap(carrying(_list_packed))
+        )
+        # Packed up to here: a runner may hold what is flattened, 25 bytes an image where a reference takes 300.
+        return (
+            (files[_IMAGES], members)
+            | "References" >> beam.Flatten()
+            | "Unpack" >> beam.FlatMap(unpack, ImageReference).with_output_types(ImageReference)
+        )
+
+
+_IMAGES, _CONTAINERS = "images", "containers"
+_PACKED = 1024
+"""References that travel as one element until all are listed."""
+
+
+def _parse(argument: str) -> _Argument:
+    address = argument.removeprefix("@")
+    is_manifest = address != argument or manifest.is_manifest(address)
+    # Absolute here, where the user's current folder is known; the slash says that a pattern means folders.
+    slash = "/" if address.endswith("/") and not resolve(address).endswith("/") else ""
+    return _Argument(resolve(address) + slash, is_manifest)
+
+
+def _list(argument: _Argument) -> Iterator[Any]:
+    """Packed references to images, and tagged ones to containers."""
+    found = iter((manifest.read_files if argument.is_manifest else globs.match_files)(argument.address))
+    while chunk := list(itertools.islice(found, _PACKED)):
+        images = [reference for reference in chunk if not is_container(reference)]
+        if images:
+            yield pack(images)
+        if len(images) < len(chunk):
+            yield from (beam.pvalue.TaggedOutput(_CONTAINERS, file) for file in chunk if is_container(file))
+
+
+def _list_packed(container: ImageReference) -> Iterator[bytes]:
+    members = list_container(container)
+    while chunk := list(itertools.islice(members, _PACKED)):
+        yield pack(chunk)

@@ -1,0 +1,183 @@
+"""Which device is computed on, and that a GPU is never given up in silence; GPUs are faked, see test_gpu.py."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from click.testing import CliRunner
+
+from pipeline.cli.main import cli
+from pipeline.engines import OpenTensorFlow
+from pipeline.engines.devices import check_wanted, open_places
+from pipeline.engines.gpu_diagnosis import GpuFacts, explain, gather
+from pipeline.errors import EngineError, JobError
+from pipeline.jobs.run import describe_job, run_job
+from pipeline.maps.recipe import Recipe
+from pipeline.scoring.scorer import Limits
+from pipeline.transforms.score_fn import ScoreFn
+from tests.support.fake_tensorflow import FakeTensorFlow
+from tests.support.fakes import METADATA, write_model
+
+NO_GPU_HERE = ("gpu", "gpu:0")
+
+
+@pytest.mark.parametrize("wanted", ["", "GPU", "gpu:", "gpu:-1", "gpu:0,1", "cuda", "cpu:0"])
+def test_other_words_are_no_device(wanted: str):
+    with pytest.raises(JobError, match="is no device"):
+        check_wanted(wanted)
+    with pytest.raises(JobError, match="is no device"):
+        describe_job(model="m", images=("a",), output="o", device=wanted)
+
+
+def test_auto_takes_all_gpus_and_says_so(caplog: pytest.LogCaptureFixture):
+    tf = FakeTensorFlow(gpus=2)
+    with caplog.at_level(logging.INFO, "pipeline.engines.devices"):
+        places = open_places("auto", tf)
+    assert [place.name for place in places] == ["/device:GPU:0", "/device:GPU:1"]
+    assert all(place.is_gpu for place in places)
+    assert "device: GPU:0 NVIDIA H100, GPU:1 NVIDIA H100" in caplog.text
+
+
+def test_auto_without_a_gpu_is_the_cpu_and_says_so(caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.INFO, "pipeline.engines.devices"):
+        [place] = open_places("auto", FakeTensorFlow(gpus=0))
+    assert (place.name, place.label, place.is_gpu) == ("/device:CPU:0", "CPU", False)
+    assert "device: CPU, for no GPU can be seen" in caplog.text
+
+
+@pytest.mark.parametrize("wanted", NO_GPU_HERE)
+def test_a_gpu_that_is_not_there_is_an_error(wanted: str):
+    with pytest.raises(EngineError, match=f"no GPU can be seen, and the device is to be {wanted}") as caught:
+        open_places(wanted, FakeTensorFlow(gpus=0))
+    assert caught.value.why
+    assert caught.value.remedy
+
+
+def test_a_gpu_takes_memory_as_it_needs_it_and_computes_float32_reproducibly():
+    tf = FakeTensorFlow(gpus=2)
+    open_places("gpu", tf)
+    assert set(tf.growth.values()) == {True}
+    assert (tf.tf32, tf.deterministic) == (False, True)
+    assert open_places("gpu", tf) == open_places("auto", tf), "again, and nothing happens"
+
+
+def test_cpu_hides_gpus():
+    tf = FakeTensorFlow(gpus=2)
+    [place] = open_places("cpu", tf)
+    assert place.label == "CPU"
+    assert tf.visible == []
+    assert (tf.tf32, tf.deterministic) == (True, False)
+    with pytest.raises(EngineError, match="this process has hidden it"):
+        open_places("gpu", tf)
+
+
+def test_one_of_several_gpus_hides_the_others():
+    tf = FakeTensorFlow(gpus=3)
+    [place] = open_places("gpu:2", tf)
+    assert tf.visible == [tf.physical[2]]
+    assert place.label == "GPU:0 NVIDIA H100", "TensorFlow counts those that it sees"
+    assert tf.growth == {gpu: gpu == tf.physical[2] for gpu in tf.physical}
+    with pytest.raises(EngineError, match="there is no gpu:3: 3 GPUs can be seen"):
+        open_places("gpu:3", FakeTensorFlow(gpus=3))
+
+
+def test_one_of_several_gpus_after_tensorflow_has_shown_all():
+    tf = FakeTensorFlow(gpus=3)
+    open_places("gpu", tf)
+    assert [place.name for place in open_places("gpu:1", tf)] == ["/device:GPU:1"]
+    assert open_places("cpu", tf)[0].name == "/device:CPU:0"
+
+
+def test_tensorflow_that_was_initialized_too_early_is_told(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("TF_FORCE_GPU_ALLOW_GROWTH", raising=False)
+    with pytest.raises(EngineError, match="was initialized before") as caught:
+        open_places("auto", FakeTensorFlow(gpus=1, initialized=True))
+    assert "TF_FORCE_GPU_ALLOW_GROWTH=true" in caught.value.remedy
+    open_places("auto", FakeTensorFlow(gpus=1, initialized=True, growth=True))
+    monkeypatch.setenv("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    open_places("auto", FakeTensorFlow(gpus=1, initialized=True))
+
+
+def test_a_gpu_that_was_cut_into_parts_keeps_the_memory_that_these_were_given():
+    tf = FakeTensorFlow(gpus=1, parts=2)
+    assert [place.name for place in open_places("gpu", tf)] == ["/device:GPU:0", "/device:GPU:1"]
+    assert set(tf.growth.values()) == {False}
+
+
+DRIVER = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024\nGCC version: 12\n"
+
+
+@pytest.mark.parametrize(
+    ("facts", "why", "remedy"),
+    [
+        (GpuFacts(False, device_files=("/dev/nvidia0",)), "built without CUDA", r"densecast\[gpu\]"),
+        (GpuFacts(True), "no device file", "--gpus all"),
+        (GpuFacts(True, "12.5", "", ("/dev/nvidia0",), "550.1"), "CUDA_VISIBLE_DEVICES='' hides", "unset"),
+        (GpuFacts(True, "12.5", "-1,0", ("/dev/nvidia0",), "550.1"), "CUDA_VISIBLE_DEVICES='-1,0' hides", "unset"),
+        (GpuFacts(True, "12.5", "0", ("/dev/nvidia0",)), "driver is not loaded", "nvidia-smi"),
+        (GpuFacts(True, "12.5", None, ("/dev/nvidia0",), "450.1"), "driver is 450.1.*CUDA 12.5.*too old", "nvidia-smi"),
+        (GpuFacts(False), "built without CUDA; there is no device file", "instead of densecast.*--gpus all"),
+    ],
+)
+def test_why_there_is_no_gpu(facts: GpuFacts, why: str, remedy: str):
+    found = explain(facts)
+    for text, expected in zip(found, (why, remedy), strict=True):
+        with pytest.raises(JobError, match=expected):
+            raise JobError(text)
+
+
+def test_the_facts_of_a_machine(tmp_path: Path):
+    tf = SimpleNamespace(sysconfig=SimpleNamespace(get_build_info=lambda: {"is_cuda_build": True, "cuda_version": "9"}))
+    assert gather(tf, {}, tmp_path) == GpuFacts(True, "9")
+    (tmp_path / "proc/driver/nvidia").mkdir(parents=True)
+    (tmp_path / "proc/driver/nvidia/version").write_text(DRIVER)
+    (tmp_path / "dev").mkdir()
+    for name in ("nvidia1", "nvidia0", "nvidiactl", "null"):
+        (tmp_path / "dev" / name).touch()
+    found = gather(tf, {"CUDA_VISIBLE_DEVICES": "1"}, tmp_path)
+    assert found == GpuFacts(True, "9", "1", ("/dev/nvidia0", "/dev/nvidia1"), "550.54.15")
+
+
+# --- refused before anything is listed, and on a worker before anything is loaded
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.engines.devices.import_tensorflow", FakeTensorFlow)
+
+
+@pytest.mark.parametrize("wanted", NO_GPU_HERE)
+@pytest.mark.usefixtures("no_gpu")
+def test_a_local_job_is_refused_before_its_images_are_listed(tmp_path: Path, wanted: str):
+    model = write_model(tmp_path / "model")
+    job = describe_job(model=str(model), images=("/nowhere/",), output=str(tmp_path / "maps"), device=wanted)
+    with pytest.raises(EngineError, match="no GPU can be seen"):
+        run_job(job)
+    assert not (tmp_path / "maps").exists()
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_worker_is_refused_in_setup():
+    recipe = Recipe(METADATA.digest)
+    fn = ScoreFn(OpenTensorFlow("/nowhere", recipe, "gpu"), "table", "run", recipe, Limits())
+    with pytest.raises(EngineError, match="no GPU can be seen"):
+        fn.setup()
+    for device in ("auto", "cpu"):
+        ScoreFn(OpenTensorFlow("/nowhere", recipe, device), "table", "run", recipe, Limits()).setup()
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_bench_is_refused_too(tmp_path: Path):
+    model = write_model(tmp_path / "model")
+    result = CliRunner().invoke(cli, ["bench", str(model), "--device", "gpu:1"])
+    assert isinstance(result.exception, EngineError)
+    assert "no GPU can be seen, and the device is to be gpu:1" in str(result.exception)
+
+
+def test_a_launcher_of_distant_workers_needs_no_gpu():
+    values = {"model": "m", "images": ("a",), "output": "o", "device": "gpu"}
+    assert describe_job(**values, runner="FlinkRunner", flink_master="f:1").device_here() == "auto"
+    assert describe_job(**values).device_here() == "gpu"

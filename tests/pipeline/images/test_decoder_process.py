@@ -1,0 +1,392 @@
+"""A decoder that hangs or dies costs one image; its process ends whatever happens to ours."""
+
+import gc
+import io
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conversion.errors import DensecastError
+from pipeline.images import decoder_process
+from pipeline.images.decode import DecodeLimits, decode
+from pipeline.images.decoder_process import IsolatedDecoder, IsolationError
+from pipeline.rejection import Reason, Rejected
+
+LIMITS = DecodeLimits()
+HERE = Path(__file__).parent
+PIXELS = np.random.default_rng(3).integers(0, 256, (40, 50, 3), np.uint8)
+
+
+def encoded(kind, pixels=PIXELS, **options):
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def is_running(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.fixture
+def hostile(monkeypatch):
+    """Makes decoders that do what the bytes say; the child finds them on our module path."""
+    monkeypatch.syspath_prepend(HERE)
+    made = []
+
+    def make(timeout_s=60.0, **options):
+        made.append(IsolatedDecoder(timeout_s, function="hostile_decoders:decode", **options))
+        return made[-1]
+
+    yield make
+    for decoder in made:
+        decoder.close()
+
+
+def rejection(decoder, data):
+    with pytest.raises(Rejected) as caught:
+        decoder.call(data, LIMITS)
+    return caught.value.reason, caught.value.detail
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    with IsolatedDecoder() as decoder:
+        yield decoder
+
+
+def test_gives_what_decode_gives_from_one_process(decoder):
+    large = np.random.default_rng(4).integers(0, 256, (300, 1000, 3), np.uint8)
+    pids = set()
+    for data in (encoded("PNG"), encoded("JPEG"), encoded("BMP", large), encoded("TIFF", large), encoded("GIF")):
+        here, there = decode(data, LIMITS), decoder.call(data, LIMITS)
+        np.testing.assert_array_equal(there.pixels, here.pixels)
+        assert {**vars(there), "pixels": 0} == {**vars(here), "pixels": 0}
+        assert (there.pixels.dtype, there.pixels.flags.c_contiguous) == (np.uint8, True)
+        assert not there.pixels.flags.writeable
+        pids.add(decoder.pid)
+    assert len(pids) == 1
+
+
+def test_results_are_not_overwritten_by_later_ones(decoder):
+    images = [decoder.call(encoded("PNG", PIXELS + i), LIMITS) for i in range(5)]
+    for i, image in enumerate(images):
+        np.testing.assert_array_equal(image.pixels, PIXELS + i)
+
+
+@pytest.mark.parametrize("data", [b"", b"text", encoded("PNG")[:-80], encoded("JPEG")[:300]])
+def test_rejections_come_back_as_they_are(decoder, data):
+    with pytest.raises(Rejected) as here:
+        decode(data, LIMITS)
+    assert rejection(decoder, data) == (here.value.reason, here.value.detail)
+
+
+def test_limits_are_those_of_the_call(decoder):
+    with pytest.raises(Rejected) as caught:
+        decoder.call(encoded("PNG"), DecodeLimits(max_pixels=100))
+    assert caught.value.reason is Reason.TOO_MANY_PIXELS
+
+
+def test_arguments_and_results_of_any_kind_pass(hostile):
+    decoder = hostile()
+    pid, limits, options = decoder.call(b"name_process", LIMITS, at_least=(3, 4))
+    assert (pid, limits, options) == (decoder.pid, LIMITS, {"at_least": (3, 4)})
+    first, none, last = decoder.call(b"arrays", LIMITS)
+    np.testing.assert_array_equal(first, np.arange(5))
+    assert none.shape == (0, 3)
+    np.testing.assert_array_equal(last, np.full((200, 200, 3), 7))
+    assert decoder.call(b"allocate 20000000", LIMITS).sum() == 20_000_000
+    big = b"name_process " + b"x" * 20_000_000
+    assert decoder.call(big, LIMITS)[0] == pid
+
+
+@pytest.mark.parametrize("data", [b"sleep 60", b"hold_the_lock"])
+def test_a_hang_is_rejected_and_the_next_image_is_decoded(hostile, data):
+    decoder = hostile(timeout_s=0.3)
+    first = decoder.call(b"name_process", LIMITS)[0]
+    assert rejection(decoder, data) == (Reason.DECODER_HUNG, "no end after 0.3 s")
+    assert not is_running(first)
+    assert decoder.pid is None
+    assert decoder.call(b"name_process", LIMITS)[0] != first
+
+
+def test_the_time_limit_is_for_one_call(hostile):
+    decoder = hostile(timeout_s=0.8)
+    assert [decoder.call(b"sleep 0.2", LIMITS) for _ in range(5)] == ["awake"] * 5
+
+
+def test_time_in_which_this_process_was_stopped_is_not_counted():
+    """Of a wait that took an hour one slice is counted."""
+    waits = iter([[], [], [("a", 1)]])
+    clock = decoder_process._Clock(2.5)
+
+    class Poll:
+        def poll(self, milliseconds):
+            assert milliseconds <= 1000
+            return next(waits)
+
+    clock.wait(Poll())
+    with pytest.raises(decoder_process._HungError):
+        clock.wait(type("Never", (), {"poll": lambda self, milliseconds: []})())
+
+
+@pytest.mark.parametrize(
+    ("data", "detail"),
+    [
+        (f"die {signal.SIGSEGV:d}", "killed by SIGSEGV, then killed by SIGSEGV"),
+        (f"die {signal.SIGRTMIN + 1:d}", f"killed by signal {signal.SIGRTMIN + 1:d}, then killed by signal"),
+        ("leave 7", "ended with status 7"),
+        ("fail_unsendably", "ended with status 1"),
+    ],
+)
+def test_a_death_is_rejected_and_the_next_image_is_decoded(hostile, data, detail):
+    decoder = hostile()
+    reason, found = rejection(decoder, data.encode())
+    assert reason is Reason.DECODER_DIED
+    assert found.startswith(detail)
+    assert decoder.call(b"name_process", LIMITS)[0] == decoder.pid
+
+
+def test_an_image_whose_process_was_killed_once_gets_a_second_one(hostile, tmp_path):
+    decoder = hostile()
+    assert decoder.call(f"die_once {tmp_path / 'died'}".encode(), LIMITS) == "second child"
+
+
+def test_a_process_killed_between_two_images_costs_none(hostile):
+    decoder = hostile()
+    first = decoder.call(b"name_process", LIMITS)[0]
+    os.kill(first, signal.SIGKILL)
+    assert decoder.call(b"name_process", LIMITS)[0] != first
+
+
+def test_a_process_that_hangs_up_and_lives_is_killed(hostile, monkeypatch):
+    monkeypatch.setattr(decoder_process, "_DYING_S", 0.1)
+    assert rejection(hostile(), b"hang_up")[0] is Reason.DECODER_DIED
+
+
+def test_other_errors_come_back_with_their_origin(hostile):
+    decoder = hostile()
+    pid = decoder.call(b"name_process", LIMITS)[0]
+    with pytest.raises(KeyError, match="a bug") as caught:
+        decoder.call(b"fail a bug", LIMITS)
+    assert "in fail\n" in caught.value.__notes__[0]
+    assert decoder.call(b"name_process", LIMITS)[0] == pid
+
+
+def test_what_libraries_print_is_not_shown(hostile, capfd):
+    hostile().call(b"speak Python", LIMITS)
+    assert tuple(capfd.readouterr()) == ("", "Python\n")
+
+
+def test_memory_is_limited():
+    bits = np.zeros((20_000, 20_000), bool)
+    with IsolatedDecoder(memory_bytes=2**29) as decoder:
+        decoder.call(encoded("PNG"), LIMITS)
+        pid = decoder.pid
+        reason, _ = rejection(decoder, encoded("PNG", bits[:13_000, :13_000]))
+        assert (reason, decoder.pid) == (Reason.OUT_OF_MEMORY, pid)
+        decoder.call(encoded("PNG"), LIMITS)
+
+
+def test_memory_errors_are_the_fate_of_the_image(hostile):
+    decoder = hostile(memory_bytes=2**30)
+    assert rejection(decoder, b"allocate 2000000000")[0] is Reason.OUT_OF_MEMORY
+    assert decoder.call(b"limits_of_process RLIMIT_AS", LIMITS)[0] == 2**30
+    assert decoder.call(b"limits_of_process RLIMIT_CORE", LIMITS) == (0, 0)
+
+
+def test_the_process_is_small(hostile):
+    modules = hostile().call(b"modules", LIMITS)
+    assert not {"tensorflow", "apache_beam", "pyarrow", "google.protobuf", "conversion", "__mp_main__"} & set(modules)
+
+
+@pytest.mark.parametrize("function", ["no_such_thing:decode", "pipeline.images.decode:no_such_thing"])
+def test_a_process_that_cannot_start_is_no_images_fault(function, capfd):
+    decoder = IsolatedDecoder(function=function)
+    with pytest.raises(IsolationError, match="ended with status"):
+        decoder.call(b"", LIMITS)
+    assert "no_such_thing" in capfd.readouterr().err
+    assert decoder.pid is None
+    assert issubclass(IsolationError, DensecastError)
+
+
+def test_no_interpreter(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    with pytest.raises(IsolationError, match="/no/such/python"):
+        IsolatedDecoder().call(b"", LIMITS)
+
+
+@pytest.mark.parametrize("options", [{"timeout_s": 0}, {"timeout_s": float("nan")}, {"memory_bytes": 0}])
+def test_limits_are_positive(options):
+    with pytest.raises(ValueError, match="must be positive"):
+        IsolatedDecoder(**options)
+
+
+def test_nothing_is_left_behind(hostile):
+    before = sorted(Path("/proc/self/fd").iterdir())
+    pids = []
+    for _ in range(2):
+        decoder = hostile(timeout_s=0.3)
+        pids.append(decoder.call(b"name_process", LIMITS)[0])
+        rejection(decoder, b"sleep 60")
+        rejection(decoder, b"leave 1")
+        pids.append(decoder.call(b"name_process", LIMITS)[0])
+        decoder.close()
+        decoder.close()
+        with pytest.raises(ValueError, match="closed"):
+            decoder.call(b"name_process", LIMITS)
+    assert not any(map(is_running, pids))  # a zombie would still take a signal
+    assert sorted(Path("/proc/self/fd").iterdir()) == before
+
+
+def test_garbage_takes_the_process_along():
+    decoder = IsolatedDecoder()
+    decoder.call(encoded("PNG"), LIMITS)
+    pid = decoder.pid
+    del decoder
+    gc.collect()
+    assert not is_running(pid)
+
+
+def test_closing_ends_a_decode_in_another_thread(hostile):
+    decoder = hostile()
+    decoder.call(b"name_process", LIMITS)
+    errors = []
+
+    def run():
+        try:
+            decoder.call(b"sleep 60", LIMITS)
+        except ValueError as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    while not decoder._lock.locked():
+        time.sleep(0.001)
+    decoder.close()
+    thread.join()
+    assert errors == ["the decoder is closed"]
+    assert decoder.pid is None
+
+
+def test_threads_that_share_one_get_their_own_answers(decoder):
+    def run(value):
+        pixels = np.full((30, 40, 3), value, np.uint8)
+        data = encoded("PNG", pixels)
+        same[value] = all((decoder.call(data, LIMITS).pixels == value).all() for _ in range(20))
+
+    same = {}
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert same == dict.fromkeys(range(4), True)
+
+
+SCRIPT = """
+import os, sys, threading, time
+from pipeline.decoding import DecodeLimits
+from pipeline.isolation import IsolatedDecoder
+
+print("main", flush=True)
+sys.path.append({here!r})
+decoder = IsolatedDecoder(function="hostile_decoders:decode")
+decoder.call(b"name_process", DecodeLimits())
+"""
+
+
+def run_python(*arguments, cwd):
+    """Waits until all that write to the script's standard error are gone: its children, too."""
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.parametrize("form", ["file", "-c"])
+def test_a_script_is_not_run_again_and_leaves_no_process(form, tmp_path):
+    script = SCRIPT.format(here=str(HERE))
+    path = tmp_path / "script.py"
+    path.write_text(script)
+    arguments = {"file": [str(path)], "-c": ["-c", script]}[form]
+    ended = run_python(*arguments, cwd=tmp_path)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "main\n", "")
+
+
+@pytest.mark.parametrize("verb", ["hold_the_lock", "name_process"])
+def test_the_process_ends_with_a_parent_that_is_killed(verb, tmp_path):
+    script = SCRIPT.format(here=str(HERE)) + textwrap.dedent(f"""
+        threading.Thread(target=decoder.call, args=(b"{verb}", DecodeLimits()), daemon=True).start()
+        time.sleep(0.2)
+        os.kill(os.getpid(), {signal.SIGKILL:d})
+    """)
+    ended = run_python("-c", script, cwd=tmp_path)  # times out where the child, asleep for 60 s, lives on
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGKILL, "main\n", "")
+
+
+def test_daemonic_and_forked_processes_may_decode(tmp_path):
+    """Daemonic processes of multiprocessing may have no children of its own making."""
+    script = SCRIPT.format(here=str(HERE)) + textwrap.dedent("""
+        import multiprocessing
+
+        def again():
+            theirs = decoder.call(b"name_process", DecodeLimits())[0]
+            print(theirs == decoder.pid, theirs != ours, flush=True)
+            decoder.close()
+
+        ours = decoder.pid
+        process = multiprocessing.get_context("fork").Process(target=again, daemon=True)
+        process.start()
+        process.join()
+        print(process.exitcode, decoder.call(b"name_process", DecodeLimits())[0] == ours)
+    """)
+    ended = run_python("-c", script, cwd=tmp_path)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "main\nTrue True\n0 True\n", "")
+
+
+def test_ctrl_c_is_for_the_parent(tmp_path):
+    """The terminal sends it to the whole process group, and the decoder must not be the one to report it."""
+    script = (
+        "import os; os.setpgid(0, 0)"
+        + SCRIPT.format(here=str(HERE))
+        + textwrap.dedent("""
+        import signal
+        try:
+            os.killpg(0, signal.SIGINT)
+            time.sleep(10)
+        except KeyboardInterrupt:
+            print(decoder.call(b"name_process", DecodeLimits())[0] == decoder.pid)
+    """)
+    )
+    ended = run_python("-c", script, cwd=tmp_path)
+    assert (ended.stdout, ended.stderr) == ("main\nTrue\n", "")
+
+
+def test_an_interrupt_does_not_leave_an_answer_for_the_next_image(hostile):
+    """An answer that is still to come must not be taken for that of the next request."""
+    decoder = hostile()
+    first = decoder.call(b"name_process", LIMITS)[0]
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(KeyboardInterrupt):
+            decoder.call(b"sleep 0.6", LIMITS)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert decoder.call(b"name_process", LIMITS)[0] == decoder.pid != first

@@ -1,0 +1,41 @@
+"""What `densecast inspect` says, for every net of the catalog."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from models import entries
+from pipeline.tools.inspect_network import inspect, render
+
+MAPS = {  # cells at 451 x 451, window, stride
+    "caffenet": (8, 227, 32),
+    "alexnet": (8, 227, 32),
+    "vgg16": (9, 224, 32),
+    "vgg19": (9, 224, 32),
+    "googlenet": (8, 224, 32),
+    "nin": (8, 224, 32),
+    "squeezenet_1_0": (15, 227, 16),
+    "squeezenet_1_1": (15, 227, 16),
+    "resnet50": (9, 224, 32),
+    "digits": (106, 32, 4),
+}
+
+
+def test_every_entry_has_its_expectation():
+    assert {entry.name for entry in entries()} == set(MAPS)
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_map_size_and_geometry_at_451(name: str):
+    report = inspect(name, (451, 451))
+    cells, window, stride = MAPS[name]
+    assert report.map_size == [cells, cells]
+    assert (report.geometry.y.window, report.geometry.y.stride) == (window, stride)
+    stream = io.StringIO()
+    Console(width=120, file=stream).print(render(report))
+    text = stream.getvalue()
+    assert f"{cells}x{cells} cells" in text
+    assert f"{window} pixels: the crop" in text

@@ -1,0 +1,168 @@
+"""The whole job with a fake engine on the pinned local runner: the invariant, and what the caller is told."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+
+import apache_beam as beam
+import numpy as np
+import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.testing.util import assert_that, equal_to
+from PIL import Image
+
+from pipeline import MapTable, ScoreImages
+from pipeline.errors import JobError, SourceError, TableError, WorkerError
+from pipeline.jobs.run import describe_job, run_job
+from pipeline.jobs.submit import worker_error
+from pipeline.maps.recipe import Recipe
+from pipeline.runners.registry import open_runner
+from pipeline.transforms.list_images import ListImages
+from pipeline.units import parse_share
+from tests.support.fakes import FakeEngine, probabilities, write_model
+
+RECIPE = Recipe(k=2)
+
+
+@pytest.fixture
+def collection(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for n in range(24):
+        height, width = (32, 40) if n % 4 else (48, 24)
+        pixels = np.random.default_rng(n).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"i{n:02d}.png")
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 nothing more")
+    (folder / "tiny.png").write_bytes((folder / "i00.png").read_bytes())
+    Image.new("RGB", (4, 4)).save(folder / "tiny.png")
+    return folder
+
+
+def score(collection: Path, output: Path, model: Path, run_id: str = "", flush_bytes: int = 4000) -> None:
+    with beam.Pipeline(runner=open_runner("local"), options=PipelineOptions([])) as pipeline:
+        published = (
+            pipeline
+            | ListImages([str(collection)])
+            | ScoreImages(
+                str(model), str(output), RECIPE, run_id=run_id, flush_bytes=flush_bytes, open_engine=FakeEngine
+            )
+        )
+        assert_that(published | beam.Map(lambda run: (run.scored, run.rejected)), equal_to([(24, 2)]))
+
+
+def test_every_image_is_one_row_and_every_map_its_own(tmp_path: Path, collection: Path):
+    score(collection, tmp_path / "maps", write_model(tmp_path / "model"))
+    table = MapTable(str(tmp_path / "maps"))
+    uris = table.to_arrow(["uri"])["uri"].to_pylist()
+    assert sorted(uris) == sorted(str(path) for path in collection.iterdir())
+    assert len(table.files()) > 1, "parts are flushed by size while the bundle runs"
+    assert {Path(r.uri).name: r.reason for r in table.rejections()} == {
+        "broken.jpg": "truncated",
+        "tiny.png": "too-small",
+    }
+    for found in table:
+        expected = probabilities(np.asarray(Image.open(found.uri)))
+        np.testing.assert_array_equal(found.classes[..., 0], expected.argmax(-1))
+        assert found.label(0, 0) == ("red", "green", "blue", "dark")[expected[0, 0].argmax()]
+        assert found.window(1, 1) == (8, 8, 24, 24)
+
+
+def test_two_tables_of_the_same_images_are_identical(tmp_path: Path, collection: Path):
+    model = write_model(tmp_path / "model")
+    tables = []
+    for name, flush in (("a", 4000), ("b", 10**8)):
+        score(collection, tmp_path / name, model, flush_bytes=flush)
+        rows = MapTable(str(tmp_path / name)).to_arrow().drop_columns(["run_id", "scored_at"])
+        tables.append(rows.sort_by("uri"))
+    assert tables[0].equals(tables[1])
+
+
+def test_publishing_a_run_twice_changes_nothing(tmp_path: Path, collection: Path):
+    model = write_model(tmp_path / "model")
+    for _ in range(2):
+        score(collection, tmp_path / "maps", model, run_id="one")
+    assert MapTable(str(tmp_path / "maps")).version == 0
+    assert MapTable(str(tmp_path / "maps")).to_arrow(["uri"]).num_rows == 26
+
+
+def test_an_empty_collection_publishes_an_empty_table(tmp_path: Path):
+    model = write_model(tmp_path / "model")
+    with beam.Pipeline(runner=open_runner("local"), options=PipelineOptions([])) as pipeline:
+        _ = pipeline | beam.Create([]) | ScoreImages(model, tmp_path / "maps", open_engine=FakeEngine)
+    assert len(MapTable(tmp_path / "maps")) == 0
+
+
+class TestJob:
+    """`run_job`, with the engine of ScoreImages replaced."""
+
+    @pytest.fixture(autouse=True)
+    def _fake(self, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr("pipeline.jobs.submit.ScoreImages", functools.partial(ScoreImages, open_engine=FakeEngine))
+
+    def test_result_and_summary(self, tmp_path: Path, collection: Path):
+        model, output = write_model(tmp_path / "model"), tmp_path / "maps"
+        job = describe_job(model=str(model), images=[str(collection)], output=str(output), max_rejected="10%")
+        result = run_job(job)
+        assert (result.summary.scored, result.summary.rejected) == (24, 2)
+        assert result.summary.reasons == {"truncated": 1, "too-small": 1}
+        assert result.summary.images["listed"] == result.summary.images["read"] == 26
+        assert not result.failed, "2 of 26 is below 10 %"
+        (summary,) = MapTable(str(output)).runs()
+        assert summary["job"]["images"] == [str(collection)]
+        assert summary["run_id"] == job.run_id
+
+    def test_too_many_rejections_fail_the_run_but_keep_the_table(self, tmp_path: Path, collection: Path):
+        model, output = write_model(tmp_path / "model"), tmp_path / "maps"
+        result = run_job(
+            describe_job(model=str(model), images=[str(collection)], output=str(output), max_rejected=0.05)
+        )
+        assert result.failed
+        assert len(MapTable(str(output))) == 24
+
+    def test_a_worker_that_fails_is_reported_in_its_own_words_and_nothing_is_published(self, tmp_path: Path):
+        listing = tmp_path / "list.csv"
+        listing.write_text("uri,id\na.png,1\na.png,2\n")
+        model, output = write_model(tmp_path / "model"), tmp_path / "maps"
+        with pytest.raises(SourceError, match=r"failed: .*listed as"):
+            run_job(describe_job(model=str(model), images=[f"@{listing}"], output=str(output)))
+        with pytest.raises(TableError):
+            MapTable(str(output))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("top_k", 0), ("max_rejected", "200%"), ("images", []), ("scores", "float64"), ("colour", "red"), ("output", "")],
+)
+def test_a_bad_job_names_its_field(field: str, value: object):
+    good = {"model": "m", "images": ["i"], "output": "o"}
+    with pytest.raises(JobError) as caught:
+        describe_job(**{**good, field: value})
+    assert field in str(caught.value) or "share" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "five", "-1%", "101%", "1.01", "5%%", "nan"])
+def test_share_refuses(text: str):
+    with pytest.raises(JobError):
+        parse_share(text)
+
+
+def test_direct_runner_is_refused_with_its_reason():
+    with pytest.raises(JobError, match="offline"):
+        open_runner("DirectRunner")
+    with pytest.raises(JobError, match="no runner"):
+        open_runner("NoSuchRunner")
+
+
+def test_worker_error_takes_the_last_exception_of_a_chain():
+    text = "ValueError: first\n\nDuring handling:\n\nTraceback:\nbuiltins.OSError: disk full\nsecond line"
+    assert worker_error(text + " [while running 'X']") == (WorkerError, "disk full\nsecond line")
+    assert worker_error("") == (WorkerError, "no reason given")
+
+
+def test_summary_is_json(tmp_path: Path, collection: Path):
+    score(collection, tmp_path / "maps", write_model(tmp_path / "model"), run_id="named")
+    summary = json.loads((tmp_path / "maps" / "_densecast" / "runs" / "named.json").read_text())
+    assert summary["images"]["listed"] == 26
+    assert sum(part["rows"] for part in summary["parts"]) == 26

@@ -19,10 +19,10 @@ from conversion import (
     cast,
     convert,
     load_network,
+    load_savedmodel,
     receptive_field,
     to_tensorflow,
 )
-from conversion.export import savedmodel
 from models.catalog import entry
 from models.digits.pages import Labels, Page, Pixels, compose_page, held_out
 from models.fetch import fetch
@@ -128,7 +128,7 @@ def main(arguments: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as directory:
         output = Path(directory) / "digits"
         convert(model.definition, fetch(model), output, mean=model.mean, scale=model.scale, labels=model.labels)
-        signature = savedmodel.load_savedmodel(output).signatures["serving_default"]
+        signature = load_savedmodel(output).signatures["serving_default"]
 
         def score(pixels: Pixels) -> NDArray[np.floating]:
             return np.asarray(signature(images=pixels[None])["probabilities"][0])

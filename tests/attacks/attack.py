@@ -18,7 +18,7 @@ from conversion.errors import DensecastError, ReadingError
 from conversion.export.preprocessing import channel_mean, read_labels
 from conversion.limits import DEFAULT_LIMITS, Limits
 from conversion.net.load import load_network
-from tests.conversion.definitions import convolution, data
+from tests.support.definitions import convolution, data
 
 SMALL = data(1, 3, 8, 8) + convolution("conv", "data", "num_output: 2 kernel_size: 3")
 Content = str | bytes | Callable[[Path], None]

@@ -11,7 +11,7 @@ from conversion.caffe.reading import blob_message
 from conversion.errors import ConversionError, LimitError, ReadingError
 from conversion.limits import Limits
 from tests.attacks.attack import Attack, each, lengthed
-from tests.golden_cases import GOLDEN
+from tests.support.golden_cases import GOLDEN
 
 
 def mean(value: float) -> bytes:

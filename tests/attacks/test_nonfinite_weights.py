@@ -13,7 +13,7 @@ from conversion.errors import WeightsError
 from conversion.limits import Limits
 from conversion.net.network import Network
 from tests.attacks.attack import Attack, binary, each
-from tests.conversion.definitions import data, inner_product
+from tests.support.definitions import data, inner_product
 
 
 def weights(value: float, index: int = 0, bias: float = 0.0) -> bytes:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from conversion.errors import ReadingError, WeightsError
 from tests.attacks.attack import Attack, each
-from tests.golden_cases import GOLDEN
+from tests.support.golden_cases import GOLDEN
 
 LENET = GOLDEN / "nets" / "lenet_small"
 NET = (LENET / "net.prototxt").read_text()

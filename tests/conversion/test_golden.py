@@ -14,7 +14,7 @@ from conversion.errors import WeightsError
 from conversion.export.verification import relative_error
 from conversion.surgery import random_parameters
 from models import entry
-from tests.golden_cases import GOLDEN, GoldenCase, cases
+from tests.support.golden_cases import GOLDEN, GoldenCase, cases
 
 Record = Callable[[str, object], None]
 REFERENCE_TOLERANCE = 1e-5  # of absmax: what float32 Caffe leaves against float64

@@ -13,8 +13,8 @@ from conversion.caffe.caffe_pb2 import NetParameter
 from conversion.errors import WeightsError
 from conversion.net.network import learned, to_definition
 from conversion.surgery import initialise, random_parameters
-from tests.conversion.definitions import CLASSIFIER, data, inner_product, network
-from tests.golden_cases import GOLDEN, GoldenCase, cases
+from tests.support.definitions import CLASSIFIER, data, inner_product, network
+from tests.support.golden_cases import GOLDEN, GoldenCase, cases
 
 NETS = cases("nets")
 # Forms that are written otherwise than they were read.

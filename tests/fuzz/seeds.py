@@ -14,7 +14,7 @@ from conversion.caffe.caffe_pb2 import DESCRIPTOR, LayerParameter, NetParameter
 from conversion.caffe.reading import blob_message
 from conversion.layers import registered
 from tests.fuzz.harness import TARGETS, WORK, kept
-from tests.golden_cases import GOLDEN
+from tests.support.golden_cases import GOLDEN
 
 _LARGEST = 20_000
 _OLD = ("fmt_v0", "fmt_v1_branches", "fmt_v1_sequential", "fmt_input_dim_field", "fmt_input_shape_field")

@@ -12,7 +12,7 @@ from pipeline.engines import TensorFlowEngine
 from pipeline.errors import JobError
 from pipeline.maps.classification_map import MapError, check_values
 from pipeline.maps.recipe import Form
-from tests.golden_cases import GOLDEN
+from tests.support.golden_cases import GOLDEN
 
 NET = GOLDEN / "nets" / "caffenet_small"
 MEAN = (104.0, 117.0, 123.0)

@@ -19,8 +19,8 @@ from models import entry
 from pipeline.errors import JobError
 from pipeline.maps.classification_map import MapError
 from pipeline.maps.tiling import TileGrid, cut, place
-from tests.conversion.definitions import convolution, data, inner_product, layer, network, pooling
-from tests.golden_cases import GOLDEN
+from tests.support.definitions import convolution, data, inner_product, layer, network, pooling
+from tests.support.golden_cases import GOLDEN
 
 CAFFENET = AxisGeometry(32, 113, 227, 355)
 

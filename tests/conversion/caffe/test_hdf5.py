@@ -16,8 +16,8 @@ from conversion.limits import Limits
 from conversion.net.network import Network, to_definition
 from conversion.net.weights import with_shared_blobs
 from conversion.surgery import random_parameters, save
-from tests.conversion.definitions import CLASSIFIER, convolution, data, inner_product, layer, network
-from tests.golden_cases import GOLDEN
+from tests.support.definitions import CLASSIFIER, convolution, data, inner_product, layer, network
+from tests.support.golden_cases import GOLDEN
 
 
 def assert_same(a: Network, b: Network) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from conversion.caffe.reading import blob_message
 from conversion.errors import ConversionError, ReadingError
 from conversion.export.preprocessing import Preprocessing, channel_mean, read_labels
-from tests.golden_cases import GOLDEN
+from tests.support.golden_cases import GOLDEN
 
 MEAN_IMAGE = GOLDEN / "layers" / "fmt_mean_binaryproto"
 RGB = np.array([[[[10, 20, 30], [0, 0, 255]]]], np.uint8)  # N, H, W, 3

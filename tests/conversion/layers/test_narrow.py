@@ -11,7 +11,7 @@ from conversion.export.verification import relative_error
 from conversion.layers.base import Narrow
 from conversion.layers.layout import from_caffe, import_tensorflow, to_caffe
 from tests.conversion.test_golden import CASES, REFUSED
-from tests.golden_cases import GOLDEN, GoldenCase
+from tests.support.golden_cases import GOLDEN, GoldenCase
 
 TOLERANCE = {"float16": 0.01, "bfloat16": 0.05}  # of absmax; their steps are 0.0005 and 0.004 of a number
 OTHERWISE = {

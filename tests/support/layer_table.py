@@ -1,4 +1,7 @@
-"""The README's table of supported layers, generated from the registry: `python -m conversion.support README.md`."""
+"""The table of supported layers, generated from the registry.
+
+`python -m tests.support.layer_table FILE.md` writes it between the markers `<!-- layers -->` and `<!-- /layers -->`.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,13 @@ _START, _END = "<!-- layers -->", "<!-- /layers -->"
 
 
 def support_table() -> str:
-    """A Markdown table: each Caffe layer type, and the first sentence of its class's docstring."""
+    """Returns a Markdown table: each Caffe layer type, and the first sentence of its class's docstring."""
     rows = [f"| `{name}` | {_first_sentence(cls.__doc__ or '')} |" for name, cls in registered().items()]
     return "\n".join(["| layer | what it computes |", "|---|---|", *rows])
 
 
 def with_table(text: str) -> str:
-    """The text with the table between its two markers; raises ValueError if it has none."""
+    """Returns the text with the table between its two markers; raises ValueError unless it has each marker once."""
     if text.count(_START) != 1 or text.count(_END) != 1:
         raise ValueError(f"the text must hold {_START} and {_END}, each once")
     before, rest = text.split(_START)
@@ -26,7 +29,7 @@ def with_table(text: str) -> str:
 
 
 def _first_sentence(doc: str) -> str:
-    """Up to the first full stop before a capital; pipes would end a cell."""
+    """Returns the text up to the first full stop before a capital, with pipes escaped: they would end a cell."""
     paragraph = " ".join(doc.strip().split("\n\n")[0].split())
     sentence = re.split(r"\. (?=[A-Z])", paragraph)[0].rstrip(".")
     return sentence.replace("|", "\\|")

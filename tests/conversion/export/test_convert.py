@@ -23,8 +23,8 @@ from conversion.layers.convolution import Convolution
 from conversion.layers.pooling import Pooling
 from conversion.net.network import to_definition
 from conversion.surgery import initialise, random_parameters
-from tests.conversion.definitions import CLASSIFIER, convolution, data, inner_product, layer, network, pooling
-from tests.golden_cases import GOLDEN
+from tests.support.definitions import CLASSIFIER, convolution, data, inner_product, layer, network, pooling
+from tests.support.golden_cases import GOLDEN
 
 LENET = GOLDEN / "nets" / "lenet_small"
 CAFFENET = GOLDEN / "nets" / "caffenet_small"
@@ -425,7 +425,7 @@ def test_nobody_sees_half_a_model(files, models: Path, monkeypatch: pytest.Monke
         seen.append((path.parent == models, path.name.startswith("."), (models / "m").exists()))
         return load(path)
 
-    monkeypatch.setattr(savedmodel, "load", spy)
+    monkeypatch.setattr(savedmodel, "load_savedmodel", spy)
     convert(*files(), models / "m")
     assert seen == [(True, True, False)]
 
@@ -494,7 +494,7 @@ def test_signature_that_differs_from_the_blobs_is_caught(signature: str, files, 
                 key: tf.reverse(value, [1]) for key, value in loaded.signatures[signature](**kw).items()
             }
 
-    monkeypatch.setattr(savedmodel, "load", lambda path: Tampered(load(path)))
+    monkeypatch.setattr(savedmodel, "load_savedmodel", lambda path: Tampered(load(path)))
     with pytest.raises(VerificationError, match=f"signature {signature} differs"):
         convert(*files(BRANCHES), models / "m", scale=0.01)  # probabilities far from 0 and 1
     assert not list(models.iterdir())

@@ -18,7 +18,7 @@ from conversion.caffe.reading import blob_array, blob_message, read_blob, read_d
 from conversion.errors import DensecastError, ReadingError, UnsupportedError, WeightsError
 from conversion.net.build import build
 from conversion.net.weights import with_weights
-from tests.golden_cases import GOLDEN
+from tests.support.golden_cases import GOLDEN
 
 LENET = GOLDEN / "nets" / "lenet_small"
 

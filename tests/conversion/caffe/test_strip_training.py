@@ -17,8 +17,8 @@ from conversion.net.build import build
 from conversion.net.network import Network
 from conversion.net.weights import with_weights
 from conversion.surgery import random_parameters, save
-from tests.conversion.definitions import convolution, data, definition, inner_product, layer, network, pooling
-from tests.golden_cases import GOLDEN
+from tests.support.definitions import convolution, data, definition, inner_product, layer, network, pooling
+from tests.support.golden_cases import GOLDEN
 
 # As bvlc_reference_caffenet/train_val.prototxt begins and ends; in between a net that is quick to evaluate.
 SOURCES = """

@@ -22,7 +22,7 @@ from conversion.passes.cast import PASSES
 from conversion.passes.inner_products import inner_products_to_convolutions
 from conversion.surgery import initialise, random_parameters
 from models import entry
-from tests.conversion.definitions import CLASSIFIER, convolution, data, inner_product, layer, network, pooling
+from tests.support.definitions import CLASSIFIER, convolution, data, inner_product, layer, network, pooling
 
 
 def kinds(subject: Network) -> dict[str, str]:

@@ -17,8 +17,8 @@ from conversion.errors import NetworkError, UnsupportedError, WeightsError
 from conversion.net.build import build
 from conversion.net.network import Network, learned, to_definition
 from conversion.net.weights import with_weights
-from tests.conversion.definitions import CLASSIFIER, convolution, data, definition, inner_product, layer, network
-from tests.golden_cases import GOLDEN, cases
+from tests.support.definitions import CLASSIFIER, convolution, data, definition, inner_product, layer, network
+from tests.support.golden_cases import GOLDEN, cases
 
 X = data(1, 4, 6, 6, name="x")
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from conversion.layers import registered
-from conversion.support import support_table, with_table
+from tests.support.layer_table import support_table, with_table
 
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).parents[3] / "README.md"
 
 
 def test_readme_holds_the_table_of_the_registry():
     text = README.read_text(encoding="utf-8")
-    assert with_table(text) == text, "run: python -m conversion.support README.md"
+    assert with_table(text) == text, "run: python -m tests.support.layer_table README.md"
 
 
 def test_table_has_a_row_with_words_for_every_layer():

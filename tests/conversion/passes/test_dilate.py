@@ -18,8 +18,8 @@ from conversion.export.verification import relative_error
 from conversion.net.network import Network, to_definition
 from conversion.passes.dilate import finer, multiply_adds_by_stride
 from models import entry
-from tests.conversion.definitions import convolution, data, inner_product, layer, network, pooling
-from tests.golden_cases import GOLDEN
+from tests.support.definitions import convolution, data, inner_product, layer, network, pooling
+from tests.support.golden_cases import GOLDEN
 
 
 def golden(name: str) -> Network:

@@ -16,7 +16,7 @@ from conversion.net.build import build
 from conversion.net.geometry import AxisGeometry
 from conversion.net.network import Network, to_definition
 from models import entry
-from tests.conversion.definitions import CLASSIFIER, convolution, data, layer, network, pooling
+from tests.support.definitions import CLASSIFIER, convolution, data, layer, network, pooling
 
 
 @pytest.fixture(scope="module")

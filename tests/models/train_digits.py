@@ -1,4 +1,4 @@
-"""Trains the digits model; writes its weights and the held-out digits: `python -m models.digits.train`.
+"""Trains the digits model; writes its weights and the held-out digits: `python -m tests.models.train_digits`.
 
 Training runs through our own TensorFlow form of the network and finds its hard examples through our own cast. Beside
 TensorFlow it needs scikit-learn, for the data.
@@ -25,6 +25,7 @@ import sklearn.datasets
 import tensorflow as tf
 from numpy.typing import NDArray
 
+import models.digits
 from conversion import Network, ReceptiveField, cast, load_network, receptive_field, save, to_tensorflow
 from conversion.arrays import Array
 from conversion.layers.activation import Dropout
@@ -55,7 +56,7 @@ RATE = 0.02
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
 
-_HERE = Path(__file__).parent
+_MODEL = Path(models.digits.__file__).parent
 _NEITHER = -1
 _MIDDLE = (WINDOW - 1) / 2
 
@@ -213,7 +214,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--output", type=Path, default=_HERE, help="folder for digits.caffemodel and held_out.npz")
+    parser.add_argument("--output", type=Path, default=_MODEL, help="folder for digits.caffemodel and held_out.npz")
     options = parser.parse_args(arguments)
     began = time.monotonic()
 

@@ -24,8 +24,8 @@ from conversion.passes.prune import prune
 from conversion.passes.reductions import reductions_to_poolings
 from conversion.passes.slide_windows import slide_whole_windows
 from models import entry
-from tests.conversion.definitions import CLASSIFIER, convolution, data, inner_product, layer, network, pooling
-from tests.golden_cases import GOLDEN
+from tests.support.definitions import CLASSIFIER, convolution, data, inner_product, layer, network, pooling
+from tests.support.golden_cases import GOLDEN
 
 # The blob that the head reads, and how much larger than the training size the image of the test is.
 TRUNKS = {

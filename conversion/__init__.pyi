@@ -39,6 +39,7 @@ from .net.reference import evaluate as evaluate
 from .passes.cast import cast as cast
 from .passes.cast_names import CAST_SUFFIX as CAST_SUFFIX
 from .passes.cast_names import blob_names as blob_names
+from .passes.dilate import dilate as dilate
 from .passes.dilate import finer as finer
 from .passes.dilate import multiply_adds_by_stride as multiply_adds_by_stride
 from .passes.prune import prune as prune

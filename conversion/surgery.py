@@ -66,7 +66,7 @@ def save(network: Network, prototxt: PathLike, weights: PathLike | None = None) 
         weights: Where the weights go: as HDF5 if the name ends in `.h5` or `.hdf5`, otherwise in binary form.
 
     Raises:
-        ConversionError: Caffe cannot express the network: poolings are dilated for a finer map (see `finer`).
+        ConversionError: Caffe cannot express the network: poolings are dilated for a finer map (see `dilate`).
         WeightsError: Weights are asked for and the network has none, or HDF5 cannot hold them (see `hdf5.write`).
         OSError: A file cannot be written.
     """

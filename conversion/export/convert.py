@@ -26,7 +26,7 @@ from conversion.net.load import load_network
 from conversion.net.network import Network
 from conversion.passes.cast import cast
 from conversion.passes.cast_names import CAST_SUFFIX, blob_names
-from conversion.passes.dilate import finer
+from conversion.passes.dilate import dilate
 from conversion.passes.prune import prune
 from conversion.surgery import write_definition
 
@@ -66,7 +66,7 @@ def convert(
         level: The level that they ask for; by default the definition's.
         output_blob: Which of several heads gives the probabilities, by the name of its Softmax blob; what only others
             need is left out. By default there must be one.
-        output_stride: Pixels between cells, a divisor of the map's own stride; see `finer`, which costs multiply-adds.
+        output_stride: Pixels between cells, a divisor of the map's own stride; see `dilate`, which costs multiply-adds.
         labels: The class names in order; must be as many as there are classes.
         features: The blobs that the `features` signature offers, by the classifier's own names; by default what the
             InnerProducts read and write (CaffeNet: pool5, fc6, fc7, fc8).
@@ -90,7 +90,7 @@ def convert(
     if output_blob is not None:
         network = prune(network, [probabilities, *_features(network, features or ()).values()])
     if output_stride is not None:
-        network = finer(network, output_stride, probabilities)
+        network = dilate(network, output_stride, probabilities)
     classes = network.shapes[probabilities][1]
     if labels and len(labels) != classes:
         raise ConversionError(

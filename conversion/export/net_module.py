@@ -86,8 +86,8 @@ def apply_network(
 
 
 def _narrows(layer: Layer, bottoms: Sequence[Tensor], narrow: Any) -> bool:
-    follows = layer.narrow is Narrow.FOLLOWS and all(bottom.dtype == narrow for bottom in bottoms)
-    return layer.narrow is Narrow.ALWAYS or follows
+    follows = layer.narrow is Narrow.INFER and all(bottom.dtype == narrow for bottom in bottoms)
+    return layer.narrow is Narrow.ALLOW or follows
 
 
 def _parameters_of(layer: Layer) -> bytes:

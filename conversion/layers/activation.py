@@ -34,7 +34,7 @@ class ReLU(ElementwiseLayer):
     @property
     def narrow(self) -> Narrow:
         """See `Layer.narrow`."""
-        return Narrow.FOLLOWS
+        return Narrow.INFER
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """`tf.nn.relu`, or the formula where there is a slope (`leaky_relu` is right for slopes up to 1 only)."""
@@ -73,7 +73,7 @@ class PReLU(ElementwiseLayer):
     @property
     def narrow(self) -> Narrow:
         """See `Layer.narrow`."""
-        return Narrow.FOLLOWS
+        return Narrow.INFER
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:
         """The formula."""
@@ -124,7 +124,7 @@ class Dropout(ElementwiseLayer):
     @property
     def narrow(self) -> Narrow:
         """See `Layer.narrow`."""
-        return Narrow.FOLLOWS
+        return Narrow.INFER
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """The bottom."""

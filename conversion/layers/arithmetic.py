@@ -50,7 +50,7 @@ class Eltwise(Layer):
     @property
     def narrow(self) -> Narrow:
         """See `Layer.narrow`."""
-        return Narrow.FOLLOWS
+        return Narrow.INFER
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """The formula."""
@@ -116,7 +116,7 @@ class OperandLayer(ElementwiseLayer):
     @property
     def narrow(self) -> Narrow:
         """See `Layer.narrow`."""
-        return Narrow.FOLLOWS
+        return Narrow.INFER
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:
         """The formula in Caffe's axis order where it must be."""

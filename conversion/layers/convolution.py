@@ -163,7 +163,7 @@ class Convolution(SlidingLayer):
     @property
     def narrow(self) -> Narrow:
         """See `Layer.narrow`."""
-        return Narrow.ALWAYS
+        return Narrow.ALLOW
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:
         """`tf.nn.conv2d` with explicit padding; groups are split, since the CPU kernel refuses them."""
@@ -253,7 +253,7 @@ class InnerProduct(Layer):
     @property
     def narrow(self) -> Narrow:
         """See `Layer.narrow`."""
-        return Narrow.ALWAYS
+        return Narrow.ALLOW
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:
         """`tf.tensordot` on the flattened bottom in Caffe's order."""

@@ -77,7 +77,7 @@ class Crop(Layer):
     @property
     def narrow(self) -> Narrow:
         """See `Layer.narrow`."""
-        return Narrow.FOLLOWS
+        return Narrow.INFER
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """`tf.slice`, which refuses to reach past the end where indexing would cut short."""

@@ -112,7 +112,7 @@ class Deconvolution(SlidingLayer):
     @property
     def narrow(self) -> Narrow:
         """See `Layer.narrow`."""
-        return Narrow.ALWAYS
+        return Narrow.ALLOW
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:
         """The gradient of a VALID convolution, whose size is unambiguous, with `pad` cut off at every side."""

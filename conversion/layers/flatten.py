@@ -57,7 +57,7 @@ class Flatten(Layer):
     @property
     def narrow(self) -> Narrow:
         """See `Layer.narrow`."""
-        return Narrow.FOLLOWS
+        return Narrow.INFER
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """A reshape in Caffe's order."""
@@ -148,7 +148,7 @@ class Reshape(Layer):
     @property
     def narrow(self) -> Narrow:
         """See `Layer.narrow`."""
-        return Narrow.FOLLOWS
+        return Narrow.INFER
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """A reshape in Caffe's order."""

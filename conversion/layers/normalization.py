@@ -134,7 +134,7 @@ class BatchNorm(ElementwiseLayer):
     @property
     def narrow(self) -> Narrow:
         """By stored statistics it is one product; others are sums over the blob."""
-        return Narrow.FOLLOWS if self.use_global_stats else Narrow.NEVER
+        return Narrow.INFER if self.use_global_stats else Narrow.DENY
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:
         """The formula, channels last where the rank is 4."""

@@ -211,7 +211,7 @@ class Pooling(Layer):
     @property
     def narrow(self) -> Narrow:
         """A maximum is one of the values; a mean adds many up, and a mask counts cells."""
-        return Narrow.FOLLOWS if self.method == "MAX" and self._tops == 1 else Narrow.NEVER
+        return Narrow.INFER if self.method == "MAX" and self._tops == 1 else Narrow.DENY
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """VALID pooling over the bottom padded at its end to Caffe's rounded size, which is computed at run time."""

@@ -39,7 +39,7 @@ class Split(ElementwiseLayer):
     @property
     def narrow(self) -> Narrow:
         """See `Layer.narrow`."""
-        return Narrow.FOLLOWS
+        return Narrow.INFER
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """The bottom."""
@@ -112,7 +112,7 @@ class Slice(Layer):
     @property
     def narrow(self) -> Narrow:
         """See `Layer.narrow`."""
-        return Narrow.FOLLOWS
+        return Narrow.INFER
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """`tf.split`; along an axis of unknown size it finds the last piece itself."""
@@ -170,7 +170,7 @@ class Concat(Layer):
     @property
     def narrow(self) -> Narrow:
         """See `Layer.narrow`."""
-        return Narrow.FOLLOWS
+        return Narrow.INFER
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """`tf.concat`."""

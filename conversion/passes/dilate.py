@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from typing import NamedTuple
@@ -50,7 +51,7 @@ class _Scale(NamedTuple):
         return cls(old, Fraction(math.gcd(int(old), output_stride)) if whole else old)
 
 
-def finer(network: Network, output_stride: int, blob: str | None = None) -> Network:
+def dilate(network: Network, output_stride: int, blob: str | None = None) -> Network:
     """The network with a finer map: a cell every `output_stride` pixels, from the same weights.
 
     Given: a fully convolutional network (see `cast`) whose map has a stride that `output_stride` divides.
@@ -96,6 +97,12 @@ def finer(network: Network, output_stride: int, blob: str | None = None) -> Netw
     return dataclasses.replace(result, notes=network.notes, windows=training_windows(network))
 
 
+def finer(network: Network, output_stride: int, blob: str | None = None) -> Network:
+    """Returns `dilate(network, output_stride, blob)`: its name before 0.2, which goes after it."""
+    warnings.warn("conversion.finer is now conversion.dilate", DeprecationWarning, stacklevel=2)
+    return dilate(network, output_stride, blob)
+
+
 def multiply_adds_by_stride(
     network: Network, size: Pair, strides: Sequence[int], blob: str | None = None
 ) -> dict[int, int]:
@@ -104,12 +111,12 @@ def multiply_adds_by_stride(
     Args:
         network: Fully convolutional, with one input, at its own stride.
         size: In pixels.
-        strides: The output strides to try; see `finer`.
-        blob: See `finer`.
+        strides: The output strides to try; see `dilate`.
+        blob: See `dilate`.
     """
     ((name, shape),) = network.inputs.items()
     image = {name: (1, shape[1], *size)}
-    return {stride: finer(network, stride, blob).multiply_adds(image) for stride in strides}
+    return {stride: dilate(network, stride, blob).multiply_adds(image) for stride in strides}
 
 
 def _check_sizes(network: Network, result: Network, period: int) -> None:

@@ -55,8 +55,8 @@ def test_every_layer_that_may_be_narrow_is_among_the_cases(precision: str):
         *("BatchNorm", "Bias", "Concat", "Crop", "Dropout", "Eltwise", "Flatten", "PReLU", "Pooling", "ReLU"),
         *("Reshape", "Scale", "Slice", "Split"),
     )
-    expected = {(name, Narrow.FOLLOWS) for name in follow} | {(name, Narrow.ALWAYS) for name in always}
-    assert {(name, kind) for name, kind in narrow if name != "Input" and kind is not Narrow.NEVER} == expected
+    expected = {(name, Narrow.INFER) for name in follow} | {(name, Narrow.ALLOW) for name in always}
+    assert {(name, kind) for name, kind in narrow if name != "Input" and kind is not Narrow.DENY} == expected
 
 
 @pytest.mark.parametrize("precision", TOLERANCE)

@@ -11,12 +11,13 @@ from google.protobuf import text_format
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+import conversion
 from conversion import cast, convert, evaluate, load_network, receptive_field, save, to_tensorflow
 from conversion.errors import CastError, ConversionError, NetworkError, UnsupportedError
 from conversion.export.savedmodel import load_savedmodel
 from conversion.export.verification import relative_error
 from conversion.net.network import Network, to_definition
-from conversion.passes.dilate import finer, multiply_adds_by_stride
+from conversion.passes.dilate import dilate, multiply_adds_by_stride
 from models import entry
 from tests.support.definitions import convolution, data, inner_product, layer, network, pooling
 from tests.support.golden_cases import GOLDEN
@@ -33,7 +34,7 @@ def run(subject: Network, blob: str, image: np.ndarray) -> np.ndarray:
 
 def assert_is_shift_and_stitch(subject: Network, stride: int, blob: str, image: np.ndarray) -> np.ndarray:
     """Interior cells are those of the net on shifted images; and all its own cells are there, border and all."""
-    fine = finer(subject, stride, blob)
+    fine = dilate(subject, stride, blob)
     old, new = receptive_field(subject, blob), receptive_field(fine, blob)
     for axis in ("y", "x"):
         assert getattr(new, axis) == dataclasses.replace(getattr(old, axis), stride=stride)
@@ -82,7 +83,7 @@ def test_golden_nets(name: str, stride: int, size: tuple[int, int]):
     blob = subject.layers[-1].bottoms[0]
     image = np.random.default_rng(0).standard_normal((1, 3, *size)) * 50
     found = assert_is_shift_and_stitch(subject, stride, blob, image)
-    module = to_tensorflow(finer(subject, stride))
+    module = to_tensorflow(dilate(subject, stride))
     tensors = module({"data": image.astype(np.float32)})[blob].numpy()
     assert relative_error(tensors, found) < 1e-4
 
@@ -93,13 +94,13 @@ def test_caffenet_small_at_every_stride():
     image = np.random.default_rng(0).standard_normal((1, 3, 259, 227)) * 50
     plain = run(subject, "fc8-conv", image)
     for stride in (16, 8, 4):
-        fine = finer(subject, stride)
+        fine = dilate(subject, stride)
         tensors = to_tensorflow(fine)({"data": image.astype(np.float32)})["fc8-conv"].numpy()
         assert tensors.shape[2] == (plain.shape[2] - 1) * 32 // stride + 1
         assert relative_error(tensors[:, :, :: 32 // stride, :: 32 // stride], plain) < 1e-4
     # One shift, at the finest: pixels 4 and 8 further on.
     shifted = evaluate(subject, {"data": np.pad(image, [(0, 0)] * 2 + [(0, 32)] * 2)[:, :, 4:, 8:]})["pool2"]
-    fine_pool = evaluate(finer(subject, 4), {"data": np.pad(image, [(0, 0)] * 2 + [(0, 32)] * 2)})["pool2"]
+    fine_pool = evaluate(dilate(subject, 4), {"data": np.pad(image, [(0, 0)] * 2 + [(0, 32)] * 2)})["pool2"]
     inner = slice(2, 12)
     np.testing.assert_allclose(fine_pool[:, :, 1::4, 2::4][:, :, inner, inner], shifted[:, :, inner, inner], rtol=1e-9)
 
@@ -145,7 +146,7 @@ def test_finer_maps_are_shift_and_stitch(drawn: tuple[str, int], height: int, wi
         assume(False)
     image = np.random.default_rng(seed).standard_normal((1, 2, height, width))
     found = assert_is_shift_and_stitch(subject, stride, "top", image)
-    tensors = to_tensorflow(finer(subject, stride))({"data": image.astype(np.float32)})["top"].numpy()
+    tensors = to_tensorflow(dilate(subject, stride))({"data": image.astype(np.float32)})["top"].numpy()
     assert relative_error(tensors, found) < 1e-4
 
 
@@ -158,7 +159,7 @@ def test_caffenet_costs_what_caffes_notes_say():
     costs = multiply_adds_by_stride(subject, (451, 451), [32, 16, 8, 4])
     assert {stride: round(cost / 1e9, 1) for stride, cost in costs.items()} == {32: 6.6, 16: 16.0, 8: 56.3, 4: 216.5}
     for stride, cells in ((16, 15), (8, 29), (4, 57)):
-        fine = finer(subject, stride)
+        fine = dilate(subject, stride)
         assert receptive_field(fine).y == dataclasses.replace(receptive_field(subject).y, stride=stride)
         assert fine.shapes_at({"data": (1, 3, 451, 451)})["prob"][2:] == (cells, cells)
         assert fine.shapes["prob"][2:] == (1, 1)
@@ -169,22 +170,22 @@ def test_nominal_window_stays_the_training_crop(name: str):
     """Also where the finer map has several cells at that size, or would have none by rounding down."""
     subject = cast(load_network(entry(name).definition))
     before = receptive_field(subject)
-    fine = finer(subject, int(before.y.stride) // 4)
+    fine = dilate(subject, int(before.y.stride) // 4)
     assert receptive_field(fine).x == dataclasses.replace(before.x, stride=before.x.stride / 4)
     assert min(fine.shapes[fine.outputs[-1]][2:]) >= 1
-    again = finer(finer(subject, int(before.y.stride) // 2), int(before.y.stride) // 4)
+    again = dilate(dilate(subject, int(before.y.stride) // 2), int(before.y.stride) // 4)
     assert to_definition(again) == to_definition(fine)
     assert again.windows == fine.windows
 
 
 def test_own_stride_changes_nothing():
     subject = golden("vgg_piece")
-    assert finer(subject, 8) is subject
+    assert dilate(subject, 8) is subject
 
 
 def test_weights_and_names_stay():
     subject = golden("vgg_piece")
-    fine = finer(subject, 2)
+    fine = dilate(subject, 2)
     assert [one.name for one in fine.layers] == [one.name for one in subject.layers]
     assert all(a is b for n, v in subject.parameters.items() for a, b in zip(v, fine.parameters[n], strict=True))
 
@@ -212,7 +213,7 @@ def test_stride_of_another_head():
         + inner_product("main", "q", "num_output: 3")
     )
     subject = cast(network(text, seed=0))
-    fine = finer(subject, 2, "main-conv")
+    fine = dilate(subject, 2, "main-conv")
     assert receptive_field(fine, "main-conv").stride == (2, 2)
     assert receptive_field(fine, "aux-conv").stride == (2, 2)
     image = np.random.default_rng(0).standard_normal((1, 2, 90, 90))
@@ -231,7 +232,7 @@ def trunk(layers: str) -> Network:
 @pytest.mark.parametrize("stride", [0, -4, 3, 5, 8])
 def test_stride_that_does_not_divide(stride: int):
     with pytest.raises(CastError, match=f"output stride {stride}") as caught:
-        finer(trunk(convolution("top", "p", "num_output: 2 kernel_size: 2")), stride)
+        dilate(trunk(convolution("top", "p", "num_output: 2 kernel_size: 2")), stride)
     assert caught.value.remedy == "give one of 4, 2, 1"
 
 
@@ -247,7 +248,7 @@ REFUSED = {
 @pytest.mark.parametrize("layers", REFUSED.values(), ids=REFUSED)
 def test_layers_that_cannot_be_dilated(layers: str):
     with pytest.raises(CastError, match="cannot be part of a finer map") as caught:
-        finer(trunk(layers), 2, "bad")
+        dilate(trunk(layers), 2, "bad")
     assert "'bad'" in caught.value.where or "'mvn'" in caught.value.where
     assert caught.value.why
 
@@ -260,22 +261,22 @@ def test_branches_that_round_differently():
         + layer("Concat", "top", "a b")
     )
     subject = network(data(1, 2, 30, 30) + pooling("p", "data", "kernel_size: 2 stride: 4") + text)
-    assert finer(subject, 4, "p") is subject
+    assert dilate(subject, 4, "p") is subject
     with pytest.raises(CastError, match="a finer map does not fit") as caught:
-        finer(subject, 4)
+        dilate(subject, 4)
     assert "'top'" in caught.value.where
 
 
 def test_a_classifier_that_is_not_cast():
     with pytest.raises(NetworkError, match="do not correspond to pixels"):
-        finer(network(data(1, 2, 9, 9) + inner_product("ip", "data", "num_output: 2")), 1)
+        dilate(network(data(1, 2, 9, 9) + inner_product("ip", "data", "num_output: 2")), 1)
 
 
 # --- what Caffe cannot express
 
 
 def test_caffe_cannot_have_it(tmp_path: Path):
-    fine = finer(golden("vgg_piece"), 2)
+    fine = dilate(golden("vgg_piece"), 2)
     with pytest.raises(ConversionError, match="pool2, pool3") as caught:
         save(fine, tmp_path / "net.prototxt")
     assert "Caffe" in caught.value.why
@@ -284,13 +285,13 @@ def test_caffe_cannot_have_it(tmp_path: Path):
 
 def test_dilated_convolutions_alone_are_caffes(tmp_path: Path):
     text = data(1, 2, 33, 33) + convolution("a", "data", "num_output: 2 kernel_size: 3 stride: 2")
-    fine = finer(network(text + convolution("top", "a", "num_output: 2 kernel_size: 3"), seed=0), 1)
+    fine = dilate(network(text + convolution("top", "a", "num_output: 2 kernel_size: 3"), seed=0), 1)
     save(fine, tmp_path / "net.prototxt", tmp_path / "net.caffemodel")
     assert to_definition(load_network(tmp_path / "net.prototxt", tmp_path / "net.caffemodel")) == to_definition(fine)
 
 
 def test_our_own_field_is_read_back_and_checked():
-    fine = finer(golden("vgg_piece"), 2)
+    fine = dilate(golden("vgg_piece"), 2)
     text = text_format.MessageToString(to_definition(fine))
     assert to_definition(network(text)) == to_definition(fine)
     base = data(1, 2, 9, 9)
@@ -335,3 +336,10 @@ def test_model_of_a_finer_map(tmp_path: Path):
     np.testing.assert_allclose(fine[:, ::2, ::2], coarse, rtol=1e-4, atol=1e-6)
     with pytest.raises(CastError, match="output stride 3"):
         convert(*files, tmp_path / "3", output_stride=3)
+
+
+def test_the_old_name_warns():
+    subject = golden("vgg_piece")
+    with pytest.warns(DeprecationWarning, match="conversion.dilate"):
+        fine = conversion.finer(subject, 2)
+    assert to_definition(fine) == to_definition(dilate(subject, 2))

@@ -27,10 +27,10 @@ from pipeline.storage import files
 from pipeline.table import diff
 from pipeline.table.diff import TableDiff
 from pipeline.table.lookup import reading
+from pipeline.table.part_file import new_run_id
 from pipeline.table.reader import MapTable
 from pipeline.tools.demo import convert_digits
 from pipeline.tools.verify_runner_images import MINIMUM_PAGES, SCALES, first_night, second_night, shape_for
-from pipeline.transforms.score_images import new_run_id
 
 
 class _Model(BaseModel):

@@ -1,4 +1,4 @@
-"""Deprecated since 0.1: storage options are arguments now, as `MapTable(path, storage_options={...})`. Goes with 0.3."""
+"""Deprecated, and removed in 0.3: storage options are arguments, as in `MapTable(path, storage_options={...})`."""
 
 from __future__ import annotations
 

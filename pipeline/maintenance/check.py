@@ -18,8 +18,8 @@ from pipeline.maintenance.current_table import current_table
 from pipeline.maintenance.findings import LISTED, Damage, Finding, Findings
 from pipeline.maintenance.untracked_files import Kind, Leftover, leftovers, list_table
 from pipeline.storage.errors import MissingFileError, StorageError, UnavailableError
-from pipeline.table.paths import TableRoot
 from pipeline.table.log import FOLDER
+from pipeline.table.paths import TableRoot
 from pipeline.table.schema import Status
 
 _DAMAGE = {Fault.DUPLICATE: Damage.DUPLICATE, Fault.INCOMPLETE: Damage.INCOMPLETE, Fault.MIXED: Damage.MIXED}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import suppress
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import pyarrow as pa

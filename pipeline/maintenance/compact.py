@@ -28,12 +28,12 @@ from pipeline.errors import TableError
 from pipeline.maintenance.check_parts import Logged, logged_files
 from pipeline.maintenance.current_table import current_table
 from pipeline.storage.errors import StorageError
+from pipeline.storage.options import store_of
 from pipeline.table.commit import ConflictError
 from pipeline.table.log import FOLDER, active_parts
 from pipeline.table.part_file import ROW_GROUP_BYTES, PartFile, Receipt
 from pipeline.table.part_reader import open_part, reading_part
 from pipeline.table.paths import TableRoot
-from pipeline.storage.options import store_of
 from pipeline.table.schema import IDENTITY, SCHEMA
 
 TARGET_BYTES = 128 << 20

@@ -12,8 +12,8 @@ from deltalake import DeltaTable
 
 from conversion import PARTIAL_SUFFIX
 from pipeline.storage.store import Entry
-from pipeline.table.paths import TableRoot
 from pipeline.table.log import FOLDER, active_parts
+from pipeline.table.paths import TableRoot
 
 _PART = re.compile(r"part-(?P<run>.+)-[0-9a-f]{32}\.parquet|part-(?P<compaction>compaction-[0-9a-f]{32})-\d+\.parquet")
 _PARTIAL = re.compile(rf"\.(?P<name>.+)\.[0-9a-f]{{32}}{re.escape(PARTIAL_SUFFIX)}")

@@ -14,8 +14,8 @@ from deltalake.exceptions import DeltaError
 from pipeline.errors import TableError
 from pipeline.maintenance.current_table import current_table
 from pipeline.maintenance.untracked_files import Kind, Leftover, leftovers, list_table
-from pipeline.table.paths import TableRoot
 from pipeline.table.log import active_parts
+from pipeline.table.paths import TableRoot
 
 DEFAULT_RETENTION_HOURS = 7 * 24
 SAFE_RETENTION_HOURS = 1

@@ -52,7 +52,12 @@ class Loader:
         options: How object stores are opened; None: as the environment says.
     """
 
-    def __init__(self, scaling: Scaling, limits: ScalingLimits, max_image_bytes: int, timeout_s: float,
+    def __init__(
+        self,
+        scaling: Scaling,
+        limits: ScalingLimits,
+        max_image_bytes: int,
+        timeout_s: float,
         options: StorageOptions | None = None,
     ) -> None:
         self._options = options

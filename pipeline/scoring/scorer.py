@@ -29,6 +29,7 @@ from pipeline.scoring.batching import Batch, BatchBudget, Batcher
 from pipeline.scoring.loader import Loaded, Loader
 from pipeline.scoring.prefetch import LookAhead, Prefetcher
 from pipeline.scoring.tiles import tiles_of
+from pipeline.settings import LimitSettings
 from pipeline.sources import MAX_IMAGE_BYTES, ImageReference
 from pipeline.storage.options import StorageOptions
 from pipeline.table.rows import ImageFacts, MapRow, Placement, rejected_row, scored_row
@@ -55,7 +56,7 @@ class Limits:
     budget: BatchBudget = field(default_factory=BatchBudget)
     look_ahead: LookAhead = field(default_factory=LookAhead)
     max_image_bytes: int = MAX_IMAGE_BYTES
-    tile_pixels: int = 2048 * 2048
+    tile_pixels: int = LimitSettings.tile_pixels
     whole_pixels: int = 2**26
     decode_timeout_s: float = TIMEOUT_S
 

@@ -69,7 +69,7 @@ def match_files(pattern: str, options: StorageOptions | None = None) -> Iterator
     return itertools.chain([first], found)
 
 
-def check(pattern: str, options: StorageOptions | None = None) -> None:
+def check(pattern: str) -> None:
     """Finds out cheaply, without listing anything, that `pattern` can match nothing.
 
     Raises:
@@ -79,13 +79,7 @@ def check(pattern: str, options: StorageOptions | None = None) -> None:
     if is_web(address):
         return
     if is_remote(address):
-        try:
-            if store_of(address) is None:
-                from pipeline.storage.beam import check_scheme
-
-                check_scheme(address)
-        except (ValueError, OSError) as error:
-            raise _no_filesystem(address) from error
+        _check_scheme(address)
         _matcher(address, in_folder=address.endswith("/"))
     elif not Path(address).exists():
         _matcher(address, in_folder=pattern.endswith("/"))
@@ -144,6 +138,7 @@ def _walk(root: str, levels: int | None = None, pattern: str = "") -> Iterator[s
 
 
 def _find_remote(address: str, options: StorageOptions | None) -> Iterator[ImageReference]:
+    _check_scheme(address)
     store = open_store(address, options)
     if "*" in address:
         return _list_remote(store, address, _matcher(address, in_folder=address.endswith("/")))
@@ -274,10 +269,16 @@ def _nothing(pattern: str, address: str) -> SourceError:
     return SourceError("there is no such file or folder", where=address, remedy="check the address for a typing error")
 
 
-def _no_filesystem(address: str) -> SourceError:
-    scheme = scheme_of(address)
-    return SourceError(
-        f"nothing here reads {scheme}://",
-        where=address,
-        remedy="s3://, gs://, abfs:// and az:// are read, and what Beam has a file system for",
-    )
+def _check_scheme(address: str) -> None:
+    if store_of(address) is not None:
+        return
+    from pipeline.storage.beam import check_scheme  # takes seconds to import
+
+    try:
+        check_scheme(address)
+    except (ValueError, OSError) as error:
+        raise SourceError(
+            f"nothing here reads {scheme_of(address)}://",
+            where=address,
+            remedy="s3://, gs://, abfs:// and az:// are read, and what Beam has a file system for",
+        ) from error

@@ -59,9 +59,7 @@ def list_container(reference: ImageReference, options: StorageOptions | None = N
         yield lost.rejected(Rejected(Reason.EMPTY, "no image is in this container"))
 
 
-def expand(
-    references: Iterator[ImageReference], options: StorageOptions | None = None
-) -> Iterator[ImageReference]:
+def expand(references: Iterator[ImageReference], options: StorageOptions | None = None) -> Iterator[ImageReference]:
     """Images from files: containers as their members, other files as they are."""
     for reference in references:
         if is_container(reference):

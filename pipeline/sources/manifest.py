@@ -64,9 +64,7 @@ def read_manifest(address: str, options: StorageOptions | None = None) -> Genera
         yield from expand(references, options)
 
 
-def read_files(
-    address: str, options: StorageOptions | None = None
-) -> Generator[ImageReference, None, None]:
+def read_files(address: str, options: StorageOptions | None = None) -> Generator[ImageReference, None, None]:
     """As `read_manifest`, but containers are not looked into: the references are to the files themselves."""
     found = False
     folder = posixpath.dirname(resolve(address))

@@ -11,6 +11,7 @@ from typing import Protocol
 import tenacity
 
 from pipeline.rejection import Reason, Rejected
+from pipeline.settings import LimitSettings
 from pipeline.sources.file_types import is_web
 from pipeline.sources.parquet import OpenParquet
 from pipeline.sources.reference import ImageReference
@@ -60,7 +61,7 @@ def streamed(reference: ImageReference) -> bool:
     return reference.kind in ("tar", "tfrecord") and packing(reference.container) != ""
 
 
-MAX_IMAGE_BYTES = 512 * 2**20
+MAX_IMAGE_BYTES = LimitSettings.max_image_bytes
 
 
 class Reader:

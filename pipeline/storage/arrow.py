@@ -26,7 +26,7 @@ _lock = threading.Lock()
 
 
 def arrow_store(root: str, options: StorageOptions) -> Any:
-    """Returns Arrow's file system of a folder in an object store; None where it cannot have the credentials that are given.
+    """Returns Arrow's file system of a folder in an object store; None where it cannot have the given credentials.
 
     Raises:
         CredentialsError: As `client_options.settings`.

@@ -1,4 +1,4 @@
-"""Files behind schemes that Beam has a file system for, such as `hdfs://`; they work once their Beam extra is installed."""
+"""Files behind schemes that Beam has a file system for, such as `hdfs://`, once its Beam extra is installed."""
 
 from __future__ import annotations
 

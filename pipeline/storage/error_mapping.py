@@ -52,9 +52,7 @@ def object_error(address: str, options: StorageOptions, what: str, why: str = ""
         raise explain(error, address, what, why, options=options) from None
 
 
-def explain(
-    error: BaseException, address: str, what: str, why: str = "", *, options: StorageOptions
-) -> StorageError:
+def explain(error: BaseException, address: str, what: str, why: str = "", *, options: StorageOptions) -> StorageError:
     """Returns what a library has raised about an address in an object store as an error of ours.
 
     Args:

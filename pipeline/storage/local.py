@@ -93,7 +93,7 @@ class LocalStore:
 
     def list_below(self, beginning: str) -> Iterator[Entry]:
         """See Store; symbolic links to folders are not followed."""
-        folder = beginning if beginning.endswith("/") else os.path.dirname(beginning)
+        folder = beginning[: beginning.rindex("/") + 1]
         with typed(folder, "cannot be listed"):
             for name, folders, _ in os.walk(local_path(folder), onerror=_raise):
                 folders.sort()

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from typing import IO, Any, cast
 
 from conversion import partial_name
-
 from pipeline.storage.client_options import object_store_arguments
 from pipeline.storage.error_mapping import explain, object_error
 from pipeline.storage.errors import MissingFileError, StorageError

@@ -5,9 +5,9 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from pipeline.errors import TableError
-from pipeline.storage.address import is_remote, join, local_path
-from pipeline.storage.errors import UnavailableError
+from pipeline.storage.address import is_remote, local_path
 from pipeline.storage.client_options import delta_options
+from pipeline.storage.errors import UnavailableError
 from pipeline.storage.options import store_of
 from pipeline.table.paths import TableRoot, delta_location
 from pipeline.table.schema import SCHEMA

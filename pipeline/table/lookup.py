@@ -7,9 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.dataset as pads
-from deltalake.exceptions import DeltaError
 
 from pipeline.errors import TableError
 from pipeline.storage.address import is_remote, local_path

@@ -6,8 +6,10 @@ A part is invisible to readers until `pipeline.table.commit.publish` commits its
 import hashlib
 import json
 import re
+import secrets
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
@@ -72,6 +74,11 @@ def check_run_id(run_id: str) -> None:
             f"the run id {run_id!r} cannot be part of a file name",
             remedy="use letters, digits, dots, dashes and underscores, at most 100, a letter or digit first",
         )
+
+
+def new_run_id() -> str:
+    """Returns a run's name: the time in UTC and a few random letters, so that names sort by time."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
 
 
 class PartWriter:

@@ -20,8 +20,8 @@ from pipeline.storage.address import is_remote
 from pipeline.storage.options import StorageOptions
 from pipeline.table.log import FOLDER, check_columns, open_delta
 from pipeline.table.lookup import find_rows, maps_among, no_map, no_scale, no_table, reading, several_maps
-from pipeline.table.paths import TableRoot
 from pipeline.table.part_reader import arrow_filesystem
+from pipeline.table.paths import TableRoot
 from pipeline.table.row_decoding import MAP_COLUMNS, map_from_rows, scalars
 from pipeline.table.schema import Status
 from pipeline.table.summaries import read_json

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.errors import TableError
 from pipeline.table.part_file import ROW_GROUP_BYTES, PartFile, Receipt
 from pipeline.table.part_reader import open_part, reading_part, row_groups
 from pipeline.table.schema import ARRAYS, SCHEMA, Status

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import TableError
 from pipeline.maps.encoding import map_digest
 from pipeline.table.log import FOLDER, active_parts, check_columns, open_delta
 from pipeline.table.part_file import NAME_DIGITS

@@ -11,7 +11,8 @@ from pipeline.errors import SourceError
 from pipeline.sources import globs, manifest
 from pipeline.sources.listing import is_container, list_container
 from pipeline.sources.reference import ImageReference, resolve
-from pipeline.storage.options import StorageOptions, storage_options as parse_storage_options
+from pipeline.storage.options import StorageOptions
+from pipeline.storage.options import storage_options as parse_storage_options
 from pipeline.transforms.shuffle import pack, unpack
 
 
@@ -56,14 +57,18 @@ class ListImages(beam.PTransform):
         self._arguments = [_parse(argument) for argument in arguments]
         if check:
             for address, is_manifest in self._arguments:
-                (manifest if is_manifest else globs).check(address, self._options)
+                if is_manifest:
+                    manifest.check(address, self._options)
+                else:
+                    globs.check(address)
 
     def expand(self, pipeline: Any) -> Any:
         """See the class."""
         files = (
             pipeline
             | "Arguments" >> beam.Create(self._arguments, reshuffle=True)
-            | "List files" >> beam.FlatMap(functools.partial(_list, self._options)).with_outputs(_CONTAINERS, main=_IMAGES)
+            | "List files"
+            >> beam.FlatMap(functools.partial(_list, self._options)).with_outputs(_CONTAINERS, main=_IMAGES)
         )
         members = (
             files[_CONTAINERS]

@@ -20,8 +20,8 @@ from pipeline.beam_counters import count
 from pipeline.rejection import Rejected
 from pipeline.sources import ImageReference, Reader, merge, streamed
 from pipeline.storage.options import StorageOptions
-from pipeline.table.paths import TableRoot
 from pipeline.table.part_file import Receipt
+from pipeline.table.paths import TableRoot
 from pipeline.table.rewrite import Action, Edit, rewrite
 from pipeline.table.rows import storable
 from pipeline.timing import timed
@@ -90,9 +90,7 @@ class PlanRun(beam.PTransform):
             decided[_PROBES]
             | "Spread probes" >> beam.Reshuffle()
             | "Probe"
-            >> beam.ParDo(
-                ProbeFn(self._max_bytes, len(self._policy.scales), self._table.options)
-            ).with_outputs(
+            >> beam.ParDo(ProbeFn(self._max_bytes, len(self._policy.scales), self._table.options)).with_outputs(
                 _WORK, _EDITS, main="tallies"
             )
         )

@@ -14,8 +14,8 @@ from pipeline.errors import EngineError
 from pipeline.maps.recipe import Recipe
 from pipeline.scoring.scorer import Limits, Scored, Scorer, Tiles, TilesFailedError
 from pipeline.sources import ImageReference
-from pipeline.table.paths import TableRoot
 from pipeline.table.part_file import FLUSH_BYTES, PartWriter, Receipt
+from pipeline.table.paths import TableRoot
 from pipeline.table.rows import MapRow
 from pipeline.timing import timed
 from pipeline.transforms.reports import Tally, globally

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import click
 
-from pipeline.cli.commands.options import PassThrough, need_tensorflow, print_report, storage_options
+from pipeline.cli.commands.options import (
+    PassThrough,
+    beam_flags,
+    given_storage,
+    need_tensorflow,
+    print_report,
+    storage_options,
+)
+from pipeline.cli.setting_options import setting_option
 from pipeline.exit_codes import ExitCode
 
 
 @click.command("verify-runner", cls=PassThrough)
 @click.argument("images", nargs=-1)
 @click.option("--runner", required=True, help="The name of a Beam runner.")
-@click.option("--flink-master", metavar="HOST:PORT", help="The REST address of a Flink cluster, for FlinkRunner.")
+@setting_option("flink_master")
 @click.option("--pages", type=click.IntRange(min=4), default=12, show_default=True, help="Pages to compose and score.")
 @click.option("--model", type=click.Path(), help="A model directory. Default: the digits model.")
 @click.option("--output", "-o", help="Keep images and tables in a new folder below this one.")
@@ -21,6 +29,7 @@ from pipeline.exit_codes import ExitCode
 def verify_runner(
     ctx: click.Context,
     /,
+    *,
     images: tuple[str, ...],
     runner: str,
     flink_master: str | None,
@@ -50,9 +59,15 @@ def verify_runner(
     from pipeline.tools.verify_runner import render, try_runner
 
     need_tensorflow()
-    flags = ctx.meta.get("densecast.beam", ())
     report = try_runner(
-        runner, flags, flink_master=flink_master, pages=pages, model=model, images=images, output=output
+        runner,
+        beam_flags(ctx),
+        flink_master=flink_master,
+        pages=pages,
+        model=model,
+        images=images,
+        output=output,
+        storage=given_storage(),
     )
     print_report(report, render, as_json=as_json)
     if not report.equal:

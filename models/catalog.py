@@ -295,12 +295,12 @@ _ENTRIES = (
 
 
 def entries() -> tuple[CatalogEntry, ...]:
-    """All models of the catalog, in the order in which they are listed to users."""
+    """Returns all models of the catalog, in the order in which they are listed to users."""
     return _ENTRIES
 
 
 def entry(name: str) -> CatalogEntry:
-    """The model of that name.
+    """Returns the model of that name.
 
     >>> entry("caffenet").crop
     227
@@ -324,7 +324,7 @@ def entry(name: str) -> CatalogEntry:
 
 @functools.cache
 def _read_labels(path: Path) -> tuple[str, ...]:
-    """Class names of a labels file: `#` lines and blank ones are skipped, a leading synset id is dropped.
+    """Returns class names of a labels file: `#` lines and blank ones are skipped, a leading synset id is dropped.
 
     Raises:
         ReadingError: The file is missing, is not UTF-8, or has no label in it.

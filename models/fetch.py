@@ -41,7 +41,7 @@ _UNSATISFIED_RANGE = re.compile(r"bytes \*/(\d+)")
 
 
 def default_directory() -> Path:
-    """Where weights are kept: `$DENSECAST_HOME`, or else the cache directory that the platform gives this user."""
+    """Returns the directory of weights: `$DENSECAST_HOME`, or the platform's cache directory of this user."""
     home = os.environ.get("DENSECAST_HOME")
     return Path(home).expanduser() if home else Path(platformdirs.user_cache_dir("densecast"))
 
@@ -54,7 +54,7 @@ def fetch(
     progress: Progress | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Path:
-    """Path of the weights of `entry`, downloaded unless they are there and intact, or come with the package.
+    """Returns path of the weights of `entry`, downloaded unless they are there and intact, or come with the package.
 
     A download that breaks off is continued, within this call and by the next one. A file that is there is only read: a
     read-only directory will do. Where the publisher states no digest, a file that is there is taken as it is.
@@ -94,7 +94,7 @@ def fetch(
 
 
 def _shipped(entry: CatalogEntry) -> Path:
-    """Path of weights that come with the package; raises FetchError if they are not there."""
+    """Returns path of weights that come with the package; raises FetchError if they are not there."""
     file = entry.shipped_weights
     if file is None or not file.is_file():
         raise FetchError(
@@ -126,7 +126,7 @@ class _Place:
         return self.file.with_name(self.file.name + suffix)
 
     def failure(self, why: str) -> FetchError:
-        """The error to raise: everything a user needs to get the file by other means."""
+        """Returns the error to raise: everything a user needs to get the file by other means."""
         by_hand = f"fetch {self.published.url} by hand and put it at {self.file}"
         if self.published.sha1:
             by_hand += f" (SHA-1 {self.published.sha1})"
@@ -141,13 +141,13 @@ class _Place:
         )
 
     def not_weights(self, kept: str = "") -> FetchError:
-        """The error for a web page in the place of weights."""
+        """Returns the error for a web page in the place of weights."""
         return self.failure(
             f"a web page (HTML) came instead of weights{kept}; a proxy or a login page sends one, or the file has moved"
         )
 
     def is_intact(self, file: Path) -> bool:
-        """Whether it has the published SHA-1; where there is none, whether it is at least no web page."""
+        """Returns whether it has the published SHA-1; where there is none, whether it is at least no web page."""
         if self.published.sha1 is None:
             return not _is_html(_first_bytes(file))
         return _sha1(file) == self.published.sha1.lower()
@@ -183,7 +183,7 @@ class _Place:
         )
 
     def _rejected(self, found: str) -> Path:
-        """A name for a rejected file under which no file of other content is lost."""
+        """Returns a name for a rejected file under which no file of other content is lost."""
         number, name = 1, self.beside(".rejected")
         while name.exists() and _sha1(name) != found:
             number += 1
@@ -191,14 +191,14 @@ class _Place:
         return name
 
     def version(self) -> str | None:
-        """What the partial file is a part of, in the form of an If-Range header."""
+        """Returns what the partial file is a part of, in the form of an If-Range header."""
         try:
             return self.beside(".partial.version").read_text(encoding="latin-1") or None
         except FileNotFoundError:
             return None
 
     def start(self, version: str | None) -> None:
-        """Begins the partial file anew, as the beginning of that version."""
+        """Starts the partial file anew, as the beginning of that version."""
         self.partial.write_bytes(b"")
         self._forget_version()
         if version is not None:
@@ -233,7 +233,7 @@ def _download(
 
 
 def _attempt(place: _Place, session: requests.Session, progress: Progress | None) -> None:
-    """One request: asks for what is missing of the partial file and appends it.
+    """Makes one request: asks for what is missing of the partial file and appends it.
 
     Raises:
         _AttemptError: It failed in a way that another attempt may not.
@@ -260,7 +260,7 @@ def _attempt(place: _Place, session: requests.Session, progress: Progress | None
 
 
 def _covers(response: requests.Response, offset: int) -> bool:
-    """Whether an answer 416 means that nothing is missing: a call ended after the last byte, before the rename."""
+    """Returns whether an answer 416 means that nothing is missing: a call ended between last byte and rename."""
     size = _UNSATISFIED_RANGE.fullmatch(response.headers.get("Content-Range", ""))
     return size is not None and int(size[1]) == offset
 
@@ -325,13 +325,13 @@ def _append(place: _Place, response: requests.Response, total: int | None, progr
 
 
 def _version(headers: Mapping[str, str]) -> str | None:
-    """What If-Range may be given (RFC 9110, 13.1.5): a strong ETag, or else the date of modification."""
+    """Returns what If-Range may be given (RFC 9110, 13.1.5): a strong ETag, or else the date of modification."""
     tag = headers.get("ETag", "")
     return tag if tag.startswith('"') else headers.get("Last-Modified")
 
 
 def _size(file: Path) -> int:
-    """Size in bytes; 0 for a file that is not there, or not to be seen: whoever opens it next will say so."""
+    """Returns size in bytes; 0 for a file that is not there, or not to be seen: whoever opens it next will say so."""
     try:
         return file.stat().st_size
     except OSError:

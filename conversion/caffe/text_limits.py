@@ -1,22 +1,23 @@
-"""A look over a definition in text form before it is parsed: what it is made of, in one pass without recursion.
+"""Scans a definition in text form before it is parsed, in one pass and without recursion.
 
-protobuf's own text parser recurses into messages and takes seconds for a megabyte of tokens; so sizes come first.
+protobuf's text parser recurses into messages and takes seconds for a megabyte of tokens; so sizes are checked first.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from conversion.caffe.caffe_pb2 import LayerParameter, NetParameter, V1LayerParameter
+from conversion.caffe.wire_limits import Descriptor
 from conversion.limits import Limits
 
-# As text_format.Tokenizer splits, over all lines at once; possessive where it could try again and again.
+# Splits as text_format.Tokenizer does, over all lines at once; possessive, so that it never backtracks.
 _TOKEN = re.compile(
     r"""(?:\s|\#[^\n]*)++  # blank
     | ([A-Za-z_][0-9A-Za-z_+-]*+  # a name
     | (?:[0-9+-]|\.[0-9])[0-9A-Za-z_.+-]*+  # a number
-    | "[^"\n\\]*+(?:\\.[^"\n\\]*+)*+["\\]?  # a string, or what is left of its line
+    | "[^"\n\\]*+(?:\\.[^"\n\\]*+)*+["\\]?  # a string, or the rest of its line
     | '[^'\n\\]*+(?:\\.[^'\n\\]*+)*+['\\]?
     | .)""",
     re.VERBOSE,
@@ -28,12 +29,12 @@ _MOST_UNKNOWN = 100
 
 
 class Scan(NamedTuple):
-    """What a definition is made of.
+    """What the scan of a definition shows.
 
     Attributes:
-        unknown: Every field that our schema lacks, with its line; the first hundred.
-        error: Where the text stops to be one, and why; empty where the scan reached its end. The parser explains it
-            better, but takes long where fields are unknown.
+        unknown: The fields that our schema lacks, each with its line; the first hundred.
+        error: Where the text is not a definition any more, and why; empty if the scan reached its end. The parser
+            explains errors better, but takes long if fields are unknown.
     """
 
     unknown: list[str]
@@ -42,7 +43,7 @@ class Scan(NamedTuple):
 
 class _Frame(NamedTuple):
     closing: str
-    descriptor: Any  # a message's; None in a field that is unknown, or of a scalar
+    descriptor: Descriptor | None  # of the message; None in an unknown or scalar field
     is_list: bool
 
 

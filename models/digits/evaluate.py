@@ -82,7 +82,7 @@ def judge(page: Page, probabilities: NDArray[np.floating], geometry: ReceptiveFi
 
 
 def distances(page: Page, cells: tuple[int, ...], geometry: ReceptiveField) -> NDArray[np.float64]:
-    """From the middle of every cell to that of the nearest digit, in pixels: [h, w]."""
+    """Returns the distance from the middle of every cell to that of the nearest digit, in pixels: [h, w]."""
     y = np.array([float(geometry.y.center(i)) for i in range(cells[0])])
     x = np.array([float(geometry.x.center(i)) for i in range(cells[1])])
     result = np.full((len(y), len(x)), np.inf)
@@ -92,7 +92,7 @@ def distances(page: Page, cells: tuple[int, ...], geometry: ReceptiveField) -> N
 
 
 def pages_of(images: Pixels, labels: Labels, digits: int, seed: int) -> Iterator[Page]:
-    """Pages with that many digits together, or a few more."""
+    """Yields pages with that many digits in total, or a few more."""
     rng = np.random.default_rng(seed)
     while digits > 0:
         page = compose_page(rng, images, labels)

@@ -116,7 +116,7 @@ class Page:
 
 @functools.cache
 def held_out() -> tuple[Pixels, Labels]:
-    """The digits that were kept out of training: images uint8 [n, 8, 8] with values 0 to 16, and their labels [n].
+    """Returns the digits kept out of training: images uint8 [n, 8, 8] with values 0 to 16, and their labels [n].
 
     They are a part of E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning
     Repository, 1998, https://doi.org/10.24432/C50P49, licensed under CC BY 4.0
@@ -207,7 +207,7 @@ def _write(
 
 
 def _glyph(rng: np.random.Generator, image: Pixels, pen: float, variation: float) -> Floats:
-    """A digit as ink coverage 0 to 1, cropped to its ink: enlarged smoothly, made sharp, then bent a little.
+    """Returns a digit as ink coverage 0 to 1, cropped to its ink: enlarged smoothly, made sharp, then bent a little.
 
     Args:
         rng: Decides how it is bent.
@@ -263,17 +263,17 @@ class _Sheet:
         self._canvas: Floats = color + shade * np.array([0.9, 1.0, 1.2], dtype=np.float32)
 
     def finished(self) -> Pixels:
-        """The sheet as RGB, uint8."""
+        """Returns the sheet as RGB, uint8."""
         return np.clip(np.rint(self._canvas), 0, 255).astype(np.uint8)
 
     def ink(self) -> _Color:
-        """One of the page's two inks, mostly the first."""
+        """Returns one of the page's two inks, mostly the first."""
         return _INKS[int(self._inks[0 if self.rng.random() < 0.75 else 1])]
 
     # Room.
 
     def somewhere(self) -> tuple[float, float]:
-        """A position (y, x) where a digit's window lies on the page; where there are lines, mostly just above one."""
+        """Returns a position (y, x) whose window lies on the page; on ruled pages mostly just above a line."""
         rng = self.rng
         y, x = (rng.uniform(EDGE, side - 1 - EDGE) for side in (self.height, self.width))
         if self._lines is not None and rng.random() < 0.85:
@@ -282,11 +282,11 @@ class _Sheet:
         return y, x
 
     def has_window(self, y: float, x: float) -> bool:
-        """Whether a digit's middle is far enough from the edges."""
+        """Returns whether a digit's middle is far enough from the edges."""
         return EDGE <= y <= self.height - 1 - EDGE and EDGE <= x <= self.width - 1 - EDGE
 
     def is_free(self, top: int, left: int, height: int, width: int) -> bool:
-        """Whether a box lies on the page, `GAP` from all that are taken."""
+        """Returns whether a box lies on the page, `GAP` from all that are taken."""
         if top < 0 or left < 0 or top + height > self.height or left + width > self.width:
             return False
         return all(
@@ -307,7 +307,7 @@ class _Sheet:
         self._blend(coverage * flow * opacity, top, left, color)
 
     def stain(self) -> None:
-        """On some pages the ring that a cup leaves."""
+        """Draws the ring that a cup leaves, on some pages."""
         rng = self.rng
         if rng.random() > 0.3:
             return
@@ -321,7 +321,7 @@ class _Sheet:
         self._blend((rim * 0.4 + inside).astype(np.float32), 0, 0, _COFFEE)
 
     def rule(self) -> None:
-        """On many pages lines, with or without a margin, or squares; faint, and not quite level."""
+        """Draws lines on many pages, with or without a margin, or squares; faint, and not quite level."""
         rng = self.rng
         kind = rng.choice(3, p=(0.4, 0.4, 0.2))
         if kind == 0:
@@ -347,7 +347,7 @@ class _Sheet:
             self._lines = (first, spacing)
 
     def doodle(self) -> None:
-        """A mark of the pen that is no digit, where there is room for it."""
+        """Draws a mark of the pen that is not a digit, where there is room for it."""
         rng = self.rng
         kinds = (long_stroke, tick, cross, coil, dash, blot, wave, hatching)
         weights = np.array((3, 2, 2, 2, 3, 2, 2, 1))
@@ -366,7 +366,7 @@ class _Sheet:
                 return
 
     def speckle(self) -> None:
-        """Dust, and fibres of the paper; they lie over everything."""
+        """Draws dust and fibres of the paper, over everything."""
         rng = self.rng
         for _ in range(rng.poisson(self.height * self.width / 6000)):
             if rng.random() < 0.6:
@@ -383,7 +383,7 @@ class _Sheet:
         under += coverage[..., None] * (np.array(color, dtype=np.float32) - under)
 
     def _noise(self, grid: int, size: tuple[int, int] | None = None) -> Floats:
-        """Smooth noise with one independent value about every `grid` pixels, mostly within -2 to 2."""
+        """Returns smooth noise with one independent value about every `grid` pixels, mostly within -2 to 2."""
         height, width = size or (self.height, self.width)
         values = self.rng.standard_normal((height // grid + 2, width // grid + 2), dtype=np.float32)
         coarse = Image.fromarray(np.clip(np.rint(values * 40 + 128), 0, 255).astype(np.uint8))

@@ -23,7 +23,7 @@ class DensecastError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword arguments do not survive the default pickling of exceptions, and Beam pickles what workers raise.
-        return (_rebuild, (type(self), self.what, self.where, self.why, self.remedy))
+        return (_rebuild, (type(self), self.what, {"where": self.where, "why": self.why, "remedy": self.remedy}))
 
     def __str__(self) -> str:
         text = f"{printable(self.where)}: {printable(self.what)}" if self.where else printable(self.what)
@@ -47,8 +47,8 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda match: ascii(match.group())[1:-1], text)
 
 
-def _rebuild(cls: type[DensecastError], what: str, where: str, why: str, remedy: str) -> DensecastError:
-    return cls(what, where=where, why=why, remedy=remedy)
+def _rebuild(cls: type[DensecastError], what: str, details: dict[str, str]) -> DensecastError:
+    return cls(what, **details)
 
 
 class MissingExtraError(DensecastError):

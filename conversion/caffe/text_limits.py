@@ -41,6 +41,13 @@ class Scan(NamedTuple):
     error: str = ""
 
 
+class _Tokens(NamedTuple):
+    """The tokens of a text, with an empty one at the end, and where each starts."""
+
+    tokens: list[str]
+    places: list[int]
+
+
 class _Frame(NamedTuple):
     closing: str
     descriptor: Descriptor | None  # of the message; None in an unknown or scalar field
@@ -49,7 +56,7 @@ class _Frame(NamedTuple):
 
 def scan(text: str, limits: Limits, *, where: str) -> Scan:
     """Raises LimitError if the text has too many tokens or layers or is nested too deeply."""
-    tokens, places = _tokens(text, limits, where)
+    tokens, places = split = _split(text, limits, where)
     frames = [_Frame("", NetParameter.DESCRIPTOR, is_list=False)]
     unknown: list[str] = []
     layers, at, line, counted = 0, 0, 1, 0
@@ -63,7 +70,7 @@ def scan(text: str, limits: Limits, *, where: str) -> Scan:
         child = frame.descriptor
         if not frame.is_list:
             if not (token[0].isalnum() or token[0] == "_"):
-                return Scan(unknown, _error(text, tokens, places, at, "Expected a field"))
+                return Scan(unknown, _error(text, split, at, "Expected a field"))
             field = frame.descriptor.fields_by_name.get(token) if frame.descriptor else None
             if frame.descriptor and field is None:
                 line += text.count("\n", counted, places[at])
@@ -82,27 +89,29 @@ def scan(text: str, limits: Limits, *, where: str) -> Scan:
             at += 1
             continue
         if not value or not (value[0].isalnum() or value[0] in "_\"'+-."):
-            return Scan(unknown, _error(text, tokens, places, at, "Invalid field value"))
+            return Scan(unknown, _error(text, split, at, "Invalid field value"))
         at += 1
         while value[0] in "\"'" and tokens[at][:1] in ("'", '"'):  # adjacent strings are one value
             at += 1
         at += tokens[at] in _SEPARATORS
     missing = frames[-1].closing
-    return Scan(unknown, _error(text, tokens, places, at, f'Expected "{missing}"') if missing else "")
+    return Scan(unknown, _error(text, split, at, f'Expected "{missing}"') if missing else "")
 
 
-def _error(text: str, tokens: list[str], places: list[int], at: int, what: str) -> str:
+def _error(text: str, split: _Tokens, at: int, what: str) -> str:
+    tokens, places = split
     place = places[at] if at < len(places) else len(text)
     line, start = text.count("\n", 0, place) + 1, text.rfind("\n", 0, place) + 1
     return f"{line}:{place - start + 1}: {what}: {tokens[at][:100] or 'the end of the file'}"
 
 
-def _tokens(text: str, limits: Limits, where: str) -> tuple[list[str], list[int]]:
-    tokens, places = [], []
+def _split(text: str, limits: Limits, where: str) -> _Tokens:
+    tokens: list[str] = []
+    places: list[int] = []
     for match in _TOKEN.finditer(text):
         if match[1] is not None:
             tokens.append(match[1])
             places.append(match.start())
             if len(tokens) > limits.entries:
                 limits.check("entries", len(tokens), f"at least {len(tokens):,} tokens", where=where)
-    return [*tokens, ""], places
+    return _Tokens([*tokens, ""], places)

@@ -91,7 +91,10 @@ class Convolution(SlidingLayer):
         """Returns the shapes that the class states."""
         self.check_bottoms(bottoms)
         spatial = bottoms[0][2:]
-        cells = tuple(map(convolution_size, spatial, *self.windows(len(spatial))))
+        cells = tuple(
+            convolution_size(size, kernel, stride=stride, pad=pad, dilation=dilation)
+            for size, kernel, stride, pad, dilation in zip(spatial, *self.windows(len(spatial)), strict=True)
+        )
         if cells and min(cells) < 1:
             raise self.invalid(f"a bottom of {'x'.join(map(str, spatial))} is smaller than the window")
         return [(bottom[0], self.num_output, *cells) for bottom in bottoms]
@@ -128,7 +131,7 @@ class Convolution(SlidingLayer):
         padded = pad_spatial(bottom, pad, pad, 0.0)
         n, g = bottom.shape[0], self.group
         weights = blobs[0].reshape(g, self.num_output // g, -1, *kernel)
-        views = taps(padded, kernel, stride, dilation, shape[2:])
+        views = taps(padded, kernel, stride=stride, dilation=dilation, cells=shape[2:])
         if bottom.shape[1] * n * math.prod(kernel) * math.prod(shape[2:]) <= _GATHERED:
             # [n, g, C_in / g, taps, cells]: channels before taps as in the filters, which then need no copy.
             columns = np.stack([view.reshape(n, g, view.shape[1] // g, -1) for _, view in views], axis=3)

@@ -90,7 +90,7 @@ class Deconvolution(SlidingLayer):
         groups = bottom.reshape(n, g, -1, math.prod(cells))
         weights = blobs[0].reshape(g, groups.shape[2], -1, *kernel)
         full = np.zeros((n, self.num_output, *self._full(cells)))
-        for tap, view in taps(full, kernel, stride, dilation, cells):
+        for tap, view in taps(full, kernel, stride=stride, dilation=dilation, cells=cells):
             view += (weights[..., tap[0], tap[1]].swapaxes(1, 2) @ groups).reshape(view.shape)
         top = full[:, :, pad[0] : full.shape[2] - pad[0], pad[1] : full.shape[3] - pad[1]]
         return top + blobs[1][:, None, None] if self.bias_term else top

@@ -67,7 +67,7 @@ class LRN(ElementwiseLayer):
             reach = [min(n // 2, size) for size in x.shape[2:]]
             squares = pad_spatial(x**2, reach, reach, 0.0)
             kernel = [2 * cells + 1 for cells in reach]
-            total = sum(view for _, view in taps(squares, kernel, (1, 1), (1, 1), x.shape[2:]))
+            total = sum(view for _, view in taps(squares, kernel, stride=(1, 1), dilation=(1, 1), cells=x.shape[2:]))
             return [x * (1.0 + self.alpha / n**2 * total) ** -self.beta]
         half = min(n // 2, x.shape[1])
         squares = np.moveaxis(pad_spatial(np.moveaxis(x**2, 1, -1), [half], [half], 0.0), -1, 1)

@@ -185,12 +185,18 @@ class Pooling(Layer):
         x = bottoms[0]
         size = x.shape[2:]
         kernel, cells = self._window(*size), self._cells(*size)
-        after = _end_padding(size, self._reach(kernel), self.stride, self.pad, cells)
+        after = _end_padding(size, self._reach(kernel), stride=self.stride, pad=self.pad, cells=cells)
         if self.method == "MAX":
             top, mask = np.full((*x.shape[:2], *cells), -FLT_MAX), np.full((*x.shape[:2], *cells), -1.0)
             plane = np.arange(size[0] * size[1]).reshape(size)
             views, places = (
-                taps(pad_spatial(array, self.pad, after, -np.inf), kernel, self.stride, self.dilation, cells)
+                taps(
+                    pad_spatial(array, self.pad, after, -np.inf),
+                    kernel,
+                    stride=self.stride,
+                    dilation=self.dilation,
+                    cells=cells,
+                )
                 for array in (x, plane.astype(np.float64))
             )
             for (_, view), (_, place) in zip(views, places, strict=True):
@@ -198,7 +204,8 @@ class Pooling(Layer):
                 top = np.where(view > top, view, top)
             return [top, mask][: self._tops]
         total = np.zeros((*x.shape[:2], *cells))
-        for _, view in taps(pad_spatial(x, self.pad, after, 0.0), kernel, self.stride, self.dilation, cells):
+        padded = pad_spatial(x, self.pad, after, 0.0)
+        for _, view in taps(padded, kernel, stride=self.stride, dilation=self.dilation, cells=cells):
             total += view
         rows, columns = (self._counts(n, axis, size[axis], kernel[axis]) for axis, n in enumerate(cells))
         with np.errstate(invalid="ignore"):  # an empty window is 0 / 0: Caffe's NaN
@@ -300,7 +307,7 @@ def _keep_channels(padded: Tensor, x: Tensor) -> Tensor:
     return padded
 
 
-def _end_padding(size: Sequence[int], kernel: Pair, stride: Pair, pad: Pair, cells: Pair) -> Pair:
+def _end_padding(size: Sequence[int], kernel: Pair, *, stride: Pair, pad: Pair, cells: Pair) -> Pair:
     """Returns the cells to add at the end of each axis so that every window is complete."""
     y, x = (
         max((n - 1) * s + k - length - p, 0)

@@ -66,13 +66,18 @@ def per_axis(
     return values * count if len(values) == 1 else values
 
 
-def convolution_size(size: int, kernel: int, stride: int, pad: int, dilation: int) -> int:
+def convolution_size(size: int, kernel: int, *, stride: int, pad: int, dilation: int) -> int:
     """Returns the cells along one axis, rounded down (conv_layer.cpp); below 1 if the window does not fit."""
     return (size + 2 * pad - (dilation * (kernel - 1) + 1)) // stride + 1
 
 
 def taps(
-    array: Array, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int], cells: Sequence[int]
+    array: Array,
+    kernel: Sequence[int],
+    *,
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    cells: Sequence[int],
 ) -> Iterator[tuple[tuple[int, ...], Array]]:
     """Yields, for each tap of a window, the strided view of `array` (spatial axes last, padded) that it reads.
 

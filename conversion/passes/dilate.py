@@ -88,7 +88,7 @@ def dilate(network: Network, output_stride: int, blob: str | None = None) -> Net
     scales = _scales(network, output_stride)
     for layer, message, (bottoms, _tops) in zip(network.layers, definition.layer, steps, strict=True):
         if not isinstance(layer, Input) and layer.tops:
-            _refine(layer, message, bottoms, [scales[b] for b in layer.bottoms], scales[layer.tops[0]])
+            _refine(layer, message, bottoms, read=[scales[b] for b in layer.bottoms], written=scales[layer.tops[0]])
     try:
         result = build(definition, network.parameters, limits=UNLIMITED)
     except NetworkError as error:
@@ -161,6 +161,7 @@ def _refine(
     layer: Layer,
     message: LayerParameter,
     bottoms: Sequence[Shape],
+    *,
     read: Sequence[tuple[_Scale, _Scale] | None],
     written: tuple[_Scale, _Scale] | None,
 ) -> None:

@@ -28,22 +28,22 @@ from models.digits.pages import Labels, Page, Pixels, compose_page, held_out
 from models.fetch import fetch
 
 BACKGROUND = 10
-# A cell this far from the middle of every digit (in pixels, straight) has to be background.
+# A cell whose distance from the middle of every digit is larger than this, in pixels, must be background.
 FAR = 20.0
 
-# A page's pixels, uint8 RGB [H, W, 3] -> its map, float [h, w, 11].
+# Takes a page's pixels, uint8 RGB [H, W, 3], and returns its map, float [h, w, 11].
 Scorer = Callable[[Pixels], NDArray[np.floating]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Accuracy:
-    """How often the map was right.
+    """How often maps are right.
 
     Attributes:
-        digits: How many digits there were.
-        digits_right: Of these, those that the cell nearest to their middle names.
-        background: How many cells were farther than `FAR` from every digit.
-        background_right: Of these, those that are called background.
+        digits: The number of digits.
+        digits_right: Of these, the number whose nearest cell names them.
+        background: The number of cells farther than `FAR` from every digit.
+        background_right: Of these, the number classified as background.
     """
 
     digits: int = 0
@@ -64,20 +64,20 @@ class Accuracy:
 
 
 def measure(score: Scorer, geometry: ReceptiveField, pages: Iterable[Page]) -> Accuracy:
-    """Scores pages and compares the maps with what was written on them."""
+    """Scores pages and compares the maps with the digits on them."""
     return sum((judge(page, score(page.pixels), geometry) for page in pages), Accuracy())
 
 
 def judge(page: Page, probabilities: NDArray[np.floating], geometry: ReceptiveField) -> Accuracy:
-    """Compares the map of one page with what was written on it."""
-    found = probabilities.argmax(axis=-1)
-    rows, columns = found.shape
+    """Compares the map of one page with the digits on it."""
+    classes = probabilities.argmax(axis=-1)
+    rows, columns = classes.shape
     right = 0
     for digit in page.digits:
         row = min(max(geometry.y.cell_at(digit.y), 0), rows - 1)
         column = min(max(geometry.x.cell_at(digit.x), 0), columns - 1)
-        right += int(found[row, column] == digit.label)
-    far = found[distances(page, found.shape, geometry) > FAR]
+        right += int(classes[row, column] == digit.label)
+    far = classes[distances(page, classes.shape, geometry) > FAR]
     return Accuracy(len(page.digits), right, far.size, int((far == BACKGROUND).sum()))
 
 
@@ -116,7 +116,7 @@ def quick_scorer(network: Network) -> Scorer:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Converts the model and prints how it does, seed by seed and altogether."""
+    """Converts the model and prints its accuracy for each seed and in total."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--digits", type=int, default=1000, help="held-out digits to place for each seed")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])

@@ -1,4 +1,8 @@
-"""What pens leave besides digits, as coverage masks: strokes, ticks, coils, blots. Pure drawing."""
+"""Marks of a pen that are not digits, as coverage masks: strokes, ticks, coils, blots.
+
+Each function of a mark returns the pen's paths as points (x, y) in pixels. No mark has the size and form of a digit:
+straight ones are far longer or far shorter, closed ones far smaller.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ SUPERSAMPLING = 4
 
 
 def drawn(paths: Sequence[Points], breadth: float) -> Floats:
-    """Returns paths drawn with a round pen, as coverage 0 to 1, cropped to the ink."""
+    """Returns the coverage, 0 to 1, of paths drawn with a round pen, cropped to the ink."""
     s = SUPERSAMPLING
     points = np.array([point for path in paths for point in path])
     low = points.min(axis=0) - breadth

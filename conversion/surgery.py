@@ -4,7 +4,7 @@ Networks are immutable: every function returns a new one. The examples are those
 
 >>> import numpy as np
 >>> from conversion import cast, evaluate
->>> from conversion.net.network import build
+>>> from conversion.net.build import build
 >>> from conversion.caffe.reading import parse_definition
 
 Designer filters. A net of one convolution over grey images gets a Gaussian, and Sobel's operator for both directions:

@@ -146,7 +146,7 @@ class _Place:
     def not_weights(self, kept: str = "") -> FetchError:
         """Returns the error for a web page instead of weights."""
         return self.failure(
-            f"the server sent a web page (HTML) instead of weights{kept}: that of a proxy or a login, or the file has moved"
+            f"the server sent a web page (HTML) instead of weights{kept}: from a proxy or a login, or the file moved"
         )
 
     def is_intact(self, file: Path) -> bool:

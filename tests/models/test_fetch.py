@@ -450,7 +450,7 @@ def test_offline_says_what_where_why_and_what_to_do(
     assert error.what == "the weights of net could not be fetched"
     assert error.where == url
     assert "the connection failed" in error.why
-    assert error.remedy == f"fetch {url} by hand and put it at {tmp_path / NAME} (SHA-1 {SHA1})"
+    assert error.remedy == f"download {url} by hand and put it at {tmp_path / NAME} (SHA-1 {SHA1})"
     assert len(waits) == models.fetch.ATTEMPTS - 1
 
 
@@ -472,7 +472,7 @@ def test_wrong_digest_keeps_the_file_aside_and_says_both(
     with pytest.raises(DigestError, match=f"expected SHA-1 {SHA1}, got {found}") as caught:
         get()
     assert str(tmp_path / f"{NAME}.rejected") in str(caught.value)
-    assert "call again to download it anew" in caught.value.remedy
+    assert "call again to download it once more" in caught.value.remedy
     assert left_in(tmp_path) == {".rejected": OTHER}
 
 

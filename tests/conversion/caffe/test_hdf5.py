@@ -219,7 +219,7 @@ HOSTILE = {
     "link within the file": (soft, "link to another object"),
     "values in another file": (raw_elsewhere, "another file"),
     "values gathered from other files": (virtual, "another file"),
-    "group in itself": (itself, "no blob of a layer|nested too deeply"),
+    "group in itself": (itself, "not a blob of a layer|nested too deeply"),
     "all in another file": (data_elsewhere, "link to another object"),
     "state of a solver": (solver_state, "looks like a solver"),
     "data is no group": (put("data", np.ones(3)), "no group /data"),
@@ -227,9 +227,9 @@ HOSTILE = {
     "whole numbers": (put("data/fc2/1", np.arange(8)), "a blob of int64"),
     "no values": (put("data/fc2/1", np.ones((0,), np.float32)), r"shape \(0,\)"),
     "a named type": (put("data/fc2/1", np.dtype(np.float32)), "neither group nor dataset"),
-    "a dataset without a layer": (put("data/9", np.ones(3, np.float32)), "no blob of a layer"),
-    "a name for an index": (put("data/fc2/weights", np.ones(3, np.float32)), "no blob of a layer"),
-    "a huge index": (put("data/fc2/99999999", np.ones(3, np.float32)), "no blob of a layer"),
+    "a dataset without a layer": (put("data/9", np.ones(3, np.float32)), "not a blob of a layer"),
+    "a name for an index": (put("data/fc2/weights", np.ones(3, np.float32)), "not a blob of a layer"),
+    "a huge index": (put("data/fc2/99999999", np.ones(3, np.float32)), "not a blob of a layer"),
 }
 
 

@@ -157,7 +157,7 @@ def test_nesting_without_end_is_a_typed_error(tmp_path: Path):
 def test_swapped_arguments_are_recognised(tmp_path: Path):
     with pytest.raises(ReadingError, match=r"give the \.prototxt first and the \.caffemodel second"):
         read_definition(LENET / "net.caffemodel")
-    with pytest.raises(ReadingError, match="must be a NetParameter in binary form"):
+    with pytest.raises(ReadingError, match="must be a complete NetParameter in binary form"):
         read_weights(LENET / "net.prototxt")
 
 
@@ -234,10 +234,10 @@ def test_special_values_survive():
 BAD_BLOBS = {
     "too few": (blob(shape={"dim": [2, 3]}, data=SIX[:5]), "needs 6 values, the file has 5"),
     "too many": (blob(shape={"dim": [5]}, data=SIX), "needs 5 values, the file has 6"),
-    "none": (blob(shape={"dim": [1]}), "holds 0"),
-    "nothing at all": (blob(), "holds 0"),
+    "none": (blob(shape={"dim": [1]}), "has 0"),
+    "nothing at all": (blob(), "has 0"),
     "no shape, several values": (blob(data=SIX), "needs 1 values, the file has 6"),
-    "only a diff": (blob(shape={"dim": [6]}, diff=SIX), "holds 0"),
+    "only a diff": (blob(shape={"dim": [6]}, diff=SIX), "has 0"),
     "zero": (blob(shape={"dim": [0, 3]}), "at least 1"),
     "negative": (blob(shape={"dim": [-2, -3]}, data=SIX), "at least 1"),
     "legacy with a missing dimension": (blob(num=6, data=SIX), "at least 1"),

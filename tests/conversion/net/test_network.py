@@ -250,7 +250,7 @@ def test_weights_are_matched_by_name_whatever_their_order():
         ({"ip": [WEIGHTS["ip"][0].reshape(-1), WEIGHTS["ip"][1]]}, r"shape \(160,\)"),
         ({"ip": [WEIGHTS["ip"][0], np.ones((5, 1))]}, r"shape \(5, 1\), the definition requires \(5,\)"),
         ({"ip": [WEIGHTS["ip"][0], np.ones(())]}, r"shape \(\), the definition requires \(5,\)"),
-        ({"conv": [np.ones((2, 4, 3, 4)), np.ones(2)]}, r"asks for \(2, 4, 3, 3\)"),
+        ({"conv": [np.ones((2, 4, 3, 4)), np.ones(2)]}, r"requires \(2, 4, 3, 3\)"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused_by_layer(changes: dict, message: str):
@@ -353,7 +353,7 @@ def test_shared_parameters_of_different_shapes_are_refused():
         )
 
     blobs = {name: [np.ones((2, 4, 3, 3)), np.zeros(2)] for name in "ab"}
-    with pytest.raises(NetworkError, match=r"shares parameter 'w', of shape \(2, 4, 3, 3\)") as caught:
+    with pytest.raises(NetworkError, match=r"shares parameter 'w' of shape \(2, 4, 3, 3\)") as caught:
         loaded(blobs, text('name: "w"'))
     assert caught.value.where == "layer 'b' (Convolution)"
     subject = loaded(blobs, text('name: "w" share_mode: PERMISSIVE'))

@@ -13,15 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conversion import (
-    Network,
-    Preprocessing,
     ReceptiveField,
     cast,
     convert,
     load_network,
     load_savedmodel,
     receptive_field,
-    to_tensorflow,
 )
 from models.catalog import entry
 from models.digits.pages import Labels, Page, Pixels, compose_page, held_out
@@ -98,21 +95,6 @@ def pages_of(images: Pixels, labels: Labels, digits: int, seed: int) -> Iterator
         page = compose_page(rng, images, labels)
         digits -= len(page.digits)
         yield page
-
-
-def quick_scorer(network: Network) -> Scorer:
-    """Scores with a dense network in memory, such as `cast(load_network(...))`, without making a SavedModel."""
-    module, output = to_tensorflow(network), network.outputs[-1]
-    (data,) = network.inputs
-    model = entry("digits")
-    preprocessing = Preprocessing(mean=model.mean, scale=model.scale)
-
-    def score(pixels: Pixels) -> NDArray[np.floating]:
-        blobs = module({data: preprocessing.reference(pixels[None]).astype(np.float32)})
-        probabilities: NDArray[np.floating] = np.asarray(blobs[output])[0]
-        return probabilities.transpose(1, 2, 0)
-
-    return score
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 
-def give_back() -> None:
+def release_free_memory() -> None:
     """Has the allocators return what they keep of freed memory; takes a few milliseconds.
 
     glibc shrinks its heap from the end only. The buffers in which the local runner holds a listing lie in its middle:

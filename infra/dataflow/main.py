@@ -15,8 +15,8 @@ from collections.abc import Sequence
 import apache_beam as beam
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
-from pipeline.jobs.calibrate import Settled
-from pipeline.jobs.run import ScoringJob, describe_job
+from pipeline.jobs.calibrate import Calibration
+from pipeline.jobs.spec import ScoringJob, describe_job
 from pipeline.jobs.submit import build_pipeline
 
 MODEL = "/opt/densecast/model"  # where the image has it
@@ -58,7 +58,7 @@ def parse(arguments: Sequence[str]) -> tuple[ScoringJob, PipelineOptions]:
 def build(job: ScoringJob, options: PipelineOptions) -> beam.Pipeline:
     """The pipeline that `densecast score` runs."""
     # The workers look for the images: they have the rights to.
-    return build_pipeline(Settled(job), beam.Pipeline(options=options), check=False)
+    return build_pipeline(Calibration(job), beam.Pipeline(options=options), check=False)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -1,17 +1,17 @@
 """What runs a dense model: one module an engine, all behind `Engine`."""
 
 from pipeline.engines.base import Engine, EngineOutOfMemoryError, OpenEngine
-from pipeline.engines.device_pool import Counting, SharedEngine, counts_of
-from pipeline.engines.factory import OpenTensorFlow
+from pipeline.engines.device_pool import Counting, DevicePool, counts_of
+from pipeline.engines.factory import TensorFlowEngineFactory
 from pipeline.engines.tensorflow import TensorFlowEngine
 
 __all__ = [
     "Counting",
+    "DevicePool",
     "Engine",
     "EngineOutOfMemoryError",
     "OpenEngine",
-    "OpenTensorFlow",
-    "SharedEngine",
     "TensorFlowEngine",
+    "TensorFlowEngineFactory",
     "counts_of",
 ]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from conversion import ModelMetadata
 from pipeline.engines.base import Engine
-from pipeline.engines.devices import Place
+from pipeline.engines.devices import Device
 from pipeline.errors import EngineError, JobError
 from pipeline.maps.classification_map import CellScores
 
@@ -38,7 +38,7 @@ class ThreadCounts(threading.local):
         return found
 
 
-class SharedEngine:
+class DevicePool:
     """An engine over several devices, for any number of threads.
 
     A call takes an idle device, of these the one that was used last; while all that have an engine are busy it opens
@@ -56,11 +56,11 @@ class SharedEngine:
         JobError: The first engine cannot be opened; from `score`, another one.
     """
 
-    def __init__(self, open_engine: Callable[[Place], Engine], places: Sequence[Place], first: int = 0) -> None:
+    def __init__(self, open_engine: Callable[[Device], Engine], places: Sequence[Device], first: int = 0) -> None:
         first %= len(places)
         self._open_engine = open_engine
         self._unopened = [*places[first:], *places[:first]]
-        self._idle: list[tuple[Place, Engine]] = []
+        self._idle: list[tuple[Device, Engine]] = []
         self._changed = threading.Condition()
         self._counts = ThreadCounts()
         with self._engine() as (_, engine):
@@ -86,7 +86,7 @@ class SharedEngine:
         return self._counts.take()
 
     @contextlib.contextmanager
-    def _engine(self) -> Iterator[tuple[Place, Engine]]:
+    def _engine(self) -> Iterator[tuple[Device, Engine]]:
         place, engine = self._take()
         if engine is None:
             try:
@@ -107,7 +107,7 @@ class SharedEngine:
                 self._idle.append((place, engine))
                 self._changed.notify()
 
-    def _take(self) -> tuple[Place, Engine | None]:
+    def _take(self) -> tuple[Device, Engine | None]:
         with self._changed:
             self._changed.wait_for(lambda: self._idle or self._unopened)
             return self._idle.pop() if self._idle else (self._unopened.pop(0), None)

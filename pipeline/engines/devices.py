@@ -23,7 +23,7 @@ _LOCK = threading.Lock()
 _log = logging.getLogger(__name__)
 
 
-class Place(NamedTuple):
+class Device(NamedTuple):
     """A device.
 
     Attributes:
@@ -51,7 +51,7 @@ def check_wanted(wanted: str) -> str:
     return wanted
 
 
-def open_places(wanted: str = AUTO, tf: Any = None) -> tuple[Place, ...]:
+def open_devices(wanted: str = AUTO, tf: Any = None) -> tuple[Device, ...]:
     """The devices to compute on, at least one; makes TensorFlow ready for them.
 
     GPUs then take memory as they need it (TensorFlow would take all of it), float32 is float32 (TensorFlow would use
@@ -132,7 +132,7 @@ def _prepare(tf: Any, gpus: list[Any]) -> None:
     tf.config.experimental.enable_op_determinism()
 
 
-def _places(tf: Any, gpus: list[Any]) -> tuple[Place, ...]:
+def _places(tf: Any, gpus: list[Any]) -> tuple[Device, ...]:
     kind = "GPU" if gpus else "CPU"
     found = tf.config.list_logical_devices(kind)
     visible = tf.config.get_visible_devices(kind)
@@ -151,5 +151,5 @@ def _places(tf: Any, gpus: list[Any]) -> tuple[Place, ...]:
     for device, model in zip(found, models, strict=True):
         short = device.name.removeprefix("/device:")
         label = f"{short} {model}".strip() if gpus or len(found) > 1 else "CPU"
-        places.append(Place(device.name, label))
+        places.append(Device(device.name, label))
     return tuple(places)

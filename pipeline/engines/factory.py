@@ -7,8 +7,8 @@ import os
 from dataclasses import dataclass
 
 from pipeline.engines.base import Engine
-from pipeline.engines.device_pool import SharedEngine
-from pipeline.engines.devices import AUTO, CPU, Place, check_wanted, open_places
+from pipeline.engines.device_pool import DevicePool
+from pipeline.engines.devices import AUTO, CPU, Device, check_wanted, open_devices
 from pipeline.engines.load_tensorflow import load_tensorflow
 from pipeline.engines.tensorflow import TensorFlowEngine
 from pipeline.engines.xla import BatchShape
@@ -16,13 +16,13 @@ from pipeline.maps.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class OpenTensorFlow:
+class TensorFlowEngineFactory:
     """Opens a model on the devices of the process that calls it; pickled on the way to the workers.
 
     Attributes:
         model: The model directory.
         recipe: What is made of every image.
-        device: `auto`, `cpu`, `gpu` or `gpu:1`, see `open_places`.
+        device: `auto`, `cpu`, `gpu` or `gpu:1`, see `open_devices`.
         compiled: Shapes of batches that XLA compiles when an engine is opened.
     """
 
@@ -41,9 +41,9 @@ class OpenTensorFlow:
 
     def __call__(self) -> Engine:
         """One engine for all threads of this process, on every device that it may use."""
-        return SharedEngine(self._open, _places(self.device), first=os.getpid())
+        return DevicePool(self._open, _places(self.device), first=os.getpid())
 
-    def _open(self, place: Place) -> Engine:
+    def _open(self, place: Device) -> Engine:
         recipe = self.recipe
         return TensorFlowEngine(
             self.model,
@@ -56,6 +56,6 @@ class OpenTensorFlow:
         )
 
 
-def _places(device: str) -> tuple[Place, ...]:
+def _places(device: str) -> tuple[Device, ...]:
     load_tensorflow(debug=logging.getLogger().isEnabledFor(logging.INFO))
-    return open_places(device)
+    return open_devices(device)

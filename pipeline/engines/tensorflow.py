@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from conversion import ModelMetadata, import_tensorflow, read_metadata
 from pipeline.engines.base import EngineOutOfMemoryError
 from pipeline.engines.device_pool import ThreadCounts
-from pipeline.engines.devices import Place, open_places
+from pipeline.engines.devices import Device, open_devices
 from pipeline.engines.load_tensorflow import load_tensorflow
 from pipeline.engines.net_function import FEATURE, NetFunction
 from pipeline.engines.xla import BatchShape, CompiledFunction
 from pipeline.errors import EngineError, JobError
-from pipeline.malloc_trim import give_back
+from pipeline.malloc_trim import release_free_memory
 from pipeline.maps.classification_map import DEFAULT_K, CellScores, Feature, residual_mass, top_k
 from pipeline.maps.features import Wanted, parse_features
 from pipeline.maps.recipe import Form, Precision
@@ -38,7 +38,7 @@ class TensorFlowEngine:
         form: With `TOP_K` the best classes are found where the net runs, so that only k numbers a cell leave the
             device; with the others all probabilities do.
         features: Blobs to give beside the map, as `Recipe.features`. The net is run once for all of them.
-        place: The device; the first that `open_places` gives by default.
+        place: The device; the first that `open_devices` gives by default.
         precision: What the net computes in; the maps are float32 in any case.
         compiled: Shapes of batches that XLA compiles, now; others are run without it.
 
@@ -56,7 +56,7 @@ class TensorFlowEngine:
         form: Form = Form.TOP_K,
         features: Sequence[str] = (),
         *,
-        place: Place | None = None,
+        place: Device | None = None,
         precision: Precision = Precision.FLOAT32,
         compiled: Sequence[BatchShape] = (),
     ) -> None:
@@ -66,7 +66,7 @@ class TensorFlowEngine:
         self._form = form
         load_tensorflow(debug=logging.getLogger().isEnabledFor(logging.INFO))
         self._tf = import_tensorflow()
-        self._place = (place or open_places()[0]).name
+        self._place = (place or open_devices()[0]).name
         self._counts = ThreadCounts()
         with self._tf.device(self._place):
             net = NetFunction(
@@ -168,7 +168,7 @@ def _release() -> None:
     Measured on CaffeNet, 244 MB of weights: 2.8 GB stay in the end instead of 4.0; the peak is 4.5 instead of 5.5.
     """
     gc.collect()
-    give_back()
+    release_free_memory()
 
 
 def _values(batch: NDArray[np.float32], wanted: Wanted) -> list[Feature]:

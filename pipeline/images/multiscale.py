@@ -10,7 +10,7 @@ from pipeline.images.resize import Scaling, resample
 from pipeline.rejection import Reason, Rejected
 
 
-class View(NamedTuple):
+class ScaledImage(NamedTuple):
     """An image at one scale.
 
     Attributes:
@@ -28,7 +28,7 @@ class View(NamedTuple):
     rejected: Rejected | None = None
 
 
-class Views(NamedTuple):
+class ScaledImages(NamedTuple):
     """An image at all scales.
 
     Attributes:
@@ -39,10 +39,10 @@ class Views(NamedTuple):
 
     height: int
     width: int
-    views: tuple[View, ...]
+    views: tuple[ScaledImage, ...]
 
 
-class ViewLimits(NamedTuple):
+class ScalingLimits(NamedTuple):
     """What becomes a view.
 
     Attributes:
@@ -58,7 +58,7 @@ class ViewLimits(NamedTuple):
     whole_pixels: int = 2**26
 
 
-def views(data: bytes, limits: ViewLimits, scaling: Scaling) -> Views:
+def views(data: bytes, limits: ScalingLimits, scaling: Scaling) -> ScaledImages:
     """Decodes an image once and resamples it to every scale.
 
     An image that has more than `whole_pixels` is left to be read by window at a scale that leaves it as it is. At other
@@ -90,14 +90,16 @@ def views(data: bytes, limits: ViewLimits, scaling: Scaling) -> Views:
     def pixels(scale: float, size: tuple[int, int]) -> Pixels | None:
         return None if whole is None or refused[scale] or scale in by_window else resample(whole, size)
 
-    return Views(
+    return ScaledImages(
         height,
         width,
-        tuple(View(scale, rows, cols, pixels(scale, (rows, cols)), refused[scale]) for scale, rows, cols in sizes),
+        tuple(
+            ScaledImage(scale, rows, cols, pixels(scale, (rows, cols)), refused[scale]) for scale, rows, cols in sizes
+        ),
     )
 
 
-def _refusal(height: int, width: int, limits: ViewLimits) -> Rejected | None:
+def _refusal(height: int, width: int, limits: ScalingLimits) -> Rejected | None:
     if height < limits.min_height or width < limits.min_width:
         least = f"{limits.min_height} x {limits.min_width}"
         return Rejected(Reason.TOO_SMALL, f"{height} rows x {width} columns; at least {least}")

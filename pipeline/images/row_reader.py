@@ -34,7 +34,7 @@ _TRUNCATED = ("premature end of jpeg", "premature end of input", "truncated", "n
 
 
 def can_stream(found: ImageHeader) -> bool:
-    """Whether `open_strips` reads such an image; others have to be decoded whole."""
+    """Whether `open_rows` reads such an image; others have to be decoded whole."""
     return found.streams
 
 
@@ -42,11 +42,11 @@ class Rows(Protocol):
     """What gives an image's rows from top to bottom."""
 
     def rows(self, top: int, bottom: int) -> Pixels:
-        """See `Strips.rows`."""
+        """See `RowReader.rows`."""
 
 
-class Strips:
-    """The rows of an image, from top to bottom; made by `open_strips`.
+class RowReader:
+    """The rows of an image, from top to bottom; made by `open_rows`.
 
     Attributes:
         height: Rows of the image.
@@ -110,7 +110,7 @@ class Strips:
             self._release()
 
     def close(self) -> None:
-        """Lets go of decoder and band; called by `open_strips`."""
+        """Lets go of decoder and band; called by `open_rows`."""
         self._decoder, self._band = None, self._band[:0]
 
 
@@ -147,7 +147,7 @@ class _Decoder:
 
 
 @contextlib.contextmanager
-def open_strips(source: Source, limits: DecodeLimits) -> Iterator[Strips]:
+def open_rows(source: Source, limits: DecodeLimits) -> Iterator[RowReader]:
     """Opens an image for reading by rows.
 
     Args:
@@ -171,7 +171,7 @@ def open_strips(source: Source, limits: DecodeLimits) -> Iterator[Strips]:
         with contextlib.closing(formats.Joined(container.parts)) as stream:
             with _rejecting(found.format, complete=container.complete):
                 release = functools.partial(formats.forget, data)
-                strips = Strips(_Decoder(stream, found), found, complete=container.complete, release=release)
+                strips = RowReader(_Decoder(stream, found), found, complete=container.complete, release=release)
             with contextlib.closing(strips):
                 yield strips
 

@@ -1,4 +1,4 @@
-"""A huge image's rows, decoded in a process of its own: `Strips` for the caller, and what answers it in the child."""
+"""The rows of a huge image, decoded in a process of its own: the caller's half, and what answers it in the child."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import contextlib
 
 from pipeline.images.decode import DecodeLimits, Pixels
 from pipeline.images.decoder_process import IsolatedDecoder
-from pipeline.images.row_reader import Strips, open_strips
+from pipeline.images.row_reader import RowReader, open_rows
 from pipeline.rejection import Reason, Rejected
 
 _FUNCTION = "pipeline.images.row_reader_isolated:rows"
 
 
 class Bands:
-    """The rows of an image, from top to bottom, as `pipeline.images.row_reader.Strips` gives them; a context manager.
+    """The rows of an image, from top to bottom, as `RowReader` gives them; a context manager.
 
     Args:
         data: The image file.
@@ -26,7 +26,7 @@ class Bands:
         self._decoder = IsolatedDecoder(timeout_s, function=_FUNCTION)
 
     def rows(self, top: int, bottom: int) -> Pixels:
-        """See `Strips.rows`; DECODER_HUNG and DECODER_DIED besides."""
+        """See `RowReader.rows`; DECODER_HUNG and DECODER_DIED besides."""
         # The file travels once; the child keeps it.
         data, self._data = self._data, b""
         band: Pixels = self._decoder.call(data, self._limits, top, bottom)
@@ -44,12 +44,12 @@ class _Image:
 
     def __init__(self) -> None:
         self._opened = contextlib.ExitStack()
-        self._strips: Strips | None = None
+        self._strips: RowReader | None = None
 
-    def strips(self, data: bytes, limits: DecodeLimits) -> Strips:
+    def strips(self, data: bytes, limits: DecodeLimits) -> RowReader:
         if data:
             self._opened.close()
-            self._strips = self._opened.enter_context(open_strips(data, limits))
+            self._strips = self._opened.enter_context(open_rows(data, limits))
         if self._strips is None:
             raise Rejected(Reason.DECODER_DIED, "in the middle of the image")
         return self._strips

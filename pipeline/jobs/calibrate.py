@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from conversion import ModelMetadata
-from pipeline.engines import OpenTensorFlow, counts_of
+from pipeline.engines import TensorFlowEngineFactory, counts_of
 from pipeline.engines.xla import BatchShape
 from pipeline.maps.recipe import Form, Precision
 from pipeline.maps.tiling import cut
@@ -20,17 +20,17 @@ from pipeline.scoring.calibration.form import Choice, choose_form
 from pipeline.scoring.calibration.parity import Parity, measure_parity
 from pipeline.scoring.calibration.sample import sample, sample_sizes
 from pipeline.scoring.calibration.xla_shapes import coming_shapes
-from pipeline.table.commit import open_delta
+from pipeline.table.log import open_delta
 from pipeline.table.reader import MapTable
 
 if TYPE_CHECKING:
-    from pipeline.jobs.run import ScoringJob
+    from pipeline.jobs.spec import ScoringJob
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Settled:
+class Calibration:
     """What was settled.
 
     Attributes:
@@ -57,7 +57,7 @@ class Settled:
         return found
 
 
-def settle(job: ScoringJob, metadata: ModelMetadata) -> Settled:
+def calibrate(job: ScoringJob, metadata: ModelMetadata) -> Calibration:
     """Settles what a job leaves open.
 
     Args:
@@ -81,7 +81,7 @@ def settle(job: ScoringJob, metadata: ModelMetadata) -> Settled:
     if job.xla:
         compiled = _shapes(job, metadata)
         _log.info("XLA compiles %s", ", ".join("x".join(map(str, shape)) for shape in compiled) or "nothing")
-    return Settled(job, choice, parity, compiled)
+    return Calibration(job, choice, parity, compiled)
 
 
 def _earlier(job: ScoringJob, metadata: ModelMetadata) -> Iterator[Mapping[str, Any]]:
@@ -132,7 +132,7 @@ def _shapes(job: ScoringJob, metadata: ModelMetadata) -> tuple[BatchShape, ...]:
 
 def _engine(job: ScoringJob, precision: Precision) -> Any:
     recipe = job.model_copy(update={"precision": precision, "scores": Form.FLOAT32, "features": ()}).recipe()
-    return OpenTensorFlow(job.model, recipe, job.device_here())()
+    return TensorFlowEngineFactory(job.model, recipe, job.device_here())()
 
 
 def _sample(job: ScoringJob, metadata: ModelMetadata) -> Any:

@@ -21,11 +21,13 @@ from pipeline.drift.measure import DriftReport, NoEarlierRunError, drift_path, m
 from pipeline.errors import InterruptedRunError
 from pipeline.exit_codes import ExitCode
 from pipeline.jobs.notify import Failure, Night, Report, post, write_metrics
-from pipeline.jobs.run import ScoringJob, check_folder, run_job, too_many_rejected
+from pipeline.jobs.run import check_folder, run_job, too_many_rejected
+from pipeline.jobs.spec import ScoringJob
 from pipeline.jobs.toml_file import JobFile
 from pipeline.storage import files
-from pipeline.table.commit import FOLDER, RunSummary, open_delta, read_summary
 from pipeline.table.lease import Holder, Lease, LeaseHeldError, look
+from pipeline.table.log import FOLDER, open_delta
+from pipeline.table.summaries import RunSummary, read_summary
 
 _LONGEST_BACKFILL = 3660  # days
 

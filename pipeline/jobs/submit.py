@@ -14,16 +14,17 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from conversion.errors import DensecastError, MissingExtraError, ModelError
 from pipeline.errors import EngineError, InterruptedRunError, JobError, SourceError, TableError, WorkerError
-from pipeline.jobs.calibrate import Settled
+from pipeline.jobs.calibrate import Calibration
 from pipeline.runners.flink import FlinkCluster
 from pipeline.runners.registry import RUNNER_LOST, beam_flags, open_runner, runner_lost
 from pipeline.storage.errors import StorageError, UnavailableError
-from pipeline.table.commit import ConflictError, open_delta
+from pipeline.table.commit import ConflictError
+from pipeline.table.log import open_delta
 from pipeline.transforms.list_images import ListImages
 from pipeline.transforms.score_images import ScoreImages
 
 if TYPE_CHECKING:
-    from pipeline.jobs.run import ScoringJob
+    from pipeline.jobs.spec import ScoringJob
 
 
 Told: TypeAlias = tuple[type[DensecastError], str]
@@ -60,7 +61,7 @@ def open_target(job: ScoringJob) -> Target:
     return Target(runner, cluster.flags(job.beam_options, name), name, cluster)
 
 
-def build_pipeline(settled: Settled, pipeline: beam.Pipeline, *, check: bool = True) -> beam.Pipeline:
+def build_pipeline(settled: Calibration, pipeline: beam.Pipeline, *, check: bool = True) -> beam.Pipeline:
     """Puts a job's transforms into a pipeline.
 
     Args:
@@ -97,7 +98,7 @@ def build_pipeline(settled: Settled, pipeline: beam.Pipeline, *, check: bool = T
     return pipeline
 
 
-def submit(settled: Settled, target: Target, show: Callable[[Mapping[str, int]], None]) -> Any:
+def submit(settled: Calibration, target: Target, show: Callable[[Mapping[str, int]], None]) -> Any:
     """Runs a job's pipeline to its end.
 
     Args:

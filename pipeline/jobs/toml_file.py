@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from pipeline.drift.statistics import Thresholds
 from pipeline.errors import JobError
-from pipeline.jobs.run import ScoringJob, describe_job, problems
+from pipeline.jobs.spec import ScoringJob, describe_job, problems
 from pipeline.sources.file_types import is_web
 from pipeline.storage import files
 from pipeline.storage.options import CredentialsError, StorageOptions

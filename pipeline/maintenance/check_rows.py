@@ -15,7 +15,7 @@ from pipeline.maps.encoding import decode, map_digest
 from pipeline.maps.recipe import Form
 from pipeline.rejection import Reason
 from pipeline.table.row_decoding import scalars
-from pipeline.table.rows import ARRAYS, SCHEMA, Status
+from pipeline.table.schema import ARRAYS, SCHEMA, Status
 
 IDENTITY_COLUMNS = RowIdentity._fields
 _OF_A_MAP = (*ARRAYS, "geometry", "map_height", "map_width", "class_count", "map_digest")

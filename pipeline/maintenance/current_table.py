@@ -5,7 +5,7 @@ from __future__ import annotations
 from deltalake import DeltaTable
 
 from pipeline.errors import TableError
-from pipeline.table.commit import check_columns, open_delta
+from pipeline.table.log import check_columns, open_delta
 from pipeline.table.lookup import no_table
 
 _READER_VERSION = 1

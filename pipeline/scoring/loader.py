@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from pipeline.images.decoder_process import IsolatedDecoder
-from pipeline.images.multiscale import View, ViewLimits, Views
+from pipeline.images.multiscale import ScaledImage, ScaledImages, ScalingLimits
 from pipeline.images.resize import Scaling
 from pipeline.rejection import Rejected
 from pipeline.sources import ImageReference, Reader
+from pipeline.storage.options import StorageOptions
 from pipeline.table.rows import ImageFacts
 from pipeline.timing import timed
 
@@ -31,7 +32,7 @@ class Loaded:
     """
 
     facts: ImageFacts
-    views: tuple[View, ...]
+    views: tuple[ScaledImage, ...]
     seconds: dict[str, float]
     data: bytes = b""
 
@@ -48,9 +49,13 @@ class Loader:
         limits: What is decoded.
         max_image_bytes: Larger files are refused unread.
         timeout_s: Seconds that the decoding of one image may take.
+        options: How object stores are opened; None: as the environment says.
     """
 
-    def __init__(self, scaling: Scaling, limits: ViewLimits, max_image_bytes: int, timeout_s: float) -> None:
+    def __init__(self, scaling: Scaling, limits: ScalingLimits, max_image_bytes: int, timeout_s: float,
+        options: StorageOptions | None = None,
+    ) -> None:
+        self._options = options
         self._scaling, self._limits = scaling, limits
         self._max_image_bytes, self._timeout_s = max_image_bytes, timeout_s
 
@@ -58,7 +63,7 @@ class Loader:
     def open(self) -> Iterator[Callable[[ImageReference], Loaded]]:
         """A function that loads one image; for one thread."""
         decoder = IsolatedDecoder(self._timeout_s, function=_VIEWS)
-        with Reader(self._max_image_bytes) as reader, decoder:
+        with Reader(self._max_image_bytes, options=self._options) as reader, decoder:
             yield functools.partial(self._load, reader, decoder)
 
     def _load(self, reader: Reader, decoder: IsolatedDecoder, reference: ImageReference) -> Loaded:
@@ -70,9 +75,9 @@ class Loader:
                 digest = hashlib.sha256(data).hexdigest()
             facts = ImageFacts(facts.uri, facts.id, len(data), digest, version=version or None)
             with timed(seconds, "decode"):
-                found: Views = decoder.call(data, self._limits, scaling=self._scaling)
+                found: ScaledImages = decoder.call(data, self._limits, scaling=self._scaling)
         except Rejected as rejected:
-            views = tuple(View(scale, 0, 0, None, rejected) for scale in self._scaling.scales)
+            views = tuple(ScaledImage(scale, 0, 0, None, rejected) for scale in self._scaling.scales)
             return Loaded(facts, views, seconds)
         facts = ImageFacts(facts.uri, facts.id, facts.size_bytes, digest, found.height, found.width, facts.version)
         by_window = any(view.pixels is None and view.rejected is None for view in found.views)

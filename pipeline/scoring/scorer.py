@@ -17,7 +17,7 @@ from pipeline.engines import Engine, EngineOutOfMemoryError
 from pipeline.errors import EngineError
 from pipeline.images.decode import DecodeLimits, Pixels
 from pipeline.images.decoder_process import TIMEOUT_S
-from pipeline.images.multiscale import View, ViewLimits
+from pipeline.images.multiscale import ScaledImage, ScalingLimits
 from pipeline.images.row_reader_isolated import Bands
 from pipeline.maps.classification_map import CellScores, MapError, check_values
 from pipeline.maps.encoding import MapTooLargeError
@@ -30,6 +30,7 @@ from pipeline.scoring.loader import Loaded, Loader
 from pipeline.scoring.prefetch import LookAhead, Prefetcher
 from pipeline.scoring.tiles import tiles_of
 from pipeline.sources import MAX_IMAGE_BYTES, ImageReference
+from pipeline.storage.options import StorageOptions
 from pipeline.table.rows import ImageFacts, MapRow, Placement, rejected_row, scored_row
 from pipeline.timing import timed
 
@@ -58,10 +59,10 @@ class Limits:
     whole_pixels: int = 2**26
     decode_timeout_s: float = TIMEOUT_S
 
-    def loader(self, recipe: Recipe, metadata: ModelMetadata) -> Loader:
+    def loader(self, recipe: Recipe, metadata: ModelMetadata, options: StorageOptions | None = None) -> Loader:
         """What loads images for a model, within these limits."""
-        views = ViewLimits(self.decode, *metadata.minimum_size, self.whole_pixels)
-        return Loader(recipe.scaling, views, self.max_image_bytes, self.decode_timeout_s)
+        views = ScalingLimits(self.decode, *metadata.minimum_size, self.whole_pixels)
+        return Loader(recipe.scaling, views, self.max_image_bytes, self.decode_timeout_s, options)
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class _Pending:
     """A view that waits for its batch."""
 
     facts: ImageFacts
-    view: View
+    view: ScaledImage
     pixels: Pixels
 
 
@@ -112,6 +113,7 @@ class Scorer:
         run_id: Written in every row.
         uncut: Why images cannot be cut into tiles, so that those that would be are rejected; empty where they can.
         count: Counts by name for the progress of the run; takes a name and a number.
+        options: How object stores are opened; None: as the environment says.
     """
 
     def __init__(
@@ -122,12 +124,14 @@ class Scorer:
         run_id: str,
         uncut: str = "",
         count: Count = counters.PROCESS.add,
+        *,
+        options: StorageOptions | None = None,
     ) -> None:
         self._uncut, self._count = uncut, count
         self._engine, self._recipe, self._limits, self._run_id = engine, recipe, limits, run_id
         self._geometry = geometry_of(engine.metadata)
         self._batcher: Batcher[_Pending] = Batcher(limits.budget)
-        loader = limits.loader(recipe, engine.metadata)
+        loader = limits.loader(recipe, engine.metadata, options)
         self._loads = Prefetcher(loader.open, Loaded.weight, limits.look_ahead)
         self.counts: defaultdict[str, float] = defaultdict(float)
         """Images read, and seconds by stage."""
@@ -209,7 +213,7 @@ class Scorer:
         for item in batch.items:
             yield from self._infer(Batch(batch.shape, (item,), 1))
 
-    def _tiled(self, loaded: Loaded, view: View) -> Iterator[MapRow]:
+    def _tiled(self, loaded: Loaded, view: ScaledImage) -> Iterator[MapRow]:
         """The rows of an image's tiles; the image is read as they are asked for where the view has no pixels."""
         facts = loaded.facts
         try:
@@ -225,7 +229,7 @@ class Scorer:
         except (EngineError, MapError) as error:
             raise TilesFailedError(self._reject(facts, view, *_fate(error))) from error
 
-    def _cut(self, view: View) -> TileGrid:
+    def _cut(self, view: ScaledImage) -> TileGrid:
         metadata = self._engine.metadata
         if self._uncut or metadata.alignment is None:
             raise Rejected(Reason.TOO_MANY_PIXELS, f"{view.height} x {view.width}: {self._uncut or UNALIGNED}")
@@ -240,7 +244,7 @@ class Scorer:
         with Bands(loaded.data, self._limits.decode, self._limits.decode_timeout_s) as bands:
             yield tiles_of(bands, grid)
 
-    def _row(self, facts: ImageFacts, view: View, cells: CellScores, place: Placement) -> MapRow:
+    def _row(self, facts: ImageFacts, view: ScaledImage, cells: CellScores, place: Placement) -> MapRow:
         check_values(facts.uri, cells)
         size = (facts.height or view.height, facts.width or view.width)
         row = scored_row(
@@ -256,7 +260,7 @@ class Scorer:
         self._count(counters.SCORED, int(place.tile_index + 1 == place.tile_count))
         return row
 
-    def _reject(self, facts: ImageFacts, view: View, reason: Reason, detail: str) -> MapRow:
+    def _reject(self, facts: ImageFacts, view: ScaledImage, reason: Reason, detail: str) -> MapRow:
         self._count(counters.REJECTED, 1)
         self.counts[f"reasons.{reason}"] += 1
         place = Placement(view.scale, view.height or None, view.width or None)

@@ -18,7 +18,7 @@ def tiles_of(strips: Rows, grid: Iterable[Tile]) -> Iterator[tuple[Tile, Pixels]
         The tile, and its pixels, uint8 [h, w, 3], C-contiguous, its own copy.
 
     Raises:
-        Rejected: See `Strips.rows`.
+        Rejected: See `RowReader.rows`.
     """
     band, held = np.empty((0, 0, 3), np.uint8), (-1, -1)
     for tile in grid:

@@ -6,13 +6,11 @@ from pipeline.sources.manifest import read_manifest
 from pipeline.sources.reader import MAX_IMAGE_BYTES, Reader, streamed
 from pipeline.sources.reference import ImageReference, merge
 from pipeline.sources.web import Fetched, WebLimits
-from pipeline.transforms.list_images import ListImages
 
 __all__ = [
     "MAX_IMAGE_BYTES",
     "Fetched",
     "ImageReference",
-    "ListImages",
     "Reader",
     "WebLimits",
     "list_images",

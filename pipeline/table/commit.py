@@ -1,62 +1,30 @@
 """Publication: the part files of a run enter the Delta table in one transaction, or not at all."""
 
-import json
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction
-from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
 from conversion.errors import DensecastError
 from pipeline.errors import TableError
-from pipeline.storage import files
 from pipeline.storage.client_options import delta_options
-from pipeline.storage.error_mapping import explain
 from pipeline.storage.options import store_of
+from pipeline.table.log import active_parts, check_columns, open_delta
 from pipeline.table.part_file import STATISTICS_COLUMNS, Receipt, check_run_id
-from pipeline.table.paths import PART_ERRORS, check_available, delta_location, open_part
-from pipeline.table.rows import SCHEMA
-
-# The leading underscore keeps Delta's vacuum, and Spark's listing, away from what lies in it.
-FOLDER = "_densecast"
-
-ADOPTED = "adopted"
-"""Where a run's summary names the parts of dead runs that it took rows from."""
+from pipeline.table.part_reader import open_part, reading_part
+from pipeline.table.paths import TableRoot, delta_location
+from pipeline.table.schema import SCHEMA
+from pipeline.table.summaries import RunSummary, read_summary, run_path, write_json
 
 _ATTEMPTS = 10  # a conflict costs one; writers that take turns cannot starve each other for long
-_DIGEST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 # Without this a compaction would gather statistics of the arrays as well.
 _CONFIGURATION = {"delta.dataSkippingStatsColumns": ",".join(STATISTICS_COLUMNS)}
-
-
-class RunSummary(NamedTuple):
-    """What a run has published.
-
-    Attributes:
-        run_id: The run.
-        version: The version of the table that it made.
-        scored: How many maps it added.
-        rejected: How many rejections it added.
-        images: How many images were listed, and what became of them, by `pipeline.transforms.reconcile.Outcome`;
-            `read`: how many files were opened; `still_rejected`: how many had no map before and have none now.
-        reasons: The rejections it added, by reason.
-        seconds: By stage, summed over all workers.
-        devices: Images that were run, padding included, by device, over all workers.
-    """
-
-    run_id: str
-    version: int
-    scored: int
-    rejected: int
-    images: Mapping[str, int]
-    reasons: Mapping[str, int]
-    seconds: Mapping[str, float]
-    devices: Mapping[str, int]
+_DIGEST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 class _Result(NamedTuple):
@@ -83,7 +51,7 @@ class ConflictError(TableError):
     """Another writer has changed what a run was to change; the run has published nothing."""
 
 
-def publish(
+def commit(
     root: str, changes: Changes, *, run_id: str, model_json: Mapping[str, Any], summary: Mapping[str, Any]
 ) -> RunSummary:
     """Publish exactly the parts that the receipts name, in one Delta transaction; create the table if there is none.
@@ -126,9 +94,9 @@ def publish(
         if (table.version() if table else -1) != changes.base:
             check_overlap(root, table, changes, parts)
         if attempt == 1:
-            _write_json(root, "models", digest, model_json)
+            write_json(root, "models", digest, model_json)
         try:
-            _commit(root, table, actions, run_id, result)
+            _commit_transaction(root, table, actions, run_id, result)
             break
         except (OSError, DeltaError) as error:
             # Another writer came first, of the table's first version or of this very run, or a store's answer was lost,
@@ -141,18 +109,13 @@ def publish(
 def _not_written(root: str, run_id: str, attempt: int, error: Exception) -> DensecastError:
     if isinstance(error, OSError):
         why = "nothing was published; the parts are on disk, and the next run adopts them"
-        return files.explained(error, root, "the transaction cannot be written", why)
+        return TableRoot(root).store.explain(error, root, "the transaction cannot be written", why)
     return TableError(
         f"the transaction of run {run_id} failed: {error}",
         where=root,
         why=f"it was tried {attempt} times; the parts are on disk, but no reader sees them",
         remedy="check that the table can be written, then run again",
     )
-
-
-def active_parts(table: DeltaTable) -> set[str]:
-    """The files of a version, relative to the table's root."""
-    return set(pa.table(table.get_add_actions()).column("path").to_pylist())
 
 
 def check_overlap(root: str, table: DeltaTable | None, changes: Changes, parts: Sequence[Receipt]) -> None:
@@ -191,64 +154,12 @@ def check_overlap(root: str, table: DeltaTable | None, changes: Changes, parts: 
 
 
 def _uris(root: str, part: str) -> Iterator[str]:
-    try:
-        with open_part(root, part) as file:
-            for batch in file.iter_batches(columns=["uri"]):
-                yield from batch.column(0).to_pylist()
-    except PART_ERRORS as error:
-        check_available(root, error)
-        raise TableError(f"the part {part} cannot be read: {error}", where=root, remedy="run again") from error
+    with reading_part(root, f"the part {part} cannot be read", remedy="run again"), open_part(root, part) as file:
+        for batch in file.iter_batches(columns=["uri"]):
+            yield from batch.column(0).to_pylist()
 
 
-def open_delta(root: str, version: int | None = None) -> DeltaTable | None:
-    """The Delta table at `root`, or None where there is none.
-
-    Raises:
-        TableError: There is one, but it cannot be opened (at that version).
-        StorageError: The object store that it is in cannot be used.
-    """
-    location = delta_location(root)
-    if not files.is_remote(root) and not files.local_path(root).is_dir():
-        return None
-    try:
-        return DeltaTable(location, version=version, storage_options=delta_options(root))
-    except TableNotFoundError:
-        return None
-    except (DeltaError, OSError, OverflowError) as error:
-        if store_of(root) is not None:
-            told = explain(error, root, "the table cannot be opened")
-            if version is None or isinstance(told, files.UnavailableError):
-                raise told from None
-        at = "" if version is None else f" at version {version}"
-        raise TableError(
-            f"the table cannot be opened{at}: {error}",
-            where=root,
-            remedy="check the credentials and the folder _delta_log"
-            if version is None
-            else "leave the version out to read the newest, or give one that the table still has",
-        ) from error
-
-
-def check_columns(root: str, table: DeltaTable) -> None:
-    """Check that a Delta table has our columns; it may have more.
-
-    Raises:
-        TableError: A column is missing or has another type.
-    """
-    found = pa.schema(table.schema().to_arrow())
-    types = {field.name: field.type for field in found}
-    wrong = [f"{f.name} ({types.get(f.name, 'missing')})" for f in SCHEMA if types.get(f.name) != f.type]
-    if wrong:
-        raise TableError(
-            f"is a Delta table, but not one of densecast's: it has no {', '.join(wrong[:5])}"
-            + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""),
-            where=root,
-            why="maps are kept in columns of fixed names and types",
-            remedy="give the path of a table that densecast has written, or of a new folder to write one to",
-        )
-
-
-def _commit(
+def _commit_transaction(
     root: str, table: DeltaTable | None, actions: list[AddAction | RemoveAction], run_id: str, result: _Result
 ) -> None:
     about = {"run_id": run_id, "scored": result.scored, "rejected": result.rejected}
@@ -273,7 +184,7 @@ def _commit(
         description="Classification maps, one row an image, and rejections",
         configuration=_CONFIGURATION,
         commit_properties=properties,
-        storage_options=delta_options(root),
+        storage_options=delta_options(root, TableRoot(root).options),
     )
 
 
@@ -282,30 +193,12 @@ def _conclude(
 ) -> RunSummary:
     """Write the summary of a run that is in the log, unless it is there; return what the run has published."""
     path = run_path(root, run_id)
-    if not files.exists(path):
+    if TableRoot(root).store.facts(path) is None:
         facts = {"run_id": run_id, "model_digest": digest, "base": changes.base}
         result = _committed(root, run_id, claimed)._asdict()
         now = {"published_at": datetime.now(UTC).isoformat(timespec="seconds")}
-        _write_json(
-            root, "runs", run_id, {**facts, **result, **now, "removed": sorted(set(changes.removed)), **summary}
-        )
+        write_json(root, "runs", run_id, {**facts, **result, **now, "removed": sorted(set(changes.removed)), **summary})
     return read_summary(root, run_id)
-
-
-def run_path(root: str, run_id: str) -> str:
-    """Where the summary of a run is kept."""
-    return files.join(root, FOLDER, "runs", f"{run_id}.json")
-
-
-def read_summary(root: str, run_id: str) -> RunSummary:
-    """What a run has published, from its summary.
-
-    Raises:
-        StorageError: There is no such summary.
-        TableError: It is damaged.
-    """
-    about = read_json(run_path(root, run_id))
-    return RunSummary(*(about.get(name, {}) for name in RunSummary._fields))
 
 
 def _committed(root: str, run_id: str, claimed: _Result) -> _Result:
@@ -323,24 +216,6 @@ def _committed(root: str, run_id: str, claimed: _Result) -> _Result:
             return claimed._replace(version=table.version())
         table = again
     raise TableError("the table vanished while a run was published to it", where=root)
-
-
-def read_json(path: str) -> dict[str, Any]:
-    """A JSON object in a file; raises TableError if it is none, StorageError if there is none."""
-    try:
-        content = json.loads(files.read_bytes(path))
-    except ValueError as error:
-        raise TableError(
-            f"is not valid JSON: {error}", where=path, remedy="restore the file, or delete it and publish again"
-        ) from error
-    if not isinstance(content, dict):
-        raise TableError("is not a JSON object", where=path, remedy="restore the file, or delete it and publish again")
-    return content
-
-
-def _write_json(root: str, folder: str, name: str, content: Mapping[str, Any]) -> None:
-    path = files.join(root, FOLDER, folder, f"{name}.json")
-    files.write_atomically(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def _digest(root: str, model_json: Mapping[str, Any]) -> str:
@@ -367,7 +242,9 @@ def _remove_action(path: str) -> RemoveAction:
 
 
 def _add_action(root: str, part: Receipt) -> AddAction:
-    found = files.size_of(files.join(root, part.path))
+    table = TableRoot(root)
+    facts = table.store.facts(table.path(part.path))
+    found = facts.size_bytes if facts else None
     if found != part.size_bytes:
         raise TableError(
             f"the part {part.path} {'is missing' if found is None else f'has {found:,} bytes'}, where its receipt says"

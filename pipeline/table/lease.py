@@ -1,6 +1,6 @@
 """The lease on a table: of the runs that are scheduled for it, one works and the others say who.
 
-A lease saves work; it guards nothing. Whether a table stays right is decided by `pipeline.table.commit.publish` alone,
+A lease saves work; it guards nothing. Whether a table stays right is decided by `pipeline.table.commit.commit` alone,
 which refuses a run that overlaps with another (`ConflictError`). So a run that loses its lease, because its machine
 slept or the disk could not be written, goes on, and publishes if nobody was faster.
 
@@ -18,6 +18,7 @@ import secrets
 import socket
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -26,8 +27,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from conversion.errors import DensecastError
 from pipeline.storage.errors import StorageError
-from pipeline.table.commit import FOLDER
-from pipeline.table.lease_store import NAME, LeaseStore, Stored, open_store
+from pipeline.storage.store import Stored
+from pipeline.table.lease_store import NAME, LeaseStore, open_lease
+from pipeline.table.log import FOLDER
 
 DEFAULT_MINUTES = 10.0
 
@@ -86,6 +88,7 @@ class Lease:
         run_id: The run that wants it.
         seconds: How long it holds unless it is renewed, above 0.
         store: Where it is kept; by default beside the table's runs.
+        clock: Gives seconds; by it a lease that cannot be renewed counts as lost in time.
 
     Raises:
         LeaseHeldError: By `with`: another run holds it.
@@ -93,9 +96,15 @@ class Lease:
     """
 
     def __init__(
-        self, root: str, run_id: str, seconds: float = DEFAULT_MINUTES * 60, store: LeaseStore | None = None
+        self,
+        root: str,
+        run_id: str,
+        seconds: float = DEFAULT_MINUTES * 60,
+        store: LeaseStore | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._root, self._store = root, store or open_store(root)
+        self._root, self._store = root, store or open_lease(root)
         now = datetime.now(UTC)
         self._holder = Holder(
             token=secrets.token_hex(16),
@@ -108,6 +117,7 @@ class Lease:
             renewed_at=now,
             seconds=seconds,
         )
+        self._clock = clock
         self._held: Stored | None = None
         self._lost = ""
         self._stop = threading.Event()
@@ -157,15 +167,15 @@ class Lease:
         return seconds - (self._store.now() - found.modified)
 
     def _keep(self) -> None:
-        renewed = time.monotonic()
+        renewed = self._clock()
         while not self._stop.wait(self._holder.seconds / _RENEWALS):
             try:
                 if not self._swap(self._holder.model_copy(update={"renewed_at": datetime.now(UTC)})):
                     self._lost = "another run has taken it over"
                     return
-                renewed = time.monotonic()
+                renewed = self._clock()
             except StorageError as error:
-                if time.monotonic() - renewed > self._holder.seconds:
+                if self._clock() - renewed > self._holder.seconds:
                     self._lost = f"it could not be renewed: {error.what}"
                     return
 
@@ -184,7 +194,7 @@ def look(root: str) -> Holder | None:
     Raises:
         StorageError: It cannot be read.
     """
-    found = open_store(root).read()
+    found = open_lease(root).read()
     holder = parse(found.data) if found is not None else None
     if holder is None or holder.released or is_dead(holder):
         return None

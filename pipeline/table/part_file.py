@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import TableError
-from pipeline.malloc_trim import give_back
-from pipeline.storage import files
-from pipeline.table.paths import check_root
-from pipeline.table.rows import SCHEMA, MapRow, Status, rows_to_arrow
+from pipeline.malloc_trim import release_free_memory
+from pipeline.table.paths import TableRoot, check_root
+from pipeline.table.rows import MapRow, rows_to_arrow
+from pipeline.table.schema import SCHEMA, Status
 
 FLUSH_BYTES = 32 << 20
 # And the most rows, so that those of small maps take no more memory and no more work is lost with a process.
@@ -165,7 +165,7 @@ class PartWriter:
         self._tables = []
         self._size_bytes = self._count = self._scored = self._rejected = 0
         del rows, order
-        give_back()
+        release_free_memory()
         return receipt
 
     def _condense(self) -> None:
@@ -224,7 +224,8 @@ class PartFile:
         data = self._sink.getvalue().to_pybytes()
         digest = hashlib.sha256(data).hexdigest()
         path = f"part-{self._run_id}-{self._name or digest[:NAME_DIGITS]}.parquet"
-        files.write_atomically(files.join(self._root, path), data)
+        table = TableRoot(self._root)
+        table.store.write_atomically(table.path(path), data)
         stats = json.dumps(_joined(self._statistics))
         return Receipt(path, len(data), self._rows, scored, rejected, digest, stats)
 

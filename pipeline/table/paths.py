@@ -1,37 +1,64 @@
-"""Where a table's files are: its root as deltalake and Arrow take it, and its parts opened."""
+"""Where a table is: its root, with the options of its storage, and its root as deltalake takes it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.fs as pafs
-import pyarrow.parquet as pq
+from collections.abc import Mapping
+from typing import Self
 
 from pipeline.errors import TableError
-from pipeline.storage import files, object_store
-from pipeline.storage.arrow import arrow_store
-from pipeline.storage.error_mapping import explain
-
-PART_ERRORS = (OSError, pa.ArrowException, ValueError, files.StorageError)
-"""What reading a damaged part raises; ValueError where names in its footer are no UTF-8."""
+from pipeline.storage.address import is_remote, join, local_path
+from pipeline.storage.options import StorageOptions, storage_options
+from pipeline.storage.store import Store, open_store
 
 # deltalake takes a folder for a URL here and there: it writes such a table, and does not find it, or its log, again.
 _BAD_ROOT = re.compile(r"%[0-9A-Fa-f]{2}|[#?\\\x00-\x1f\x7f]")
 
 
+class TableRoot(str):
+    """The address of a table's folder, together with the options that its storage is opened with.
+
+    It is a text wherever an address is needed, and it travels to workers with its options.
+
+    Attributes:
+        options: How object stores are opened; those of `root` where it is a TableRoot and none are given.
+
+    Raises:
+        CredentialsError: There is no such option, or a value is malformed.
+    """
+
+    options: StorageOptions
+
+    def __new__(cls, root: str, options: StorageOptions | Mapping[str, str] | None = None) -> Self:
+        """See the class."""
+        made = super().__new__(cls, root)
+        kept = root.options if isinstance(root, TableRoot) and options is None else storage_options(options)
+        made.options = kept
+        return made
+
+    def __reduce__(self) -> tuple[type[TableRoot], tuple[str, StorageOptions]]:
+        return TableRoot, (str(self), self.options)
+
+    @property
+    def store(self) -> Store:
+        """The store that the table is in."""
+        return open_store(self, self.options)
+
+    def path(self, *names: str) -> str:
+        """Returns the address of a file of the table."""
+        return join(self, *names)
+
+
 def check_root(root: str) -> None:
-    """Check that a folder can be the root of a table.
+    """Checks that a folder can be the root of a table.
 
     Raises:
         TableError: Its path, or the one that a link leads to, holds characters that deltalake cannot handle.
     """
-    path = root if files.is_remote(root) else str(files.local_path(root).resolve())
-    if found := _BAD_ROOT.search(path):
+    path = root if is_remote(root) else str(local_path(root).resolve())
+    if match := _BAD_ROOT.search(path):
         raise TableError(
-            f"a table cannot lie in a folder with {found.group()!r} in its path",
+            f"a table cannot lie in a folder with {match.group()!r} in its path",
             where=path,
             why="Delta Lake's library reads #, ?, backslashes, percent escapes and control characters in it as a URL",
             remedy="choose another folder",
@@ -39,75 +66,10 @@ def check_root(root: str) -> None:
 
 
 def delta_location(root: str) -> str:
-    """`root` as deltalake takes it: absolute where it is local.
+    """Returns `root` as deltalake takes it: absolute where it is local.
 
     Raises:
         TableError: The folder cannot hold a table.
     """
     check_root(root)
-    return root if files.is_remote(root) else str(files.local_path(root).absolute())
-
-
-def check_available(root: str, error: Exception) -> None:
-    """Check that an error is about a file: one of a store that cannot be used says nothing of what is in it.
-
-    Args:
-        root: The table.
-        error: What reading one of its files raised.
-
-    Raises:
-        UnavailableError: It is not.
-    """
-    if isinstance(error, files.UnavailableError):
-        raise error
-    if object_store.is_object(root):
-        found = explain(error, root, "cannot be read")
-        if isinstance(found, files.UnavailableError):
-            raise found from None
-
-
-def row_groups(file: pq.ParquetFile) -> Iterator[Any]:
-    """The row groups of a part as `pyarrow.Table`s of all columns, each looked over as it is read.
-
-    Raises:
-        PART_ERRORS: A page differs from its checksum, a column has another length than its group, or a value is none of
-            its type.
-    """
-    for index in range(file.num_row_groups):
-        rows = file.read_row_group(index)
-        rows.validate(full=True)
-        if rows.num_rows != file.metadata.row_group(index).num_rows:
-            raise pa.ArrowInvalid(f"row group {index} has {rows.num_rows} rows")
-        yield rows
-
-
-def open_part(root: str, part: str) -> pq.ParquetFile:
-    """A part file of a table, opened; its pages' checksums are verified when they are read.
-
-    Raises:
-        PART_ERRORS: It cannot be opened.
-    """
-    filesystem = arrow_filesystem(root)
-    if filesystem is None:
-        source = pa.BufferReader(files.read_bytes(files.join(root, part)))
-        return pq.ParquetFile(source, page_checksum_verification=True)
-    return pq.ParquetFile(part, filesystem=filesystem, page_checksum_verification=True)
-
-
-def arrow_filesystem(root: str) -> Any:
-    """Arrow's own file system for a table; None where it has none, and deltalake's or Beam's serves.
-
-    Why not those, see `pipeline.storage.arrow`.
-
-    Raises:
-        CredentialsError: The options for its object store are contradictory, or name a variable that is not set.
-    """
-    if not files.is_remote(root):
-        return pafs.SubTreeFileSystem(delta_location(root), pafs.LocalFileSystem())
-    if object_store.is_object(root):
-        return arrow_store(root)
-    try:
-        filesystem, path = pafs.FileSystem.from_uri(root)
-    except (pa.ArrowException, OSError):
-        return None
-    return pafs.SubTreeFileSystem(path, filesystem)
+    return str(root) if is_remote(root) else str(local_path(root).absolute())

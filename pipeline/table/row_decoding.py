@@ -8,7 +8,7 @@ from pipeline.maps.encoding import decode
 from pipeline.maps.geometry import Geometry
 from pipeline.maps.recipe import Form
 from pipeline.maps.tiling import place
-from pipeline.table.rows import ARRAYS, Status
+from pipeline.table.schema import ARRAYS, Status
 
 MAP_COLUMNS = (
     *("key", "uri", "id", "status", "image_height", "image_width", "scale", "scored_height", "scored_width"),

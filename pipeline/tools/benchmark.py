@@ -14,7 +14,7 @@ from rich.table import Table
 
 from conversion import NETWORK_FILE, load_network
 from pipeline.engines import Engine, TensorFlowEngine
-from pipeline.engines.devices import open_places
+from pipeline.engines.devices import open_devices
 
 _PEAK_SIZE = 2048
 
@@ -92,7 +92,7 @@ def bench(
         ModelError: The directory is no model.
         EngineError: There is no such device.
     """
-    place = open_places(device)[0]
+    place = open_devices(device)[0]
     engine = TensorFlowEngine(model, place=place)
     network = load_network(f"{model}/{NETWORK_FILE}")
     (blob,) = network.inputs

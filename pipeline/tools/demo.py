@@ -16,7 +16,8 @@ from models import entry
 from models.digits.pages import Page, compose_page, held_out
 from models.fetch import fetch
 from pipeline.errors import JobError
-from pipeline.jobs.run import JobResult, describe_job, run_job
+from pipeline.jobs.run import JobResult, run_job
+from pipeline.jobs.spec import describe_job
 from pipeline.maps.classification_map import ClassificationMap
 from pipeline.table.reader import MapTable
 from pipeline.tools.show import save_picture

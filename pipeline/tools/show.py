@@ -15,9 +15,10 @@ from pipeline.images.decode import DecodeLimits, decode
 from pipeline.maps.classification_map import ClassificationMap
 from pipeline.rejection import Rejected
 from pipeline.sources import Reader, locate
-from pipeline.storage import files
+from pipeline.storage.local import LocalStore
 from pipeline.table.reader import MapTable
-from pipeline.visualization.overlay import grid, overlay
+from pipeline.visualization.overlay import overlay
+from pipeline.visualization.terminal_grid import grid
 
 
 def show(
@@ -74,4 +75,4 @@ def save_picture(found: ClassificationMap, pixels: NDArray[np.uint8], target: Pa
     """Writes the map over its image as PNG; raises StorageError."""
     buffer = io.BytesIO()
     overlay(pixels, found).save(buffer, format="PNG")
-    files.write_atomically(str(target), buffer.getvalue())
+    LocalStore().write_atomically(str(target), buffer.getvalue())

@@ -17,14 +17,15 @@ from rich.markup import escape
 from conversion import read_metadata
 from pipeline import beam_counters
 from pipeline.errors import JobError
-from pipeline.jobs.run import JobResult, describe_job, run_job
+from pipeline.jobs.run import JobResult, run_job
+from pipeline.jobs.spec import describe_job
 from pipeline.maintenance.check import check
 from pipeline.maps.recipe import Form
 from pipeline.runners.flink import FlinkCluster
 from pipeline.runners.registry import LOCAL, about_runner, open_runner
 from pipeline.storage import files
 from pipeline.table import diff
-from pipeline.table.diff import Equivalence
+from pipeline.table.diff import TableDiff
 from pipeline.table.lookup import reading
 from pipeline.table.reader import MapTable
 from pipeline.tools.demo import convert_digits
@@ -75,12 +76,12 @@ class Night(_Model):
 
     there: Told
     here: Told
-    tables: Equivalence
+    tables: TableDiff
     damage: tuple[str, ...]
 
     @property
     def equal(self) -> bool:
-        """Whether both left the same rows, and said the same of them."""
+        """Whether both left the same rows within the tolerance, and said the same of them."""
         return self.tables.equal and self.there.agrees(self.here) and not self.damage
 
 
@@ -175,15 +176,15 @@ def try_runner(
     )
 
 
-def compare_tables(left: str, right: str) -> Equivalence:
-    """Compares the newest versions of two tables, see `pipeline.table.diff.compare`.
+def compare_tables(left: str, right: str) -> TableDiff:
+    """Compares the newest versions of two tables within `pipeline.table.diff.TOLERANCE`, see `compare` there.
 
     Raises:
         TableError: One is no table, or a part cannot be read.
     """
     datasets = [MapTable(root).dataset() for root in (left, right)]
     with reading(f"{left}, {right}"):
-        return diff.compare(*datasets)
+        return diff.compare(*datasets, tolerance=diff.TOLERANCE)
 
 
 def _night(there_root: str, there: JobResult, here_root: str, here: JobResult) -> Night:

@@ -13,11 +13,12 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import TableError
 from pipeline.maps.encoding import map_digest
-from pipeline.storage import files
-from pipeline.table.commit import ADOPTED, FOLDER, active_parts, check_columns, open_delta, read_json
+from pipeline.table.log import FOLDER, active_parts, check_columns, open_delta
 from pipeline.table.part_file import NAME_DIGITS
-from pipeline.table.paths import PART_ERRORS, check_available, open_part, row_groups
-from pipeline.table.rows import ARRAYS, SCHEMA, Status
+from pipeline.table.part_reader import UnreadablePartError, open_part, reading_part, row_groups
+from pipeline.table.paths import TableRoot
+from pipeline.table.schema import ARRAYS, SCHEMA, Status
+from pipeline.table.summaries import ADOPTED, read_json
 from pipeline.transforms.reconcile import Known
 
 _NAME = re.compile(r"part-(.+)-[0-9a-f]{32}\.parquet")
@@ -28,7 +29,7 @@ _VERIFIED = ["status", "map_digest", "map_height", "map_width", *ARRAYS]
 _BATCH_ROWS = 4096
 
 
-class Survey(NamedTuple):
+class Inventory(NamedTuple):
     """What there is when a run begins.
 
     Attributes:
@@ -42,7 +43,7 @@ class Survey(NamedTuple):
     orphans: list[str]
 
 
-def survey(root: str, run_id: str) -> Survey:
+def take_inventory(root: str, run_id: str) -> Inventory:
     """Looks at a table's log and its folder.
 
     Args:
@@ -59,7 +60,7 @@ def survey(root: str, run_id: str) -> Survey:
     parts = sorted(active_parts(table)) if table is not None else []
     published = {run_id: True}
     orphans = []
-    for path in files.list_files(root, ".parquet"):
+    for path in TableRoot(root).store.list_files(root, ".parquet"):
         name = path.rsplit("/", 1)[-1]
         match = _NAME.fullmatch(name)
         if match is None:
@@ -72,13 +73,14 @@ def survey(root: str, run_id: str) -> Survey:
             orphans.append(name)
     used = _used(root) if orphans else set()
     orphans = [name for name in orphans if name not in used]
-    return Survey(table.version() if table is not None else -1, parts, orphans)
+    return Inventory(table.version() if table is not None else -1, parts, orphans)
 
 
 def _used(root: str) -> set[str]:
     """The orphans that runs have taken rows from: read once, and not every night until they are vacuumed."""
-    summaries = files.list_files(files.join(root, FOLDER, "runs"), ".json")
-    return {part for path in summaries for part in read_json(path).get(ADOPTED, ())}
+    table = TableRoot(root)
+    summaries = table.store.list_files(table.path(FOLDER, "runs"), ".json")
+    return {part for path in summaries for part in read_json(root, path).get(ADOPTED, ())}
 
 
 def read_part(root: str, part: str) -> Iterator[Known]:
@@ -87,37 +89,37 @@ def read_part(root: str, part: str) -> Iterator[Known]:
     Raises:
         TableError: It cannot be read.
     """
-    try:
-        with open_part(root, part) as file:
-            yield from _known(file, part, orphan=False)
-    except PART_ERRORS as error:
-        check_available(root, error)
-        raise TableError(
-            f"the part {part} cannot be read: {error}",
-            where=root,
-            why="what it knows is needed to tell which images are done",
-            remedy="look at the damage with `densecast check`; restore the file, or score into a new table",
-        ) from error
+    reading = reading_part(
+        root,
+        f"the part {part} cannot be read",
+        why="what it knows is needed to tell which images are done",
+        remedy="look at the damage with `densecast check`; restore the file, or score into a new table",
+    )
+    with reading, open_part(root, part) as file:
+        yield from _known(file, part, orphan=False)
 
 
 def read_orphan(root: str, part: str) -> list[Known]:
     """What a dead run's part knows, every map in it verified; nothing if any of it is damaged."""
+    table = TableRoot(root)
     try:
-        data = files.read_bytes(files.join(root, part))
-        if not part.endswith(f"-{hashlib.sha256(data).hexdigest()[:NAME_DIGITS]}.parquet"):
-            raise pa.ArrowInvalid("it is not the file that its name says")
-        with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
-            if not file.schema_arrow.equals(SCHEMA):
-                return []
-            # Read as it will be copied, and as little of it held at a time as Python's objects make advisable.
-            batches = (batch for rows in row_groups(file) for batch in rows.select(_VERIFIED).to_batches(64))
-            if not all(_intact(row) for batch in batches for row in batch.to_pylist()):
-                raise pa.ArrowInvalid("a map differs from its digest")
-            return list(_known(file, part, orphan=True))
-    except PART_ERRORS as error:
-        check_available(root, error)
+        with reading_part(root):
+            data = table.store.read_bytes(table.path(part))
+            if not part.endswith(f"-{hashlib.sha256(data).hexdigest()[:NAME_DIGITS]}.parquet"):
+                raise pa.ArrowInvalid("it is not the file that its name says")
+            with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
+                if not file.schema_arrow.equals(SCHEMA):
+                    return []
+                # Read as it will be copied, and as little of it held at a time as Python's objects make advisable.
+                batches = (batch for rows in row_groups(file) for batch in rows.select(_VERIFIED).to_batches(64))
+                if not all(_intact(row) for batch in batches for row in batch.to_pylist()):
+                    raise pa.ArrowInvalid("a map differs from its digest")
+                return list(_known(file, part, orphan=True))
+    except UnreadablePartError as error:
         # Its images are scored again, so nothing is lost but time.
-        logging.getLogger(__name__).warning("%s, left by a run that died, is damaged and not used: %s", part, error)
+        logging.getLogger(__name__).warning(
+            "%s, left by a run that died, is damaged and not used: %s", part, error.__cause__
+        )
         return []
 
 

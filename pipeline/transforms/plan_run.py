@@ -5,6 +5,7 @@ Records are packed by bucket before they are shuffled, so that a million images 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,52 +13,28 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import apache_beam as beam
-from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from pipeline import counters
 from pipeline.beam_counters import count
 from pipeline.rejection import Rejected
 from pipeline.sources import ImageReference, Reader, merge, streamed
-from pipeline.storage.options import carrying, current, use
+from pipeline.storage.options import StorageOptions
+from pipeline.table.paths import TableRoot
 from pipeline.table.part_file import Receipt
 from pipeline.table.rewrite import Action, Edit, rewrite
 from pipeline.table.rows import storable
 from pipeline.timing import timed
 from pipeline.transforms import inventory
-from pipeline.transforms.buckets import bucket_of
-from pipeline.transforms.reconcile import Decision, Known, Outcome, Policy, decide, drop, settle
-from pipeline.transforms.shuffle import pack, unpack
+from pipeline.transforms.reconcile import Decision, Known, Outcome, Policy, decide, drop, resolve_unchanged
+from pipeline.transforms.reports import Adopted, Base, Removed, Tally, globally
+from pipeline.transforms.shuffle import bucket_of, pack, unpack
 
 CHUNK = 16
 """Images that travel together to where they are scored: few, so that work spreads and a retry repeats little."""
 
 _HELD = 1 << 14
 _PARTS, _ORPHANS, _WORK, _PROBES, _EDITS = "parts", "orphans", "work", "probes", "edits"
-
-
-class Base(NamedTuple):
-    """The version of the table that a run began with; -1 where there was none."""
-
-    version: int
-
-
-class Tally(NamedTuple):
-    """Counts, or seconds, by name: what a stage has to say to the summary of its run."""
-
-    counts: dict[str, float]
-
-
-class Removed(NamedTuple):
-    """A part whose rows are replaced."""
-
-    path: str
-
-
-class Adopted(NamedTuple):
-    """A dead run's part from which rows were taken."""
-
-    path: str
 
 
 class Planned(NamedTuple):
@@ -84,22 +61,22 @@ class PlanRun(beam.PTransform):
 
     def __init__(self, table: str, run_id: str, policy: Policy, max_image_bytes: int) -> None:
         super().__init__()
-        self._table, self._run_id, self._policy, self._max_bytes = table, run_id, policy, max_image_bytes
+        self._table, self._run_id, self._policy, self._max_bytes = TableRoot(table), run_id, policy, max_image_bytes
 
     def expand(self, references: Any) -> Planned:
         """See the class."""
         found = (
             references.pipeline
-            | "Table" >> beam.Create([self._table])
-            | "Survey" >> beam.Map(carrying(_survey, self._run_id))
+            | "Run" >> beam.Create([self._run_id])
+            | "Inventory" >> beam.Map(functools.partial(_take_inventory, self._table))
             # One element, kept: a runner that computed it twice might see two versions of the table.
-            | "Keep survey" >> beam.Reshuffle()
+            | "Keep inventory" >> beam.Reshuffle()
             | "Parts of it" >> beam.FlatMap(_surveyed).with_outputs(_PARTS, _ORPHANS, main="base")
         )
         known = [
             found[name]
             | f"Spread {name}" >> beam.Reshuffle()
-            | f"Read {name}" >> beam.FlatMap(carrying(read, self._table))
+            | f"Read {name}" >> beam.FlatMap(functools.partial(read, self._table))
             for name, read in ((_PARTS, _read_part), (_ORPHANS, _read_orphan))
         ]
         joined = {
@@ -113,7 +90,9 @@ class PlanRun(beam.PTransform):
             decided[_PROBES]
             | "Spread probes" >> beam.Reshuffle()
             | "Probe"
-            >> beam.ParDo(ProbeFn(self._max_bytes, len(self._policy.scales))).with_outputs(
+            >> beam.ParDo(
+                ProbeFn(self._max_bytes, len(self._policy.scales), self._table.options)
+            ).with_outputs(
                 _WORK, _EDITS, main="tallies"
             )
         )
@@ -128,23 +107,23 @@ class PlanRun(beam.PTransform):
         return Planned(work, reports)
 
 
-def _survey(table: str, run_id: str) -> bytes:
-    return pack([inventory.survey(table, run_id)])
+def _take_inventory(table: TableRoot, run_id: str) -> bytes:
+    return pack([inventory.take_inventory(table, run_id)])
 
 
 def _surveyed(packed: bytes) -> Iterator[Any]:
     """`Base`, and the names of the parts and orphans aside."""
-    [found] = unpack(packed, inventory.Survey)
+    [found] = unpack(packed, inventory.Inventory)
     yield Base(found.version)
     yield from (beam.pvalue.TaggedOutput(_PARTS, part) for part in found.parts)
     yield from (beam.pvalue.TaggedOutput(_ORPHANS, part) for part in found.orphans)
 
 
-def _read_part(part: str, table: str) -> Iterator[Known]:
+def _read_part(table: TableRoot, part: str) -> Iterator[Known]:
     return inventory.read_part(table, part)
 
 
-def _read_orphan(part: str, table: str) -> list[Known]:
+def _read_orphan(table: TableRoot, part: str) -> list[Known]:
     return inventory.read_orphan(table, part)
 
 
@@ -223,18 +202,13 @@ class ProbeFn(beam.DoFn):
     A collection that was copied, or whose server knows no versions, is read again, but not scored again.
     """
 
-    def __init__(self, max_image_bytes: int, scales: int) -> None:
-        self._max_bytes, self._scales = max_image_bytes, scales
-        self._storage = current()
-
-    def setup(self) -> None:
-        """Opens object stores as the launcher does."""
-        use(self._storage)
+    def __init__(self, max_image_bytes: int, scales: int, options: StorageOptions) -> None:
+        self._max_bytes, self._scales, self._options = max_image_bytes, scales, options
 
     def process(self, data: bytes) -> Iterator[Any]:
         """Compares digests."""
         plan = _Plan(self._scales)
-        with timed(plan.counts, "probe"), Reader(self._max_bytes) as reader:
+        with timed(plan.counts, "probe"), Reader(self._max_bytes, options=self._options) as reader:
             for probe in unpack(data, _Probe):
                 reference, current = ImageReference(*probe.reference), [Known(*known) for known in probe.current]
                 plan.counts["probed"] += 1
@@ -254,8 +228,8 @@ class ProbeFn(beam.DoFn):
         except Rejected as rejected:
             # Still missing, say: its row stays. Any other fate is a matter for whoever scores it.
             same = not known.digest and all(list(record.reasons) == [rejected.reason] for record in current)
-            return settle(reference, current) if same else changed
-        return settle(reference._replace(version=version), current)
+            return resolve_unchanged(reference, current) if same else changed
+        return resolve_unchanged(reference._replace(version=version), current)
 
 
 class _Probe(NamedTuple):
@@ -313,11 +287,6 @@ class RewriteFn(beam.DoFn):
 
     def __init__(self, table: str, run_id: str) -> None:
         self._table, self._run_id = table, run_id
-        self._storage = current()
-
-    def setup(self) -> None:
-        """Opens object stores as the launcher does."""
-        use(self._storage)
 
     def process(
         self, element: tuple[tuple[str, bool], Iterable[bytes]]
@@ -333,8 +302,3 @@ class RewriteFn(beam.DoFn):
             yield receipt
         yield Adopted(part) if orphan else Removed(part)
         yield Tally(seconds)
-
-
-def globally(value: Any) -> WindowedValue:
-    """What a DoFn gives at the end of a bundle."""
-    return WindowedValue(value, GlobalWindow().max_timestamp(), [GlobalWindow()])

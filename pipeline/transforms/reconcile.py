@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from pipeline.sources import ImageReference
 from pipeline.table.rewrite import Action, Edit, Slot
-from pipeline.table.rows import Status
+from pipeline.table.schema import Status
 
 
 class Known(NamedTuple):
@@ -118,7 +118,7 @@ def decide(
     unchanged = reference.version and {known.version for known in current} == {reference.version}
     # What could not even be read may be readable now, whatever its listing says.
     if usable and unchanged and len(digests) == 1 and "" not in digests:
-        return settle(reference, current)
+        return resolve_unchanged(reference, current)
     if adopted := _adopt(reference, orphans, policy):
         return Decision(Outcome.ADOPT, (*adopted, *drop(uri, current)))
     if usable and len(digests) == 1:
@@ -126,7 +126,7 @@ def decide(
     return Decision(Outcome.SCORE, drop(uri, current))
 
 
-def settle(reference: ImageReference, current: Sequence[Known]) -> Decision:
+def resolve_unchanged(reference: ImageReference, current: Sequence[Known]) -> Decision:
     """Decides on an image whose content is what it was; its version or id may have changed."""
     rejected = sum(known.rejected for known in current)
     ident = reference.id or max(known.id for known in current)

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import platform
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import apache_beam as beam
 from apache_beam.utils.shared import Shared
 from apache_beam.utils.windowed_value import WindowedValue
 
 from pipeline.beam_counters import count
-from pipeline.engines import Engine, OpenEngine, OpenTensorFlow, counts_of
-from pipeline.errors import EngineError, JobError
-from pipeline.malloc_trim import give_back
+from pipeline.engines import Engine, OpenEngine, TensorFlowEngineFactory, counts_of
+from pipeline.errors import EngineError
 from pipeline.maps.recipe import Recipe
 from pipeline.scoring.scorer import Limits, Scored, Scorer, Tiles, TilesFailedError
 from pipeline.sources import ImageReference
-from pipeline.storage.options import current, use
-from pipeline.table.commit import ADOPTED, Changes, RunSummary, publish
+from pipeline.table.paths import TableRoot
 from pipeline.table.part_file import FLUSH_BYTES, PartWriter, Receipt
 from pipeline.table.rows import MapRow
 from pipeline.timing import timed
-from pipeline.transforms.plan_run import Adopted, Base, Removed, Tally, globally
-from pipeline.transforms.reconcile import Outcome
+from pipeline.transforms.reports import Tally, globally
 from pipeline.transforms.shuffle import unpack
 
 
@@ -55,20 +48,18 @@ class ScoreFn(beam.DoFn):
         self._uncut = uncut
         self._open_engine, self._table, self._run_id, self._recipe = open_engine, table, run_id, recipe
         self._limits, self._flush_bytes = limits, flush_bytes
-        self._storage = current()
         # One model a process, however many threads run this DoFn.
         self._shared = Shared()
 
     def setup(self) -> None:
-        """Says how object stores are opened, and looks for the GPU if it has to be one.
+        """Looks for the GPU if it has to be one.
 
         Where no image has changed, no model is loaded.
 
         Raises:
             EngineError: There is no GPU.
         """
-        use(self._storage)
-        if isinstance(self._open_engine, OpenTensorFlow):
+        if isinstance(self._open_engine, TensorFlowEngineFactory):
             self._open_engine.check()
         self._scorer: Scorer | None = None
 
@@ -115,7 +106,8 @@ class ScoreFn(beam.DoFn):
                 why="its maps would be filed under the wrong model",
                 remedy="leave a model alone while it is used; convert the new one to another directory",
             )
-        return Scorer(engine, self._recipe, self._limits, self._run_id, self._uncut, count)
+        options = TableRoot(self._table).options
+        return Scorer(engine, self._recipe, self._limits, self._run_id, self._uncut, count, options=options)
 
     def _new_writer(self) -> PartWriter:
         return PartWriter(self._table, self._run_id, self._recipe.model_digest, self._flush_bytes)
@@ -171,78 +163,3 @@ class _Held:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-
-
-class PublishFn(beam.DoFn):
-    """All that the stages of a run report -> its `RunSummary`; one transaction, and repeating it changes nothing.
-
-    Args:
-        table: The table.
-        run_id: The run.
-        model_json: The model's metadata.
-        about: What else to keep in the summary.
-        max_pruned: The share of the table's images, 0 to 1, that may be marked as deleted.
-    """
-
-    def __init__(
-        self, table: str, run_id: str, model_json: dict[str, Any], about: Mapping[str, Any], max_pruned: float
-    ) -> None:
-        self._table, self._run_id, self._model_json = table, run_id, model_json
-        self._about, self._max_pruned = dict(about), max_pruned
-        self._storage = current()
-
-    def setup(self) -> None:
-        """Opens object stores as the launcher does."""
-        use(self._storage)
-
-    def process(self, reports: Sequence[Base | Tally | Receipt | Removed | Adopted]) -> Iterator[RunSummary]:
-        """Publishes."""
-        give_back()  # the local runner has let go of what it shuffled by now
-        totals: Counter[str] = Counter()
-        for report in reports:
-            if isinstance(report, Tally):
-                totals.update(report.counts)
-        self._check_pruned(totals)
-        [base] = {report.version for report in reports if isinstance(report, Base)}
-        receipts = [report for report in reports if isinstance(report, Receipt)]
-        removed = [report.path for report in reports if isinstance(report, Removed)]
-        yield publish(
-            self._table,
-            Changes(base, receipts, removed),
-            run_id=self._run_id,
-            model_json=self._model_json,
-            summary={
-                **self._about,
-                **_by_kind(totals),
-                ADOPTED: sorted({report.path for report in reports if isinstance(report, Adopted)}),
-                "versions": _versions(),
-            },
-        )
-
-    def _check_pruned(self, totals: Mapping[str, float]) -> None:
-        pruned = totals.get(Outcome.DELETE, 0)
-        known = pruned + sum(totals.get(name, 0) for name in (Outcome.KEEP, Outcome.UPDATE, "replaced"))
-        if pruned > self._max_pruned * known:
-            raise JobError(
-                f"{pruned:,.0f} of the table's {known:,.0f} images are not listed and would be marked as deleted",
-                where=self._table,
-                why=f"at most {self._max_pruned:.0%} may be: a folder that was not mounted looks just like that",
-                remedy="check what was listed; if it is right, raise --max-pruned",
-            )
-
-
-def _by_kind(totals: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """Counts by what they are of: `seconds.infer` -> {"seconds": {"infer": ...}}; those without a prefix are images."""
-    kinds: dict[str, dict[str, float]] = {"images": {}, "reasons": {}, "seconds": {}}
-    for name, value in sorted(totals.items()):
-        kind, dot, rest = name.partition(".")
-        if not dot:
-            kind, rest = "images", name
-        kinds.setdefault(kind, {})[rest] = round(value, 3) if kind == "seconds" else int(value)
-    return kinds
-
-
-def _versions() -> dict[str, str]:
-    """What the maps and the table were made with, by distribution."""
-    names = ("densecast", "apache-beam", "deltalake", "pyarrow", "numpy", "pillow")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}

@@ -12,7 +12,7 @@ from typing import Any
 import apache_beam as beam
 
 from conversion import NETWORK_FILE, ModelMetadata, load_network, read_metadata
-from pipeline.engines import OpenEngine, OpenTensorFlow
+from pipeline.engines import OpenEngine, TensorFlowEngineFactory
 from pipeline.engines.xla import BatchShape
 from pipeline.errors import JobError
 from pipeline.maps.features import check_tileable, parse_features
@@ -20,11 +20,13 @@ from pipeline.maps.recipe import Recipe
 from pipeline.maps.tiling import cut
 from pipeline.scoring.scorer import UNALIGNED, Limits
 from pipeline.sources.reference import resolve
+from pipeline.storage.options import StorageOptions
 from pipeline.table.part_file import FLUSH_BYTES, check_run_id
-from pipeline.table.paths import check_root
+from pipeline.table.paths import TableRoot, check_root
 from pipeline.transforms.plan_run import PlanRun
+from pipeline.transforms.publish_fn import PublishFn
 from pipeline.transforms.reconcile import Policy
-from pipeline.transforms.score_fn import PublishFn, ScoreFn
+from pipeline.transforms.score_fn import ScoreFn
 
 _LARGE = 1 << 16  # pixels: an image that certainly has to be cut
 
@@ -53,6 +55,7 @@ class ScoreImages(beam.PTransform):
         open_engine: Makes the engine on the worker; TensorFlow by default, on `device`.
         device: `auto` (a GPU where there is one), `cpu`, `gpu` (all of a process, or an error), `gpu:1`.
         compiled: Batches (images, rows, columns) that XLA compiles when a model is opened; others are run without it.
+        storage_options: How object stores are opened, for images and table; None: as the environment says.
 
     Raises:
         ModelError: `model` is no model.
@@ -77,10 +80,12 @@ class ScoreImages(beam.PTransform):
         open_engine: OpenEngine | None = None,
         device: str = "auto",
         compiled: Sequence[BatchShape] = (),
+        storage_options: StorageOptions | Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         # Absolute here, where the user's current folder is known: workers have others.
-        model, self._output = resolve(os.fspath(model)), resolve(os.fspath(output))
+        model = resolve(os.fspath(model))
+        self._output = TableRoot(resolve(os.fspath(output)), storage_options)
         if not 0 <= max_pruned <= 1:
             raise JobError(f"max_pruned is {max_pruned}", why="it is a share, from 0 to 1")
         self.run_id = run_id or new_run_id()
@@ -91,7 +96,7 @@ class ScoreImages(beam.PTransform):
         self._limits = limits or Limits()
         self._policy = Policy(self._recipe.digest, self._recipe.scales, retry_rejected, rescore, prune)
         self._score = ScoreFn(
-            open_engine or OpenTensorFlow(model, recipe, device, tuple(compiled)),
+            open_engine or TensorFlowEngineFactory(model, recipe, device, tuple(compiled)),
             self._output,
             self.run_id,
             self._recipe,

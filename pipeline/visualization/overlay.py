@@ -1,26 +1,11 @@
-"""Maps for the eye: laid over their image, and as a coloured table in a terminal."""
-
-from collections.abc import Mapping
-from string import ascii_lowercase
+"""A map laid over its image."""
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from rich.cells import cell_len, set_cell_size
-from rich.style import Style
-from rich.table import Table
-from rich.text import Text
 
-from pipeline.maps.classification_map import ClassificationMap, Integers, MapError
-from pipeline.maps.labels import Share, is_background, printable, shares
-from pipeline.units import format_share
+from pipeline.maps.classification_map import ClassificationMap, MapError
 from pipeline.visualization.canvas import Canvas, with_legend
-from pipeline.visualization.palette import class_color, ink_on
-
-_OTHER = "*"
-_EMPTY = "·"
-_SHORTEST_NAME = 7  # letters of a name below which a single letter and the legend say more
-_FAINT = Style(dim=True)
 
 
 def overlay(pixels: NDArray[np.uint8], map_: ClassificationMap, *, cell_labels: bool = True) -> Image.Image:
@@ -50,127 +35,3 @@ def overlay(pixels: NDArray[np.uint8], map_: ClassificationMap, *, cell_labels: 
     if cell_labels:
         canvas.write_names()
     return with_legend(canvas.picture, map_)
-
-
-def grid(map_: ClassificationMap, *, width: int = 100) -> Table:
-    """The map as a table of the short names of its best classes, on their colours, with a legend below.
-
-    Where names do not fit, a cell shows a letter that the legend explains (a class whose name is a single character
-    keeps it); where letters do not fit either, blocks of cells are shown by the class that has most of the probability
-    in them. Background is left plain.
-
-    Args:
-        map_: The map.
-        width: Columns of the terminal; the table takes no more, down to about 30.
-    """
-    rows, columns = map_.size
-    found = shares(map_)
-    margin = len(str(rows - 1)) + 1
-    room = max(width - margin, 1)
-    best, block = map_.classes[..., 0], 1
-    texts = {item.number: _EMPTY if is_background(item.name) else item.name for item in found}
-    longest = max(map(cell_len, texts.values()))
-    named = room // columns - 2 >= min(longest, _SHORTEST_NAME)
-    if named:
-        cell = min(longest, room // columns - 2) + 2
-        texts = {number: _cut(text, cell - 2) for number, text in texts.items()}
-    else:
-        texts = _letters(found)
-        block = -(-columns // room)
-        best = _blocks(map_, block) if block > 1 else best
-        # Characters are about twice as high as wide: two of them make a square cell.
-        cell = 2 if 2 * best.shape[1] <= room else 1
-    table = Table(
-        title=Text(printable(map_.uri), overflow="fold", style="bold"),
-        title_justify="left",
-        caption=_legend(found, texts, named, block, width),
-        caption_style="",
-        caption_justify="left",
-        box=None,
-        padding=0,
-        pad_edge=False,
-        show_header=False,
-    )
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True)
-    # An empty column gives title and legend the whole width.
-    table.add_column(min_width=max(width - margin - cell * best.shape[1], 0))
-    if named:
-        table.add_row("", Text("".join(f"{x:^{cell}}" for x in range(columns)), style=_FAINT), "")
-    for y, row in enumerate(best):
-        line = Text()
-        for number in map(int, row):
-            line.append(_center(texts[number], cell), style=_style(number, texts[number]))
-        table.add_row(Text(f"{y * block:>{margin - 1}} ", style=_FAINT), line, "")
-    return table
-
-
-def _cut(name: str, length: int) -> str:
-    """`name` in no more than `length` columns; a letter of some scripts takes two."""
-    return name if cell_len(name) <= length else f"{set_cell_size(name, length - 1).rstrip()}…"
-
-
-def _center(text: str, columns: int) -> str:
-    space = max(columns - cell_len(text), 0)
-    return " " * (space // 2) + text + " " * (space - space // 2)
-
-
-def _letters(found: list[Share]) -> dict[int, str]:
-    """A character a class: its own name, or a letter in the order of shares as far as there are."""
-    texts = {item.number: item.name for item in found if cell_len(item.name) == 1}
-    free = iter(sorted(set(ascii_lowercase) - set(texts.values())))
-    for item in found:
-        if is_background(item.name):
-            texts[item.number] = _EMPTY
-        elif item.number not in texts:
-            texts[item.number] = next(free, _OTHER)
-    return texts
-
-
-def _blocks(map_: ClassificationMap, block: int) -> Integers:
-    """int32 [ceil(h / block), ceil(w / block)]: of every block of cells, the class that has most of the probability."""
-    rows, columns = map_.size
-    found = np.empty((-(-rows // block), -(-columns // block)), np.int32)
-    for y, x in np.ndindex(found.shape):
-        cells = np.s_[y * block : (y + 1) * block, x * block : (x + 1) * block, 0]
-        numbers, place = np.unique(map_.classes[cells], return_inverse=True)
-        found[y, x] = numbers[np.bincount(place.reshape(-1), weights=map_.scores[cells].reshape(-1)).argmax()]
-    return found
-
-
-def _style(number: int, text: str) -> Style:
-    if text in (_EMPTY, _OTHER):
-        return _FAINT
-    color = class_color(number)
-    paper, ink = (f"rgb({c[0]},{c[1]},{c[2]})" for c in (color, ink_on(color)))
-    return Style.parse(f"{ink} on {paper}")
-
-
-def _legend(found: list[Share], texts: Mapping[int, str], named: bool, block: int, width: int) -> Text:
-    """What the colours and letters mean, in lines that break between entries only."""
-    entries = []
-    for item in found:
-        text = texts[item.number]
-        if text != _OTHER:
-            mark = "  " if named and text != _EMPTY else f" {text} "
-            name = " " if text == item.name and not named else f" {item.name} "
-            style = _style(item.number, text)
-            entries.append(Text.assemble((mark, style), name, (format_share(item.share), _FAINT)))
-    rest = [item.share for item in found if texts[item.number] == _OTHER]
-    if rest:
-        more = f" {_OTHER}  {len(rest)} more {'class' if len(rest) == 1 else 'classes'} {format_share(sum(rest))}"
-        entries.append(Text(more, style=_FAINT))
-    if block > 1:
-        entries.append(Text(f"a letter for {block} x {block} cells", style=_FAINT))
-    legend, used = Text("\n"), 0
-    for entry in entries:
-        entry.truncate(width, overflow="ellipsis")
-        if used and used + 2 + entry.cell_len > width:
-            legend.append("\n")
-            used = 0
-        elif used:
-            legend.append("  ")
-            used += 2
-        legend.append_text(entry)
-        used += entry.cell_len
-    return legend

@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 
 from pipeline.engines import TensorFlowEngine
-from pipeline.engines.devices import open_places
+from pipeline.engines.devices import open_devices
 from pipeline.maps.recipe import Form, Precision
 from pipeline.scoring.calibration.parity import measure_parity
 from tests.benchmarks.caffenet import caffenet
@@ -26,7 +26,7 @@ THREADS = 2
 
 
 def report(folder: Path, console: Console) -> None:
-    model, place = caffenet(folder), open_places()[0]
+    model, place = caffenet(folder), open_devices()[0]
     rng = np.random.default_rng(0)
     batches = [rng.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in SHAPES]
     exact = TensorFlowEngine(model, form=Form.FLOAT32, place=place)

@@ -129,7 +129,7 @@ def run(request: dict[str, Any]) -> Measured:
     from pipeline.scoring.batching import BatchBudget
     from pipeline.scoring.prefetch import LookAhead
     from pipeline.scoring.scorer import Limits
-    from pipeline.table.commit import read_summary
+    from pipeline.table.summaries import read_summary
     from pipeline.transforms.list_images import ListImages
     from pipeline.transforms.score_images import ScoreImages
     from tests.benchmarks.engines import IdleEngine

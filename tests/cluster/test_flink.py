@@ -18,7 +18,8 @@ import pytest
 import requests
 from PIL import Image
 
-from pipeline.jobs.run import describe_job, run_job
+from pipeline.jobs.run import run_job
+from pipeline.jobs.spec import describe_job
 from pipeline.maintenance.check import check
 from pipeline.runners.flink import FlinkCluster
 from pipeline.tools.demo import convert_digits

@@ -34,7 +34,7 @@ from pipeline.storage.options import StorageOptions, use
 from pipeline.table.lease import Holder, Lease, LeaseHeldError
 from pipeline.table.lease_store import open_store
 from pipeline.table.reader import MapTable
-from pipeline.table.rows import IDENTITY
+from pipeline.table.schema import IDENTITY
 from tests.cluster.s3 import PATIENCE_S, ROOT, Server, served
 from tests.faults.collection import Images, without_tensorflow
 from tests.faults.driver import Child, Ended

@@ -20,11 +20,12 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from PIL import Image
 
-from pipeline.jobs.run import JobResult, describe_job, run_job
+from pipeline.jobs.run import JobResult, run_job
+from pipeline.jobs.spec import describe_job
 from pipeline.maintenance.check import check
 from pipeline.table.diff import compare
 from pipeline.table.reader import MapTable
-from pipeline.table.rows import IDENTITY
+from pipeline.table.schema import IDENTITY
 from pipeline.transforms.score_fn import ScoreFn
 from pipeline.transforms.score_images import ScoreImages
 from tests.support.fakes import FakeEngine, write_model

@@ -73,7 +73,8 @@ class Child:
 
 def main(told: dict[str, Any]) -> int:
     from pipeline.cli.console import quiet_libraries
-    from pipeline.jobs.run import describe_job, run_job
+    from pipeline.jobs.run import run_job
+    from pipeline.jobs.spec import describe_job
     from pipeline.maintenance.compact import compact
     from tests.faults.collection import without_tensorflow
 

@@ -50,8 +50,8 @@ POINTS = {
     "the writing of the summary": Point(_OPEN, counts=_summary),
     "before the rename of a part": Point(_REPLACE, call=3, counts=_part),
     "after the rename of a part": Point(_REPLACE, before=False, call=3, counts=_part),
-    "before the commit": Point("pipeline.table.commit:_commit"),
-    "after the commit": Point("pipeline.table.commit:_commit", before=False),
+    "before the commit": Point("pipeline.table.commit:_commit_transaction"),
+    "after the commit": Point("pipeline.table.commit:_commit_transaction", before=False),
     "before the commit of a compaction": Point("pipeline.maintenance.compact:_commit"),
 }
 

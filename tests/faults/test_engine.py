@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from conversion.errors import DensecastError
-from pipeline.jobs.run import describe_job, run_job
+from pipeline.jobs.run import run_job
+from pipeline.jobs.spec import describe_job
 from tests.faults.collection import Images, Settle, maps_left_behind, rows_of, without_tensorflow
 from tests.support.fakes import FakeEngine
 

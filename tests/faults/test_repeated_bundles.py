@@ -10,8 +10,9 @@ from typing import Any
 import apache_beam as beam
 import pytest
 
-from pipeline.jobs.run import describe_job, run_job
-from pipeline.transforms.plan_run import globally
+from pipeline.jobs.run import run_job
+from pipeline.jobs.spec import describe_job
+from pipeline.transforms.reports import globally
 from pipeline.transforms.score_fn import ScoreFn
 from tests.faults.collection import Night, Settle, maps_left_behind, without_tensorflow
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from conversion.errors import DensecastError
-from pipeline.table.commit import read_summary
+from pipeline.table.summaries import read_summary
 from tests.faults import points
 from tests.faults.collection import Night, Settle
 from tests.faults.driver import Child, Ended
@@ -85,7 +85,7 @@ def test_parts_that_are_deleted_before_the_commit(
     output = tmp_path / "maps"
     with monkeypatch.context() as patch:
         points.install(
-            Point("pipeline.transforms.score_fn:publish"),
+            Point("pipeline.transforms.publish_fn:commit"),
             lambda: sorted(output.glob("part-*"))[0].unlink(),
             patch.setattr,
         )

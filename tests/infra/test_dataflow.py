@@ -12,7 +12,7 @@ import pytest
 from apache_beam.options.pipeline_options import GoogleCloudOptions
 from apache_beam.portability.api import beam_runner_api_pb2
 
-from pipeline.jobs.run import describe_job
+from pipeline.jobs.spec import describe_job
 from tests.infra.tools import INFRA, ROOT, dockerfile, run, tools_python
 from tests.support.fakes import write_model
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import malloc_trim
-from pipeline.malloc_trim import give_back
+from pipeline.malloc_trim import release_free_memory
 
 _BLOCK, _BLOCKS = 4096, 20_000
 
@@ -25,13 +25,13 @@ def _forget() -> None:
 
 def test_what_was_freed_in_the_middle_of_the_heap_is_given_back() -> None:
     if malloc_trim._trim() is None:  # another system: nothing to look at, and nothing raised
-        give_back()
+        release_free_memory()
         return
     blocks = [bytes([number % 256]) * _BLOCK for number in range(_BLOCKS)]
     filled = _resident()
     kept = blocks[-1]  # the end of the heap stays in use
     del blocks
-    give_back()
+    release_free_memory()
     assert len(kept) == _BLOCK
     assert filled - _resident() > _BLOCK * _BLOCKS // 2
 
@@ -39,4 +39,4 @@ def test_what_was_freed_in_the_middle_of_the_heap_is_given_back() -> None:
 def test_other_c_libraries_have_nothing_to_give_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
     assert malloc_trim._trim() is None
-    give_back()
+    release_free_memory()

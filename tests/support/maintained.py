@@ -19,9 +19,11 @@ from deltalake.transaction import AddAction, RemoveAction
 from pipeline.maps.classification_map import Geometry, top_k
 from pipeline.maps.recipe import Form, Recipe
 from pipeline.rejection import Reason
-from pipeline.table.commit import Changes, publish
+from pipeline.table.commit import Changes
+from pipeline.table.commit import commit as commit_run
 from pipeline.table.part_file import PartWriter, Receipt
-from pipeline.table.rows import SCHEMA, ImageFacts, MapRow, Placement, rejected_row, scored_row
+from pipeline.table.rows import ImageFacts, MapRow, Placement, rejected_row, scored_row
+from pipeline.table.schema import SCHEMA
 
 MODEL = "ab" * 32
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -77,7 +79,7 @@ def publish_rows(
     model = {"digest": MODEL, "labels": ["ant", "bee", "cat", "dog"]}
     summary = {"images": {"listed": sum(r.rows for r in receipts)}, "seconds": {"infer": 1.5}}
     changes = Changes(base, receipts, tuple(removed))
-    return publish(str(root), changes, run_id=run_id, model_json=model, summary=summary).version
+    return commit_run(str(root), changes, run_id=run_id, model_json=model, summary=summary).version
 
 
 def mixed_rows(run_id: str = "r1") -> list[MapRow]:

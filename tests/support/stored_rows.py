@@ -12,9 +12,10 @@ from pipeline.maps.classification_map import top_k
 from pipeline.maps.geometry import Geometry
 from pipeline.maps.recipe import Form, Recipe
 from pipeline.rejection import Reason
-from pipeline.table.commit import Changes, RunSummary, publish
+from pipeline.table.commit import Changes, commit
 from pipeline.table.part_file import PartWriter, Receipt
 from pipeline.table.rows import ImageFacts, MapRow, Placement, rejected_row, scored_row
+from pipeline.table.summaries import RunSummary
 
 MODEL = "ab" * 32
 MODEL_JSON = {"digest": MODEL, "labels": ["ant", "bee", "cat, feline", "dog"]}
@@ -74,4 +75,4 @@ def write(root: Path | str, *rows: MapRow, run_id: str = "r1") -> list[Receipt]:
 
 def publish_rows(root: Path | str, *rows: MapRow, run_id: str = "r1", base: int = -1) -> RunSummary:
     receipts = write(root, *rows, run_id=run_id)
-    return publish(str(root), Changes(base, receipts), run_id=run_id, model_json=MODEL_JSON, summary={})
+    return commit(str(root), Changes(base, receipts), run_id=run_id, model_json=MODEL_JSON, summary={})

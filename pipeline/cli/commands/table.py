@@ -93,7 +93,8 @@ def score(ctx: click.Context, /, model: str, images: tuple[str, ...], as_json: b
     densecast score caffenet photos/ --output maps --accuracy-bound 0.01 --prune
     densecast score caffenet photos/ --output maps --runner FlinkRunner --flink-master localhost:8081
     """
-    from pipeline.jobs.run import describe_job, run_job
+    from pipeline.jobs.run import run_job
+    from pipeline.jobs.spec import describe_job
 
     values = {name: value for name, value in options.items() if value is not None}
     if "accuracy_bound" in values and ctx.get_parameter_source("scores") is ParameterSource.COMMANDLINE:

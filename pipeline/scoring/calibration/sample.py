@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from conversion import ModelMetadata
 from pipeline.errors import JobError
 from pipeline.images.decode import Pixels
-from pipeline.images.multiscale import View
+from pipeline.images.multiscale import ScaledImage
 from pipeline.maps.recipe import Recipe
 from pipeline.scoring.scorer import Limits
 from pipeline.sources import list_images
@@ -70,7 +70,7 @@ def sample_sizes(
 
 def _views(
     arguments: Sequence[str], metadata: ModelMetadata, recipe: Recipe, limits: Limits
-) -> Iterator[Sequence[View]]:
+) -> Iterator[Sequence[ScaledImage]]:
     with limits.loader(recipe, metadata).open() as load:
         for reference in itertools.islice(list_images(arguments), LOOKED_AT):
             yield load(reference).views

@@ -25,7 +25,8 @@ from pipeline.errors import TableError
 from pipeline.maps.classification_map import CellScores
 from pipeline.maps.recipe import Recipe
 from pipeline.rejection import Reason
-from pipeline.table.commit import Changes, active_parts, open_delta, publish
+from pipeline.table.commit import Changes, commit
+from pipeline.table.log import active_parts, open_delta
 from pipeline.table.reader import MapTable
 from pipeline.table.rows import MapRow, rows_to_arrow
 from tests.support.stored_rows import MODEL, MODEL_JSON, rejected, scored, write
@@ -191,7 +192,7 @@ class Nights:
         receipts = [receipt for row in rows for receipt in write(self.root, row, run_id=run_id)]
         changes = Changes(table.version() if table is not None else -1, receipts, removed)
         summary = {"images": {"listed": len(rows)}}
-        return publish(str(self.root), changes, run_id=run_id, model_json=MODEL_JSON, summary=summary).version
+        return commit(str(self.root), changes, run_id=run_id, model_json=MODEL_JSON, summary=summary).version
 
     def tallies(self, before: int, after: int) -> dict[str, tuple[int, int]]:
         """Maps and rejections by group."""

@@ -12,19 +12,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.engines import SharedEngine
-from pipeline.engines.devices import Place
+from pipeline.engines import DevicePool
+from pipeline.engines.devices import Device
 from pipeline.errors import EngineError, JobError
 from pipeline.maps.classification_map import CellScores
 from pipeline.maps.recipe import Recipe
 from pipeline.scoring.scorer import Limits
-from pipeline.transforms.plan_run import Tally
+from pipeline.transforms.reports import Tally
 from pipeline.transforms.score_fn import ScoreFn
 from pipeline.transforms.shuffle import pack
 from tests.pipeline.scoring.test_scorer import noise, save
 from tests.support.fakes import METADATA, FakeEngine
 
-PLACES = [Place(f"/device:GPU:{n}", f"GPU:{n}") for n in range(3)]
+PLACES = [Device(f"/device:GPU:{n}", f"GPU:{n}") for n in range(3)]
 IMAGE = noise(0)[None]
 
 
@@ -45,14 +45,14 @@ class Meeting(FakeEngine):
 
 
 def test_threads_spread_over_the_devices_with_one_engine_each():
-    opened: list[Place] = []
+    opened: list[Device] = []
     barrier = threading.Barrier(len(PLACES))
 
-    def open_engine(place: Place) -> Meeting:
+    def open_engine(place: Device) -> Meeting:
         opened.append(place)
         return Meeting(barrier)
 
-    shared = SharedEngine(open_engine, PLACES, first=1)
+    shared = DevicePool(open_engine, PLACES, first=1)
     with ThreadPoolExecutor(6) as threads:  # twice as many threads as devices: each call meets two others
         maps = list(threads.map(lambda _: shared.score(IMAGE), range(12)))
     assert sorted(opened) == PLACES
@@ -62,20 +62,20 @@ def test_threads_spread_over_the_devices_with_one_engine_each():
 
 
 def test_a_single_thread_uses_a_single_device():
-    opened: list[Place] = []
+    opened: list[Device] = []
 
-    def open_engine(place: Place) -> FakeEngine:
+    def open_engine(place: Device) -> FakeEngine:
         opened.append(place)
         return FakeEngine()
 
-    shared = SharedEngine(open_engine, PLACES)
+    shared = DevicePool(open_engine, PLACES)
     for _ in range(5):
         shared.score(IMAGE)
     assert opened == PLACES[:1]
 
 
 def test_a_device_is_free_again_after_a_failure():
-    shared = SharedEngine(lambda place: FakeEngine(broken=int(IMAGE[0, 0, 0, 0])), PLACES[:1])
+    shared = DevicePool(lambda place: FakeEngine(broken=int(IMAGE[0, 0, 0, 0])), PLACES[:1])
     for _ in range(3):
         with pytest.raises(EngineError, match="cannot do it"):
             shared.score(IMAGE)
@@ -86,12 +86,12 @@ def test_a_second_device_that_cannot_be_opened_is_no_fault_of_the_images():
     barrier = threading.Barrier(2)
     failing = True
 
-    def open_engine(place: Place) -> FakeEngine:
+    def open_engine(place: Device) -> FakeEngine:
         if place == PLACES[1] and failing:
             raise EngineError("no memory left", remedy="free some")
         return Meeting(barrier)
 
-    shared = SharedEngine(open_engine, PLACES[:2])
+    shared = DevicePool(open_engine, PLACES[:2])
     with ThreadPoolExecutor(2) as threads:
         first = threads.submit(shared.score, IMAGE)  # takes the only open device, and waits for a second call
         while shared._idle:
@@ -103,7 +103,7 @@ def test_a_second_device_that_cannot_be_opened_is_no_fault_of_the_images():
 
 
 def test_each_thread_tells_what_was_done_for_it():
-    shared = SharedEngine(lambda place: FakeEngine(), PLACES[:1])
+    shared = DevicePool(lambda place: FakeEngine(), PLACES[:1])
 
     def work(calls: int) -> dict[str, float]:
         for _ in range(calls):
@@ -119,7 +119,7 @@ def test_each_thread_tells_what_was_done_for_it():
 def test_devices_are_in_the_tally_of_a_bundle(tmp_path: Path):
     references = [save(tmp_path / f"i{n}.png", noise(n)) for n in range(3)]
     fn = ScoreFn(
-        lambda: SharedEngine(lambda place: FakeEngine(), PLACES[:1]),
+        lambda: DevicePool(lambda place: FakeEngine(), PLACES[:1]),
         str(tmp_path / "table"),
         "run",
         Recipe(METADATA.digest, k=2),
@@ -148,7 +148,7 @@ def test_logical_devices(small_model: Path):
     assert found["devices"] == ["CPU:0", "CPU:1"]
     assert found["engines"] == 2
     assert found["places"] == ["/device:CPU:0", "/device:CPU:1"], "where the results lie"
-    assert found["identical"] is True
+    assert found["same"] is True
     assert found["calls"] == 24
     assert min(found["by_device"].values()) > 0
     assert found["narrow"] == found["compiled"] == 2, "devices on which float16 and XLA gave the same as on the first"

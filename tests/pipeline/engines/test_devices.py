@@ -10,11 +10,12 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.cli.main import cli
-from pipeline.engines import OpenTensorFlow
-from pipeline.engines.devices import check_wanted, open_places
+from pipeline.engines import TensorFlowEngineFactory
+from pipeline.engines.devices import check_wanted, open_devices
 from pipeline.engines.gpu_diagnosis import GpuFacts, explain, gather
 from pipeline.errors import EngineError, JobError
-from pipeline.jobs.run import describe_job, run_job
+from pipeline.jobs.run import run_job
+from pipeline.jobs.spec import describe_job
 from pipeline.maps.recipe import Recipe
 from pipeline.scoring.scorer import Limits
 from pipeline.transforms.score_fn import ScoreFn
@@ -35,7 +36,7 @@ def test_other_words_are_no_device(wanted: str):
 def test_auto_takes_all_gpus_and_says_so(caplog: pytest.LogCaptureFixture):
     tf = FakeTensorFlow(gpus=2)
     with caplog.at_level(logging.INFO, "pipeline.engines.devices"):
-        places = open_places("auto", tf)
+        places = open_devices("auto", tf)
     assert [place.name for place in places] == ["/device:GPU:0", "/device:GPU:1"]
     assert all(place.is_gpu for place in places)
     assert "device: GPU:0 NVIDIA H100, GPU:1 NVIDIA H100" in caplog.text
@@ -43,7 +44,7 @@ def test_auto_takes_all_gpus_and_says_so(caplog: pytest.LogCaptureFixture):
 
 def test_auto_without_a_gpu_is_the_cpu_and_says_so(caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.INFO, "pipeline.engines.devices"):
-        [place] = open_places("auto", FakeTensorFlow(gpus=0))
+        [place] = open_devices("auto", FakeTensorFlow(gpus=0))
     assert (place.name, place.label, place.is_gpu) == ("/device:CPU:0", "CPU", False)
     assert "device: CPU, for no GPU can be seen" in caplog.text
 
@@ -51,59 +52,59 @@ def test_auto_without_a_gpu_is_the_cpu_and_says_so(caplog: pytest.LogCaptureFixt
 @pytest.mark.parametrize("wanted", NO_GPU_HERE)
 def test_a_gpu_that_is_not_there_is_an_error(wanted: str):
     with pytest.raises(EngineError, match=f"no GPU can be seen, and the device is to be {wanted}") as caught:
-        open_places(wanted, FakeTensorFlow(gpus=0))
+        open_devices(wanted, FakeTensorFlow(gpus=0))
     assert caught.value.why
     assert caught.value.remedy
 
 
 def test_a_gpu_takes_memory_as_it_needs_it_and_computes_float32_reproducibly():
     tf = FakeTensorFlow(gpus=2)
-    open_places("gpu", tf)
+    open_devices("gpu", tf)
     assert set(tf.growth.values()) == {True}
     assert (tf.tf32, tf.deterministic) == (False, True)
-    assert open_places("gpu", tf) == open_places("auto", tf), "again, and nothing happens"
+    assert open_devices("gpu", tf) == open_devices("auto", tf), "again, and nothing happens"
 
 
 def test_cpu_hides_gpus():
     tf = FakeTensorFlow(gpus=2)
-    [place] = open_places("cpu", tf)
+    [place] = open_devices("cpu", tf)
     assert place.label == "CPU"
     assert tf.visible == []
     assert (tf.tf32, tf.deterministic) == (True, False)
     with pytest.raises(EngineError, match="this process has hidden it"):
-        open_places("gpu", tf)
+        open_devices("gpu", tf)
 
 
 def test_one_of_several_gpus_hides_the_others():
     tf = FakeTensorFlow(gpus=3)
-    [place] = open_places("gpu:2", tf)
+    [place] = open_devices("gpu:2", tf)
     assert tf.visible == [tf.physical[2]]
     assert place.label == "GPU:0 NVIDIA H100", "TensorFlow counts those that it sees"
     assert tf.growth == {gpu: gpu == tf.physical[2] for gpu in tf.physical}
     with pytest.raises(EngineError, match="there is no gpu:3: 3 GPUs can be seen"):
-        open_places("gpu:3", FakeTensorFlow(gpus=3))
+        open_devices("gpu:3", FakeTensorFlow(gpus=3))
 
 
 def test_one_of_several_gpus_after_tensorflow_has_shown_all():
     tf = FakeTensorFlow(gpus=3)
-    open_places("gpu", tf)
-    assert [place.name for place in open_places("gpu:1", tf)] == ["/device:GPU:1"]
-    assert open_places("cpu", tf)[0].name == "/device:CPU:0"
+    open_devices("gpu", tf)
+    assert [place.name for place in open_devices("gpu:1", tf)] == ["/device:GPU:1"]
+    assert open_devices("cpu", tf)[0].name == "/device:CPU:0"
 
 
 def test_tensorflow_that_was_initialized_too_early_is_told(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("TF_FORCE_GPU_ALLOW_GROWTH", raising=False)
     with pytest.raises(EngineError, match="was initialized before") as caught:
-        open_places("auto", FakeTensorFlow(gpus=1, initialized=True))
+        open_devices("auto", FakeTensorFlow(gpus=1, initialized=True))
     assert "TF_FORCE_GPU_ALLOW_GROWTH=true" in caught.value.remedy
-    open_places("auto", FakeTensorFlow(gpus=1, initialized=True, growth=True))
+    open_devices("auto", FakeTensorFlow(gpus=1, initialized=True, growth=True))
     monkeypatch.setenv("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-    open_places("auto", FakeTensorFlow(gpus=1, initialized=True))
+    open_devices("auto", FakeTensorFlow(gpus=1, initialized=True))
 
 
 def test_a_gpu_that_was_cut_into_parts_keeps_the_memory_that_these_were_given():
     tf = FakeTensorFlow(gpus=1, parts=2)
-    assert [place.name for place in open_places("gpu", tf)] == ["/device:GPU:0", "/device:GPU:1"]
+    assert [place.name for place in open_devices("gpu", tf)] == ["/device:GPU:0", "/device:GPU:1"]
     assert set(tf.growth.values()) == {False}
 
 
@@ -162,11 +163,11 @@ def test_a_local_job_is_refused_before_its_images_are_listed(tmp_path: Path, wan
 @pytest.mark.usefixtures("no_gpu")
 def test_a_worker_is_refused_in_setup():
     recipe = Recipe(METADATA.digest)
-    fn = ScoreFn(OpenTensorFlow("/nowhere", recipe, "gpu"), "table", "run", recipe, Limits())
+    fn = ScoreFn(TensorFlowEngineFactory("/nowhere", recipe, "gpu"), "table", "run", recipe, Limits())
     with pytest.raises(EngineError, match="no GPU can be seen"):
         fn.setup()
     for device in ("auto", "cpu"):
-        ScoreFn(OpenTensorFlow("/nowhere", recipe, device), "table", "run", recipe, Limits()).setup()
+        ScoreFn(TensorFlowEngineFactory("/nowhere", recipe, device), "table", "run", recipe, Limits()).setup()
 
 
 @pytest.mark.usefixtures("no_gpu")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from conversion.net.geometry import AxisGeometry
 from pipeline.images.decode import DecodeLimits, decode, header
-from pipeline.images.row_reader import can_stream, open_strips
+from pipeline.images.row_reader import can_stream, open_rows
 from pipeline.maps.tiling import cut
 from pipeline.rejection import Reason, Rejected
 from pipeline.scoring.tiles import tiles_of
@@ -72,7 +72,7 @@ def vips_tiff(**options) -> bytes:
 
 
 def by_rows(data, step: int = 50) -> np.ndarray:
-    with open_strips(data, LIMITS) as strips:
+    with open_rows(data, LIMITS) as strips:
         assert (strips.height, strips.width) == (header(data, LIMITS).height, header(data, LIMITS).width)
         return np.concatenate(
             [strips.rows(top, min(top + step, strips.height)).copy() for top in range(0, strips.height, step)]
@@ -100,7 +100,7 @@ def test_every_file_that_can_be_streamed_gives_the_pixels_of_decode(name):
     if can_stream(header(data, LIMITS)):
         np.testing.assert_array_equal(by_rows(data), decode(data, LIMITS).pixels)
     else:
-        with pytest.raises(Rejected, match="cannot be read by rows"), open_strips(data, LIMITS):
+        with pytest.raises(Rejected, match="cannot be read by rows"), open_rows(data, LIMITS):
             pass
 
 
@@ -114,7 +114,7 @@ def test_what_cannot_be_streamed_is_said(name):
     data = WHOLE_ONLY[name]
     assert not can_stream(header(data, LIMITS))
     assert decode(data, LIMITS).pixels.size == H * W * 3
-    with pytest.raises(Rejected) as caught, open_strips(data, LIMITS):
+    with pytest.raises(Rejected) as caught, open_rows(data, LIMITS):
         pass
     assert caught.value.reason == Reason.UNSUPPORTED_MODE
 
@@ -125,7 +125,7 @@ def test_rows_in_any_forward_order(name, numbers):
     """Overlapping, skipping, one row or all: the rows asked for."""
     whole = decode(STREAMED[name], LIMITS).pixels
     tops, bottoms = sorted(numbers), sorted(n * 7 % H for n in numbers)
-    with open_strips(STREAMED[name], LIMITS) as strips:
+    with open_rows(STREAMED[name], LIMITS) as strips:
         for top, bottom in zip(tops, [min(H, b + 30) for b in bottoms], strict=True):
             if top < bottom:
                 rows = strips.rows(top, bottom)
@@ -134,7 +134,7 @@ def test_rows_in_any_forward_order(name, numbers):
 
 
 def test_rows_behind_cannot_be_had():
-    with open_strips(STREAMED["jpeg"], LIMITS) as strips:
+    with open_rows(STREAMED["jpeg"], LIMITS) as strips:
         strips.rows(50, 120)
         for top, bottom in [(40, 130), (50, 110), (130, 130), (150, H + 1), (-1, 130)]:
             with pytest.raises(ValueError, match="forward only"):
@@ -152,7 +152,7 @@ def test_a_path_is_read_as_its_bytes(tmp_path):
 
 
 def by_rows_of_path(path) -> np.ndarray:
-    with open_strips(str(path), LIMITS) as strips:
+    with open_rows(str(path), LIMITS) as strips:
         return strips.rows(0, strips.height).copy()
 
 
@@ -160,7 +160,7 @@ def by_rows_of_path(path) -> np.ndarray:
 def test_paths_that_cannot_be_read(what, reason, tmp_path):
     (tmp_path / "empty").touch()
     (tmp_path / "folder").mkdir()
-    with pytest.raises(Rejected) as caught, open_strips(tmp_path / what, LIMITS):
+    with pytest.raises(Rejected) as caught, open_rows(tmp_path / what, LIMITS):
         pass
     assert caught.value.reason == reason
 
@@ -172,7 +172,7 @@ def test_paths_that_cannot_be_read(what, reason, tmp_path):
 def test_tiles_hold_their_part_of_the_image(name):
     whole = decode(STREAMED[name], LIMITS).pixels
     axis = AxisGeometry(8, 15.5, 32, 40)
-    with open_strips(STREAMED[name], LIMITS) as strips:
+    with open_rows(STREAMED[name], LIMITS) as strips:
         grid = cut(strips.height, strips.width, (axis, axis), 6000, (8, 8))
         tiles = list(tiles_of(strips, grid))
     assert [tile for tile, _ in tiles] == list(grid)
@@ -192,12 +192,12 @@ def test_an_image_above_max_pixels_is_read_by_rows():
     with pytest.raises(Rejected):
         header(data, limits)
     assert (header(data, limits.tiled()).height, header(data, limits.tiled()).width) == (H, W)
-    with open_strips(data, limits) as strips:
+    with open_rows(data, limits) as strips:
         assert strips.rows(0, H).shape == (H, W, 3)
 
 
 def test_max_tiled_pixels_holds():
-    with pytest.raises(Rejected) as caught, open_strips(STREAMED["jpeg"], DecodeLimits(1000, max_tiled_pixels=2000)):
+    with pytest.raises(Rejected) as caught, open_rows(STREAMED["jpeg"], DecodeLimits(1000, max_tiled_pixels=2000)):
         pass
     assert caught.value.reason == Reason.TOO_MANY_PIXELS
 
@@ -276,7 +276,7 @@ def test_a_marker_within_a_jpeg_would_give_grey_rows(marker):
 
 def test_rows_asked_for_after_a_refusal_are_refused_too():
     data = STREAMED["png"]
-    with open_strips(data[: len(data) // 2], LIMITS) as strips:
+    with open_rows(data[: len(data) // 2], LIMITS) as strips:
         for _ in range(2):
             with pytest.raises(Rejected):
                 strips.rows(0, H)
@@ -285,7 +285,7 @@ def test_rows_asked_for_after_a_refusal_are_refused_too():
 def test_what_is_left_behind_does_not_harm():
     """libvips calls back into Python objects: they must outlive it, also where a reader was dropped half way."""
     for name in ("jpeg", "png", "tiff-lzw") * 20:
-        with open_strips(STREAMED[name], LIMITS) as strips:
+        with open_rows(STREAMED[name], LIMITS) as strips:
             strips.rows(0, 3)
         del strips
         gc.collect(0)
@@ -296,10 +296,10 @@ def test_what_is_left_behind_does_not_harm():
 MEASURED = """
 import resource, sys
 from pipeline.decoding import DecodeLimits
-from pipeline.windows import open_strips
+from pipeline.windows import open_rows
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-with open_strips(sys.argv[1], DecodeLimits()) as strips:
+with open_rows(sys.argv[1], DecodeLimits()) as strips:
     strips.rows(0, 64)
     before = peak()
     for top in range(64, strips.height, 64):

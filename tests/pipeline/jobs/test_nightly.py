@@ -31,10 +31,11 @@ from pipeline.errors import SourceError
 from pipeline.exit_codes import ExitCode
 from pipeline.jobs.nightly import find_attempt, parse_dates, run_base, run_nights
 from pipeline.jobs.notify import Failure, Night, Report, post, write_metrics
-from pipeline.jobs.run import ScoringJob
+from pipeline.jobs.spec import ScoringJob
 from pipeline.jobs.toml_file import load_jobfile
-from pipeline.table.commit import Changes, open_delta, publish
+from pipeline.table.commit import Changes, commit
 from pipeline.table.lease import Lease
+from pipeline.table.log import open_delta
 from tests.support.fakes import METADATA, FakeEngine, write_model
 from tests.support.stored_rows import MODEL_JSON, scored, write
 
@@ -95,7 +96,7 @@ def publish_without_beam(job: ScoringJob) -> None:
     receipts = write(job.output, *new, run_id=job.run_id)
     changes = Changes(table.version() if table is not None else -1, receipts)
     summary = {"images": {"listed": len(found), "keep": len(found) - len(new)}}
-    publish(job.output, changes, run_id=job.run_id, model_json=MODEL_JSON, summary=summary)
+    commit(job.output, changes, run_id=job.run_id, model_json=MODEL_JSON, summary=summary)
 
 
 @pytest.fixture
@@ -176,7 +177,7 @@ class TestNights:
             def die(*_: Any, **__: Any) -> None:
                 raise OSError("killed before the commit")
 
-            patch.setattr("pipeline.transforms.score_fn.publish", die)
+            patch.setattr("pipeline.transforms.publish_fn.commit", die)
             code, found, result = job.run()
             assert (code, found["status"], found["error"]["type"]) == (1, "failed", "WorkerError")
             assert "killed" in found["error"]["message"]

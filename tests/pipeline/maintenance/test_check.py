@@ -21,7 +21,7 @@ from pipeline.errors import TableError
 from pipeline.maintenance import findings
 from pipeline.maintenance.check import Report, check
 from pipeline.maintenance.compact import compact
-from pipeline.table.rows import SCHEMA
+from pipeline.table.schema import SCHEMA
 from tests.support.maintained import (
     MODEL,
     commit,

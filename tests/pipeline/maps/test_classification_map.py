@@ -25,16 +25,8 @@ from pipeline.maps.quantization import dequantize, quantize
 from pipeline.maps.recipe import Form, Recipe
 from pipeline.rejection import Reason
 from pipeline.table.row_decoding import map_from_row, map_from_rows, scalars
-from pipeline.table.rows import (
-    DETAIL_LENGTH,
-    SCHEMA,
-    ImageFacts,
-    MapRow,
-    Placement,
-    rejected_row,
-    rows_to_arrow,
-    scored_row,
-)
+from pipeline.table.rows import ImageFacts, MapRow, Placement, rejected_row, rows_to_arrow, scored_row
+from pipeline.table.schema import DETAIL_LENGTH, SCHEMA
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 CAFFENET = Geometry(32, 32, 113, 113, 227, 227, 355, 355)

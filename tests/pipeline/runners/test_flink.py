@@ -13,7 +13,7 @@ from apache_beam.portability.api import beam_job_api_pb2, metrics_pb2
 from google.protobuf import json_format
 
 from pipeline.errors import JobError
-from pipeline.jobs.run import describe_job
+from pipeline.jobs.spec import describe_job
 from pipeline.runners.flink import FlinkCluster, JobState, counters
 
 

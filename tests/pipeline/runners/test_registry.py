@@ -17,7 +17,8 @@ from apache_beam.runners.portability.portable_runner import PortableRunner
 
 from pipeline import beam_counters
 from pipeline.errors import JobError
-from pipeline.jobs.run import describe_job, run_job
+from pipeline.jobs.run import run_job
+from pipeline.jobs.spec import describe_job
 from pipeline.runners.registry import about_runner, beam_flags, open_runner, runner_lost
 from pipeline.transforms.list_images import ListImages
 from pipeline.transforms.score_images import ScoreImages

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.sources import ImageReference, Reader, parquet, streams
-
-from .listing import fate, fates, members
+from tests.support.listing import fate, fates, members
 
 
 def written(folder, columns, name="a.parquet", **options):

@@ -21,8 +21,7 @@ from pipeline.sources import reader as opening_module
 from pipeline.sources.streams import FileStream
 from pipeline.storage import files
 from tests.pipeline.storage.test_files import FakeRemote
-
-from .listing import fate, members
+from tests.support.listing import fate, members
 
 
 @pytest.fixture

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.sources import ImageReference, Reader, match
 from pipeline.sources import streams as streams_module
-
-from .listing import fate, fates, members
+from tests.support.listing import fate, fates, members
 
 PACK = {"tar": bytes, "tar.gz": gzip.compress, "tgz": gzip.compress, "tar.bz2": bz2.compress, "tar.xz": lzma.compress}
 

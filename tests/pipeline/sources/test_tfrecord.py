@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.sources import ImageReference, Reader, streams
-
-from .listing import fates, members
+from tests.support.listing import fates, members
 
 
 def schema():

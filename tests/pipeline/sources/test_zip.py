@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.sources import ImageReference, Reader
 from pipeline.sources import zip as zips_module
-
-from .listing import fate, fates, members
+from tests.support.listing import fate, fates, members
 
 METHODS = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
 

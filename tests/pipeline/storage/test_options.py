@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from pipeline.cli.main import cli
 from pipeline.errors import JobError
-from pipeline.jobs.run import describe_job, run_job
+from pipeline.jobs.run import run_job
+from pipeline.jobs.spec import describe_job
 from pipeline.jobs.toml_file import load_jobfile
 from pipeline.storage import options
 from pipeline.storage.client_options import delta_options, object_store_arguments, settings

@@ -17,10 +17,12 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from pipeline.errors import TableError
 from pipeline.storage import files
 from pipeline.table import commit, part_file
-from pipeline.table.commit import Changes, ConflictError, RunSummary
+from pipeline.table.commit import Changes, ConflictError
 from pipeline.table.part_file import PartWriter, Receipt
 from pipeline.table.reader import MapTable
-from pipeline.table.rows import SCHEMA, MapRow
+from pipeline.table.rows import MapRow
+from pipeline.table.schema import SCHEMA
+from pipeline.table.summaries import RunSummary
 from tests.support import stored_rows
 from tests.support.stored_rows import MODEL, rejected, scored, write
 
@@ -29,7 +31,7 @@ MODEL_JSON = stored_rows.MODEL_JSON
 
 def publish(root: str, receipts: Sequence[Receipt], **options: Any) -> RunSummary:
     given: dict[str, Any] = {"model_json": MODEL_JSON, "summary": {}, **options}
-    return commit.publish(root, Changes(-1, receipts), **given)
+    return commit.commit(root, Changes(-1, receipts), **given)
 
 
 def publish_rows(root: Path | str, *rows: MapRow, run_id: str = "r1") -> RunSummary:
@@ -255,14 +257,14 @@ def test_the_same_run_published_by_two_attempts_at_once_counts_once(
 ) -> None:
     publish_rows(root, scored("z.jpg", "r0"), run_id="r0")
     receipts = write(root, scored("a.jpg"))
-    original = commit._commit
+    original = commit._commit_transaction
 
     def overtake(*args: Any) -> None:
         monkeypatch.undo()
         publish(str(root), receipts, run_id="r1", summary={"attempt": "fast"})
         original(*args)
 
-    monkeypatch.setattr(commit, "_commit", overtake)
+    monkeypatch.setattr(commit, "_commit_transaction", overtake)
     published = publish(str(root), receipts, run_id="r1", summary={"attempt": "slow"})
     assert published[:4] == ("r1", 1, 1, 0)
     assert len(MapTable(str(root))) == 2
@@ -296,7 +298,7 @@ def test_a_transaction_that_keeps_failing_is_told(root: Path, monkeypatch: pytes
     def fail(*args: Any) -> None:
         raise CommitFailedError("the store refuses")
 
-    monkeypatch.setattr(commit, "_commit", fail)
+    monkeypatch.setattr(commit, "_commit_transaction", fail)
     with pytest.raises(TableError, match="the store refuses") as caught:
         publish(str(root), receipts, run_id="r1")
     assert isinstance(caught.value.__cause__, DeltaError)
@@ -305,14 +307,14 @@ def test_a_transaction_that_keeps_failing_is_told(root: Path, monkeypatch: pytes
 def test_of_two_runs_at_once_that_scored_one_image_one_publishes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other makes the table between our look and our commit."""
     receipts = {run: write(root, scored("a.jpg", run), run_id=run) for run in ("r1", "r2")}
-    original = commit._commit
+    original = commit._commit_transaction
 
     def late(*arguments: Any) -> None:
-        monkeypatch.setattr(commit, "_commit", original)
+        monkeypatch.setattr(commit, "_commit_transaction", original)
         publish(str(root), receipts["r2"], run_id="r2")
         original(*arguments)
 
-    monkeypatch.setattr(commit, "_commit", late)
+    monkeypatch.setattr(commit, "_commit_transaction", late)
     with pytest.raises(ConflictError, match="same images"):
         publish(str(root), receipts["r1"], run_id="r1")
     assert MapTable(str(root)).to_arrow(["run_id"])["run_id"].to_pylist() == ["r2"]
@@ -325,7 +327,7 @@ def test_a_full_disk_at_the_commit_is_told_with_its_remedy(root: Path, monkeypat
     def fail(*_: Any) -> None:
         raise OSError("Generic \x1b[31mLocalFileSystem\x1b[0m error\n  No space left on device (os error 28)")
 
-    monkeypatch.setattr(commit, "_commit", fail)
+    monkeypatch.setattr(commit, "_commit_transaction", fail)
     with pytest.raises(files.StorageError, match="the transaction cannot be written: No space left") as caught:
         publish(str(root), receipts, run_id="r1")
     assert "free space" in caught.value.remedy

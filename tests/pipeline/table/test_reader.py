@@ -17,9 +17,10 @@ from pipeline.maps.classification_map import MapError
 from pipeline.maps.recipe import Form, Recipe
 from pipeline.rejection import Reason
 from pipeline.storage import files
-from pipeline.table.commit import RunSummary
 from pipeline.table.reader import Deletion, MapTable, Rejection
-from pipeline.table.rows import SCHEMA, MapRow
+from pipeline.table.rows import MapRow
+from pipeline.table.schema import SCHEMA
+from pipeline.table.summaries import RunSummary
 from tests.support.stored_rows import MODEL, MODEL_JSON, publish_rows, rejected, scored, write
 
 FLOAT32 = Recipe(MODEL, Form.FLOAT32)

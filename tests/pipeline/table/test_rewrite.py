@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from pipeline.errors import TableError
 from pipeline.maps.encoding import map_digest
-from pipeline.table.commit import Changes, ConflictError, publish
+from pipeline.table.commit import Changes, ConflictError, commit
 from pipeline.table.part_file import Receipt
 from pipeline.table.rewrite import Action, Edit, rewrite
-from pipeline.table.rows import SCHEMA, MapRow
+from pipeline.table.rows import MapRow
+from pipeline.table.schema import SCHEMA
 from pipeline.transforms import inventory
-from pipeline.transforms.inventory import Survey, read_orphan, read_part, survey
+from pipeline.transforms.inventory import Inventory, read_orphan, read_part, take_inventory
 from pipeline.transforms.reconcile import Known
 from tests.support.stored_rows import MODEL_JSON, digest_of, publish_rows, rejected, scored, write
 
@@ -122,12 +123,12 @@ def test_a_survey_tells_parts_from_orphans_and_from_leftovers(tmp_path: Path) ->
     [orphan] = write(tmp_path, scored("b", "dead"), run_id="dead")
     [own] = write(tmp_path, scored("b", "me"), run_id="me")
     (tmp_path / "part-of-something.parquet").write_bytes(b"")
-    found = survey(str(tmp_path), "me")
+    found = take_inventory(str(tmp_path), "me")
     assert found.version == 0
     assert found.orphans == [orphan.path]
     assert not {loser.path, own.path} & {*found.parts, *found.orphans}
     assert len(found.parts) == 1
-    assert survey(str(tmp_path / "none"), "me") == Survey(-1, [], [])
+    assert take_inventory(str(tmp_path / "none"), "me") == Inventory(-1, [], [])
 
 
 def test_a_part_knows_its_images(tmp_path: Path) -> None:
@@ -163,17 +164,17 @@ def test_damaged_orphans_are_not_adopted(tmp_path: Path, monkeypatch: pytest.Mon
 
 def publish_changes(root: Path, run_id: str, base: int, receipts: list[Receipt], removed: list[str]) -> int:
     changes = Changes(base, receipts, removed)
-    return publish(str(root), changes, run_id=run_id, model_json=MODEL_JSON, summary={}).version
+    return commit(str(root), changes, run_id=run_id, model_json=MODEL_JSON, summary={}).version
 
 
 def test_old_rows_leave_in_the_transaction_that_brings_the_new_ones(tmp_path: Path) -> None:
     publish_rows(tmp_path, scored("a"), scored("b"))
-    [part] = survey(str(tmp_path), "r2").parts
+    [part] = take_inventory(str(tmp_path), "r2").parts
     kept = rewrite(str(tmp_path), part, [Edit("a", part, Action.DROP)], orphan=False, run_id="r2", now=LATER)
     assert kept is not None
     new = write(tmp_path, scored("a", "r2", content="a2"), run_id="r2")
     assert publish_changes(tmp_path, "r2", 0, [kept, *new], [part]) == 1
-    found = survey(str(tmp_path), "r3")
+    found = take_inventory(str(tmp_path), "r3")
     assert sorted(known.uri for p in found.parts for known in read_part(str(tmp_path), p)) == ["a", "b"]
     assert (tmp_path / part).exists()  # version 0 can still be read
     # Repeated by the runner: nothing new.
@@ -190,12 +191,12 @@ def test_two_runs_publish_beside_each_other_unless_they_scored_the_same_images(t
         publish_changes(tmp_path, "r3", -1, third, [])
     with pytest.raises(ConflictError, match="same images"):
         publish_changes(tmp_path, "r3", 0, write(tmp_path, scored("b", "r3"), run_id="r3"), [])
-    assert survey(str(tmp_path), "r4").version == 1
+    assert take_inventory(str(tmp_path), "r4").version == 1
 
 
 def test_a_part_that_another_run_replaced_is_not_replaced_twice(tmp_path: Path) -> None:
     publish_rows(tmp_path, scored("a"), scored("b"))
-    [part] = survey(str(tmp_path), "").parts
+    [part] = take_inventory(str(tmp_path), "").parts
     for run, uri in (("r2", "a"), ("r3", "b")):
         kept = rewrite(str(tmp_path), part, [Edit(uri, part, Action.DROP)], orphan=False, run_id=run, now=LATER)
         assert kept is not None

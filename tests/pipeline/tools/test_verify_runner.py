@@ -18,7 +18,8 @@ from rich.console import Console
 
 from pipeline.cli.main import cli
 from pipeline.errors import JobError, TableError
-from pipeline.jobs.run import JobResult, ScoringJob, run_job
+from pipeline.jobs.run import JobResult, run_job
+from pipeline.jobs.spec import ScoringJob
 from pipeline.runners.registry import LOCAL
 from pipeline.table.reader import MapTable
 from pipeline.tools.verify_runner import TrialReport, compare_tables, render, try_runner
@@ -92,6 +93,19 @@ def test_the_collection_has_every_kind_of_row(kept: tuple[TrialReport, Path]):
     assert any("shard.tar#" in row["uri"] for row in rows)
     outcomes = report.nights[1].there.images
     assert all(outcomes[name] for name in ("keep", "update", "score", "delete", "replaced", "probed", "still_rejected"))
+
+
+@pytest.mark.parametrize(("tilt", "equal"), [(1e-7, True), (1e-5, False)])
+def test_floats_may_differ_by_what_kernels_round(model: Path, tilt: float, equal: bool):
+    def rounds(job: ScoringJob) -> JobResult:
+        with without_tensorflow(functools.partial(FullEngine, tilt)):
+            return run_job(job)
+
+    report = tried(model, there(rounds))
+    assert report.equal is equal
+    told = shown(report)
+    assert ("differ in the last digits only, by up to" in told) is equal
+    assert ("NOT EQUAL" in told) is not equal
 
 
 def test_workers_in_other_processes_make_the_same_table(model: Path):

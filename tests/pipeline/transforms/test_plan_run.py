@@ -18,11 +18,12 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from PIL import Image
 
 from pipeline import ListImages, MapTable, ScoreImages
-from pipeline.jobs.run import describe_job, too_many_rejected
+from pipeline.jobs.run import too_many_rejected
+from pipeline.jobs.spec import describe_job
 from pipeline.maps.recipe import Recipe
 from pipeline.runners.registry import open_runner
-from pipeline.table.commit import RunSummary, read_summary
-from pipeline.table.rows import IDENTITY
+from pipeline.table.schema import IDENTITY
+from pipeline.table.summaries import RunSummary, read_summary
 from tests.support.fakes import FakeEngine, write_model
 
 
@@ -156,7 +157,7 @@ def test_a_resumed_run_is_row_for_row_an_undisturbed_one(collection: Collection,
         def die(*_: Any, **__: Any) -> None:
             raise OSError("killed before the commit")
 
-        patch.setattr("pipeline.transforms.score_fn.publish", die)
+        patch.setattr("pipeline.transforms.publish_fn.commit", die)
         with pytest.raises(OSError, match="killed before the commit"):
             collection.run(flush_bytes=1)
     assert len(list(collection.output.glob("part-run2-*.parquet"))) == 7
@@ -170,7 +171,7 @@ def test_a_resumed_run_is_row_for_row_an_undisturbed_one(collection: Collection,
 
 def test_of_a_dead_run_only_what_is_still_true_is_adopted(collection: Collection, monkeypatch: Any):
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.transforms.score_fn.publish", lambda *_, **__: [][0])
+        patch.setattr("pipeline.transforms.publish_fn.commit", lambda *_, **__: [][0])
         with pytest.raises(IndexError):
             collection.run(flush_bytes=1)
     damaged, *_ = sorted(collection.output.glob("part-*.parquet"))
@@ -208,7 +209,7 @@ def test_a_file_that_is_still_missing_keeps_its_row_and_one_that_came_is_scored(
 
 def test_an_orphan_that_was_used_is_not_read_every_night(collection: Collection, monkeypatch: Any):
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.transforms.score_fn.publish", lambda *_, **__: [][0])
+        patch.setattr("pipeline.transforms.publish_fn.commit", lambda *_, **__: [][0])
         with pytest.raises(IndexError):
             collection.run(flush_bytes=1)
     assert collection.run().images["adopt"] == 6

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from pipeline.sources import ImageReference
 from pipeline.table.rewrite import Action, Edit
-from pipeline.transforms.buckets import BUCKETS, bucket_of
 from pipeline.transforms.reconcile import Decision, Known, Outcome, Policy, decide
-from pipeline.transforms.shuffle import pack, unpack
+from pipeline.transforms.shuffle import BUCKETS, bucket_of, pack, unpack
 
 URI = "/photos/a.jpg"
 POLICY = Policy("recipe")

@@ -11,7 +11,7 @@ from pipeline.maps.recipe import Recipe
 from pipeline.scoring.scorer import Limits
 from pipeline.sources import ImageReference
 from pipeline.table.part_file import FLUSH_BYTES, Receipt
-from pipeline.transforms.plan_run import Tally
+from pipeline.transforms.reports import Tally
 from pipeline.transforms.score_fn import ScoreFn
 from pipeline.transforms.shuffle import pack
 from tests.pipeline.scoring.test_scorer import noise, save

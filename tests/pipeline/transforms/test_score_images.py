@@ -15,7 +15,8 @@ from PIL import Image
 
 from pipeline import MapTable, ScoreImages
 from pipeline.errors import JobError, SourceError, TableError, WorkerError
-from pipeline.jobs.run import describe_job, run_job
+from pipeline.jobs.run import run_job
+from pipeline.jobs.spec import describe_job
 from pipeline.jobs.submit import worker_error
 from pipeline.maps.recipe import Recipe
 from pipeline.runners.registry import open_runner

@@ -9,8 +9,9 @@ from pipeline.maps.classification_map import ClassificationMap, MapError
 from pipeline.maps.geometry import Geometry
 from pipeline.maps.labels import printable, shares, short_name
 from pipeline.visualization.canvas import drawable_name, regions
-from pipeline.visualization.overlay import grid, overlay
+from pipeline.visualization.overlay import overlay
 from pipeline.visualization.palette import class_color, from_oklch, ink_on
+from pipeline.visualization.terminal_grid import grid
 
 DIGITS = (*"0123456789", "background")
 

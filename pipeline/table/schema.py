@@ -1,0 +1,87 @@
+"""The columns of the table, and what a row says of its image."""
+
+from dataclasses import fields
+from enum import StrEnum
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.maps.geometry import Geometry
+
+DETAIL_LENGTH = 2000  # characters: a detail is for people, and a decoder may quote half a file
+
+
+class Status(StrEnum):
+    """What became of an image: it has a map, it has none for a reason, or it is in the collection no longer."""
+
+    SCORED = "scored"
+    REJECTED = "rejected"
+    DELETED = "deleted"
+
+
+def _list_of(value: Any) -> Any:
+    # Delta, and Parquet's own rules, call the inner field "element"; Arrow's default is "item".
+    return pa.list_(pa.field("element", value))
+
+
+_GEOMETRY = pa.struct([pa.field(field.name, pa.float64()) for field in fields(Geometry)])
+
+
+_FEATURE = pa.struct(
+    [
+        pa.field("name", pa.string()),
+        pa.field("height", pa.int32()),
+        pa.field("width", pa.int32()),
+        pa.field("channels", pa.int32()),
+        pa.field("dtype", pa.string()),
+        pa.field("values", pa.binary()),
+    ]
+)
+
+
+SCHEMA: Any = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("id", pa.string()),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("reason", pa.string()),
+        pa.field("detail", pa.string()),
+        pa.field("image_bytes", pa.int64()),
+        pa.field("image_digest", pa.string()),
+        pa.field("image_version", pa.string()),
+        pa.field("image_height", pa.int32()),
+        pa.field("image_width", pa.int32()),
+        pa.field("scale", pa.float64(), nullable=False),
+        pa.field("scored_height", pa.int32()),
+        pa.field("scored_width", pa.int32()),
+        pa.field("tile_index", pa.int32(), nullable=False),
+        pa.field("tile_count", pa.int32(), nullable=False),
+        pa.field("tile_y", pa.int32(), nullable=False),
+        pa.field("tile_x", pa.int32(), nullable=False),
+        pa.field("map_height", pa.int32()),
+        pa.field("map_width", pa.int32()),
+        pa.field("geometry", _GEOMETRY),
+        pa.field("form", pa.string(), nullable=False),
+        pa.field("classes", _list_of(pa.int32())),
+        pa.field("scores", _list_of(pa.float32())),
+        pa.field("residual", _list_of(pa.float32())),
+        pa.field("probabilities", pa.binary()),
+        pa.field("class_count", pa.int32()),
+        pa.field("features", _list_of(_FEATURE)),
+        pa.field("map_digest", pa.string()),
+        pa.field("model_digest", pa.string(), nullable=False),
+        pa.field("precision", pa.string(), nullable=False),
+        pa.field("recipe", pa.string(), nullable=False),
+        pa.field("run_id", pa.string(), nullable=False),
+        pa.field("scored_at", pa.timestamp("us", tz="UTC"), nullable=False),
+    ]
+)
+
+
+ARRAYS = ("classes", "scores", "residual", "probabilities", "features")
+"""The bulky columns."""
+
+
+IDENTITY = ("uri", "scale", "tile_index")
+"""What no two rows of a table have in common."""

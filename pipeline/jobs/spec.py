@@ -182,7 +182,7 @@ def describe_job(**values: object) -> ScoringJob:
     """Returns the job that flat values describe: `describe_job(model="m", images=["photos/"], output="t", top_k=3)`.
 
     Args:
-        values: Fields of `ScoringJob`, `storage` among them as `StorageOptions` or None, and settings of `pipeline.settings`, by their names.
+        values: Fields of `ScoringJob`, and settings of `pipeline.settings`, by their names; `storage` may be None.
 
     Raises:
         JobError: A value is missing, unknown or out of range; the message names every such field.

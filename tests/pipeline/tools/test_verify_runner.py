@@ -72,7 +72,7 @@ def test_a_runner_equals_itself(kept: tuple[TrialReport, Path]):
     first, second = report.nights
     assert first.there.counters == first.here.counters == {"listed": 22, "scored": 15, "rejected": 7}
     assert second.there.images["listed"] == 11
-    assert f"all of it is in {folder}" in shown(report)
+    assert f"collection and tables are in {folder}" in shown(report)
     assert "the runners are equal" in shown(report)
 
 
@@ -123,18 +123,18 @@ def test_workers_in_other_processes_make_the_same_table(model: Path):
 
 def there(change: Callable[[ScoringJob], JobResult]) -> Run:
     """A runner that does something else; the local one is left alone."""
-    return lambda job: run_job(job) if job.runner == LOCAL else change(job)
+    return lambda job: run_job(job) if job.execution.runner == LOCAL else change(job)
 
 
 def loses_an_archive(job: ScoringJob) -> JobResult:
     """Until the second night, which finds it."""
     lost = job.images if Path(job.output, "_delta_log").exists() else tuple(i for i in job.images if "tar" not in i)
-    return run_job(job.model_copy(update={"images": lost}))
+    return run_job(job.replace(images=lost))
 
 
 def computes_something_else_and_forgets_to_prune(job: ScoringJob) -> JobResult:
     with without_tensorflow(functools.partial(FullEngine, 1e-4)):
-        return run_job(job.model_copy(update={"prune": False}))
+        return run_job(job.replace(prune=False))
 
 
 def publishes_a_part_twice(job: ScoringJob) -> JobResult:

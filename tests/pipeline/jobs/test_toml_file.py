@@ -136,6 +136,22 @@ def test_a_file_that_cannot_be_read(tmp_path: Path):
 class TestIdentity:
     """What makes a date's run another one."""
 
+    @pytest.mark.parametrize(
+        ("lines", "identity"),
+        [
+            ("", "f8b130a3"),
+            ('device = "cpu"\nxla-shapes = 3', "f8b130a3"),
+            ("scales = [1,0.5]", "c964d07b"),
+            ('features = ["fc7:float16","a"]', "6cedd8ab"),
+            ("retry-rejected = true\nresize = [300, 400]", "9711a01d"),
+            ("xla = true\nmax-image-bytes = 1000", "bd6cd063"),
+        ],
+    )
+    def test_it_is_that_of_version_0_1(self, tmp_path: Path, lines: str, identity: str):
+        """So dates that are done stay done after an update."""
+        text = f'model = "/m"\nimages = ["/photos/", "@/l{{date}}.csv"]\noutput = "/maps"\n{lines}'
+        assert load(tmp_path, text).identity == identity
+
     def test_what_changes_the_maps_changes_it(self, tmp_path: Path):
         changes = [
             "top-k = 3",

@@ -85,7 +85,7 @@ def calibrate(job: ScoringJob, metadata: ModelMetadata) -> Calibration:
 
 def _earlier(job: ScoringJob, metadata: ModelMetadata) -> Iterator[Mapping[str, Any]]:
     """Yields the summaries of the table's runs with this model, the newest first."""
-    for run in reversed(MapTable(job.output).runs()) if open_delta(job.output) is not None else ():
+    for run in reversed(MapTable(job.table).runs()) if open_delta(job.table) is not None else ():
         if run.get("model_digest") == metadata.digest:
             yield run
 
@@ -128,7 +128,7 @@ def _shapes(job: ScoringJob, metadata: ModelMetadata) -> tuple[BatchShape, ...]:
         for tile in cut(*size, axes, limits.tile_pixels, alignment) if alignment else ():
             yield tile.bottom - tile.top, tile.right - tile.left
 
-    sizes = sample_sizes(job.images, metadata, job.map_recipe(), limits)
+    sizes = sample_sizes(job.images, metadata, job.map_recipe(), limits, job.storage)
     return coming_shapes(sizes, tiles, limits.budget, limits.tile_pixels, most)
 
 
@@ -139,4 +139,4 @@ def _engine(job: ScoringJob, precision: Precision) -> Engine:
 
 
 def _sample(job: ScoringJob, metadata: ModelMetadata) -> Iterator[Pixels]:
-    return sample(job.images, metadata, job.map_recipe(), job.worker_limits())
+    return sample(job.images, metadata, job.map_recipe(), job.worker_limits(), job.storage)

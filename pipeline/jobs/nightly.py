@@ -24,9 +24,10 @@ from pipeline.jobs.notify import Failure, Night, Report, post, write_metrics
 from pipeline.jobs.run import check_folder, run_job, too_many_rejected
 from pipeline.jobs.spec import ScoringJob
 from pipeline.jobs.toml_file import JobFile
-from pipeline.storage import files
+from pipeline.storage.errors import MissingFileError
 from pipeline.table.lease import Holder, Lease, LeaseHeldError, look
 from pipeline.table.log import FOLDER, open_delta
+from pipeline.table.paths import TableRoot
 from pipeline.table.summaries import RunSummary, read_summary
 
 _LONGEST_BACKFILL = 3660  # days
@@ -150,8 +151,9 @@ def find_attempt(root: str, base: str, *, force: bool = False) -> Attempt:
         StorageError: It cannot be listed.
     """
     ours = re.compile(rf"(?:part-)?(?P<run>{re.escape(base)}(?:-r\d+)?)(?:-[0-9a-f]{{32}}\.parquet|\.json)")
-    written = _runs_named(files.list_files(root, ".parquet"), ours)
-    summarized = _runs_named(files.list_files(files.join(root, FOLDER, "runs"), ".json"), ours)
+    table_root = TableRoot(root)
+    written = _runs_named(table_root.store.list_files(root, ".parquet"), ours)
+    summarized = _runs_named(table_root.store.list_files(table_root.path(FOLDER, "runs"), ".json"), ours)
     table = open_delta(root)
     published = {run for run in written | summarized if table and table.transaction_version(run) is not None}
     if (done := sorted(published & summarized, key=lambda run: (len(run), run))) and not force:
@@ -175,9 +177,9 @@ def plan_nights(file: JobFile, days: Sequence[date], model: Model, *, force: boo
     """
     for day in days:
         job = file.job(day, model=model.path)
-        attempt = find_attempt(job.output, run_base(file, day), force=force)
-        table = open_delta(job.output)
-        holder = look(job.output) if file.nightly.lease_minutes else None
+        attempt = find_attempt(job.table, run_base(file, day), force=force)
+        table = open_delta(job.table)
+        holder = look(job.table) if file.nightly.lease_minutes else None
         job = dataclasses.replace(job, run_id=attempt.run_id)
         yield PlannedNight(job, day, attempt, table.version() if table else None, holder)
 
@@ -258,7 +260,7 @@ class _Worker:
 
     def _work(self) -> ExitCode:
         night, job = self._night, self._job
-        check_folder(job.output)  # before a lease is put there
+        check_folder(job.table)  # before a lease is put there
         done = self._find()
         if not done:
             with self._lease() as lease:
@@ -267,7 +269,7 @@ class _Worker:
                 if not done:
                     run_job(dataclasses.replace(job, run_id=night.run_id))
             night.lease_lost = lease.lost if lease is not None else ""
-        summary = read_summary(job.output, night.run_id)
+        summary = read_summary(job.table, night.run_id)
         self._fill(summary)
         if done:
             night.status = "done-before"
@@ -289,13 +291,13 @@ class _Worker:
 
     def _find(self) -> bool:
         """Finds the run of the date; returns whether it is done."""
-        attempt = find_attempt(self._job.output, self._base, force=self._force)
+        attempt = find_attempt(self._job.table, self._base, force=self._force)
         self._night.run_id = attempt.run_id
         return attempt.done
 
     def _lease(self) -> contextlib.AbstractContextManager[Lease | None]:
         seconds = self._file.nightly.lease_minutes * 60
-        return Lease(self._job.output, self._night.run_id, seconds) if seconds else contextlib.nullcontext()
+        return Lease(self._job.table, self._night.run_id, seconds) if seconds else contextlib.nullcontext()
 
     def _fill(self, summary: RunSummary) -> None:
         night = self._night
@@ -307,12 +309,13 @@ class _Worker:
         night, settings = self._night, self._file.nightly.drift
         if not settings.enabled:
             return False
-        path = drift_path(night.table, night.run_id)
+        table = self._job.table
+        path = drift_path(table, night.run_id)
         try:
-            report = _read_drift(path)
+            report = _read_drift(table, path)
             if report is None:
                 report = measure_drift(night.table, night.run_id, None, settings)
-                files.write_atomically(path, report.model_dump_json(indent=1).encode())
+                table.store.write_atomically(path, report.model_dump_json(indent=1).encode())
         except NoEarlierRunError:
             return False  # the first night has no earlier one to compare with
         except DensecastError as error:
@@ -328,10 +331,10 @@ class _Worker:
         return bool(report.exceeded)
 
 
-def _read_drift(path: str) -> DriftReport | None:
+def _read_drift(table: TableRoot, path: str) -> DriftReport | None:
     """Returns what was measured before; None where there is no report, or none that can be read."""
-    with contextlib.suppress(files.MissingFileError, ValidationError):
-        return DriftReport.model_validate_json(files.read_bytes(path))
+    with contextlib.suppress(MissingFileError, ValidationError):
+        return DriftReport.model_validate_json(table.store.read_bytes(path))
     return None
 
 

@@ -15,9 +15,9 @@ from pipeline.jobs.submit import open_target, submit
 from pipeline.scoring.calibration.form import Choice
 from pipeline.scoring.calibration.parity import Parity
 from pipeline.settings import LOCAL
-from pipeline.storage import files, options
+from pipeline.storage.address import is_remote, local_path
 from pipeline.table.log import FOLDER
-from pipeline.table.paths import check_root
+from pipeline.table.paths import TableRoot, check_root
 from pipeline.table.summaries import RunSummary, read_summary
 
 
@@ -64,16 +64,16 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
     """
     metadata = read_metadata(job.model)
     if job.execution.runner != LOCAL:
-        options.current().check_travels(job.execution.runner)
+        job.storage.check_travels(job.execution.runner)
     check_root(job.output)
-    check_folder(job.output)
+    check_folder(job.table)
     target = open_target(job)
     TensorFlowEngineFactory(job.model, job.map_recipe(), job.launcher_device()).check()
     with watch("scoring") as watching:
         calibration = calibrate(job, metadata)
         result = submit(calibration, target, watching.show)
         seconds = watching.seconds()
-    summary = read_summary(job.output, job.run_id)
+    summary = read_summary(job.table, job.run_id)
     failed = too_many_rejected(job, summary)
     return JobResult(summary, seconds, failed, calibration.choice, calibration.parity, result)
 
@@ -91,10 +91,10 @@ def check_folder(output: str) -> None:
         TableError: The folder holds something else, or is a file.
         StorageError: The store that holds it cannot be used.
     """
-    if files.is_remote(output):
-        files.list_files(output)  # wrong credentials fail now, not when the first part is written
+    if is_remote(output):
+        TableRoot(output).store.list_files(output)  # wrong credentials fail now, not when the first part is written
         return
-    folder = files.local_path(output)
+    folder = local_path(output)
     if folder.exists() and not folder.is_dir():
         raise TableError("is a file", where=output, why="a table is a folder", remedy="name another --output")
     ours = ("part-", FOLDER, "_delta_log", ".")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
 from pydantic_core import to_jsonable_python
@@ -24,7 +24,9 @@ from pipeline.settings import (
     Unit,
     declared,
 )
+from pipeline.storage.options import StorageOptions, default_options, storage_options
 from pipeline.table.part_file import new_run_id
+from pipeline.table.paths import TableRoot
 from pipeline.units import parse_share
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ class ScoringJob:
         policy: How the run treats what the table already has.
         limits: What is read and decoded at all.
         execution: Where and how the run computes.
+        storage: How object stores are opened, for images and table; not among `flat`, for it may hold secrets.
     """
 
     model: str
@@ -56,11 +59,19 @@ class ScoringJob:
     policy: PolicySettings
     limits: LimitSettings
     execution: ExecutionSettings
+    storage: StorageOptions = dataclasses.field(default_factory=default_options)
+
+    @property
+    def table(self) -> TableRoot:
+        """The table to write to, with the options of its storage."""
+        return TableRoot(self.output, self.storage)
 
     def flat(self) -> dict[str, object]:
         """Returns all values by name, without their groups: the arguments of `describe_job`."""
         values: dict[str, object] = {}
         for field in dataclasses.fields(self):
+            if field.name == "storage":
+                continue
             value = getattr(self, field.name)
             values |= vars(value) if field.name in GROUPS else {field.name: value}
         return values
@@ -82,7 +93,7 @@ class ScoringJob:
 
     def replace(self, **changes: object) -> ScoringJob:
         """Returns the job with some values changed, by their flat names; raises JobError as `describe_job` does."""
-        return describe_job(**{**self.flat(), **changes})
+        return describe_job(**{"storage": self.storage, **self.flat(), **changes})
 
     def map_recipe(self) -> Recipe:
         """Returns what is made of every image, as workers take it."""
@@ -171,17 +182,18 @@ def describe_job(**values: object) -> ScoringJob:
     """Returns the job that flat values describe: `describe_job(model="m", images=["photos/"], output="t", top_k=3)`.
 
     Args:
-        values: Fields of `ScoringJob`, and settings of `pipeline.settings`, by their names.
+        values: Fields of `ScoringJob`, and settings of `pipeline.settings`, by their names; `storage` may be None.
 
     Raises:
         JobError: A value is missing, unknown or out of range; the message names every such field.
     """
+    storage = values.pop("storage", None)
     try:
         valid = vars(_FLAT_MODEL.model_validate(values))
     except ValidationError as error:
         raise JobError(f"the job is not valid: {problems(error)}") from error
     groups = {group: _take(valid, holder) for group, holder in GROUPS.items()}
-    job = _take(valid | groups, ScoringJob)
+    job = _take({**valid, **groups, "storage": storage_options(cast("StorageOptions | None", storage))}, ScoringJob)
     _ = job.map_recipe().scaling  # refuses sizes that are out of range
     check_wanted(job.execution.device)
     return job

@@ -80,7 +80,7 @@ def build_pipeline(calibration: Calibration, pipeline: beam.Pipeline, *, check: 
     job = calibration.job
     _ = (
         pipeline
-        | "List images" >> ListImages(list(job.images), check=check)
+        | "List images" >> ListImages(list(job.images), check=check, storage_options=job.storage)
         | "Score images"
         >> ScoreImages(
             job.model,
@@ -94,6 +94,7 @@ def build_pipeline(calibration: Calibration, pipeline: beam.Pipeline, *, check: 
             limits=job.worker_limits(),
             summary=calibration.summary(),
             device=job.execution.device,
+            storage_options=job.storage,
             compiled=calibration.compiled,
         )
     )
@@ -168,7 +169,7 @@ def _failed(job: ScoringJob, worker_failure: WorkerFailure) -> DensecastError:
 
 
 def _interrupted(job: ScoringJob) -> InterruptedRunError:
-    table = open_delta(job.output)
+    table = open_delta(job.table)
     committed = table is not None and table.transaction_version(job.run_id) is not None
     if committed:
         return InterruptedRunError(f"run {job.run_id} was interrupted after it had published", where=job.output)

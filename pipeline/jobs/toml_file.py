@@ -18,7 +18,7 @@ from pipeline.drift.statistics import Thresholds
 from pipeline.errors import JobError
 from pipeline.jobs.spec import JOB_KEYS, ScoringJob, describe_job, problems, read_share
 from pipeline.sources.file_types import is_web
-from pipeline.storage import files
+from pipeline.storage.address import is_remote
 from pipeline.storage.options import CredentialsError, StorageOptions
 from pipeline.table.lease import DEFAULT_MINUTES
 
@@ -116,7 +116,7 @@ class JobFile:
         values = dict(self.values)
         values["images"] = tuple(dated(pattern, day) for pattern in _patterns(values.get("images", ())))
         values["output"] = dated(str(values.get("output", "")), day)
-        return describe_job(**{**values, **changes})
+        return describe_job(**{"storage": self.storage, **values, **changes})
 
 
 def load_jobfile(path: str | Path) -> JobFile:
@@ -235,6 +235,6 @@ def _absolute(address: str, folder: Path) -> str:
     ('@/jobs/list.csv', 's3://bucket/a', '/jobs/a/')
     """
     listing, path = ("@", address[1:]) if address.startswith("@") else ("", address)
-    if not path or files.is_remote(path) or is_web(path) or path.startswith("file:") or Path(path).is_absolute():
+    if not path or is_remote(path) or is_web(path) or path.startswith("file:") or Path(path).is_absolute():
         return address
     return f"{listing}{folder.as_posix()}/{path.removeprefix('./')}"

@@ -7,13 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.dataset as pads
-from deltalake.exceptions import DeltaError
 
 from pipeline.errors import TableError
-from pipeline.storage import files
-from pipeline.table.part_reader import check_available
+from pipeline.storage.address import is_remote, local_path
+from pipeline.storage.errors import StorageError
+from pipeline.table.part_reader import reading_part
 from pipeline.table.rows import storable
 from pipeline.table.schema import Status
 
@@ -117,8 +116,8 @@ def no_map(root: str, row: Mapping[str, Any], version: int | None) -> TableError
 def no_table(root: str) -> TableError:
     """The error where there is no table; says what is there."""
     found = "is a remote folder without a Delta log"
-    if not files.is_remote(root):
-        path = files.local_path(root)
+    if not is_remote(root):
+        path = local_path(root)
         if not path.exists():
             found = "does not exist"
         elif path.is_file():
@@ -139,16 +138,9 @@ def no_table(root: str) -> TableError:
 @contextmanager
 def reading(root: str) -> Iterator[None]:
     """What reading files may raise, as TableError."""
-    try:
+    remedy = "if the table was vacuumed or copied meanwhile, open it again; else restore the file that is named,"
+    with reading_part(root, remedy=f"{remedy} or open an earlier version"):
         yield
-    except (OSError, pa.ArrowException, DeltaError) as error:
-        check_available(root, error)
-        raise TableError(
-            f"a part of the table cannot be read: {error}",
-            where=root,
-            remedy="if the table was vacuumed or copied meanwhile, open it again; else restore the file that is named,"
-            " or open an earlier version",
-        ) from error
 
 
 def _no_image(dataset: Any, root: str, image: str) -> TableError:
@@ -174,10 +166,10 @@ def _no_image(dataset: Any, root: str, image: str) -> TableError:
 def _spellings(image: str) -> list[str]:
     """The uris that an image may have been listed under, given what a person types."""
     names = [image]
-    if not files.is_remote(image):
+    if not is_remote(image):
         try:
-            path = files.local_path(image)
-        except files.StorageError:
+            path = local_path(image)
+        except StorageError:
             return [storable(image)]
         absolute = path.absolute()
         for candidate in (path, absolute, absolute.resolve()):

@@ -18,8 +18,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import TableError
 from pipeline.malloc_trim import release_free_memory
-from pipeline.storage import files
-from pipeline.table.paths import check_root
+from pipeline.table.paths import TableRoot, check_root
 from pipeline.table.rows import MapRow, rows_to_arrow
 from pipeline.table.schema import SCHEMA, Status
 
@@ -232,7 +231,8 @@ class PartFile:
         data = self._sink.getvalue().to_pybytes()
         digest = hashlib.sha256(data).hexdigest()
         path = f"part-{self._run_id}-{self._name or digest[:NAME_DIGITS]}.parquet"
-        files.write_atomically(files.join(self._root, path), data)
+        table = TableRoot(self._root)
+        table.store.write_atomically(table.path(path), data)
         stats = json.dumps(_joined(self._statistics))
         return Receipt(path, len(data), self._rows, scored, rejected, digest, stats)
 

@@ -15,7 +15,7 @@ from pipeline.images.decode import DecodeLimits, decode
 from pipeline.maps.classification_map import ClassificationMap
 from pipeline.rejection import Rejected
 from pipeline.sources import Reader, locate
-from pipeline.storage import files
+from pipeline.storage.local import LocalStore
 from pipeline.table.reader import MapTable
 from pipeline.visualization.overlay import overlay
 from pipeline.visualization.terminal_grid import grid
@@ -79,4 +79,4 @@ def save_picture(shown: ClassificationMap, pixels: NDArray[np.uint8], target: Pa
     """
     buffer = io.BytesIO()
     overlay(pixels, shown).save(buffer, format="PNG")
-    files.write_atomically(str(target), buffer.getvalue())
+    LocalStore().write_atomically(str(target), buffer.getvalue())

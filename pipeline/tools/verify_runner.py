@@ -23,11 +23,13 @@ from pipeline.maps.recipe import Form
 from pipeline.runners.flink import FlinkCluster
 from pipeline.runners.registry import about_runner, open_runner
 from pipeline.settings import LOCAL
-from pipeline.storage import files
+from pipeline.storage.address import is_remote, join, local_path
+from pipeline.storage.options import StorageOptions
 from pipeline.table import diff
 from pipeline.table.diff import TableDiff
 from pipeline.table.lookup import reading
 from pipeline.table.part_file import new_run_id
+from pipeline.table.paths import TableRoot
 from pipeline.table.reader import MapTable
 from pipeline.tools.demo import convert_digits
 from pipeline.tools.verify_runner_images import MINIMUM_PAGES, SCALES, first_night, second_night, shape_for
@@ -116,6 +118,7 @@ def try_runner(
     model: str | None = None,
     images: Sequence[str] = (),
     output: str | None = None,
+    storage: StorageOptions | None = None,
     run: Callable[[ScoringJob], JobResult] = run_job,
 ) -> TrialReport:
     """Scores a collection of two nights on a runner and on the local one.
@@ -129,6 +132,7 @@ def try_runner(
         images: More images, as `densecast score` takes them; they do not change.
         output: A new folder is made below this one for everything; workers must reach it by the same path. With
             `scheme://` it holds collection and tables. By default a temporary folder, which is deleted.
+        storage: How object stores are opened; None: as the environment says.
         run: Runs a job.
 
     Raises:
@@ -142,7 +146,7 @@ def try_runner(
         about["flink"] = FlinkCluster(flink_master).overview().version
     with _folder(output) as folder, _model(model, folder) as directory:
         shape = shape_for(read_metadata(directory))
-        arguments = first_night(files.join(folder, "images"), pages, shape)
+        arguments = first_night(TableRoot(join(folder, "images"), storage), pages, shape)
         values: dict[str, object] = {
             "model": directory,
             "images": (*arguments, *images),
@@ -153,8 +157,9 @@ def try_runner(
             "prune": True,
             "max_pruned": 1,
             "max_rejected": 1,
+            "storage": storage,
         }
-        tables = {where: files.join(folder, f"maps-{where}") for where in ("there", "here")}
+        tables = {where: TableRoot(join(folder, f"maps-{where}"), storage) for where in ("there", "here")}
         nights = []
         for number in range(2):
             if number:
@@ -214,7 +219,7 @@ def _run_report(result: JobResult) -> RunReport:
 def _folder(output: str | None) -> Iterator[str]:
     """Yields a folder of the trial's own: files of others are never touched."""
     if output is not None:
-        yield files.join(output, f"trial-{new_run_id()}")
+        yield join(output, f"trial-{new_run_id()}")
         return
     with tempfile.TemporaryDirectory(prefix="densecast-") as folder:
         yield folder
@@ -225,12 +230,12 @@ def _model(model: str | None, folder: str) -> Iterator[str]:
     """Yields the model's directory; the digits model is made beside the collection, or here if that is remote."""
     if model is not None:
         yield model
-    elif files.is_remote(folder):
+    elif is_remote(folder):
         with tempfile.TemporaryDirectory(prefix="densecast-") as local_folder:
             convert_digits(Path(local_folder, "model"))
             yield str(Path(local_folder, "model"))
     else:
-        directory = files.local_path(files.join(folder, "model")).absolute()
+        directory = local_path(join(folder, "model")).absolute()
         directory.parent.mkdir(parents=True, exist_ok=True)
         convert_digits(directory)
         yield str(directory)

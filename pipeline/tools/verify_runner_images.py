@@ -17,7 +17,8 @@ from PIL import Image
 
 from conversion import ModelMetadata
 from models.digits.pages import Pixels
-from pipeline.storage import files
+from pipeline.storage.address import join
+from pipeline.storage.store import open_store
 from pipeline.tools.demo import compose_pages
 
 SCALES = (1.0, 0.5)
@@ -76,7 +77,7 @@ def first_night(folder: str, pages: int, shape: Shape) -> tuple[str, ...]:
     _write(folder, "narrow.png", encoded(images[0][: shape.window + shape.window // 2]))
     _write(folder, "shard.tar", _tar({f"{n}.png": encoded(pixels) for n, pixels in enumerate(images[pages:])}))
     # The listing of a folder does not enter archives, so the archive is an argument of its own.
-    return folder, files.join(folder, "shard.tar")
+    return folder, join(folder, "shard.tar")
 
 
 def second_night(folder: str, pages: int, shape: Shape) -> None:
@@ -92,9 +93,10 @@ def second_night(folder: str, pages: int, shape: Shape) -> None:
     """
     changed, new, enlarged = _pages(3, 1, shape)
     _write(folder, _page(0), encoded(changed))
-    touched = files.join(folder, _page(1))
-    files.write_atomically(touched, files.read_bytes(touched))
-    files.delete(files.join(folder, _page(2)))
+    touched = join(folder, _page(1))
+    store = open_store(folder)
+    store.write_atomically(touched, store.read_bytes(touched))
+    store.delete(join(folder, _page(2)))
     _write(folder, _page(3), b"broken now")
     _write(folder, _page(pages), encoded(new))
     _write(folder, "small.png", encoded(enlarged))
@@ -117,7 +119,7 @@ def _page(number: int) -> str:
 
 
 def _write(folder: str, name: str, data: bytes) -> None:
-    files.write_atomically(files.join(folder, name), data)
+    open_store(folder).write_atomically(join(folder, name), data)
 
 
 def _tar(members: dict[str, bytes]) -> bytes:

@@ -18,8 +18,9 @@ from pipeline.maps.tiling import cut
 from pipeline.scoring.scorer import UNALIGNED, Limits
 from pipeline.settings import ExecutionSettings, PolicySettings, declared
 from pipeline.sources.reference import resolve
+from pipeline.storage.options import StorageOptions
 from pipeline.table.part_file import FLUSH_BYTES, check_run_id, new_run_id
-from pipeline.table.paths import check_root
+from pipeline.table.paths import TableRoot, check_root
 from pipeline.transforms.plan_run import PlanRun
 from pipeline.transforms.publish_fn import PublishFn
 from pipeline.transforms.reconcile import Policy
@@ -54,6 +55,7 @@ class ScoreImages(beam.PTransform):
         open_engine: Makes the engine on the worker; TensorFlow by default, on `device`.
         device: `auto` (a GPU where there is one), `cpu`, `gpu` (all GPUs of a process, or an error), `gpu:1`.
         compiled: Batches (images, rows, columns) that XLA compiles when a model is opened; others run without XLA.
+        storage_options: How object stores are opened, for images and table; None: as the environment says.
 
     Raises:
         ModelError: `model` is not a model directory.
@@ -78,10 +80,12 @@ class ScoreImages(beam.PTransform):
         open_engine: OpenEngine | None = None,
         device: str = ExecutionSettings.device,
         compiled: Sequence[BatchShape] = (),
+        storage_options: StorageOptions | Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         # Made absolute here, where the user's current folder is known: workers run in other folders.
-        model, self._output = resolve(os.fspath(model)), resolve(os.fspath(output))
+        model = resolve(os.fspath(model))
+        self._output = TableRoot(resolve(os.fspath(output)), storage_options)
         if not declared()["max_pruned"].range.allows(max_pruned):
             raise JobError(f"max_pruned is {max_pruned}", why="it is a share, from 0 to 1")
         self.run_id = run_id or new_run_id()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.cli.commands.options import storage_options
+from pipeline.cli.commands.options import storage_options, table_root
 from pipeline.cli.console import console
 from pipeline.cli.param_types import FILE_SIZE, RETENTION
 from pipeline.exit_codes import ExitCode
@@ -38,7 +38,7 @@ def runs(table: str, as_json: bool) -> None:
 
     from pipeline.table.run_history import run_lines
 
-    lines = run_lines(table)
+    lines = run_lines(table_root(table))
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(line) for line in lines]))
         return
@@ -76,7 +76,7 @@ def check(ctx: click.Context, /, table: str, as_json: bool) -> None:
     from pipeline.maintenance.check import check as check_table
 
     with _progress("checking", quiet=as_json) as on_progress:
-        report = check_table(table, on_progress)
+        report = check_table(table_root(table), on_progress)
     if as_json:
         click.echo(json.dumps(report.as_json()))
     else:
@@ -109,7 +109,7 @@ def compact(table: str, target_size: int, as_json: bool) -> None:
     from pipeline.maintenance.compact import compact as compact_table
 
     with _progress("compacting", quiet=as_json) as on_progress:
-        done = compact_table(table, target_size, on_progress)
+        done = compact_table(table_root(table), target_size, on_progress)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(done)))
     elif not done.passes:
@@ -142,7 +142,7 @@ def vacuum(table: str, *, retention: int, dry_run: bool, force: bool, as_json: b
     """
     from pipeline.maintenance.vacuum import vacuum as vacuum_table
 
-    done = vacuum_table(table, retention, dry_run=dry_run, force=force)
+    done = vacuum_table(table_root(table), retention, dry_run=dry_run, force=force)
     if as_json:
         files = {name: [file._asdict() for file in getattr(done, name)] for name in ("deleted", "kept", "foreign")}
         click.echo(json.dumps({"retention_hours": done.retention_hours, "dry_run": done.dry_run, **files}))

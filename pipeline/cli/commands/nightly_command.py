@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from datetime import date, datetime
 from pathlib import Path
@@ -10,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from conversion.errors import DensecastError
-from pipeline.cli.commands.options import check_tensorflow, storage_options, terminated_is_interrupted
+from pipeline.cli.commands.options import (
+    check_tensorflow,
+    given_storage,
+    storage_options,
+    table_root,
+    terminated_is_interrupted,
+)
 from pipeline.cli.console import console
 from pipeline.cli.param_types import SHARE, Parsed
 from pipeline.exit_codes import ExitCode
@@ -68,7 +75,6 @@ def nightly(
     from pipeline.jobs.nightly import Output, announce, failed, run_nights
     from pipeline.jobs.notify import Failure, Report
     from pipeline.jobs.toml_file import load_jobfile
-    from pipeline.storage.options import current, use
 
     if day is not None and backfill is not None:
         raise click.UsageError("give --date or --backfill, not both")
@@ -80,7 +86,8 @@ def nightly(
     try:
         with terminated_is_interrupted():
             file = load_jobfile(jobfile)
-            use(current().over(file.storage))
+            if (given := given_storage()) is not None:
+                file = dataclasses.replace(file, storage=given.over(file.storage))
             if dry_run:
                 report = _dry_run(file, days, force=force, as_json=as_json)
             else:
@@ -132,7 +139,7 @@ def drift(
     from pipeline.drift.measure import measure_drift
     from pipeline.drift.statistics import Thresholds
 
-    report = measure_drift(table, run, against, Thresholds(**limits))
+    report = measure_drift(table_root(table), run, against, Thresholds(**limits))
     if as_json:
         click.echo(report.model_dump_json())
     else:

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.console import RenderableType
 
+    from pipeline.storage.options import StorageOptions
+    from pipeline.table.paths import TableRoot
+
 Report = TypeVar("Report", bound="BaseModel")
+_STORAGE = "densecast.storage"
 Command = TypeVar("Command", bound=Callable[..., object])
 
 
@@ -49,22 +53,35 @@ def storage_options(command: Command) -> Command:
         multiple=True,
         metavar="NAME=VALUE",
         expose_value=False,
-        callback=_use_storage,
+        callback=_parse_storage,
         help="How object stores are opened, as aws_region=eu-west-1; secrets as aws_secret_access_key=env:NAME.",
     )(command)
 
 
-def _use_storage(ctx: click.Context, param: click.Parameter, pairs: tuple[str, ...]) -> None:
+def _parse_storage(ctx: click.Context, param: click.Parameter, pairs: tuple[str, ...]) -> None:
     # Completion and help parse without arguments: they need no storage.
     if not pairs:
         return
-    from pipeline.storage.options import CredentialsError, parse_options, use
+    from pipeline.storage.options import CredentialsError, parse_options
 
     try:
-        use(parse_options(pairs))
+        ctx.meta[_STORAGE] = parse_options(pairs)
     except CredentialsError as error:
         message = ": ".join(text for text in (error.where, error.what, error.remedy) if text)
         raise click.BadParameter(message, ctx, param) from None
+
+
+def given_storage() -> StorageOptions | None:
+    """Returns what `--storage-option` of the command that runs says; None where it was not given."""
+    given: StorageOptions | None = click.get_current_context().meta.get(_STORAGE)
+    return given
+
+
+def table_root(table: str) -> TableRoot:
+    """Returns a table's root with the options that `--storage-option` of the command that runs says."""
+    from pipeline.table.paths import TableRoot
+
+    return TableRoot(table, given_storage())
 
 
 @contextmanager

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import click
 
-from pipeline.cli.commands.options import PassThrough, beam_flags, need_tensorflow, print_report, storage_options
+from pipeline.cli.commands.options import (
+    PassThrough,
+    beam_flags,
+    given_storage,
+    need_tensorflow,
+    print_report,
+    storage_options,
+)
 from pipeline.cli.setting_options import setting_option
 from pipeline.exit_codes import ExitCode
 
@@ -53,7 +60,14 @@ def verify_runner(
 
     need_tensorflow()
     report = try_runner(
-        runner, beam_flags(ctx), flink_master=flink_master, pages=pages, model=model, images=images, output=output
+        runner,
+        beam_flags(ctx),
+        flink_master=flink_master,
+        pages=pages,
+        model=model,
+        images=images,
+        output=output,
+        storage=given_storage(),
     )
     print_report(report, render, as_json=as_json)
     if not report.equal:

@@ -14,8 +14,10 @@ from pipeline.cli.commands.options import (
     PassThrough,
     beam_flags,
     check_tensorflow,
+    given_storage,
     need_tensorflow,
     storage_options,
+    table_root,
     terminated_is_interrupted,
 )
 from pipeline.cli.console import console
@@ -54,7 +56,7 @@ def score(ctx: click.Context, /, *, as_json: bool, **values: object) -> None:
     if values["accuracy_bound"] is not None and ctx.get_parameter_source("scores") is ParameterSource.COMMANDLINE:
         raise click.UsageError("give --scores or --accuracy-bound, not both: the bound chooses what is kept")
     check_tensorflow()
-    job = describe_job(**values, beam_options=beam_flags(ctx))
+    job = describe_job(storage=given_storage(), **values, beam_options=beam_flags(ctx))
     with terminated_is_interrupted():
         result = run_job(job)
     if as_json:
@@ -106,7 +108,7 @@ def rejected(table: str) -> None:
     """List the images of a table that have no map, and why."""
     from pipeline.table.reader import MapTable
 
-    for rejection in MapTable(table).rejections():
+    for rejection in MapTable(table_root(table)).rejections():
         click.echo(f"{rejection.uri}\t{rejection.reason}\t{rejection.detail}")
 
 
@@ -128,7 +130,7 @@ def show(table: str, image: str, *, output: str | None, scale: float | None, fus
     from pipeline.tools.show import show as show_map
 
     terminal = console()
-    terminal.print(show_map(table, image, output, scale=scale, fused=fused, key=key, width=terminal.width))
+    terminal.print(show_map(table_root(table), image, output, scale=scale, fused=fused, key=key, width=terminal.width))
 
 
 @click.command()

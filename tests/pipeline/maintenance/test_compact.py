@@ -22,7 +22,8 @@ from pipeline.maintenance import compact as compaction
 from pipeline.maintenance.check import check
 from pipeline.maintenance.check_parts import Logged
 from pipeline.maintenance.compact import Group, compact, plan
-from pipeline.storage import files as storage
+from pipeline.storage.errors import StorageError
+from pipeline.storage.local import LocalStore
 from pipeline.table import part_file
 from pipeline.table.commit import ConflictError
 from pipeline.table.reader import MapTable
@@ -260,14 +261,14 @@ def test_killed_before_the_commit_it_leaves_the_table_and_files_for_vacuum(root:
 def test_killed_after_the_commit_the_table_is_compacted(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = rows_of(root)
 
-    def fail(path: str, data: bytes) -> None:
+    def fail(self: LocalStore, path: str, data: bytes) -> None:
         if "compactions" in path:
-            raise storage.StorageError("disk full", where=path)
-        real(path, data)
+            raise StorageError("disk full", where=path)
+        real(self, path, data)
 
-    real = storage.write_atomically
-    monkeypatch.setattr(storage, "write_atomically", fail)
-    with pytest.raises(storage.StorageError):
+    real = LocalStore.write_atomically
+    monkeypatch.setattr(LocalStore, "write_atomically", fail)
+    with pytest.raises(StorageError):
         compact(str(root))
     monkeypatch.undo()
     assert rows_of(root) == before

@@ -46,10 +46,10 @@ def test_remote_folders_are_listed_with_times(remote: dict[str, tuple[int, float
     remote["fake://b/maps/_densecast/runs/.r.json.partial"] = (3, 0.0)
     remote["fake://b/maps/_delta_log/0.json"] = (5, 1.0)
     assert open_store("fake://b/maps").list_entries("fake://b/maps") == [
-        Entry("fake://b/maps/part-x.parquet", 7, 1000.5)
+        Entry("fake://b/maps/part-x.parquet", 7, 1000.5, "7-1000500000000")
     ]
     assert list_table("fake://b/maps/") == [
-        Entry("part-x.parquet", 7, 1000.5),
+        Entry("part-x.parquet", 7, 1000.5, "7-1000500000000"),
         Entry("_densecast/runs/.r.json.partial", 3, 0.0),
     ]
     open_store("fake://b/maps/part-x.parquet").delete("fake://b/maps/part-x.parquet")

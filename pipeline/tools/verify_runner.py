@@ -6,6 +6,7 @@ import platform
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -109,16 +110,36 @@ class TrialReport(_Frozen):
     equal: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What is scored on both runners, and where.
+
+    Attributes:
+        pages: How many pages of digits the collection has, at least `MINIMUM_PAGES`.
+        model: A model directory; by default the digits model, which is converted first.
+        images: More images, as `densecast score` takes them; they do not change.
+        output: A new folder is made below this one for everything; workers must reach it by the same path. With
+            `scheme://` it holds collection and tables. By default a temporary folder, which is deleted.
+        storage: How object stores are opened; None: as the environment says.
+    """
+
+    pages: int = 12
+    model: str | None = None
+    images: tuple[str, ...] = ()
+    output: str | None = None
+    storage: StorageOptions | None = None
+
+    def __post_init__(self) -> None:
+        if self.pages < MINIMUM_PAGES:
+            raise JobError(f"{self.pages} pages are too few", why=f"the second night changes {MINIMUM_PAGES} of them")
+
+
 def try_runner(
     runner: str,
     flags: Sequence[str] = (),
     *,
     flink_master: str | None = None,
-    pages: int = 12,
-    model: str | None = None,
-    images: Sequence[str] = (),
-    output: str | None = None,
-    storage: StorageOptions | None = None,
+    trial: Trial | None = None,
     run: Callable[[ScoringJob], JobResult] = run_job,
 ) -> TrialReport:
     """Scores a collection of two nights on a runner and on the local one.
@@ -127,29 +148,23 @@ def try_runner(
         runner: The name of a Beam runner.
         flags: For Beam, on that runner.
         flink_master: The REST address of a Flink cluster; FlinkRunner needs it.
-        pages: How many pages of digits the collection has, at least `MINIMUM_PAGES`.
-        model: A model directory; by default the digits model, which is converted first.
-        images: More images, as `densecast score` takes them; they do not change.
-        output: A new folder is made below this one for everything; workers must reach it by the same path. With
-            `scheme://` it holds collection and tables. By default a temporary folder, which is deleted.
-        storage: How object stores are opened; None: as the environment says.
+        trial: What is scored, and where; by default pages of digits in a temporary folder.
         run: Runs a job.
 
     Raises:
         DensecastError: A run failed, see `pipeline.jobs.run.run_job`, or a runner cannot be made or reached.
     """
-    if pages < MINIMUM_PAGES:
-        raise JobError(f"{pages} pages are too few", why=f"the second night changes {MINIMUM_PAGES} of them")
+    trial = trial or Trial()
     target: dict[str, object] = {"runner": runner, "beam_options": tuple(flags), "flink_master": flink_master}
     about = about_runner(open_runner(runner), flags)  # a runner without its program fails before anything is made
     if flink_master:
         about["flink"] = FlinkCluster(flink_master).overview().version
-    with _folder(output) as folder, _model(model, folder) as directory:
+    with _folder(trial.output) as folder, _model(trial.model, folder) as directory:
         shape = shape_for(read_metadata(directory))
-        arguments = first_night(TableRoot(join(folder, "images"), storage), pages, shape)
+        arguments = first_night(TableRoot(join(folder, "images"), trial.storage), trial.pages, shape)
         values: dict[str, object] = {
             "model": directory,
-            "images": (*arguments, *images),
+            "images": (*arguments, *trial.images),
             "top_k": 3,
             "scores": Form.FLOAT32,
             "scales": SCALES,
@@ -157,13 +172,13 @@ def try_runner(
             "prune": True,
             "max_pruned": 1,
             "max_rejected": 1,
-            "storage": storage,
+            "storage": trial.storage,
         }
-        tables = {where: TableRoot(join(folder, f"maps-{where}"), storage) for where in ("there", "here")}
+        tables = {where: TableRoot(join(folder, f"maps-{where}"), trial.storage) for where in ("there", "here")}
         nights = []
         for number in range(2):
             if number:
-                second_night(arguments[0], pages, shape)
+                second_night(arguments[0], trial.pages, shape)
             there = run(describe_job(**values, **target, output=tables["there"]))
             here = run(describe_job(**values, runner=LOCAL, output=tables["here"]))
             nights.append(_night(tables["there"], there, tables["here"], here))
@@ -175,7 +190,7 @@ def try_runner(
             "python": platform.python_version(),
             **{name: version(name) for name in ("apache-beam", "densecast")},
         },
-        folder=folder if output else None,
+        folder=folder if trial.output else None,
         nights=tuple(nights),
         equal=all(night.equal for night in nights),
     )

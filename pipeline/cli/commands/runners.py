@@ -56,19 +56,11 @@ def verify_runner(
     densecast verify-runner --runner PrismRunner
     densecast verify-runner --runner FlinkRunner --flink-master localhost:8081 --output /shared/trials
     """
-    from pipeline.tools.verify_runner import render, try_runner
+    from pipeline.tools.verify_runner import Trial, render, try_runner
 
     need_tensorflow()
-    report = try_runner(
-        runner,
-        beam_flags(ctx),
-        flink_master=flink_master,
-        pages=pages,
-        model=model,
-        images=images,
-        output=output,
-        storage=given_storage(),
-    )
+    trial = Trial(pages=pages, model=model, images=images, output=output, storage=given_storage())
+    report = try_runner(runner, beam_flags(ctx), flink_master=flink_master, trial=trial)
     print_report(report, render, as_json=as_json)
     if not report.equal:
         ctx.exit(ExitCode.FAILED)

@@ -6,7 +6,6 @@ held for each version, and one row group's columns at a time.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict
 
+from conversion import nearest
 from pipeline.drift.statistics import Array, Change, Exceeded, Tally, Thresholds, compare, judge
 from pipeline.errors import TableError
 from pipeline.storage.address import join
@@ -116,7 +116,7 @@ def choose_runs(
     by_id = {str(summary.get("run_id")): summary for summary in runs}
     for name in (run, against):
         if name is not None and name not in by_id:
-            close = difflib.get_close_matches(name, by_id, 1)
+            close = nearest(name, by_id)
             raise TableError(
                 f"there is no run {name!r}",
                 where=root,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from conversion.names import nearest
+from conversion import nearest
 from pipeline.drift.statistics import Thresholds
 from pipeline.errors import JobError
 from pipeline.jobs.spec import JOB_KEYS, ScoringJob, describe_job, problems, read_share

@@ -7,7 +7,6 @@ workers too. A value `env:NAME` is looked up where it is used, so that the secre
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import socket
@@ -15,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from conversion import nearest
 from pipeline.errors import JobError
 from pipeline.units import parse_duration
 
@@ -261,7 +261,7 @@ def without_secrets(text: str, options: StorageOptions) -> str:
 def _check(name: str, value: str, variable: str = "") -> None:
     where = variable or f"storage option {name}"
     if name not in OPTIONS:
-        close = difflib.get_close_matches(name, OPTIONS, 1)
+        close = nearest(name, OPTIONS)
         raise CredentialsError(
             f"there is no storage option {name!r}",
             remedy=f"{f'did you mean {close[0]}? ' if close else ''}there are {', '.join(OPTIONS)}",

@@ -18,7 +18,7 @@ from PIL import Image
 from conversion import ModelMetadata
 from models.digits.pages import Pixels
 from pipeline.storage.address import join
-from pipeline.storage.store import open_store
+from pipeline.storage.factory import open_store
 from pipeline.tools.demo import compose_pages
 
 SCALES = (1.0, 0.5)

@@ -59,8 +59,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place.folder)
         # A table of two versions, with a map, a rejection and a deletion.
-        assert run_densecast(["score", "my-model", "photos/", "@list.csv", "--output", "maps", "--max-rejected", "50%"]).code == 0
-        assert run_densecast(["score", "my-model", "photos/", "--output", "maps", "--max-rejected", "50%", "--prune"]).code == 0
+        for images in (["photos/", "@list.csv"], ["photos/", "--prune"]):
+            outcome = run_densecast(["score", "my-model", *images, "--output", "maps", "--max-rejected", "50%"])
+            assert outcome.code == 0, outcome.stderr
     shutil.copytree(place.folder, place.pristine)
     return place
 

@@ -9,6 +9,7 @@ A marker is an HTML comment directly before a block, so that a code host shows n
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -65,22 +66,25 @@ def blocks(page: Path) -> Iterator[Block]:
 def table(page: Path, first_column: str) -> list[list[str]]:
     """Returns the cells of all tables of a page whose first column has this title, without the title rows."""
     rows: list[list[str]] = []
-    wanted = False
+    for one in _tables(page):
+        if one[0][0] == first_column:
+            rows += one[1:]
+    return rows
+
+
+def _tables(page: Path) -> Iterator[list[list[str]]]:
+    rows: list[list[str]] = []
+    in_table = False
     for token in _tokens(page):
         if token.type == "table_open":
-            title = None
+            rows, in_table = [], True
         elif token.type == "tr_open":
-            row: list[str] = []
-        elif token.type == "inline" and token.level > 2:
-            row.append(token.content)
-        elif token.type == "thead_close":
-            title = row[0]
-            wanted = title == first_column
-        elif token.type == "tr_close" and row and wanted:
-            rows.append(row)
+            rows.append([])
+        elif token.type == "inline" and in_table:
+            rows[-1].append(token.content)
         elif token.type == "table_close":
-            wanted = False
-    return rows
+            in_table = False
+            yield rows
 
 
 def code_spans(page: Path) -> Iterator[str]:
@@ -107,7 +111,7 @@ def anchors(page: Path) -> set[str]:
     seen: Counter[str] = Counter()
     result = set()
     tokens = _tokens(page)
-    for token, following in zip(tokens, tokens[1:], strict=False):
+    for token, following in itertools.pairwise(tokens):
         if token.type == "heading_open":
             text = "".join(child.content for child in following.children or ())
             slug = re.sub(r"[^\w\- ]", "", text.strip().lower()).replace(" ", "-")

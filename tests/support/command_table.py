@@ -1,6 +1,6 @@
 """The table of commands, generated from click.
 
-`python -m tests.support.command_table FILE.md` writes it between the markers `<!-- commands -->` and `<!-- /commands -->`.
+`python -m tests.support.command_table FILE.md` writes it between `<!-- commands -->` and `<!-- /commands -->`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ _BETWEEN = re.compile(r"(?<=<!-- commands -->\n).*?(?=<!-- /commands -->)", re.D
 
 def all_commands(group: click.Group = cli, path: str = "") -> Iterator[tuple[str, click.Command]]:
     """Yields the name and the command of every command, those of groups included, in the order of the help."""
-    for name, command in group.commands.items():
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
         if isinstance(command, click.Group):
             yield from all_commands(command, f"{path}{name} ")
-        else:
+        elif command is not None:
             yield f"{path}{name}", command
 
 

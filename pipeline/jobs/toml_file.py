@@ -116,7 +116,8 @@ class JobFile:
         values = dict(self.values)
         values["images"] = tuple(dated(pattern, day) for pattern in _patterns(values.get("images", ())))
         values["output"] = dated(str(values.get("output", "")), day)
-        return describe_job(**{"storage": self.storage, **values, **changes})
+        # Without [storage] the default holds.
+        return describe_job(**{"storage": self.storage or None, **values, **changes})
 
 
 def load_jobfile(path: str | Path) -> JobFile:

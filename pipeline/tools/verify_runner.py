@@ -203,7 +203,8 @@ def compare_tables(left: str, right: str) -> TableDiff:
         TableError: One is not a table, or a part cannot be read.
     """
     datasets = [MapTable(root).dataset() for root in (left, right)]
-    with reading(f"{left}, {right}"):
+    both = TableRoot(f"{left}, {right}", TableRoot(left).options)  # an error shows no secret of theirs
+    with reading(both):
         return diff.compare(*datasets, tolerance=diff.TOLERANCE)
 
 

@@ -8,7 +8,6 @@ workers too. A value `env:NAME` is looked up where it is used, so that the secre
 from __future__ import annotations
 
 import os
-import re
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field

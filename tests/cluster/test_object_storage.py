@@ -50,12 +50,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def bucket(server: Server, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[str]:
+def bucket(server: Server, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
     """A folder of the test's own in the server's bucket; the environment has the keys."""
     server.start()  # where a test has left it dead
     for name in KEYS:
         monkeypatch.setenv(name, server.environment[name])
-    yield f"{server.bucket}/{request.node.name.replace('[', '-').replace(']', '').replace(' ', '-')}"
+    return f"{server.bucket}/{request.node.name.replace('[', '-').replace(']', '').replace(' ', '-')}"
 
 
 class Remote:
@@ -361,7 +361,7 @@ def test_every_version_is_written_once(bucket: str):
     assert [child.returncode for child in children] == [0] * writers
     made = {run: int(version) for run, version in (line.split() for text in told for line in text.splitlines())}
     assert sorted(made.values()) == list(range(writers * commits))
-    delta = DeltaTable(table, storage_options=delta_options(table))
+    delta = DeltaTable(table, storage_options=delta_options(table, StorageOptions()))
     assert {entry["densecast"]["run_id"]: entry["version"] for entry in delta.history()} == made
     report = check(table)
     assert (report.clean, report.images) == (True, writers * commits)

@@ -45,7 +45,7 @@ class DriftSettings(Thresholds):
 
 
 class NightlySettings(_Frozen):
-    """`[nightly]`: what a job file says besides the job.
+    """`[nightly]`: the settings of a job file that do not describe the job.
 
     Attributes:
         name: The job's name in messages and metrics; by default the file's name.

@@ -19,7 +19,7 @@ from pipeline import beam_counters
 from pipeline.errors import JobError
 from pipeline.jobs.run import run_job
 from pipeline.jobs.spec import describe_job
-from pipeline.runners.registry import describe_runner, beam_flags, open_runner, runner_lost
+from pipeline.runners.registry import beam_flags, describe_runner, open_runner, runner_lost
 from pipeline.transforms.list_images import ListImages
 from pipeline.transforms.score_images import ScoreImages
 from tests.support.fakes import write_model

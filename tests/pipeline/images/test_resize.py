@@ -12,8 +12,7 @@ from PIL import Image
 from pipeline.errors import JobError
 from pipeline.images.decode import DecodeLimits, decode
 from pipeline.images.resize import MAX_ENLARGEMENT, MAX_SCALES, Scaling, resample
-from pipeline.maps.classification_map import Geometry
-from pipeline.maps.geometry import original_geometry
+from pipeline.maps.geometry import Geometry, original_geometry
 from tests.pipeline.images.test_decode import encoded, exif
 
 LIMITS = DecodeLimits()

@@ -118,7 +118,7 @@ def test_a_fused_map_is_consistent_and_says_what_it_is() -> None:
 def test_a_single_map_is_its_own_mean() -> None:
     whole = random_map(3, 4, stride=8, offset=8, scale=0.5)
     found = fuse([whole])
-    np.testing.assert_array_equal(found.probabilities, whole.probabilities)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(found.probabilities, whole.probabilities)
     np.testing.assert_array_equal(found.classes, whole.classes)
     assert found.fused_from == (0.5,)
 
@@ -138,7 +138,7 @@ def test_dense_maps_have_every_class() -> None:
     map_ = random_map(2, 2, stride=8, offset=8, scale=1)
     assert dense(map_, CLASSES) is map_.probabilities
     padded = dense(map_, CLASSES + 2)
-    np.testing.assert_array_equal(padded[..., :CLASSES], map_.probabilities)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(padded[..., :CLASSES], map_.probabilities)
     assert not padded[..., CLASSES:].any()
 
 

@@ -54,7 +54,7 @@ def test_several_maps_need_a_choice_and_only_one(table: str) -> None:
         show(table, "cat")
     for options in ({"scale": 1.0}, {"key": "ab"}):
         with pytest.raises(JobError, match="fused map is of all scales"):
-            show(table, "cat", fused=True, **options)  # type: ignore[arg-type]
+            show(table, "cat", fused=True, **options)
 
 
 def test_a_map_whose_image_is_gone_is_drawn_without_a_picture(table: str, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from pipeline.cli.main import cli
 from pipeline.errors import JobError, TableError
 from pipeline.jobs.run import JobResult, run_job
 from pipeline.jobs.spec import ScoringJob
-from pipeline.runners.registry import LOCAL
+from pipeline.settings import LOCAL
 from pipeline.table.reader import MapTable
 from pipeline.tools.verify_runner import Trial, TrialReport, compare_tables, render, try_runner
 from pipeline.tools.verify_runner_images import shape_for

@@ -16,7 +16,7 @@ from pipeline.sources import ImageReference, Reader
 from pipeline.table.rows import ImageFacts
 from pipeline.timing import timed
 
-_VIEWS = "pipeline.images.multiscale:views"
+_DECODE = "pipeline.images.multiscale:decode_scaled"
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Loader:
     @contextlib.contextmanager
     def open(self) -> Iterator[Callable[[ImageReference], Loaded]]:
         """A function that loads one image; for one thread."""
-        decoder = IsolatedDecoder(self._timeout_s, function=_VIEWS)
+        decoder = IsolatedDecoder(self._timeout_s, function=_DECODE)
         with Reader(self._max_image_bytes) as reader, decoder:
             yield functools.partial(self._load, reader, decoder)
 

@@ -56,10 +56,6 @@ def test_target_sizes_keep_the_aspect_and_the_limits(height, width, resize, max_
         for side, original in ((h, height), (w, width)):
             # Half a pixel of its own, and what half a pixel of the longer side makes here.
             assert side == 1 or abs(side - original * exact) <= 1.0
-    assert Scaling(resize, max_side, scales).largest(height, width) == (
-        max(h for _, h, _ in sizes),
-        max(w for _, _, w in sizes),
-    )
 
 
 @pytest.mark.parametrize(
@@ -93,7 +89,7 @@ def test_scalings_that_make_no_sense(values):
 def test_enlargement_has_an_end(scaling):
     sizes = [(10, 12)] if scaling.resize else []
     for size in sizes:
-        with pytest.raises(JobError, match="no side may grow"):
+        with pytest.raises(JobError, match="a side may grow"):
             scaling.target_sizes(*size)
     assert scaling.target_sizes(100, 120)
 

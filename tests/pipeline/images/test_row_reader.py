@@ -14,7 +14,7 @@ from PIL import Image
 
 from conversion.geometry import AxisGeometry
 from pipeline.images.decode import DecodeLimits, decode, header
-from pipeline.images.row_reader import can_stream, open_rows
+from pipeline.images.row_reader import open_rows
 from pipeline.maps.tiling import cut
 from pipeline.rejection import Reason, Rejected
 from pipeline.scoring.tiles import tiles_of
@@ -82,7 +82,7 @@ def by_rows(data, step: int = 50) -> np.ndarray:
 @pytest.mark.parametrize("name", STREAMED)
 def test_rows_are_those_of_decode(name):
     data = STREAMED[name]
-    assert can_stream(header(data, LIMITS))
+    assert header(data, LIMITS).streams
     np.testing.assert_array_equal(by_rows(data), decode(data, LIMITS).pixels)
 
 
@@ -90,14 +90,14 @@ def test_rows_are_those_of_decode(name):
 @pytest.mark.parametrize("compression", ["none", "lzw", "deflate", "jpeg", "packbits"])
 def test_tiled_tiffs(compression, tile):
     data = vips_tiff(compression=compression, tile=tile, tile_width=64, tile_height=48)
-    assert can_stream(header(data, LIMITS))
+    assert header(data, LIMITS).streams
     np.testing.assert_array_equal(by_rows(data), decode(data, LIMITS).pixels)
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_file_that_can_be_streamed_gives_the_pixels_of_decode(name):
     data = FILES[name][0] if isinstance(FILES[name], tuple) else FILES[name]
-    if can_stream(header(data, LIMITS)):
+    if header(data, LIMITS).streams:
         np.testing.assert_array_equal(by_rows(data), decode(data, LIMITS).pixels)
     else:
         with pytest.raises(Rejected, match="cannot be read by rows"), open_rows(data, LIMITS):
@@ -106,13 +106,13 @@ def test_every_file_that_can_be_streamed_gives_the_pixels_of_decode(name):
 
 def test_most_kinds_can_be_streamed():
     data = (value[0] if isinstance(value, tuple) else value for value in FILES.values())
-    assert sum(can_stream(header(one, LIMITS)) for one in data) >= 38
+    assert sum(header(one, LIMITS).streams for one in data) >= 38
 
 
 @pytest.mark.parametrize("name", WHOLE_ONLY)
 def test_what_cannot_be_streamed_is_said(name):
     data = WHOLE_ONLY[name]
-    assert not can_stream(header(data, LIMITS))
+    assert not header(data, LIMITS).streams
     assert decode(data, LIMITS).pixels.size == H * W * 3
     with pytest.raises(Rejected) as caught, open_rows(data, LIMITS):
         pass
@@ -295,8 +295,8 @@ def test_what_is_left_behind_does_not_harm():
 
 MEASURED = """
 import resource, sys
-from pipeline.decoding import DecodeLimits
-from pipeline.windows import open_rows
+from pipeline.images.decode import DecodeLimits
+from pipeline.images.row_reader import open_rows
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 with open_rows(sys.argv[1], DecodeLimits()) as strips:

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import re
 import sys
-from collections.abc import Iterable
 
 from conversion.errors import LimitError
 
 _MIB = 1 << 20
 _NUMPY_AXES = 64
-# Controls of terminals and of bidirectional text, and halves of surrogate pairs: a name with these shows as another.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,30 +82,8 @@ UNLIMITED = Limits(
 def limit_flag(limit: str) -> str:
     """How the command line spells a limit.
 
-    >>> flag("weights_bytes"), flag("allow_nonfinite")
+    >>> limit_flag("weights_bytes"), limit_flag("allow_nonfinite")
     ('--max-weights-bytes', '--allow-nonfinite')
     """
     dashed = limit.replace("_", "-")
     return f"--{dashed}" if limit == "allow_nonfinite" else f"--max-{dashed}"
-
-
-def control_character(text: str) -> str:
-    r"""The first character that has no place in a name (a control of a terminal, say), or nothing.
-
-    >>> control_character("conv1/3x3 größe"), control_character("a\x1b[2J")
-    ('', '\x1b')
-    """
-    found = _CONTROL.search(text)
-    return found.group() if found else ""
-
-
-def nearest(name: str, known: Iterable[str], count: int = 1) -> list[str]:
-    """Names that `name` may be a misspelling of; none among very many or very long ones, which would take hours.
-
-    >>> nearest("pool", ["pool1", "fc"])
-    ['pool1']
-    """
-    names = list(known)
-    if len(name) > 100 or len(names) > 1000:
-        return []
-    return difflib.get_close_matches(name, [n for n in names if len(n) <= 100], count)

@@ -4,8 +4,8 @@ Networks are immutable: every function returns another. As in the two halves of 
 
 >>> import numpy as np
 >>> from conversion import cast, evaluate
->>> from conversion.network import build
->>> from conversion.reading import parse_definition
+>>> from conversion.net.network import build
+>>> from conversion.caffe.reading import parse_definition
 
 Designer filters. A net of one convolution over grey images gets a Gaussian, and Sobel's operator for both directions:
 
@@ -48,11 +48,13 @@ import numpy as np
 from google.protobuf import text_format
 from numpy.typing import ArrayLike
 
+from conversion.arrays import Array, Shape
+from conversion.caffe.reading import PathLike, blob_message
 from conversion.errors import ConversionError, WeightsError
 from conversion.files import write_atomically
-from conversion.layers.base import Array, Layer, Shape
-from conversion.network import Network, learned, require_parameters, to_definition
-from conversion.reading import PathLike, blob_message
+from conversion.layers.base import Layer
+from conversion.net.network import Network, learned, require_parameters, to_definition
+from conversion.net.weights import named_blobs
 
 
 def save(network: Network, prototxt: PathLike, weights: PathLike | None = None) -> None:
@@ -64,8 +66,8 @@ def save(network: Network, prototxt: PathLike, weights: PathLike | None = None) 
         weights: Where the weights go: as HDF5 if the name ends in `.h5` or `.hdf5`, otherwise in binary form.
 
     Raises:
-        ConversionError: Caffe cannot express the network: poolings are dilated for a finer map (see `finer`).
-        WeightsError: Weights are asked for and the network has none, or HDF5 cannot hold them (see `hdf5.save`).
+        ConversionError: Caffe cannot express the network: poolings are dilated for a finer map (see `dilate`).
+        WeightsError: Weights are asked for and the network has none, or HDF5 cannot hold them (see `hdf5.write`).
         OSError: A file cannot be written.
     """
     definition = to_definition(network)
@@ -80,9 +82,9 @@ def save(network: Network, prototxt: PathLike, weights: PathLike | None = None) 
     if weights is not None:
         require_parameters(network)
     if weights is not None and Path(weights).suffix in (".h5", ".hdf5"):
-        from conversion import hdf5  # h5py takes a while to import, and few need it
+        from conversion.caffe import hdf5
 
-        hdf5.save(network, weights)
+        hdf5.write(weights, {layer.name: named_blobs(network, layer) for layer in network.layers})
         weights = None
     write_atomically(Path(prototxt), text_format.MessageToString(definition).encode())
     if weights is None:

@@ -10,8 +10,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from conversion.caffe_pb2 import EltwiseParameter, LayerParameter
-from conversion.layers.base import Array, ElementwiseLayer, Layer, Narrow, Shape, Tensor, canonical_axis, register
+from conversion.arrays import Array, Shape, Tensor
+from conversion.caffe.caffe_pb2 import EltwiseParameter, LayerParameter
+from conversion.layers.base import ElementwiseLayer, Layer, Narrow, canonical_axis, register
 from conversion.layers.layout import from_caffe, import_tensorflow, to_caffe
 
 
@@ -49,7 +50,7 @@ class Eltwise(Layer):
     @property
     def narrow(self) -> Narrow:
         """See `Layer.narrow`."""
-        return Narrow.FOLLOWS
+        return Narrow.INFER
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """The formula."""
@@ -115,7 +116,7 @@ class OperandLayer(ElementwiseLayer):
     @property
     def narrow(self) -> Narrow:
         """See `Layer.narrow`."""
-        return Narrow.FOLLOWS
+        return Narrow.INFER
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:
         """The formula in Caffe's axis order where it must be."""

@@ -7,16 +7,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from fractions import Fraction
-from typing import Any, ClassVar, Self, TypeVar
+from typing import ClassVar, Self, TypeVar
 
-from numpy.typing import NDArray
-
-from conversion.caffe_pb2 import LayerParameter
+from conversion.arrays import Array, Shape, Tensor
+from conversion.caffe.caffe_pb2 import LayerParameter
 from conversion.errors import NetworkError, UnsupportedError
-
-Shape = tuple[int, ...]
-Array = NDArray[Any]
-Tensor = Any  # a tf.Tensor: TensorFlow ships no types and is imported only when it is used
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,17 +32,17 @@ class Step:
 
 
 class Narrow(Enum):
-    """What a layer does where a network is computed in 16-bit floats.
+    """What a layer does in a network that computes in 16-bit floats, by TensorFlow's lists for mixed precision.
 
     Attributes:
-        NEVER: It computes in float32: it needs the range (squares overflow float16) or the digits (softmax, indices).
-        FOLLOWS: It hardly computes, and does it in the type of its bottoms; in float32 where these differ.
-        ALWAYS: Its bottoms and weights are cast: it sums up products, and its kernels do that in float32.
+        DENY: It computes in float32: it needs the range (squares overflow float16) or the digits (softmax, indices).
+        INFER: It computes little, in the type of its bottoms; in float32 if these differ.
+        ALLOW: Its bottoms and weights are cast to 16 bits: its kernels add up the products in float32.
     """
 
-    NEVER = auto()
-    FOLLOWS = auto()
-    ALWAYS = auto()
+    DENY = auto()
+    INFER = auto()
+    ALLOW = auto()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -96,8 +91,8 @@ class Layer(ABC):
 
     @property
     def narrow(self) -> Narrow:
-        """What it does where the network is computed in 16-bit floats; `Narrow.NEVER` unless it says so."""
-        return Narrow.NEVER
+        """What it does where the network is computed in 16-bit floats; `Narrow.DENY` unless it says so."""
+        return Narrow.DENY
 
     @property
     def where(self) -> str:

@@ -10,8 +10,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from conversion.caffe_pb2 import ConvolutionParameter, LayerParameter
-from conversion.layers.base import Array, Layer, Narrow, Shape, Step, Tensor, canonical_axis, register
+from conversion.arrays import Array, Shape, Tensor
+from conversion.caffe.caffe_pb2 import ConvolutionParameter, LayerParameter
+from conversion.layers.base import Layer, Narrow, Step, canonical_axis, register
 from conversion.layers.layout import from_caffe, import_tensorflow, to_caffe
 from conversion.layers.windows import convolution_size, pad_spatial, per_axis, taps
 
@@ -162,7 +163,7 @@ class Convolution(SlidingLayer):
     @property
     def narrow(self) -> Narrow:
         """See `Layer.narrow`."""
-        return Narrow.ALWAYS
+        return Narrow.ALLOW
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:
         """`tf.nn.conv2d` with explicit padding; groups are split, since the CPU kernel refuses them."""
@@ -252,7 +253,7 @@ class InnerProduct(Layer):
     @property
     def narrow(self) -> Narrow:
         """See `Layer.narrow`."""
-        return Narrow.ALWAYS
+        return Narrow.ALLOW
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:
         """`tf.tensordot` on the flattened bottom in Caffe's order."""

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from conversion.arrays import Array, Shape, Tensor
 from conversion.errors import UnsupportedError
-from conversion.layers.base import Array, Narrow, Shape, Step, Tensor, register
+from conversion.layers.base import Narrow, Step, register
 from conversion.layers.convolution import SlidingLayer
 from conversion.layers.layout import import_tensorflow
 from conversion.layers.windows import taps
@@ -111,7 +112,7 @@ class Deconvolution(SlidingLayer):
     @property
     def narrow(self) -> Narrow:
         """See `Layer.narrow`."""
-        return Narrow.ALWAYS
+        return Narrow.ALLOW
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:
         """The gradient of a VALID convolution, whose size is unambiguous, with `pad` cut off at every side."""

@@ -9,8 +9,9 @@ from typing import Self
 
 import numpy as np
 
-from conversion.caffe_pb2 import LayerParameter
-from conversion.layers.base import Array, ElementwiseLayer, Layer, Tensor, register
+from conversion.arrays import Array, Tensor
+from conversion.caffe.caffe_pb2 import LayerParameter
+from conversion.layers.base import ElementwiseLayer, Layer, register
 from conversion.layers.layout import import_tensorflow
 
 

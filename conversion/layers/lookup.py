@@ -8,8 +8,9 @@ from typing import Self
 
 import numpy as np
 
-from conversion.caffe_pb2 import LayerParameter
-from conversion.layers.base import Array, Layer, Shape, Step, Tensor, register
+from conversion.arrays import Array, Shape, Tensor
+from conversion.caffe.caffe_pb2 import LayerParameter
+from conversion.layers.base import Layer, Step, register
 from conversion.layers.layout import from_caffe, import_tensorflow, to_caffe
 
 

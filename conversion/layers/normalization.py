@@ -8,8 +8,9 @@ from typing import Self
 
 import numpy as np
 
-from conversion.caffe_pb2 import LayerParameter, LRNParameter
-from conversion.layers.base import Array, ElementwiseLayer, Narrow, Shape, Step, Tensor, canonical_axis, register
+from conversion.arrays import Array, Shape, Tensor
+from conversion.caffe.caffe_pb2 import LayerParameter, LRNParameter
+from conversion.layers.base import ElementwiseLayer, Narrow, Step, canonical_axis, register
 from conversion.layers.convolution import window_steps
 from conversion.layers.layout import carried_axis, import_tensorflow
 from conversion.layers.windows import pad_spatial, taps
@@ -133,7 +134,7 @@ class BatchNorm(ElementwiseLayer):
     @property
     def narrow(self) -> Narrow:
         """By stored statistics it is one product; others are sums over the blob."""
-        return Narrow.FOLLOWS if self.use_global_stats else Narrow.NEVER
+        return Narrow.INFER if self.use_global_stats else Narrow.DENY
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:
         """The formula, channels last where the rank is 4."""

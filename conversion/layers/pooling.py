@@ -9,9 +9,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from conversion.caffe_pb2 import LayerParameter, PoolingParameter
+from conversion.arrays import Array, Shape, Tensor
+from conversion.caffe.caffe_pb2 import LayerParameter, PoolingParameter
 from conversion.errors import UnsupportedError
-from conversion.layers.base import Array, Layer, Narrow, Shape, Step, Tensor, register
+from conversion.layers.base import Layer, Narrow, Step, register
 from conversion.layers.convolution import window_steps
 from conversion.layers.layout import import_tensorflow
 from conversion.layers.windows import pad_spatial, taps
@@ -210,7 +211,7 @@ class Pooling(Layer):
     @property
     def narrow(self) -> Narrow:
         """A maximum is one of the values; a mean adds many up, and a mask counts cells."""
-        return Narrow.FOLLOWS if self.method == "MAX" and self._tops == 1 else Narrow.NEVER
+        return Narrow.INFER if self.method == "MAX" and self._tops == 1 else Narrow.DENY
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """VALID pooling over the bottom padded at its end to Caffe's rounded size, which is computed at run time."""

@@ -9,8 +9,9 @@ from typing import Self
 
 import numpy as np
 
-from conversion.caffe_pb2 import LayerParameter, ReductionParameter
-from conversion.layers.base import Array, Layer, Shape, Step, Tensor, canonical_axis, register
+from conversion.arrays import Array, Shape, Tensor
+from conversion.caffe.caffe_pb2 import LayerParameter, ReductionParameter
+from conversion.layers.base import Layer, Step, canonical_axis, register
 from conversion.layers.layout import carried_axis, from_caffe, import_tensorflow, to_caffe
 
 

@@ -8,9 +8,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from conversion.caffe_pb2 import LayerParameter, SPPParameter
+from conversion.arrays import Array, Shape, Tensor
+from conversion.caffe.caffe_pb2 import LayerParameter, SPPParameter
 from conversion.errors import UnsupportedError
-from conversion.layers.base import Array, Layer, Shape, Step, Tensor, register
+from conversion.layers.base import Layer, Step, register
 from conversion.layers.layout import import_tensorflow, to_caffe
 from conversion.layers.pooling import FLT_MAX, Pooling
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from conversion.layers.base import Array, Layer
+    from conversion.arrays import Array
+    from conversion.layers.base import Layer
 
 
 def per_axis(

@@ -19,8 +19,8 @@ from conversion import (
     cast,
     convert,
     load_network,
+    load_savedmodel,
     receptive_field,
-    savedmodel,
     to_tensorflow,
 )
 from models.catalog import entry
@@ -128,7 +128,7 @@ def main(arguments: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as directory:
         output = Path(directory) / "digits"
         convert(model.definition, fetch(model), output, mean=model.mean, scale=model.scale, labels=model.labels)
-        signature = savedmodel.load_savedmodel(output).signatures["serving_default"]
+        signature = load_savedmodel(output).signatures["serving_default"]
 
         def score(pixels: Pixels) -> NDArray[np.floating]:
             return np.asarray(signature(images=pixels[None])["probabilities"][0])

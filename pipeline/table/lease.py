@@ -18,6 +18,7 @@ import secrets
 import socket
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -86,6 +87,7 @@ class Lease:
         run_id: The run that wants it.
         seconds: How long it holds unless it is renewed, above 0.
         store: Where it is kept; by default beside the table's runs.
+        clock: Gives seconds; by it a lease that cannot be renewed counts as lost in time.
 
     Raises:
         LeaseHeldError: By `with`: another run holds it.
@@ -93,7 +95,13 @@ class Lease:
     """
 
     def __init__(
-        self, root: str, run_id: str, seconds: float = DEFAULT_MINUTES * 60, store: LeaseStore | None = None
+        self,
+        root: str,
+        run_id: str,
+        seconds: float = DEFAULT_MINUTES * 60,
+        store: LeaseStore | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._root, self._store = root, store or open_store(root)
         now = datetime.now(UTC)
@@ -108,6 +116,7 @@ class Lease:
             renewed_at=now,
             seconds=seconds,
         )
+        self._clock = clock
         self._held: Stored | None = None
         self._lost = ""
         self._stop = threading.Event()
@@ -157,15 +166,15 @@ class Lease:
         return seconds - (self._store.now() - found.modified)
 
     def _keep(self) -> None:
-        renewed = time.monotonic()
+        renewed = self._clock()
         while not self._stop.wait(self._holder.seconds / _RENEWALS):
             try:
                 if not self._swap(self._holder.model_copy(update={"renewed_at": datetime.now(UTC)})):
                     self._lost = "another run has taken it over"
                     return
-                renewed = time.monotonic()
+                renewed = self._clock()
             except StorageError as error:
-                if time.monotonic() - renewed > self._holder.seconds:
+                if self._clock() - renewed > self._holder.seconds:
                     self._lost = f"it could not be renewed: {error.what}"
                     return
 

@@ -81,7 +81,7 @@ class Night(_Model):
 
     @property
     def equal(self) -> bool:
-        """Whether both left the same rows, and said the same of them."""
+        """Whether both left the same rows within the tolerance, and said the same of them."""
         return self.tables.equal and self.there.agrees(self.here) and not self.damage
 
 
@@ -177,14 +177,14 @@ def try_runner(
 
 
 def compare_tables(left: str, right: str) -> TableDiff:
-    """Compares the newest versions of two tables, see `pipeline.table.diff.compare`.
+    """Compares the newest versions of two tables within `pipeline.table.diff.TOLERANCE`, see `compare` there.
 
     Raises:
         TableError: One is no table, or a part cannot be read.
     """
     datasets = [MapTable(root).dataset() for root in (left, right)]
     with reading(f"{left}, {right}"):
-        return diff.compare(*datasets)
+        return diff.compare(*datasets, tolerance=diff.TOLERANCE)
 
 
 def _night(there_root: str, there: JobResult, here_root: str, here: JobResult) -> Night:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from conversion.errors import NetworkError
 from tests.attacks.attack import Attack, each
-from tests.conversion.definitions import data, layer
+from tests.support.definitions import data, layer
 
 UNKNOWN = ("unknown bottom blob", "no layer before it produces it")
 ATTACKS = [

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from conversion.caffe_pb2 import BlobProto
+from conversion.caffe.caffe_pb2 import BlobProto
+from conversion.caffe.reading import blob_message
 from conversion.errors import ConversionError, LimitError, ReadingError
 from conversion.limits import Limits
-from conversion.reading import blob_message
 from tests.attacks.attack import Attack, each, lengthed
-from tests.golden_cases import GOLDEN
+from tests.support.golden_cases import GOLDEN
 
 
 def mean(value: float) -> bytes:

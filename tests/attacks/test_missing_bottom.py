@@ -6,7 +6,7 @@ from pathlib import Path
 
 from conversion.errors import LimitError, NetworkError
 from tests.attacks.attack import Attack, each
-from tests.conversion.definitions import data, layer
+from tests.support.definitions import data, layer
 
 LONG = "ab" * 490
 ATTACKS = [

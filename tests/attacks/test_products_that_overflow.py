@@ -6,7 +6,7 @@ from pathlib import Path
 
 from conversion.errors import LimitError, NetworkError, ReadingError
 from tests.attacks.attack import Attack, binary, each
-from tests.conversion.definitions import convolution, data, inner_product, layer
+from tests.support.definitions import convolution, data, inner_product, layer
 
 
 def mean(shape: str) -> bytes:

@@ -7,7 +7,7 @@ import pytest
 
 from conversion import cast, evaluate, load_network
 from conversion.errors import ConversionError, NetworkError, WeightsError
-from conversion.network import Network
+from conversion.net.network import Network
 from conversion.surgery import (
     gaussian,
     parameters,
@@ -16,8 +16,8 @@ from conversion.surgery import (
     transplant,
     with_parameters,
 )
-from tests.conversion.definitions import CLASSIFIER, convolution, data, layer, network
-from tests.golden_cases import GOLDEN
+from tests.support.definitions import CLASSIFIER, convolution, data, layer, network
+from tests.support.golden_cases import GOLDEN
 
 
 @pytest.fixture

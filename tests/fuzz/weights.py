@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from conversion.caffe.reading import parse_weights, stored_weights
 from conversion.errors import DensecastError
-from conversion.network import Network, build, learned, with_weights
-from conversion.reading import parse_weights, stored_weights
+from conversion.net.build import build
+from conversion.net.network import Network, learned
+from conversion.net.weights import with_weights
 from tests.fuzz.harness import LIMITS, launch
 
 

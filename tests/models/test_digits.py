@@ -11,8 +11,8 @@ from conversion import Network, Preprocessing, cast, evaluate, load_network, rec
 from models import entry
 from models.digits import evaluate as evaluation
 from models.digits.pages import EDGE, GAP, PITCH, WINDOW, Page, compose_page, held_out
-from models.digits.train import BACKGROUND, classes_of, hard, load_digits, sample, split, trained
 from models.fetch import fetch
+from tests.models.train_digits import BACKGROUND, classes_of, hard, load_digits, sample, split, trained
 
 MODEL = entry("digits")
 PREPROCESSING = Preprocessing(mean=MODEL.mean, scale=MODEL.scale)

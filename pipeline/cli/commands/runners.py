@@ -29,7 +29,11 @@ def verify_runner(
     output: str | None,
     as_json: bool,
 ) -> None:
-    """Score one collection on a runner and on the local one, over two nights, and compare all rows bit by bit.
+    """Score one collection on a runner and on the local one, over two nights, and compare all rows.
+
+    Scores, residuals, probabilities and features have to be equal within 1e-6, for TensorFlow may round their last
+    digits otherwise at another place of a batch or on another processor; where it does, the digest of the map differs
+    too. Classes and everything else have to be exactly equal, but for run id and time.
 
     The collection is made for it: pages of digits, whole and in tiles, at two scales, in files and in an archive, and
     images that are rejected; some change before the second night. IMAGES are scored besides. What follows -- goes to

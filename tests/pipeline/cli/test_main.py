@@ -17,7 +17,7 @@ from conversion import evaluate, load_network
 from pipeline.cli.commands.options import Size
 from pipeline.cli.main import cli
 from pipeline.table.reader import MapTable
-from tests.golden_cases import GOLDEN
+from tests.support.golden_cases import GOLDEN
 
 NET = GOLDEN / "nets" / "caffenet_small"
 

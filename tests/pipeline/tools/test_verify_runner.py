@@ -95,6 +95,19 @@ def test_the_collection_has_every_kind_of_row(kept: tuple[TrialReport, Path]):
     assert all(outcomes[name] for name in ("keep", "update", "score", "delete", "replaced", "probed", "still_rejected"))
 
 
+@pytest.mark.parametrize(("tilt", "equal"), [(1e-7, True), (1e-5, False)])
+def test_floats_may_differ_by_what_kernels_round(model: Path, tilt: float, equal: bool):
+    def rounds(job: ScoringJob) -> JobResult:
+        with without_tensorflow(functools.partial(FullEngine, tilt)):
+            return run_job(job)
+
+    report = tried(model, there(rounds))
+    assert report.equal is equal
+    told = shown(report)
+    assert ("differ in the last digits only, by up to" in told) is equal
+    assert ("NOT EQUAL" in told) is not equal
+
+
 def test_workers_in_other_processes_make_the_same_table(model: Path):
     """Beam's own runner with two worker processes: what is shipped to them is all that they need."""
     with without_tensorflow(FullEngine):

@@ -1,0 +1,11 @@
+"""The types of what flows through a network: shapes, arrays and tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numpy.typing import NDArray
+
+Shape = tuple[int, ...]
+Array = NDArray[Any]
+Tensor = Any  # a tf.Tensor: TensorFlow ships no types and is imported only when it is used

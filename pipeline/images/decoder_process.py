@@ -50,18 +50,11 @@ class IsolatedDecoder:
     starts its own child.
 
     Args:
-<<<<<<< HEAD
         timeout_s: Seconds that one decode may take, without the start of the child. Time in which this process does not
             run (a suspended machine or container) does not count.
         memory_bytes: Address space that the child may use (Linux). More ends in OUT_OF_MEMORY.
         function: The function to call in the child, as "module:name". Its first argument is an image file.
-=======
-        timeout_s: Seconds that one decode may take, starting the child not counted. Only time in which this process
-            runs too is counted: that a machine or a container was suspended is no image's fault.
-        memory_bytes: Address space that the child may take (Linux); more ends in OUT_OF_MEMORY.
-        function: What to call in the child, as "module:name"; its first argument is an image file.
-        clock: Makes the clock of a wait from its limit in seconds.
->>>>>>> main
+        clock: Makes the clock that a wait uses, from its time limit in seconds.
 
     Raises:
         ValueError: A limit is not positive.

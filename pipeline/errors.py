@@ -19,7 +19,7 @@ class JobError(DensecastError):
 
 
 class EngineError(DensecastError):
-    """An engine cannot load or run a model. (An image that it cannot process is rejected instead.)"""
+    """An engine cannot load or run a model; an image that it cannot process is rejected instead."""
 
 
 class WorkerError(JobError):

@@ -16,7 +16,7 @@ from conversion.caffe.strip_training import Size
 from conversion.errors import ConversionError, NetworkError, WeightsError
 from conversion.export import savedmodel
 from conversion.export.alignment import alignment_of
-from conversion.export.metadata import FILE_NAME, NETWORK_FILE, GeometryMetadata, ModelMetadata, digest
+from conversion.export.metadata import FILE_NAME, NETWORK_FILE, ModelMetadata, digest
 from conversion.export.preprocessing import ChannelOrder, Mean, Preprocessing, channel_mean
 from conversion.export.verification import TOLERANCE, verification_examples, verification_sizes, verify_savedmodel
 from conversion.layers.convolution import Convolution
@@ -112,7 +112,7 @@ def convert(
         digest=digest(network, preprocessing, probabilities),
         converter_version=importlib.metadata.version("densecast"),
         preprocessing=preprocessing,
-        geometry=GeometryMetadata.of(geometry),
+        geometry=geometry,
         alignment=_alignment(network, probabilities),
         classes=classes,
         labels=tuple(labels),

@@ -160,7 +160,7 @@ def _die_with_parent() -> None:
 
 
 def _silence_libraries() -> None:
-    """Keeps C libraries from writing to standard error: libtiff reports every damaged TIFF there, as its rejection does."""
+    """Keeps C libraries from writing to standard error, where libtiff repeats what a rejection says."""
     sys.stderr = open(os.dup(2), "w", buffering=1, errors="backslashreplace")  # noqa: SIM115 - open until the process ends
     with open(os.devnull, "wb") as null:
         os.dup2(null.fileno(), 2)

@@ -73,7 +73,7 @@ class RowReader:
             raise ValueError("the image is closed")
         if not (self._top <= top < bottom <= self.height and self._bottom <= bottom):
             raise ValueError(
-                f"rows {top} to {bottom} of {self.height} after rows {self._top} to {self._bottom}: rows are read forward only"
+                f"rows {top} to {bottom} of {self.height} after rows {self._top} to {self._bottom}: only forward"
             )
         if self._failed is not None:
             raise Rejected(self._failed.reason, self._failed.detail)

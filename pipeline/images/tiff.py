@@ -27,12 +27,13 @@ _SINGLE = frozenset({
     WIDTH, HEIGHT, COMPRESSION, PHOTOMETRIC, 266, ORIENTATION, SAMPLES, ROWS_PER_STRIP, PLANAR, 292, 293, 317,
     TILE_WIDTH, TILE_HEIGHT, 512, 513, 514, 515, 531,
 })  # fmt: skip
-"""Tags with one value. Those without a name: fill order, T4 and T6 options, predictor, old-style JPEG, YCbCr position."""
+"""Tags with one value. Those not named above: fill order, T4 and T6 options, predictor, old JPEG, YCbCr position."""
 
 _LISTS = frozenset({
-    BITS, STRIP_OFFSETS, STRIP_BYTES, 320, TILE_OFFSETS, TILE_BYTES, EXTRA_SAMPLES, SAMPLE_FORMAT, 347, 519, 520, 521, 529, 530, 532,
+    BITS, STRIP_OFFSETS, STRIP_BYTES, 320, TILE_OFFSETS, TILE_BYTES, EXTRA_SAMPLES, SAMPLE_FORMAT,
+    347, 519, 520, 521, 529, 530, 532,
 })  # fmt: skip
-"""Tags with several values. Those without a name: colour map, JPEG tables, YCbCr coefficients and range."""
+"""Tags with several values. Those not named above: colour map, JPEG tables, YCbCr coefficients and range."""
 
 _LONG, _LONG8 = 4, 16
 _VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}

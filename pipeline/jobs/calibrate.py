@@ -120,10 +120,11 @@ def _shapes(job: ScoringJob, metadata: ModelMetadata) -> tuple[BatchShape, ...]:
         if run.get("compiled") and run.get("job", {}).get("xla_shapes") == job.xla_shapes:
             return tuple((int(n), int(height), int(width)) for n, height, width in run["compiled"])
     limits, alignment = job.limits(), metadata.alignment
-    axes = metadata.geometry.y.axis, metadata.geometry.x.axis
 
     def tiles(size: tuple[int, int]) -> Iterator[tuple[int, int]]:
-        for tile in cut(*size, axes, limits.tile_pixels, alignment) if alignment else ():
+        for tile in (
+            cut(*size, metadata.geometry, tile_pixels=limits.tile_pixels, alignment=alignment) if alignment else ()
+        ):
             yield tile.bottom - tile.top, tile.right - tile.left
 
     sizes = sample_sizes(job.images, metadata, job.recipe(), limits)

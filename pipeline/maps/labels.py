@@ -1,4 +1,4 @@
-"""The classes of a map as people read them: short names, and how much of the map each has."""
+"""The classes of a map for people: short names, and the share of the cells that each class has."""
 
 import re
 from typing import NamedTuple
@@ -11,12 +11,12 @@ BACKGROUND = "background"
 
 
 class Share(NamedTuple):
-    """A class that is the best one of some cells.
+    """A class that is the best class of some cells.
 
     Attributes:
         number: The class.
         name: Its short name.
-        share: Of the cells, 0 to 1.
+        share: Its share of the cells, 0 to 1.
     """
 
     number: int
@@ -25,7 +25,7 @@ class Share(NamedTuple):
 
 
 def short_name(label: str) -> str:
-    """The first of a label's names, without WordNet's number and anything that would upset a terminal.
+    """Returns the first of a label's names, printable and without WordNet's number.
 
     >>> short_name("n02123045 tabby, tabby cat")
     'tabby'
@@ -35,20 +35,20 @@ def short_name(label: str) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` without characters that have no form of their own: labels and file names may hold escape sequences."""
+    """Returns `text` with `?` for characters that are not printable: labels may contain escape sequences."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def is_background(name: str) -> bool:
-    """Whether a class stands for nothing in particular: it is shown without a colour."""
+    """Returns whether a class is the background, which is shown without a colour."""
     return short_name(name).casefold() == BACKGROUND
 
 
 def shares(map_: ClassificationMap) -> list[Share]:
-    """The best classes of all cells, by how many cells they are best in; background comes last."""
+    """Returns the best classes of the cells, the most frequent first and the background last."""
     numbers, counts = np.unique(map_.classes[..., 0], return_counts=True)
-    found = [
+    classes = [
         Share(int(number), short_name(map_.label_of(int(number))), float(count) / map_.residual.size)
         for number, count in zip(numbers, counts, strict=True)
     ]
-    return sorted(found, key=lambda item: (is_background(item.name), -item.share, item.number))
+    return sorted(classes, key=lambda item: (is_background(item.name), -item.share, item.number))

@@ -94,7 +94,7 @@ def report(network: Network, size: tuple[int, int] | None, model: ModelMetadata 
     steps, shapes = network.trace({blob: (1, shape[1], height, width)})
     output = model.output_blob if model else network.outputs[-1]
     # A finer network does not say by itself what its training window was: the model remembers.
-    geometry = model.geometry if model else GeometryMetadata.of(receptive_field(network, output))
+    geometry = model.geometry if model else receptive_field(network, output)
     cells = shapes[output]
     layers = [
         LayerReport(
@@ -113,8 +113,8 @@ def report(network: Network, size: tuple[int, int] | None, model: ModelMetadata 
         classes=cells[1],
         geometry=geometry,
         overhang=[
-            float(geometry.y.axis.overhang(height, cells[2])),
-            float(geometry.x.axis.overhang(width, cells[3])),
+            float(geometry.y.overhang(height, cells[2])),
+            float(geometry.x.overhang(width, cells[3])),
         ],
         layers=layers,
         parameters=sum(layer.parameters for layer in layers),

@@ -92,8 +92,8 @@ def bench(
         ModelError: The directory is no model.
         EngineError: There is no such device.
     """
-    place = open_devices(device)[0]
-    engine = TensorFlowEngine(model, place=place)
+    opened = open_devices(device)[0]
+    engine = TensorFlowEngine(model, device=opened)
     network = load_network(f"{model}/{NETWORK_FILE}")
     (blob,) = network.inputs
     channels = network.inputs[blob][1]
@@ -123,7 +123,7 @@ def bench(
             )
     claim = _claim(engine, window, eight, batches, repeats, clock)
     return BenchReport(
-        model=engine.metadata.name, device=place.label, peak_gflops=peak, repeats=repeats, timings=timings, claim=claim
+        model=engine.metadata.name, device=opened.label, peak_gflops=peak, repeats=repeats, timings=timings, claim=claim
     )
 
 

@@ -108,7 +108,7 @@ class ScoreFn(beam.DoFn):
                 why="its maps would be filed under the wrong model",
                 remedy="leave a model alone while it is used; convert the new one to another directory",
             )
-        return Scorer(engine, self._recipe, self._limits, self._run_id, self._uncut, count)
+        return Scorer(engine, self._recipe, self._limits, self._run_id, uncut=self._uncut, count=count)
 
     def _new_writer(self) -> PartWriter:
         return PartWriter(self._table, self._run_id, self._recipe.model_digest, self._flush_bytes)

@@ -271,6 +271,7 @@ OWN = {
     "pipeline.images.resize",
     "pipeline.images.tiff",
     "pipeline.rejection",
+    "pipeline.settings",
 }
 
 

@@ -196,7 +196,7 @@ def test_place_takes_every_cover_and_nothing_else(heights, widths, drawn):
 @pytest.mark.parametrize(
     ("parts", "match"),
     [
-        ([], "no tiles"),
+        ([], "without tiles"),
         ([(-1, 0, np.zeros((1, 1)))], "at cell"),
         ([(0, 0, np.zeros((0, 1)))], "at cell"),
         ([(0, 0, np.zeros(3))], "at cell"),

@@ -1,6 +1,7 @@
 from .arrays import Array as Array
 from .caffe.upgrade_files import upgrade_file as upgrade_file
 from .errors import DensecastError as DensecastError
+from .errors import printable as printable
 from .export.convert import convert as convert
 from .export.metadata import NETWORK_FILE as NETWORK_FILE
 from .export.metadata import GeometryMetadata as GeometryMetadata
@@ -28,6 +29,8 @@ from .limits import DEFAULT_LIMITS as DEFAULT_LIMITS
 from .limits import UNLIMITED as UNLIMITED
 from .limits import Limits as Limits
 from .limits import limit_flag as limit_flag
+from .names import control_character as control_character
+from .names import nearest as nearest
 from .net.geometry import AxisGeometry as AxisGeometry
 from .net.geometry import Number as Number
 from .net.geometry import ReceptiveField as ReceptiveField

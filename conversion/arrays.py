@@ -1,4 +1,4 @@
-"""The types of what flows through a network: shapes, arrays and tensors."""
+"""The types of the values in a network: shapes, arrays and tensors."""
 
 from __future__ import annotations
 
@@ -9,3 +9,4 @@ from numpy.typing import NDArray
 Shape = tuple[int, ...]
 Array = NDArray[Any]
 Tensor = Any  # a tf.Tensor: TensorFlow ships no types and is imported only when it is used
+Size = int | Tensor  # the length of an axis: known, or computed at run time

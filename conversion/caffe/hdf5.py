@@ -1,14 +1,13 @@
 """Weights as HDF5, `net.caffemodel.h5`: what Caffe writes with `snapshot_format: HDF5` (Net::ToHDF5).
 
 A dataset `/data/<layer>/<index>` for each learned blob; a blob that is shared by name is stored with its owner alone,
-the first layer that has it. HDF5 can refer to other files and to itself: neither is followed.
+the first layer that has it. HDF5 can refer to other files and to itself: such references are refused.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import h5py
 import numpy as np
@@ -26,11 +25,11 @@ _DAMAGED = (OSError, RuntimeError, KeyError, ValueError, TypeError)
 
 
 def parse(data: bytes, *, where: str, limits: Limits = DEFAULT_LIMITS) -> Stored:
-    """The blobs of a file's content as float32, by layer name and index. Layers without blobs are left out.
+    """Returns the blobs of a file's content as float32, by layer name and index. Layers without blobs are left out.
 
     Raises:
-        ReadingError: It is not HDF5, is damaged, is no net that Caffe saved, or refers to other files.
-        LimitError: It has too many entries, or blobs that are too large.
+        ReadingError: It is not HDF5, is damaged, is not a net that Caffe saved, or refers to other files.
+        LimitError: It has too many entries, or too large blobs.
     """
     try:
         with h5py.File(io.BytesIO(data), "r") as file:
@@ -74,13 +73,13 @@ def write(path: PathLike, layers: Mapping[str, Sequence[tuple[str, Array]]]) -> 
                 written.add(name)
 
 
-def _read(file: Any, where: str, limits: Limits) -> Stored:
+def _read(file: h5py.File, where: str, limits: Limits) -> Stored:
     if not isinstance(_link(file, "data", where), h5py.Group):
         state = " (it looks like a solver's state)" if "history" in file or "iter" in file else ""
         raise ReadingError(
-            f"no group /data in it{state}", where=where, remedy="give the .caffemodel.h5 that Caffe saved"
+            f"it has no group /data{state}", where=where, remedy="give the .caffemodel.h5 that Caffe saved"
         )
-    found: dict[str, dict[int, Array]] = {}
+    blobs_by_layer: dict[str, dict[int, Array]] = {}
     entries = 0
     size = 0
     for name, dataset in _datasets(file["data"], "", limits.nesting, where):
@@ -91,7 +90,7 @@ def _read(file: Any, where: str, limits: Limits) -> Stored:
         layer, _, index = name.rpartition("/")
         place = f"{where}: /data/{name}"
         if not layer or not (index.isascii() and index.isdigit() and len(index) < 4):
-            raise ReadingError("a dataset that is no blob of a layer", where=place, why="expected /data/LAYER/INDEX")
+            raise ReadingError("a dataset that is not a blob of a layer", where=place, why="expected /data/LAYER/INDEX")
         limits.check("axes", dataset.ndim, f"a blob of {dataset.ndim} axes", where=place)
         limits.check("elements", dataset.size, f"a blob of shape {dataset.shape}", where=place)
         size += int(dataset.size) * _FLOAT_BYTES
@@ -99,13 +98,15 @@ def _read(file: Any, where: str, limits: Limits) -> Stored:
         if dataset.dtype.kind != "f" or 0 in dataset.shape:
             raise ReadingError(f"a blob of {dataset.dtype} and shape {dataset.shape}", where=place)
         if dataset.external or dataset.is_virtual:
-            raise ReadingError("its values are in another file", where=place, why="no path in a file is ever opened")
-        found.setdefault(layer, {})[int(index)] = np.asarray(dataset[()], dtype=np.float32)
-    return {layer: dict(sorted(blobs.items())) for layer, blobs in found.items()}
+            raise ReadingError(
+                "its values are in another file", where=place, why="densecast opens no path that a file names"
+            )
+        blobs_by_layer.setdefault(layer, {})[int(index)] = np.asarray(dataset[()], dtype=np.float32)
+    return {layer: dict(sorted(blobs.items())) for layer, blobs in blobs_by_layer.items()}
 
 
-def _datasets(group: Any, prefix: str, depth: int, where: str) -> Iterator[tuple[str, Any]]:
-    """Every dataset below a group with its path, and (path, None) for groups: a layer's name may have `/` in it."""
+def _datasets(group: h5py.Group, prefix: str, depth: int, where: str) -> Iterator[tuple[str, h5py.Dataset | None]]:
+    """Yields every dataset below a group with its path, and (path, None) for groups: a layer's name may contain `/`."""
     for key in group:
         name = f"{prefix}{key}"
         item = _link(group, key, where)
@@ -120,13 +121,13 @@ def _datasets(group: Any, prefix: str, depth: int, where: str) -> Iterator[tuple
             raise ReadingError("neither group nor dataset", where=f"{where}: /data/{name}")
 
 
-def _link(group: Any, key: str, where: str) -> Any:
-    """The object behind a name; None if there is none. Links to other places or files are refused."""
+def _link(group: h5py.Group, key: str, where: str) -> h5py.Group | h5py.Dataset | None:
+    """Returns the object of a name, or None; raises ReadingError for a link to another object or file."""
     link = group.get(key, getlink=True)
     if link is None:
         return None
     if not isinstance(link, h5py.HardLink):
         raise ReadingError(
-            f"{key!r} is a link to another place", where=where, why="Caffe writes none, and no path is ever opened"
+            f"{key!r} is a link to another object", where=where, why="Caffe writes none, and densecast follows none"
         )
     return group.get(key)

@@ -1,4 +1,4 @@
-"""Caffe's files -> messages and arrays. Nothing here interprets a layer, and no path inside a file is ever opened."""
+"""Caffe's files -> messages and arrays. This module interprets no layer and opens no path that a file names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import re
 import stat
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from google.protobuf import text_format
@@ -25,7 +25,7 @@ from conversion.limits import DEFAULT_LIMITS, Limits
 PathLike = str | os.PathLike[str]
 AnyMessage = TypeVar("AnyMessage", bound=Message)
 
-# The header that numpy.save writes, Python 2's long integers included. It is a Python literal: never evaluated here.
+# The header that numpy.save writes, with Python 2's long integers too. It is a Python literal, and never evaluated.
 _NPY_HEADER = re.compile(
     r"\{'descr': '([<>|=]?[a-zA-Z]\d*)', 'fortran_order': (True|False), 'shape': \("
     r"(|N,|N(?:, ?N)++,?)\), ?\} *\n?".replace("N", "(?:0|[1-9][0-9]{0,17})L?")
@@ -47,7 +47,7 @@ def read_definition(path: PathLike, *, limits: Limits = DEFAULT_LIMITS) -> NetPa
 
 
 def parse_definition(data: bytes, *, where: str, limits: Limits = DEFAULT_LIMITS) -> NetParameter:
-    """What `read_definition` makes of a file's content; raises as it does."""
+    """Returns the definition in a file's content; raises as `read_definition` does."""
     refuse_other_formats(data, where)
     try:
         text = data.decode("utf-8-sig")  # Caffe's parser skips a byte order mark too
@@ -66,30 +66,25 @@ def parse_definition(data: bytes, *, where: str, limits: Limits = DEFAULT_LIMITS
     except text_format.ParseError as error:
         raise _no_definition(_explained(error, text), where) from error
     if not message.layer and not message.layers:
-        raise ReadingError("no layers in it", where=where, why="it must be a NetParameter in text form")
+        raise ReadingError("it has no layers", where=where, why="it must be a NetParameter in text form")
     return message
 
 
-def read_weights(path: PathLike, *, limits: Limits = DEFAULT_LIMITS) -> NetParameter:
-    """Reads trained weights in binary form (a `.caffemodel`).
+def parse_weights(data: bytes, *, where: str, limits: Limits = DEFAULT_LIMITS) -> NetParameter:
+    """Parses trained weights in binary form (the content of a `.caffemodel`) into a message.
 
     Raises:
-        ReadingError: The file cannot be read, or is not a NetParameter in binary form.
-        LimitError: It is too large, or has too many layers or fields.
+        ReadingError: It is not a NetParameter in binary form, or has no layers.
+        LimitError: It has too many layers or fields.
     """
-    return parse_weights(read_bytes(path, "weights_bytes", limits), where=str(path), limits=limits)
-
-
-def parse_weights(data: bytes, *, where: str, limits: Limits = DEFAULT_LIMITS) -> NetParameter:
-    """What `read_weights` makes of a file's content; raises as it does."""
     message = _parse(data, NetParameter(), where, limits)
     if not message.layer and not message.layers:
-        raise ReadingError("no layers in it", where=where, remedy="give the .caffemodel that Caffe saved")
+        raise ReadingError("it has no layers", where=where, remedy="give the .caffemodel that Caffe saved")
     return message
 
 
 def stored_weights(data: bytes, *, where: str, limits: Limits = DEFAULT_LIMITS) -> StoredWeights:
-    """The blobs of a `.caffemodel`'s content, for `network.with_weights`, as views of it; raises as `read_weights`."""
+    """Returns the blobs of a `.caffemodel`'s content as views of it; raises as `parse_weights` does."""
     refuse_other_formats(data, where)
     wire_limits.check(data, NetParameter.DESCRIPTOR, limits, where=where)
     return parse_stored(data, where=where, limits=limits)
@@ -101,12 +96,12 @@ def read_blob(path: PathLike, *, limits: Limits = DEFAULT_LIMITS) -> Array:
 
 
 def parse_blob(data: bytes, *, where: str, limits: Limits = DEFAULT_LIMITS) -> Array:
-    """What `read_blob` makes of a file's content; raises as it does."""
+    """Returns the blob in a file's content; raises as `read_blob` does."""
     return blob_array(_parse(data, BlobProto(), where, limits), where=where, limits=limits)
 
 
 def read_npy(path: PathLike, *, limits: Limits = DEFAULT_LIMITS) -> Array:
-    """Reads a NumPy array of numbers (`.npy`), believing the header no further than the file reaches.
+    """Reads a NumPy array of numbers (`.npy`); the header must fit the size of the file.
 
     Raises:
         ReadingError: The file cannot be read, is not such an array, or is truncated.
@@ -116,7 +111,7 @@ def read_npy(path: PathLike, *, limits: Limits = DEFAULT_LIMITS) -> Array:
 
 
 def parse_npy(data: bytes, *, where: str, limits: Limits = DEFAULT_LIMITS) -> Array:
-    """What `read_npy` makes of a file's content; raises as it does."""
+    """Returns the array in a file's content; raises as `read_npy` does."""
     start = _NPY_START.get(data[:8], 0)
     body = start + int.from_bytes(data[8:start], "little")
     if not 0 < start <= len(data):
@@ -126,28 +121,28 @@ def parse_npy(data: bytes, *, where: str, limits: Limits = DEFAULT_LIMITS) -> Ar
             where=where,
             remedy=look.remedy if look else "give a .npy that numpy.save wrote",
         )
-    found = _NPY_HEADER.fullmatch(data[start : min(body, start + 4096)].decode("latin-1"))
-    if found is None:
+    header = _NPY_HEADER.fullmatch(data[start : min(body, start + 4096)].decode("latin-1"))
+    if header is None:
         raise ReadingError("not a NumPy array: its header is not one that numpy.save writes", where=where)
-    if not _NPY_NUMBERS.fullmatch(found[1]):
+    if not _NPY_NUMBERS.fullmatch(header[1]):
         raise ReadingError(
-            f"not a NumPy array of numbers: an array of {found[1]}", where=where, why="a mean is made of real numbers"
+            f"not a NumPy array of numbers: an array of {header[1]}", where=where, why="a mean is made of real numbers"
         )
-    shape = tuple(int(dim) for dim in re.findall("[0-9]+", found[3]))
+    shape = tuple(int(dim) for dim in re.findall("[0-9]+", header[3]))
     limits.check("axes", len(shape), f"an array of {len(shape)} axes", where=where)
-    dtype = np.dtype(found[1])
-    needed, there = math.prod(shape) * dtype.itemsize, len(data) - body
-    if needed != there or 0 in shape:
+    dtype = np.dtype(header[1])
+    needed, available = math.prod(shape) * dtype.itemsize, len(data) - body
+    if needed != available or 0 in shape:
         raise ReadingError(
-            f"not a NumPy array, complete: shape {shape} needs {needed:,} bytes, the file holds {there:,}",
+            f"not a complete NumPy array: shape {shape} needs {needed:,} bytes, the file has {available:,}",
             where=where,
             remedy="the file is damaged or truncated: fetch it again",
         )
-    return np.frombuffer(data, dtype, offset=body).reshape(shape, order="F" if found[2] == "True" else "C")
+    return np.frombuffer(data, dtype, offset=body).reshape(shape, order="F" if header[2] == "True" else "C")
 
 
 def blob_shape(blob: BlobProto) -> Shape:
-    """The shape a blob states: `shape`, or the four legacy dimensions; () where it states none."""
+    """Returns the shape a blob states: `shape`, or the four legacy dimensions; () where it states none."""
     if blob.HasField("shape"):
         return tuple(blob.shape.dim)
     if any(blob.HasField(field) for field in ("num", "channels", "height", "width")):
@@ -156,10 +151,10 @@ def blob_shape(blob: BlobProto) -> Shape:
 
 
 def blob_array(blob: BlobProto | StoredBlob, *, where: str, limits: Limits = DEFAULT_LIMITS) -> Array:
-    """A blob's values as a float32 array of the shape it states.
+    """Returns a blob's values as a float32 array of the shape it states.
 
     Args:
-        blob: `data` (packed or not) or `double_data`; or a message of its shape alone, and its values.
+        blob: A message with `data` (packed or not) or `double_data`; or a message with the shape only, and the values.
         where: File and layer, for errors.
         limits: Its `axes` and `elements` are checked.
 
@@ -176,22 +171,22 @@ def blob_array(blob: BlobProto | StoredBlob, *, where: str, limits: Limits = DEF
     if min(shape, default=1) < 1:
         raise ReadingError(f"a blob of shape {shape}", where=where, why="every dimension must be at least 1")
     field, width = ("double_data", 8) if blob.double_data else ("data", 4)
-    count, found = math.prod(shape), len(getattr(blob, field)) if stored is None else stored.size
-    if found != count:
+    count, available = math.prod(shape), len(getattr(blob, field)) if stored is None else stored.size
+    if available != count:
         raise ReadingError(
-            f"a blob of shape {shape} needs {count} values, the file holds {found}",
+            f"a blob of shape {shape} needs {count} values, the file has {available}",
             where=where,
             remedy="the file is damaged or truncated: fetch it again",
         )
     limits.check("elements", count, f"a blob of {count:,} values", where=where)
     values = _values(blob, field, np.dtype(f"<f{width}")) if stored is None else stored
-    with np.errstate(over="ignore"):  # a double beyond float32 becomes infinite, which whoever uses it refuses
+    with np.errstate(over="ignore"):  # a double beyond float32 becomes infinite; callers refuse that
         return values.astype(np.float32, copy=False).reshape(shape)
 
 
 def blob_message(array: Array) -> BlobProto:
-    """The reverse of `blob_array`: a BlobProto with `shape` and packed `data`."""
-    # Filled through the wire form: a repeated field takes Python floats one by one, a hundred times slower.
+    """Returns a BlobProto with `shape` and packed `data` for an array: the reverse of `blob_array`."""
+    # Filled through the wire form: a repeated field takes Python floats one by one, a hundred times more slowly.
     values = np.ascontiguousarray(array, dtype="<f4")
     field = BlobProto.DESCRIPTOR.fields_by_name["data"].number
     blob = BlobProto.FromString(bytes([field << 3 | 2]) + _varint(values.nbytes) + values.tobytes())
@@ -199,8 +194,11 @@ def blob_message(array: Array) -> BlobProto:
     return blob
 
 
-def _values(blob: BlobProto, field: str, dtype: np.dtype[Any]) -> Array:
-    """A repeated field as an array without boxing each value: serialised alone, it is a header and the raw values."""
+def _values(blob: BlobProto, field: str, dtype: np.dtype[np.generic]) -> Array:
+    """Returns a repeated field as an array, without a Python object per value.
+
+    Serialised alone, the field is a header and the raw values.
+    """
     alone = BlobProto()
     getattr(alone, field).MergeFrom(getattr(blob, field))
     data = alone.SerializeToString()
@@ -209,7 +207,7 @@ def _values(blob: BlobProto, field: str, dtype: np.dtype[Any]) -> Array:
 
 
 def _varint(value: int) -> bytes:
-    """Protobuf's base-128 form of a length."""
+    """Returns Protobuf's base-128 form of a length."""
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -219,7 +217,7 @@ def _varint(value: int) -> bytes:
 
 
 def read_bytes(path: PathLike, limit: str, limits: Limits) -> bytes:
-    """A whole file, if it is a file and no larger than the limit of that name; raises ReadingError or LimitError."""
+    """Reads a regular file that is no larger than the limit of that name; raises ReadingError or LimitError."""
     where = str(path)
     try:
         status = Path(path).stat()
@@ -229,7 +227,7 @@ def read_bytes(path: PathLike, limit: str, limits: Limits) -> bytes:
             )
         with open(path, "rb") as file:
             limits.check(limit, status.st_size, f"{status.st_size:,} bytes", where=where)
-            data = file.read() if status.st_size else file.read(1 << 20)  # a file of the kernel states no size
+            data = file.read() if status.st_size else file.read(1 << 20)  # files of the kernel state no size
     except OSError as error:
         raise ReadingError(f"cannot be read: {error.strerror}", where=where) from error
     except ValueError as error:  # a NUL in the path
@@ -239,20 +237,20 @@ def read_bytes(path: PathLike, limit: str, limits: Limits) -> bytes:
 
 
 def _parse(data: bytes, message: AnyMessage, where: str, limits: Limits) -> AnyMessage:
-    """A file in binary form, looked over before it is parsed."""
+    """Parses a file in binary form after its size has been checked."""
     refuse_other_formats(data, where)
     wire_limits.check(data, message.DESCRIPTOR, limits, where=where)
     try:
         message.ParseFromString(data)
     except DecodeError as error:
         raise ReadingError(
-            f"damaged: {error}", where=where, why=f"it must be a {message.DESCRIPTOR.name} in binary form, complete"
+            f"damaged: {error}", where=where, why=f"it must be a complete {message.DESCRIPTOR.name} in binary form"
         ) from error
     return message
 
 
 def refuse_other_formats(data: bytes, where: str) -> None:
-    """Raises ReadingError if the data is a web page, a git-lfs pointer, an archive, ... and says which."""
+    """Raises ReadingError if the data is a web page, a git-lfs pointer, an archive, ...; the message names it."""
     look = sniff(data)
     if look:
         raise ReadingError(f"not a Caffe file: it looks like {look.what}", where=where, remedy=look.remedy)
@@ -268,18 +266,18 @@ def _unknown_fields(unknown: list[str], where: str) -> UnsupportedError:
     return UnsupportedError(
         "unknown fields: " + "; ".join(unknown),
         where=where,
-        why="a field that is ignored could change what the net computes",
+        why="ignoring a field could change what the net computes",
         remedy="remove those that only training uses; a layer from a fork of Caffe cannot be converted",
     )
 
 
 def _explained(error: text_format.ParseError, text: str) -> str:
-    """The parser's message with the part of the line that it is about: a line can be a megabyte."""
+    """Returns the parser's message with an excerpt of its line: a line can be a megabyte."""
     line, column = error.GetLine(), error.GetColumn()
     if line is None or column is None:
         return str(error)[:_EXCERPT]
     whole = text.split("\n")[line - 1] if line > 0 else ""
-    # It starts with "line:column : 'the whole line': " (without the line, where the previous token is to blame).
+    # It starts with "line:column : 'the whole line': "; the line is left out if the previous token is wrong.
     reason = str(error).removeprefix(f"{line}:{column} : ").removeprefix(f"'{whole}': ")
     around = whole[max(column - 1 - _EXCERPT // 4, 0) :][: _EXCERPT // 2]
     return f"{line}:{column}: {reason[:_EXCERPT]} in {around.strip()!r}"

@@ -1,7 +1,7 @@
-"""A definition made for training, as a classifier: the layers of phase TEST, an input instead of data, no losses.
+"""Training definitions -> classifiers: the layers of phase TEST, an input instead of data, no losses.
 
-`train_val.prototxt` says where its images and labels come from and what is minimised; a deployed net has an input and
-probabilities. What the file names as a source is never opened.
+`train_val.prototxt` names the sources of its images and labels and the loss; a deployed net has an input and
+probabilities. No source that the file names is ever opened.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from conversion.errors import NetworkError
 
 Size = int | tuple[int, int] | tuple[int, int, int]  # both sides, (height, width) or (channels, height, width)
 
-# Their tops: images first and labels after them; or, in the second row, whatever the file holds.
+# The tops of the first: images, then labels; of the second: any data.
 _IMAGES_AND_LABELS = frozenset({"Data", "ImageData", "MemoryData", "WindowData"})
 _ANYTHING = frozenset({"HDF5Data", "DummyData"})
 _DATA = _IMAGES_AND_LABELS | _ANYTHING
-# What only a classifier's own layers do; a blob that reaches none of them is no image.
+# A blob that reaches none of these layers is not an image.
 _LEARNED = frozenset({"Convolution", "Deconvolution", "InnerProduct", "Embed"})
 
 
 class Stripped(NamedTuple):
-    """The layers of a classifier, and what was done to get them, for people."""
+    """The layers of a classifier, and notes for the user on what was changed."""
 
     layers: list[LayerParameter]
     notes: tuple[str, ...]
@@ -36,18 +36,18 @@ def strip(
     crop: Size | None = None,
     where: str = "",
 ) -> Stripped:
-    """The layers of a net without what only training needs.
+    """Returns the layers of a net without what only training needs.
 
-    Given: the layers, in the current form, that phase TEST includes; and those that it does not, for the sake of an
-    input that only TRAIN has. Result: data layers are Input layers of their crop size; labels, Accuracy, HDF5Output,
-    every loss, and what only these feed are gone; a SoftmaxWithLoss is the Softmax of its scores, unless the net has
-    one. Its blob is called "prob" where that is the only one, otherwise as the loss was. Layers that need no change are
-    the same objects.
+    Given: the layers of phase TEST, in the current form; and the other layers, since an input may exist in TRAIN only.
+    Result: data layers become Input layers of their crop size. Labels, Accuracy, HDF5Output, all losses, and layers
+    that only these feed are removed. A SoftmaxWithLoss becomes the Softmax of its scores, unless the net has one; its
+    blob is called "prob" if it is the only one, otherwise like the loss. Layers that need no change are the same
+    objects.
 
     Args:
         layers: See above; not changed.
         excluded: See above.
-        crop: The size of the images, in place of what data and Input layers state.
+        crop: The size of the images; overrides what data and Input layers state.
         where: The file, for errors.
 
     Raises:
@@ -65,21 +65,21 @@ def strip(
     for layer in data:
         message, sizes = _to_input(layer, labels, crop, where)
         inputs.append(message)
-        notes.append(f"{_text(layer)} is an input of {sizes}")
+        notes.append(f"{_text(layer)} becomes an input of {sizes}")
         notes.extend(_transformation(layer))
     blobs = {blob for layer in kept for blob in layer.top}
     heads = sum(layer.type in ("SoftmaxWithLoss", "Softmax") for layer in kept)
     for index, layer in enumerate(kept):
         if layer.type == "SoftmaxWithLoss":
             kept[index] = _to_softmax(layer, only=heads == 1 and "prob" not in blobs)
-            notes.append(f"{_text(layer)} is the Softmax {kept[index].top[0]!r}")
+            notes.append(f"{_text(layer)} becomes the Softmax {kept[index].top[0]!r}")
     if gone:
         notes.append(f"left out, since only training uses them: {_listing(gone)}")
     return Stripped([*inputs, *kept], tuple(notes))
 
 
 def by_phase(definition: NetParameter) -> tuple[list[LayerParameter], list[LayerParameter]]:
-    """The layers that are in the net in phase TEST, by their include and exclude rules, and those that are not."""
+    """Returns the layers of phase TEST, by their include and exclude rules, and the others."""
     stages = frozenset(definition.state.stage)
     result: tuple[list[LayerParameter], list[LayerParameter]] = ([], [])
     for message in definition.layer:
@@ -88,7 +88,7 @@ def by_phase(definition: NetParameter) -> tuple[list[LayerParameter], list[Layer
 
 
 def _included(message: LayerParameter, state: NetState, stages: frozenset[str]) -> bool:
-    """Whether a layer is in the net in phase TEST, by its include and exclude rules (Net::FilterNet)."""
+    """Returns whether a layer is in the net in phase TEST, by its include and exclude rules (Net::FilterNet)."""
     if message.include and message.exclude:
         raise NetworkError(
             "both include and exclude rules", where=f"layer {message.name!r}", why="Caffe accepts one kind"
@@ -99,7 +99,7 @@ def _included(message: LayerParameter, state: NetState, stages: frozenset[str]) 
 
 
 def _meets(rule: NetStateRule, state: NetState, stages: frozenset[str]) -> bool:
-    """Net::StateMeetsRule, for phase TEST and the definition's own level and stages."""
+    """Returns Net::StateMeetsRule for phase TEST and the definition's own level and stages."""
     return not (
         (rule.HasField("phase") and rule.phase != TEST)
         or (rule.HasField("min_level") and state.level < rule.min_level)
@@ -114,19 +114,19 @@ def _is_training(layer: LayerParameter) -> bool:
 
 
 def _data_layers(layers: Iterable[LayerParameter], excluded: Iterable[LayerParameter]) -> list[LayerParameter]:
-    """The data layers of phase TEST, and those of TRAIN for blobs that TEST reads and has no layer for."""
-    found = [layer for layer in layers if layer.type in _DATA]
+    """Returns the data layers of phase TEST, and those of TRAIN that make blobs which TEST reads and does not make."""
+    data = [layer for layer in layers if layer.type in _DATA]
     made = {top for layer in layers for top in layer.top}
     read = {bottom for layer in layers for bottom in layer.bottom}
     for layer in excluded:
         if layer.type in _DATA and read.intersection(layer.top) - made:
-            found.append(layer)
+            data.append(layer)
             made.update(layer.top)
-    return found
+    return data
 
 
 def _labels(layers: Sequence[LayerParameter]) -> set[str]:
-    """The blobs of data layers that are no images: no learned layer works on them, but losses may."""
+    """Returns the blobs of data layers that are not images: no learned layer reads them, but losses may."""
     reaching: set[str] = set()
     for layer in reversed(layers):
         if not _is_training(layer) and (layer.type in _LEARNED or not reaching.isdisjoint(layer.top)):
@@ -143,7 +143,7 @@ def _labels(layers: Sequence[LayerParameter]) -> set[str]:
 def _without_training(
     layers: Sequence[LayerParameter], labels: Iterable[str]
 ) -> tuple[list[LayerParameter], list[LayerParameter]]:
-    """The layers without data, labels, losses and what only these feed; and those left out but for data layers."""
+    """Returns the layers without data, labels, losses and what only these feed; and the removed ones except data."""
     dead = set(labels)
     kept: list[LayerParameter] = []
     gone: list[LayerParameter] = []
@@ -156,11 +156,11 @@ def _without_training(
         only_loss = layer.type == "SoftmaxWithLoss" and origin.get(first, first) not in softmaxed
         if only_loss and first and first not in dead:
             kept.append(layer)
-            dead.update(layer.top[:1])  # the loss itself, and what is reckoned from it
+            dead.update(layer.top[:1])  # the loss itself, and what is computed from it
         elif layer.type == "Silence" and not dead.issuperset(layer.bottom):
-            quiet = _copy(layer)
-            quiet.bottom[:] = [bottom for bottom in layer.bottom if bottom not in dead]
-            kept.append(quiet)
+            silence = _copy(layer)
+            silence.bottom[:] = [bottom for bottom in layer.bottom if bottom not in dead]
+            kept.append(silence)
         elif _is_training(layer) or not dead.isdisjoint(layer.bottom):
             gone.append(layer)
             dead.update(layer.top)
@@ -170,7 +170,7 @@ def _without_training(
 
 
 def _origins(layers: Sequence[LayerParameter]) -> dict[str, str]:
-    """For each copy that a Split makes, the blob it is a copy of; saved nets are full of them."""
+    """Returns, for each copy that a Split makes, the blob that it copies; saved nets are full of them."""
     origin: dict[str, str] = {}
     for layer in layers:
         if layer.type == "Split":
@@ -179,7 +179,7 @@ def _origins(layers: Sequence[LayerParameter]) -> dict[str, str]:
 
 
 def _to_softmax(loss: LayerParameter, *, only: bool) -> LayerParameter:
-    """The Softmax of the first bottom of a SoftmaxWithLoss."""
+    """Returns the Softmax of the first bottom of a SoftmaxWithLoss."""
     layer = _copy(loss)
     top = layer.top[0] if layer.top else layer.name
     if len(layer.top) > 1:
@@ -197,7 +197,7 @@ def _to_softmax(loss: LayerParameter, *, only: bool) -> LayerParameter:
 def _to_input(
     layer: LayerParameter, labels: Container[str], crop: Size | None, where: str
 ) -> tuple[LayerParameter, str]:
-    """An Input layer for the images of a data layer, and their sizes for people."""
+    """Returns an Input layer for the images of a data layer, and their sizes as text."""
     tops = [top for top in layer.top if top not in labels] or list(layer.top[:1])
     message = LayerParameter(name=layer.name, type="Input", top=tops)
     shapes = [_shape(layer, list(layer.top).index(top), crop, where) for top in tops]
@@ -207,7 +207,7 @@ def _to_input(
 
 
 def _shape(layer: LayerParameter, index: int, crop: Size | None, where: str) -> list[int]:
-    """[1, C, H, W] of a data layer's top: one image, since a batch is as large as its user likes."""
+    """Returns [1, C, H, W] of a data layer's top: one image, since users choose the batch size."""
     stated = _stated_shape(layer, index)
     if crop is not None:
         given = (crop, crop) if isinstance(crop, int) else crop
@@ -218,9 +218,9 @@ def _shape(layer: LayerParameter, index: int, crop: Size | None, where: str) -> 
         return [1, stated[1] if len(stated) == 4 else _channels(layer), side, side]
     if not stated:
         raise NetworkError(
-            "the data layer does not say how large its images are",
+            "the data layer does not state the size of its images",
             where=f"{where}: {_text(layer)}" if where else _text(layer),
-            why="their size is in the source that it names, which is not opened",
+            why="only the source that it names has their size, and densecast opens no source",
             remedy="give the size that the classifier was trained at, as height and width or channels, height and "
             "width: load_network(..., crop=(3, 227, 227)), densecast convert --crop 227",
         )
@@ -228,7 +228,7 @@ def _shape(layer: LayerParameter, index: int, crop: Size | None, where: str) -> 
 
 
 def _at(layer: LayerParameter, crop: Size) -> LayerParameter:
-    """An Input layer whose images, the shapes of four dimensions, have another size."""
+    """Returns an Input layer with another size of its images, the shapes of four dimensions."""
     message = _copy(layer)
     given = (crop, crop) if isinstance(crop, int) else crop
     for shape in message.input_param.shape:
@@ -238,7 +238,7 @@ def _at(layer: LayerParameter, crop: Size) -> LayerParameter:
 
 
 def _stated_shape(layer: LayerParameter, index: int) -> list[int]:
-    """What a data layer itself says of its images before they are cropped; empty if it says nothing."""
+    """Returns the shape that a data layer states for its images before the crop; empty if it states none."""
     if layer.type == "MemoryData":
         memory = layer.memory_data_param
         return [1, memory.channels, memory.height, memory.width]
@@ -256,22 +256,22 @@ def _stated_shape(layer: LayerParameter, index: int) -> list[int]:
 
 
 def _channels(layer: LayerParameter) -> int:
-    """3, unless the layer says that its images are grey."""
+    """Returns 3, unless the layer says that its images are grey."""
     grey = layer.transform_param.force_gray or (layer.type == "ImageData" and not layer.image_data_param.is_color)
     return 1 if grey else 3
 
 
 def _transformation(layer: LayerParameter) -> list[str]:
-    """What the layer did to its images, which is not in the net: told, never applied."""
+    """Returns notes on what the layer did to its images, which is not part of the net: reported, never applied."""
     value = layer.transform_param
     notes = []
     if value.HasField("mean_file"):
-        notes.append(f"{_text(layer)} subtracted the mean in {value.mean_file!r}, which is not read: give it as mean")
+        notes.append(f"{_text(layer)} subtracted the mean in {value.mean_file!r}, which is not read: pass it as mean")
     if value.mean_value:
         means = ",".join(f"{number:g}" for number in value.mean_value[:4])
-        notes.append(f"{_text(layer)} subtracted {means}: give it as mean")
+        notes.append(f"{_text(layer)} subtracted {means}: pass it as mean")
     if value.HasField("scale") and value.scale != 1.0:
-        notes.append(f"{_text(layer)} multiplied by {value.scale:g}: give it as scale")
+        notes.append(f"{_text(layer)} multiplied by {value.scale:g}: pass it as scale")
     return notes
 
 

@@ -6,10 +6,12 @@ the current one (2015, `layer { type: "Convolution" }`); and two ways to state i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Iterable
+from typing import cast
 
-from conversion.caffe.caffe_pb2 import BlobProto, LayerParameter, NetParameter, V0LayerParameter, V1LayerParameter
+from google.protobuf.message import Message
+
+from conversion.caffe.caffe_pb2 import LayerParameter, NetParameter, V0LayerParameter, V1LayerParameter
 from conversion.errors import NetworkError, UnsupportedError
 
 _V1_TYPES = {
@@ -131,26 +133,26 @@ _V0_FIELDS: dict[tuple[str, str], tuple[str, str]] = {
     ("hdf5_output_param", "hdf5_output"): ("hdf5_output_param", ""),
 }
 _V0_TRANSFORM = {"scale": "scale", "meanfile": "mean_file", "cropsize": "crop_size", "mirror": "mirror"}
-# Parallel lists, one entry a learned blob, became one ParamSpec a blob.
+# Parallel lists with one entry per learned blob became one ParamSpec per blob.
 _V1_SPECS = {"param": "name", "blob_share_mode": "share_mode", "blobs_lr": "lr_mult", "weight_decay": "decay_mult"}
 _DATA_PARAMETERS = ("data_param", "image_data_param", "window_data_param")
 
 
 def upgrade(net: NetParameter, *, where: str = "") -> NetParameter:
-    """The net in the current form; the same object if it is in it already.
+    """Returns the net in the current form; the same object if it is current already.
 
     Args:
         net: In any of the three forms.
         where: The file, for errors.
 
     Raises:
-        NetworkError: `layer` and `layers` are mixed, or inputs are stated in a way Caffe refuses.
+        NetworkError: `layer` and `layers` are mixed, or Caffe refuses how inputs are stated.
         UnsupportedError: A V0 field or type that has no successor.
     """
     try:
         return _upgrade(net, where)
-    except UnicodeDecodeError as error:  # protobuf reads any bytes as a string, and then refuses to assign them
-        raise NetworkError(f"a text that is not UTF-8: {error.object[:40]!r}", where=where) from error
+    except UnicodeDecodeError as error:  # protobuf accepts any bytes as a string, but refuses to assign them
+        raise NetworkError(f"a string that is not UTF-8: {error.object[:40]!r}", where=where) from error
 
 
 def _upgrade(net: NetParameter, where: str) -> NetParameter:
@@ -176,22 +178,6 @@ def _upgrade(net: NetParameter, where: str) -> NetParameter:
     return out
 
 
-def stored_blobs(weights: NetParameter, *, where: str = "") -> Iterator[tuple[str, Sequence[BlobProto]]]:
-    """(layer name, learned blobs) for each layer of a weights file that has any, in whichever of the three forms.
-
-    Nothing is upgraded or copied for it: other fields of such a file do not matter (old versions of Caffe saved inputs
-    without their shapes), and it may be large.
-    """
-    _refuse_mixed(weights, where)
-    for layer in weights.layer:
-        if layer.blobs:
-            yield layer.name, layer.blobs
-    for old in weights.layers:
-        source = old.layer if old.HasField("layer") else old
-        if source.blobs:
-            yield source.name, source.blobs
-
-
 def _refuse_mixed(net: NetParameter, where: str) -> None:
     if net.layer and net.layers:
         raise NetworkError("both `layer` and `layers`", where=where, why="a net has one form or the other (Caffe)")
@@ -202,7 +188,7 @@ def _is_old_batch_norm(layer: LayerParameter) -> bool:
 
 
 def _inputs_to_layers(net: NetParameter, where: str) -> None:
-    """`input:` with `input_shape` or `input_dim` -> one Input layer named "input" (UpgradeNetInput)."""
+    """Turns `input:` with `input_shape` or `input_dim` into one Input layer named "input" (UpgradeNetInput)."""
     names = list(net.input)
     shapes = [list(shape.dim) for shape in net.input_shape]
     dims = list(net.input_dim)
@@ -230,7 +216,7 @@ def _inputs_to_layers(net: NetParameter, where: str) -> None:
 
 
 def _fold_padding(layers: Iterable[V1LayerParameter], where: str) -> list[V1LayerParameter]:
-    """V0 `padding` layers become the pad of the convolution or pooling that reads them (UpgradeV0PaddingLayers)."""
+    """Turns V0 `padding` layers into the pad of the convolution or pooling that reads them (UpgradeV0PaddingLayers)."""
     kept: list[V1LayerParameter] = []
     producers: dict[str, V1LayerParameter] = {}
     for layer in layers:
@@ -254,7 +240,7 @@ def _fold_padding(layers: Iterable[V1LayerParameter], where: str) -> list[V1Laye
 
 
 def _from_v0(old: V1LayerParameter) -> V1LayerParameter:
-    """One V0 layer -> V1 (UpgradeV0LayerParameter)."""
+    """Turns one V0 layer into V1 (UpgradeV0LayerParameter)."""
     flat: V0LayerParameter = old.layer
     new = V1LayerParameter(name=flat.name, bottom=old.bottom, top=old.top)
     for field in ("blobs", "blobs_lr", "weight_decay"):
@@ -277,8 +263,8 @@ def _from_v0(old: V1LayerParameter) -> V1LayerParameter:
     return new
 
 
-def _assign(message: Any, field: str, value: Any) -> None:
-    """Sets a field, whichever kind it and the value are; a single value is appended to a repeated field."""
+def _assign(message: Message, field: str, value: object) -> None:
+    """Sets a field of any kind to a value of any kind; appends a single value to a repeated field."""
     target = getattr(message, field)
     if hasattr(target, "extend"):
         target.extend(value if hasattr(value, "extend") else [value])
@@ -289,7 +275,7 @@ def _assign(message: Any, field: str, value: Any) -> None:
 
 
 def _from_v1(old: V1LayerParameter, new: LayerParameter) -> None:
-    """One V1 layer -> the current form (UpgradeV1LayerParameter)."""
+    """Turns one V1 layer into the current form (UpgradeV1LayerParameter)."""
     for descriptor, value in old.ListFields():
         if descriptor.name == "type":
             new.type = _V1_TYPES[V1LayerParameter.LayerType.Name(value)]
@@ -306,8 +292,8 @@ def _from_v1(old: V1LayerParameter, new: LayerParameter) -> None:
             _move_transform(getattr(new, parameter), new)
 
 
-def _move_transform(data: Any, layer: LayerParameter) -> None:
-    """Old data layers kept the transformation among their own fields (UpgradeNetDataTransformation)."""
+def _move_transform(data: Message, layer: LayerParameter) -> None:
+    """Moves the transformation that old data layers kept among their own fields (UpgradeNetDataTransformation)."""
     for field in ("scale", "mean_file", "crop_size", "mirror"):
         if data.HasField(field):
             setattr(layer.transform_param, field, getattr(data, field))

@@ -13,7 +13,7 @@ from conversion.limits import DEFAULT_LIMITS, Limits
 
 
 def upgrade_file(source: reading.PathLike, target: reading.PathLike, *, limits: Limits = DEFAULT_LIMITS) -> None:
-    """Writes a definition (text) or weights (binary) in Caffe's current form, each in its own; Caffe's upgrade tools.
+    """Writes a definition (text) or weights (binary) in Caffe's current form, as Caffe's upgrade tools do.
 
     Raises:
         ReadingError: The source cannot be read, or is neither.
@@ -27,11 +27,11 @@ def upgrade_file(source: reading.PathLike, target: reading.PathLike, *, limits: 
         write_atomically(Path(target), text_format.MessageToString(definition).encode())
     else:
         weights = reading.parse_weights(data, where=where, limits=limits)
-        weights.ClearField("input")  # the definition states inputs; old weights name them without a shape
+        weights.ClearField("input")  # the definition states the inputs; old weights name them without a shape
         weights = upgrade(weights, where=where)
         write_atomically(Path(target), weights.SerializeToString())
 
 
 def _is_text(data: bytes) -> bool:
-    """Whether a file is a definition: a model holds bytes that no text has (tags and lengths below 32)."""
+    """Returns whether a file is a definition: a model has bytes that no text has (tags and lengths below 9)."""
     return not any(byte < 9 for byte in data[:4096])

@@ -1,13 +1,13 @@
-"""The learned blobs of a weights file as views of its bytes: neither a message is made of it, nor a copy.
+"""The learned blobs of a weights file as views of its bytes, without a message or a copy.
 
-`reading.parse_weights` makes a message, which takes the file's size once more. A network needs no more than each
-layer's name and blobs.
+`reading.parse_weights` makes a message, which takes the file's size in memory once more. A network needs only the name
+and the blobs of each layer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -21,7 +21,7 @@ from conversion.limits import DEFAULT_LIMITS, Limits
 _NET = NetParameter.DESCRIPTOR.fields_by_name
 _V0_IN_V1 = V1LayerParameter.DESCRIPTOR.fields_by_name["layer"].number
 _BLOB = BlobProto.DESCRIPTOR.fields_by_name
-_DTYPES: dict[int, np.dtype[Any]] = {
+_DTYPES: dict[int, np.dtype[np.generic]] = {
     _BLOB["data"].number: np.dtype("<f4"),
     _BLOB["double_data"].number: np.dtype("<f8"),
 }
@@ -30,11 +30,11 @@ _Span = tuple[int, int]
 
 
 class StoredBlob(NamedTuple):
-    """One blob: what the file says of it, and its values.
+    """One blob: its message, and its values.
 
     Attributes:
-        message: Its shape; its values too where they are not in one piece in the file.
-        values: A view of the file's bytes, float32 or float64; None where `message` has them.
+        message: Has its shape, and its values if these are not in one piece in the file.
+        values: A view of the file's bytes, float32 or float64; None if `message` has them.
     """
 
     message: BlobProto
@@ -42,17 +42,17 @@ class StoredBlob(NamedTuple):
 
 
 class StoredWeights(NamedTuple):
-    """What a weights file holds, in its order; two layers may have one name."""
+    """The layers of a weights file with blobs, in order; two layers may have one name."""
 
     layers: list[tuple[str, Sequence[StoredBlob]]]
 
     def items(self) -> list[tuple[str, Sequence[StoredBlob]]]:
-        """(layer name, blobs), as a mapping's."""
+        """Returns (layer name, blobs) pairs, as a mapping does."""
         return self.layers
 
 
 def parse_stored(data: bytes, *, where: str, limits: Limits = DEFAULT_LIMITS) -> StoredWeights:
-    """The layers with blobs of a `.caffemodel`'s content, looked over before (see `wire.check`).
+    """Returns the layers with blobs of a `.caffemodel`'s content, which `wire_limits.check` has passed.
 
     Raises:
         ReadingError: It has no layers, or a blob is damaged.
@@ -71,9 +71,10 @@ def parse_stored(data: bytes, *, where: str, limits: Limits = DEFAULT_LIMITS) ->
     if current and old:
         raise NetworkError("both `layer` and `layers`", where=where, why="a net has one form or the other (Caffe)")
     if not current and not old:
-        raise ReadingError("no layers in it", where=where, remedy="give the .caffemodel that Caffe saved")
-    found = [(layer.name, [_blob(walk, *span) for span in layer.blobs]) for layer in current + old if layer.blobs]
-    return StoredWeights(list(found))
+        raise ReadingError("it has no layers", where=where, remedy="give the .caffemodel that Caffe saved")
+    return StoredWeights(
+        [(layer.name, [_blob(walk, *span) for span in layer.blobs]) for layer in current + old if layer.blobs]
+    )
 
 
 class _Layer(NamedTuple):
@@ -84,7 +85,7 @@ class _Layer(NamedTuple):
 def _layer(
     walk: Walk, spans: Sequence[_Span], message: type[LayerParameter | V1LayerParameter | V0LayerParameter]
 ) -> _Layer:
-    """A layer's name and where its blobs are; its message may be in several pieces, which protobuf joins."""
+    """Returns a layer's name and the places of its blobs; protobuf joins a message that is in several pieces."""
     numbers = {field: message.DESCRIPTOR.fields_by_name[field].number for field in ("name", "blobs")}
     name, blobs = b"", []
     for span in spans:
@@ -98,7 +99,7 @@ def _layer(
 
 
 def _blob(walk: Walk, start: int, stop: int) -> StoredBlob:
-    """A blob, its values as a view where they are packed in one piece."""
+    """Returns a blob, its values as a view where they are packed in one piece."""
     parts = list(walk.fields(start, stop))
     values = [part for part in parts if part[0] in _DTYPES]
     rest = b"".join(walk.data[p[2] : p[4]] for p in parts if p[0] not in _DIFFS and p[0] not in _DTYPES)
@@ -107,7 +108,7 @@ def _blob(walk: Walk, start: int, stop: int) -> StoredBlob:
         number, _, _, at, end = values[0]
         dtype = _DTYPES[number]
         if (end - at) % dtype.itemsize:
-            raise walk.truncated(at, f"{end - at:,} bytes are no whole number of values")
+            raise walk.truncated(at, f"{end - at:,} bytes are not a whole number of values")
         view = np.frombuffer(walk.data, dtype, (end - at) // dtype.itemsize, at)
     else:
         rest += b"".join(walk.data[p[2] : p[4]] for p in values)

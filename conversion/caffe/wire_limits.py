@@ -1,7 +1,7 @@
-"""A look over a message in binary form before it is parsed: whether it is whole, and how many objects it would make.
+"""Walks a message in binary form before it is parsed: checks that it is complete, and counts its objects.
 
-Parsing is fast, but three bytes of file can become two hundred of memory (a layer without anything); the values of
-blobs, which are what a file of trained weights consists of, take no more memory than they do in the file.
+Parsing is fast, but three bytes of file can become two hundred of memory (an empty layer). The values of blobs, most of
+a file of trained weights, take as much memory as in the file.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from conversion.caffe.caffe_pb2 import LayerParameter, V1LayerParameter
 from conversion.errors import ReadingError
 from conversion.limits import Limits
 
+Descriptor = Any  # of a message; protobuf has two implementations, which share no type
 _VARINT, _FIXED64, LENGTH, _FIXED32 = 0, 1, 2, 5
 _WIDTH = {_FIXED64: 8, _FIXED32: 4}
 _FIXED = {FieldDescriptor.TYPE_DOUBLE: 8, FieldDescriptor.TYPE_FLOAT: 4}  # the fixed-width types of our schema
@@ -24,28 +25,28 @@ _LAYERS = (LayerParameter.DESCRIPTOR, V1LayerParameter.DESCRIPTOR)
 _LONGEST_VARINT = 10
 
 
-def check(data: bytes, descriptor: Any, limits: Limits, *, where: str) -> None:
-    """Walks the fields of a message and of those in it.
+def check(data: bytes, descriptor: Descriptor, limits: Limits, *, where: str) -> None:
+    """Walks the fields of a message and of its submessages.
 
     Raises:
-        ReadingError: The data is no message, or is truncated; the place is named.
+        ReadingError: The data is not a message, or is truncated; the error names the place.
         LimitError: It has too many fields or layers.
     """
     Walk(data, descriptor, limits, where).message(descriptor, 0, len(data))
 
 
 class Walk:
-    """One walk; recursion ends where our schema does, which has no message within itself."""
+    """One walk; its recursion is bounded, since no message of our schema contains itself."""
 
-    def __init__(self, data: bytes, root: Any, limits: Limits, where: str) -> None:
+    def __init__(self, data: bytes, root: Descriptor, limits: Limits, where: str) -> None:
         self.data, self.limits, self.where = data, limits, where
-        self.why = f"it must be a {root.name} in binary form, complete"
-        self.known: dict[Any, dict[int, FieldDescriptor]] = {}
+        self.why = f"it must be a complete {root.name} in binary form"
+        self.known: dict[Descriptor, dict[int, FieldDescriptor]] = {}
         self.entries = 0
         self.layers = 0
 
-    def message(self, descriptor: Any, at: int, end: int) -> None:
-        """Walks a message and those in it."""
+    def message(self, descriptor: Descriptor, at: int, end: int) -> None:
+        """Walks a message and its submessages."""
         if descriptor not in self.known:
             self.known[descriptor] = dict(descriptor.fields_by_number)
         known = self.known[descriptor]
@@ -54,7 +55,7 @@ class Walk:
                 self.value(known[number], start, stop)
 
     def fields(self, at: int, end: int) -> Iterator[tuple[int, int, int, int, int]]:
-        """(number, wire type, where the field starts, where its content starts, where it ends) for each field."""
+        """Yields (number, wire type, start of the field, start of its content, end) for each field."""
         while at < end:
             start = at
             tag, at = self.varint(at, end)
@@ -70,7 +71,7 @@ class Walk:
             elif kind == LENGTH:
                 size, content = self.varint(at, end)
                 if size > end - content:
-                    raise self.truncated(start, f"{size:,} bytes are announced, {end - content:,} are there")
+                    raise self.truncated(start, f"{size:,} bytes are announced, {end - content:,} are left")
                 at = content + size
             else:
                 raise self.broken(start, f"wire type {kind}")
@@ -79,20 +80,20 @@ class Walk:
             yield number, kind, start, content, at
 
     def value(self, field: FieldDescriptor, at: int, end: int) -> None:
-        """A field of some length: a message, a string, or packed numbers."""
+        """Walks a field of some length: a message, a string, or packed numbers."""
         if field.message_type is not None:
             if field.message_type in _LAYERS:
                 self.layers += 1
                 self.limits.check("layers", self.layers, f"at least {self.layers:,} layers", where=self.where)
             self.message(field.message_type, at, end)
         elif field.type not in _TEXT and field.type not in _FIXED:
-            self.count(end - at)  # a packed byte can become eight
+            self.count(end - at)  # a packed byte can become eight bytes
 
     def run(self, start: int, after: int, end: int) -> int:
-        """The end of a run of equal tags with fixed-width values (floats that are not packed), which counts as one."""
+        """Returns the end of a run of equal tags with fixed-width values (unpacked floats); a run counts once."""
         width = after - start
         tag = self.data[start : start + 1]
-        if tag[0] & 0x80:  # tags of several bytes are not those of a blob's values
+        if tag[0] & 0x80:  # the tags of a blob's values have one byte
             return after
         step = 1
         while self.data[after : after + 1] == tag and after + width <= end:
@@ -112,7 +113,7 @@ class Walk:
             self.limits.check("entries", self.entries, f"at least {self.entries:,} fields", where=self.where)
 
     def varint(self, at: int, end: int) -> tuple[int, int]:
-        """A number in base 128, and where it ends."""
+        """Returns a number in base 128, and its end."""
         value = 0
         for index in range(_LONGEST_VARINT):
             if at + index >= end:
@@ -124,7 +125,7 @@ class Walk:
         raise self.broken(at, f"a number of more than {_LONGEST_VARINT} bytes")
 
     def truncated(self, at: int, what: str) -> ReadingError:
-        """The error for what is cut off."""
+        """Returns the error for truncated data."""
         return ReadingError(
             f"damaged or truncated at byte {at:,}: {what}",
             where=self.where,
@@ -133,7 +134,7 @@ class Walk:
         )
 
     def broken(self, at: int, what: str) -> ReadingError:
-        """The error for what is no protobuf."""
+        """Returns the error for data that is not protobuf."""
         return ReadingError(
             f"not a Caffe file, or damaged at byte {at:,}: {what}",
             where=self.where,

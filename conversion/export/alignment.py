@@ -1,4 +1,4 @@
-"""Where a piece of an image may begin so that its cells are those of the whole image's map."""
+"""Where a tile of an image may start so that its cells equal those of the whole image's map."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from conversion.passes.prune import prune
 
 
 def alignment_of(network: Network, blob: str | None = None) -> tuple[int, int]:
-    """What the first rows and columns of tiles have to be multiples of, in pixels: (vertical, horizontal).
+    """Returns the step of the first rows and columns of tiles, in pixels: (vertical, horizontal).
 
-    The least common multiple of the strides of all blobs that the map is computed from. It is the map's own stride
-    unless the net upsamples, or was made finer: there a pooling still rounds by the stride that it had.
+    It is the least common multiple of the strides of all blobs that the map is computed from: the map's own stride,
+    unless the net upsamples, or was dilated, in which case a pooling still rounds by its old stride.
 
     Args:
         network: Fully convolutional; weights are not needed.
         blob: The map; the network's last output by default.
 
     Raises:
-        NetworkError: There is no such blob, its cells do not correspond to pixels, or it depends on where in the image
-            it was computed (the mask of a pooling).
+        NetworkError: There is no such blob, its cells do not correspond to pixels, or its values depend on the
+            position in the image (the mask of a pooling).
     """
     blob = network.outputs[-1] if blob is None else blob
     used = prune(network, [blob])
@@ -40,7 +40,9 @@ def alignment_of(network: Network, blob: str | None = None) -> tuple[int, int]:
             continue
         if any(top in read or top == blob for top in layer.tops[1:]):
             raise NetworkError(
-                "its mask depends on the size of the whole image", where=layer.where, why="it counts rows of cells"
+                "its mask depends on the size of the whole image",
+                where=layer.where,
+                why="it has indices of the whole map",
             )
         pair = known[layer.bottoms[0]]
         for axis, span in enumerate(pair or ()) if layer.coarse else ():

@@ -1,4 +1,4 @@
-"""`densecast.json`: what a model directory says about itself, beside the SavedModel."""
+"""`densecast.json`: the description of a model, beside its SavedModel."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from conversion.net.geometry import AxisGeometry, ReceptiveField
 from conversion.net.network import Network, to_definition
 
 FILE_NAME = "densecast.json"
-NETWORK_FILE = "network.prototxt"  # the fully convolutional definition, for whoever wants to know what is in the graph
+NETWORK_FILE = "network.prototxt"  # the fully convolutional definition, which shows what the graph computes
 SCHEMA_VERSION = 1
 
 
@@ -35,14 +35,14 @@ GeometryMetadata = Annotated[ReceptiveField, AfterValidator(_in_floats)]
 
 
 class VerificationMetadata(_Frozen):
-    """How far the SavedModel was from the NumPy reference when it was converted.
+    """The difference between the SavedModel and the NumPy reference at the conversion.
 
     Attributes:
-        sizes: The inputs tried, as [batch, height, width].
+        sizes: The sizes of the inputs, as [batch, height, width].
         tolerance: The largest difference allowed, as a share of a blob's largest magnitude.
-        worst: The largest difference found, in the same unit.
-        worst_blob: Where.
-        blobs: How many blobs were compared at each size.
+        worst: The largest difference, in the same unit.
+        worst_blob: The blob with that difference.
+        blobs: The number of blobs compared at each size.
     """
 
     sizes: tuple[tuple[int, int, int], ...]
@@ -53,25 +53,25 @@ class VerificationMetadata(_Frozen):
 
 
 class ModelMetadata(_Frozen):
-    """All that a user of the model needs to know and the graph cannot say.
+    """What users of the model need to know besides the graph.
 
     Attributes:
-        schema_version: Of this file.
+        schema_version: Version of the format of this file.
         name: The network's name.
-        digest: sha256 over definition, weights and preprocessing: two models with one digest give the same maps.
-        converter_version: The version of densecast that wrote it.
-        preprocessing: Done inside the graph.
-        geometry: Which pixels a cell stands for.
-        alignment: What the first row and column of a piece of an image have to be multiples of, so that its cells are
-            those of the whole image's map, in pixels; None where no piece's are.
+        digest: SHA-256 of definition, weights and preprocessing: models with one digest compute the same maps.
+        converter_version: The version of densecast that wrote the file.
+        preprocessing: The preprocessing, which the graph contains.
+        geometry: The pixels of the map's cells.
+        alignment: The step of the first rows and columns of tiles, in pixels, at which a tile's cells equal those of
+            the whole image's map; None if there is none.
         classes: Number of classes.
-        labels: Their names in order; empty if none were given.
+        labels: Their names in order; may be empty.
         output_blob: The Caffe blob behind `probabilities`.
-        features: What the `features` signature offers: name -> channels.
+        features: The features that the `features` signature offers: channels by name.
         multiply_adds_per_window: For one image of the training size.
         parameters: Number of learned values.
-        verification: None before it was verified.
-        notes: What the conversion found worth telling.
+        verification: The result of the verification; None before it.
+        notes: Notes for the user on what the conversion changed or ignored.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -92,12 +92,12 @@ class ModelMetadata(_Frozen):
 
     @property
     def minimum_size(self) -> tuple[int, int]:
-        """(height, width) of the smallest image that gets a map: one nominal window."""
+        """(height, width) of the smallest image with a map: one nominal window."""
         return int(self.geometry.y.window), int(self.geometry.x.window)
 
 
 def read_metadata(model: str | Path) -> ModelMetadata:
-    """Reads `densecast.json` of a model directory; raises ModelError if there is none or it is not ours."""
+    """Reads `densecast.json` of a model directory; raises ModelError if it is missing or not valid."""
     path = Path(model) / FILE_NAME
     try:
         text = path.read_text(encoding="utf-8")
@@ -118,7 +118,7 @@ def read_metadata(model: str | Path) -> ModelMetadata:
 
 
 def digest(network: Network, preprocessing: Preprocessing, output: str) -> str:
-    """sha256 over the definition, the weights in order, the preprocessing and the blob that the maps are of."""
+    """Returns the SHA-256 of the definition, the weights in order, the preprocessing and the blob of the maps."""
     sha = hashlib.sha256(to_definition(network).SerializeToString(deterministic=True))
     for layer in network.layers:
         for blob in network.parameters.get(layer.name, ()):

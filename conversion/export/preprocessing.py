@@ -1,15 +1,16 @@
-"""What is done to an image before the network sees it: channel order, mean, scale; and reading means and labels."""
+"""The preprocessing of images (channel order, mean, scale), and the readers of means and labels."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from types import ModuleType
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict
 
-from conversion.arrays import Array
+from conversion.arrays import Array, Tensor
 from conversion.caffe import reading
 from conversion.errors import ConversionError, ReadingError
 from conversion.limits import DEFAULT_LIMITS, Limits
@@ -17,8 +18,8 @@ from conversion.names import control_character
 
 ChannelOrder = Literal["bgr", "rgb", "gray"]
 Mean = ArrayLike | str | Path | None  # see `channel_mean`
-# ITU-R BT.601 luma in 14 bits and rounded, as OpenCV (and so Caffe's ReadImageToCVMat with is_color false) turns colour
-# into grey. Below 2 ** 24, so that float32 computes it exactly: 0.299 R + ... has ties that rounding errors decide.
+# ITU-R BT.601 luma in 14 bits, rounded, as OpenCV (and Caffe's ReadImageToCVMat with is_color false) turns colour into
+# grey. Sums stay below 2 ** 24, where float32 is exact: 0.299 R + ... has ties that rounding errors would decide.
 _LUMA = (4899, 9617, 1868)
 _LUMA_ONE = 1 << 14
 
@@ -27,9 +28,9 @@ class Preprocessing(BaseModel):
     """(pixel - mean) * scale, for pixels 0 to 255 in the network's channel order (data_transformer.cpp).
 
     Attributes:
-        channel_order: What the network's channels are; Caffe's own nets take BGR.
-        mean: One value a channel, in the network's channel order, 0 to 255.
-        scale: Multiplied after the mean is subtracted.
+        channel_order: The order of the network's channels; Caffe's own nets take BGR.
+        mean: One value per channel, in the network's channel order, 0 to 255.
+        scale: Factor applied after the mean is subtracted.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,7 +40,7 @@ class Preprocessing(BaseModel):
     scale: float = 1.0
 
     def reference(self, images: Array) -> Array:
-        """uint8 RGB [N, H, W, 3] -> float64 [N, C, H, W], in plain NumPy."""
+        """Returns float64 [N, C, H, W] for images, uint8 RGB [N, H, W, 3], in plain NumPy."""
         x = images.astype(np.float64)
         if self.channel_order == "bgr":
             x = x[..., ::-1]
@@ -48,8 +49,8 @@ class Preprocessing(BaseModel):
         scaled: Array = (x - np.array(self.mean)) * self.scale
         return scaled.transpose(0, 3, 1, 2)
 
-    def tensorflow(self, tf: Any, images: Any) -> Any:
-        """The same on a uint8 [N, H, W, 3] tensor -> float32 [N, H, W, C]."""
+    def tensorflow(self, tf: ModuleType, images: Tensor) -> Tensor:
+        """Returns float32 [N, H, W, C] for images, uint8 RGB [N, H, W, 3], as TensorFlow ops."""
         x = tf.cast(images, tf.float32)
         if self.channel_order == "bgr":
             x = tf.reverse(x, axis=[-1])
@@ -61,14 +62,14 @@ class Preprocessing(BaseModel):
 
 
 def channel_mean(mean: Mean, channels: int, *, limits: Limits = DEFAULT_LIMITS) -> tuple[tuple[float, ...], str]:
-    """The mean as one value a channel, and a note where something was reduced.
+    """Returns the mean as one value per channel, and a note if a mean image was reduced.
 
     Args:
-        mean: None for zeros; numbers (one, or one a channel, in the network's channel order); or the path of a mean
+        mean: None for zeros; numbers (one, or one per channel, in the network's channel order); or the path of a mean
             image: `.npy` [C, H, W] or `.binaryproto` [1, C, H, W]. An image is reduced to its mean over positions, as
-            Caffe's own classification notebook does: a map has no fixed position that it could be subtracted at.
-        channels: Of the network's input.
-        limits: What a mean file may ask for.
+            in Caffe's classification notebook: cells of a map have no fixed position in a mean image.
+        channels: Number of channels of the network's input.
+        limits: Upper limits on a mean file.
 
     Raises:
         ReadingError: The file cannot be read.
@@ -83,8 +84,10 @@ def channel_mean(mean: Mean, channels: int, *, limits: Limits = DEFAULT_LIMITS) 
         array = _mean_image(Path(mean), limits)
         if array.ndim > 1:
             size = "x".join(map(str, array.shape[-2:]))
-            note = f"the mean image of {size} is reduced to its channel mean: a map has no position to subtract it at"
-            with np.errstate(all="ignore"):  # what is not finite is refused below
+            note = (
+                f"the mean image of {size} is reduced to its channel mean: cells of a map have no fixed position in it"
+            )
+            with np.errstate(all="ignore"):  # values that are not finite are refused below
                 array = array.mean(axis=(-2, -1), dtype=np.float64)
     else:
         array = np.atleast_1d(np.asarray(mean, dtype=np.float64))
@@ -92,14 +95,14 @@ def channel_mean(mean: Mean, channels: int, *, limits: Limits = DEFAULT_LIMITS) 
         raise ConversionError(
             f"a mean of shape {array.shape} for {channels} channels",
             where=where,
-            remedy="give one finite value a channel, in the network's own channel order (B,G,R for Caffe's nets)",
+            remedy="give one finite value per channel, in the network's channel order (B,G,R for Caffe's nets)",
         )
     values = [float(v) for v in array]
     return tuple(values * channels if len(values) == 1 else values), note
 
 
 def read_labels(path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> tuple[str, ...]:
-    """Class names from a text file, one a line; `#` comments are left out, as is a synset id (`n01440764 tench`).
+    """Reads class names from a text file, one per line, without `#` comments and synset ids (`n01440764 tench`).
 
     Raises:
         ReadingError: The file cannot be read as UTF-8 text, or has control characters.
@@ -111,11 +114,11 @@ def read_labels(path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> tuple[s
         lines = data.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ReadingError(f"cannot be read: {error}", where=str(path)) from error
-    found = control_character("".join(lines).replace("\t", " "))
-    if found:
-        number = next(number for number, line in enumerate(lines, 1) if found in line)
+    character = control_character("".join(lines).replace("\t", " "))
+    if character:
+        number = next(number for number, line in enumerate(lines, 1) if character in line)
         raise ReadingError(
-            f"line {number} has the control character {found!r}", where=str(path), why="a class name is plain text"
+            f"line {number} has the control character {character!r}", where=str(path), why="a class name is plain text"
         )
     names = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     return tuple(_without_synset(name) for name in names)

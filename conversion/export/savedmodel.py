@@ -1,27 +1,47 @@
-"""Network -> SavedModel with its signatures; and loading one."""
+"""Writes networks as SavedModels with signatures, and loads them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from conversion.arrays import Tensor
 from conversion.errors import ModelError
-from conversion.export.net_module import to_tensorflow
+from conversion.export.net_module import NetworkModule, to_tensorflow
 from conversion.export.preprocessing import Preprocessing
 from conversion.layers.layout import import_tensorflow, to_caffe
 from conversion.net.network import Network
 
+Blobs = Mapping[str, Tensor]
 
-def dense_model(network: Network, preprocessing: Preprocessing, output: str, features: Mapping[str, str]) -> Any:
-    """A `tf.Module` from images to maps, ready to be saved.
+
+class DenseModule(Protocol):
+    """A `tf.Module` from images to maps; see `dense_model`."""
+
+    probabilities: Callable[[Tensor], Blobs]
+    top_k: Callable[[Tensor, Tensor], Blobs]
+    features: Callable[[Tensor], Blobs]
+    blobs: Callable[[Tensor], Blobs]
+
+
+class SavedModel(Protocol):
+    """A loaded SavedModel that `save` wrote: signatures take keyword arguments."""
+
+    signatures: Mapping[str, Callable[..., Blobs]]
+    blobs: Callable[[Tensor], Blobs]
+
+
+def dense_model(
+    network: Network, preprocessing: Preprocessing, output: str, features: Mapping[str, str]
+) -> DenseModule:
+    """Returns a `tf.Module` that turns images into maps, ready to be saved.
 
     Args:
         network: Fully convolutional, with one input blob.
-        preprocessing: Put inside the graph.
+        preprocessing: Becomes part of the graph.
         output: The blob of class probabilities.
-        features: What the `features` signature offers: name -> blob.
+        features: The blob of each feature of the `features` signature, by name.
 
     Returns:
         A module with these functions of uint8 RGB images [N, H, W, 3]; h and w follow Caffe's rounding:
@@ -36,7 +56,7 @@ def dense_model(network: Network, preprocessing: Preprocessing, output: str, fea
     class DenseModel(tf.Module):  # type: ignore[name-defined]
         """See `dense_model`."""
 
-        def __init__(self, network: Any) -> None:
+        def __init__(self, network: NetworkModule) -> None:
             super().__init__(name="densecast")
             self.network = network
 
@@ -62,22 +82,23 @@ def dense_model(network: Network, preprocessing: Preprocessing, output: str, fea
         def blobs(self, images: Tensor) -> dict[str, Tensor]:
             return {blob: to_caffe(value) for blob, value in self._carried(images).items()}
 
-    return DenseModel(to_tensorflow(network))
+    model: DenseModule = DenseModel(to_tensorflow(network))
+    return model
 
 
-def save(module: Any, path: str | Path) -> None:
-    """Writes a dense model with its signatures; weights are stored once, shared by all of them."""
+def save(module: DenseModule, path: str | Path) -> None:
+    """Writes a dense model with its signatures, which share one copy of the weights."""
     tf = import_tensorflow()
     signatures = {"serving_default": module.probabilities, "top_k": module.top_k, "features": module.features}
     tf.saved_model.save(module, str(path), signatures=signatures)
 
 
-def load_savedmodel(path: str | Path) -> Any:
-    """Loads a SavedModel that `save` wrote; raises ModelError if it is none."""
+def load_savedmodel(path: str | Path) -> SavedModel:
+    """Loads a SavedModel that `save` wrote; raises ModelError if it cannot be loaded."""
     tf = import_tensorflow()
     try:
-        loaded = tf.saved_model.load(str(path))
-    except (OSError, ValueError, LookupError, RuntimeError, tf.errors.OpError) as error:  # what damaged files raise
+        loaded: SavedModel = tf.saved_model.load(str(path))
+    except (OSError, ValueError, LookupError, RuntimeError, tf.errors.OpError) as error:  # raised for damaged files
         raise ModelError(
             f"the SavedModel cannot be loaded: {error}",
             where=str(path),

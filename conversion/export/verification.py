@@ -1,23 +1,24 @@
-"""Holding a SavedModel against the NumPy reference, layer by layer; the first layer that diverges is named."""
+"""Compares a SavedModel with the NumPy reference, layer by layer; the error names the first layer that diverges."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from conversion.arrays import Array
+from conversion.arrays import Array, Tensor
 from conversion.errors import VerificationError
 from conversion.export.metadata import VerificationMetadata
 from conversion.export.preprocessing import Preprocessing
+from conversion.export.savedmodel import SavedModel
 from conversion.layers.layout import import_tensorflow
 from conversion.net.geometry import Number
 from conversion.net.network import Network
 from conversion.net.reference import evaluate
 from conversion.passes.cast_names import blob_names
 
-TOLERANCE = 1e-4  # of a blob's largest magnitude: plain float32 stays near 1e-6, a wrong layer is far beyond
+TOLERANCE = 1e-4  # of a blob's largest magnitude: float32 stays near 1e-6, and a wrong layer is far above
 
 
 class Difference(NamedTuple):
@@ -27,34 +28,36 @@ class Difference(NamedTuple):
     error: float
 
 
-def relative_error(found: Array, expected: Array) -> float:
-    """Max |found - expected| / max |expected|; infinite where shapes, NaN or infinities differ."""
-    if found.shape != expected.shape:
+def relative_error(actual: Array, expected: Array) -> float:
+    """Returns max |actual - expected| / max |expected|; infinity if shapes, NaNs or infinities differ."""
+    if actual.shape != expected.shape:
         return float("inf")
     if not expected.size:
         return 0.0
     finite = np.isfinite(expected)
-    if not np.array_equal(found[~finite], expected[~finite], equal_nan=True) or not np.isfinite(found[finite]).all():
+    if not np.array_equal(actual[~finite], expected[~finite], equal_nan=True) or not np.isfinite(actual[finite]).all():
         return float("inf")
     if not finite.any():
         return 0.0
     scale = float(np.abs(expected[finite]).max())
-    error = float(np.abs(found[finite] - expected[finite]).max())
+    error = float(np.abs(actual[finite] - expected[finite]).max())
     return error / scale if scale > 0 else error
 
 
-def compare(network: Network, found: Mapping[str, Array], expected: Mapping[str, Array]) -> list[Difference]:
-    """The difference of every blob, in the order in which the layers produce them."""
+def compare(network: Network, actual: Mapping[str, Array], expected: Mapping[str, Array]) -> list[Difference]:
+    """Returns the difference of every blob, in the order in which the layers produce them."""
     order = list(dict.fromkeys(top for layer in network.layers for top in layer.tops))
-    return [Difference(blob, relative_error(found[blob], expected[blob])) for blob in order]
+    return [Difference(blob, relative_error(actual[blob], expected[blob])) for blob in order]
 
 
 def verification_sizes(window: Sequence[int], stride: tuple[Number, Number]) -> list[tuple[int, int, int]]:
-    """The (batch, height, width) of images to verify on: the training size, and two that exercise Caffe's rounding.
+    """Returns the (batch, height, width) of the images to verify on.
+
+    These are the training size, and two sizes that exercise Caffe's rounding.
 
     Args:
         window: The training size, (height, width) in pixels.
-        stride: Of the map, (vertical, horizontal) in pixels: neither other size is a whole number of strides away.
+        stride: The map's, (vertical, horizontal) in pixels; the other sizes are not a whole number of strides larger.
     """
     y, x = (max(int(s), 1) for s in stride)
     return [
@@ -65,11 +68,11 @@ def verification_sizes(window: Sequence[int], stride: tuple[Number, Number]) -> 
 
 
 class Example(NamedTuple):
-    """Images, and what the reference makes of them.
+    """Images, and the reference's answers.
 
     Attributes:
         images: uint8 RGB [N, H, W, 3].
-        expected: Every blob by name, in Caffe's axis order; float32, whose rounding is far below any tolerance.
+        expected: Every blob by name, in Caffe's axis order; float32, whose rounding errors are far below any tolerance.
     """
 
     images: Array
@@ -79,79 +82,81 @@ class Example(NamedTuple):
 def verification_examples(
     network: Network, preprocessing: Preprocessing, sizes: Sequence[tuple[int, int, int]], *, seed: int = 0
 ) -> list[Example]:
-    """The reference's answers on seeded images; needs no TensorFlow.
+    """Returns the reference's answers on seeded images; needs no TensorFlow.
 
     Args:
         network: With weights and one input blob.
-        preprocessing: Of its input.
+        preprocessing: The preprocessing of its input.
         sizes: (batch, height, width) of the images.
-        seed: Of the images.
+        seed: Seed of the images.
     """
     (data,) = network.inputs
     rng = np.random.default_rng(seed)
-    found = []
+    examples = []
     for size in sizes:
         images = _images(rng, *size)
         blobs = evaluate(network, {data: preprocessing.reference(images)})
-        found.append(Example(images, {blob: value.astype(np.float32) for blob, value in blobs.items()}))
-    return found
+        examples.append(Example(images, {blob: value.astype(np.float32) for blob, value in blobs.items()}))
+    return examples
 
 
 def verify_savedmodel(
-    loaded: Any, network: Network, output: str, against: Sequence[Example], *, tolerance: float = TOLERANCE
+    loaded: SavedModel, network: Network, output: str, examples: Sequence[Example], *, tolerance: float = TOLERANCE
 ) -> VerificationMetadata:
-    """Compares a loaded SavedModel with the NumPy reference, on the CPU: GPUs round float32 to fewer digits by default.
+    """Compares a loaded SavedModel with the NumPy reference.
+
+    It runs on the CPU, since GPUs round float32 to fewer digits by default.
 
     Args:
-        loaded: From `savedmodel.load`.
-        network: What it was made from.
+        loaded: From `savedmodel.load_savedmodel`.
+        network: The network that it was made from.
         output: The blob of class probabilities.
-        against: From `examples`.
+        examples: From `verification_examples`.
         tolerance: The largest difference allowed, as a share of a blob's largest magnitude.
 
     Raises:
-        VerificationError: A blob or a signature diverges; the first layer that does is named.
+        VerificationError: A blob or a signature diverges; the message names the first layer that does.
     """
     tf = import_tensorflow()
     worst = Difference("", 0.0)
-    for images, expected in against:
+    for images, expected in examples:
         size = (images.shape[0], images.shape[1], images.shape[2])
         with tf.device("/device:CPU:0"):
             tensor = tf.constant(images)
-            found = {blob: value.numpy() for blob, value in loaded.blobs(tensor).items()}
-        for difference in compare(network, found, expected):
+            actual = {blob: value.numpy() for blob, value in loaded.blobs(tensor).items()}
+        for difference in compare(network, actual, expected):
             if difference.error > tolerance:
                 _diverges(network, difference, size, tolerance)
             if difference.error >= worst.error:
                 worst = difference
         with tf.device("/device:CPU:0"):
-            _check_signatures(loaded, tensor, network, output, expected, size, tolerance)
+            _check_signatures(loaded, tensor, expected, network=network, output=output, tolerance=tolerance)
     return VerificationMetadata(
-        sizes=tuple((e.images.shape[0], e.images.shape[1], e.images.shape[2]) for e in against),
+        sizes=tuple((e.images.shape[0], e.images.shape[1], e.images.shape[2]) for e in examples),
         tolerance=tolerance,
         worst=worst.error,
         worst_blob=worst.blob,
-        blobs=len(against[0].expected) if against else 0,
+        blobs=len(examples[0].expected) if examples else 0,
     )
 
 
 def _images(rng: np.random.Generator, batch: int, height: int, width: int) -> Array:
-    """Coarse blotches plus noise: flat areas and edges at several scales, unlike white noise alone."""
+    """Returns coarse blotches plus noise: flat areas and edges at several scales, unlike white noise alone."""
     coarse = rng.integers(0, 256, (batch, height // 16 + 1, width // 16 + 1, 3))
     smooth = coarse.repeat(16, axis=1).repeat(16, axis=2)[:, :height, :width]
     return np.clip(smooth + rng.normal(0, 20, smooth.shape), 0, 255).astype(np.uint8)
 
 
 def _check_signatures(
-    loaded: Any,
-    images: Any,
+    loaded: SavedModel,
+    images: Tensor,
+    expected: Mapping[str, Array],
+    *,
     network: Network,
     output: str,
-    expected: Mapping[str, Array],
-    size: tuple[int, int, int],
     tolerance: float,
 ) -> None:
-    """The signatures that users call must agree with the reference too."""
+    """Raises VerificationError unless the signatures that users call agree with the reference too."""
     tf = import_tensorflow()
     blobs = blob_names(network)
     maps = _nhwc(expected[output])
@@ -166,11 +171,12 @@ def _check_signatures(
     ]
     for name, value in loaded.signatures["features"](images=images).items():
         checks.append((f"features ({name})", value.numpy(), _nhwc(expected[blobs[name]])))
-    for name, found, wanted in checks:
-        error = relative_error(found, wanted)
+    for name, actual, wanted in checks:
+        error = relative_error(actual, wanted)
         if error > tolerance:
             raise VerificationError(
-                f"signature {name} differs from the reference by {error:.2e} of its largest value at {_text(size)}",
+                f"signature {name} differs from the reference by {error:.2e} of its largest value "
+                f"at {_text(images.shape)}",
                 why=f"the tolerance is {tolerance:.0e}",
             )
 
@@ -180,16 +186,16 @@ def _nhwc(blob: Array) -> Array:
 
 
 def _diverges(network: Network, difference: Difference, size: tuple[int, int, int], tolerance: float) -> None:
-    # A layer in place overwrites what the layer before it wrote: which of them is at fault, the blob does not say.
+    # A layer in place overwrites its bottom: the blob alone does not show which of its writers is wrong.
     writers = [layer.where for layer in network.layers if difference.blob in layer.tops]
     raise VerificationError(
         f"blob {difference.blob!r} differs from the reference by {difference.error:.2e} of its largest magnitude "
         f"on images of {_text(size)}; it is the first that does",
         where=", ".join(writers),
         why=f"the tolerance is {tolerance:.0e}; nothing was published",
-        remedy="please report this with the definition: the TensorFlow form of that layer is at fault",
+        remedy="please report this with the definition: the TensorFlow form of that layer is wrong",
     )
 
 
-def _text(size: tuple[int, int, int]) -> str:
+def _text(size: Sequence[int]) -> str:
     return f"{size[0]} x {size[1]}x{size[2]}"

@@ -1,4 +1,4 @@
-"""Crop: a blob cut to the size of another."""
+"""Crop: cuts a blob to the size of another."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from conversion.layers.layout import carried_axis, import_tensorflow
 class Crop(Layer):
     """The first bottom cut to the second one's size from `axis` on (2 by default), at `offsets` (crop_layer.cpp).
 
-    No offset means 0; one applies to all those axes; otherwise there is one for each.
+    No offset means 0; one offset applies to all those axes; otherwise each axis has one.
     """
 
     axis: int = 2
@@ -32,23 +32,24 @@ class Crop(Layer):
         return cls(definition, definition.crop_param.axis, tuple(definition.crop_param.offset))
 
     def _cuts(self, rank: int, like: int) -> dict[int, int]:
-        """Caffe's axes that are cut, with their offsets, for bottoms of these ranks."""
+        """Returns Caffe's axes that are cut, with their offsets, for bottoms of these ranks."""
         axis = canonical_axis(self, self.axis, rank)
         count = rank - axis
         if len(self.offsets) > 1 and len(self.offsets) != count:
             raise self.invalid(
                 f"{len(self.offsets)} offset for the {count} axes from axis {axis} on",
-                remedy="give one, or one an axis",
+                remedy="give one, or one per axis",
             )
         if like < rank:
             raise self.invalid(
-                f"a second bottom of {like} axes for a first of {rank}", why="it gives the size of every axis cut"
+                f"a second bottom of {like} axes for a first of {rank}",
+                why="it must have the size of each axis that is cut",
             )
         offsets = self.offsets or (0,)
         return dict(zip(range(axis, rank), offsets * count if len(offsets) == 1 else offsets, strict=True))
 
     def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        """See the class."""
+        """Returns the shapes that the class states."""
         shape, like = bottoms
         top = list(shape)
         for axis, offset in self._cuts(len(shape), len(like)).items():
@@ -61,7 +62,7 @@ class Crop(Layer):
         return [tuple(top)]
 
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:
-        """One cell, `offset` further on in the first bottom."""
+        """Returns one cell, shifted by `offset` in the first bottom."""
         if len(bottoms[0]) != 4:
             return None
         cuts = self._cuts(4, len(bottoms[1]))
@@ -69,7 +70,7 @@ class Crop(Layer):
         return y, x
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
-        """A slice."""
+        """Slices."""
         x, like = bottoms
         cuts = self._cuts(x.ndim, like.ndim)
         return [x[tuple(slice(cuts[a], cuts[a] + like.shape[a]) if a in cuts else slice(None) for a in range(x.ndim))]]
@@ -80,7 +81,7 @@ class Crop(Layer):
         return Narrow.INFER
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
-        """`tf.slice`, which refuses to reach past the end where indexing would cut short."""
+        """Uses `tf.slice`, which refuses to reach past the end; indexing would return less."""
         tf = import_tensorflow()
         x, like = bottoms
         rank, other = x.shape.rank, like.shape.rank

@@ -41,17 +41,17 @@ class Flatten(Layer):
         return True
 
     def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        """See the class."""
+        """Returns the shapes that the class states."""
         shape = bottoms[0]
         first, last = self._axes(len(shape))
         return [(*shape[:first], math.prod(shape[first : last + 1]), *shape[last + 1 :])]
 
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:
-        """Positions are gone, unless each blob has one."""
+        """Returns None, since positions are lost, unless there is only one."""
         return super().step(bottoms) if math.prod(bottoms[0][2:]) == 1 else None
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
-        """A reshape."""
+        """Reshapes."""
         return [bottoms[0].reshape(self.output_shapes([bottoms[0].shape])[0])]
 
     @property
@@ -60,7 +60,7 @@ class Flatten(Layer):
         return Narrow.INFER
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
-        """A reshape in Caffe's order."""
+        """Reshapes in Caffe's order."""
         tf = import_tensorflow()
         x = to_caffe(bottoms[0])
         first, last = self._axes(x.shape.rank)
@@ -78,8 +78,9 @@ class Flatten(Layer):
 class Reshape(Layer):
     """The same values, in Caffe's order, under another shape (reshape_layer.cpp).
 
-    `dims` replaces `num_axes` axes from `axis` on (all, by default): 0 copies the bottom's axis at that place, one -1
-    takes what is left. A negative `axis` counts from one past the end, so that -1 appends axes.
+    `dims` replaces `num_axes` axes from `axis` on (all, by default): 0 copies the bottom's axis at that place, and a
+    single -1 is inferred from the number of values. A negative `axis` counts from one past the end, so that -1 appends
+    axes.
     """
 
     dims: tuple[int, ...] = ()
@@ -102,7 +103,7 @@ class Reshape(Layer):
         return layer
 
     def _sources(self, rank: int) -> list[tuple[int | None, int]]:
-        """For each axis of the top: (the bottom's axis that it copies or None, its size where it copies none)."""
+        """Returns, for each axis of the top, (the bottom's axis that it copies or None, its size if it copies none)."""
         start = self.axis if self.axis >= 0 else rank + 1 + self.axis
         if not 0 <= start <= rank:
             raise self.invalid(f"axis {self.axis} is outside a bottom of {rank} axes")
@@ -120,7 +121,7 @@ class Reshape(Layer):
         return True
 
     def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        """See the class."""
+        """Returns the shapes that the class states."""
         shape = bottoms[0]
         top = [dim if source is None else shape[source] for source, dim in self._sources(len(shape))]
         count = math.prod(shape)
@@ -136,13 +137,13 @@ class Reshape(Layer):
         return [tuple(top)]
 
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:
-        """One cell where the two spatial axes stay as they are or have one position; otherwise positions are gone."""
+        """Returns one cell where the spatial axes stay as they are or have one position; otherwise None."""
         shape, top = bottoms[0], self.output_shapes(bottoms)[0]
         kept = len(shape) == len(top) == 4 and shape[2:] == top[2:]
         return super().step(bottoms) if kept or math.prod(shape[2:]) == 1 else None
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
-        """A reshape."""
+        """Reshapes."""
         return [bottoms[0].reshape(self.output_shapes([bottoms[0].shape])[0])]
 
     @property
@@ -151,7 +152,7 @@ class Reshape(Layer):
         return Narrow.INFER
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
-        """A reshape in Caffe's order."""
+        """Reshapes in Caffe's order."""
         tf = import_tensorflow()
         x = to_caffe(bottoms[0])
         shape = tf.shape(x)
@@ -161,7 +162,7 @@ class Reshape(Layer):
         return [from_caffe(top)]
 
     def _static(self, shape: Sequence[int | None]) -> list[int | None]:
-        """The top's shape as far as it is known while tracing; unknown sizes that are copied cancel out of a -1."""
+        """Returns the top's shape as known while tracing; unknown sizes that are copied cancel out of a -1."""
         sources = self._sources(len(shape))
         top = [dim if source is None else shape[source] for source, dim in sources]
         if -1 in top:

@@ -18,7 +18,7 @@ from conversion.layers.layout import carried_axis, import_tensorflow
 @register("Split")
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split(ElementwiseLayer):
-    """Copies of the bottom that share its memory; saved nets carry those that Caffe inserted."""
+    """Copies of the bottom that share its memory; saved nets contain those that Caffe inserted."""
 
     may_be_in_place = False
     top_count = (1, None)
@@ -29,11 +29,11 @@ class Split(ElementwiseLayer):
         return True
 
     def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        """The bottom's own shape for every top."""
+        """Returns the bottom's own shape for every top."""
         return [bottoms[0]] * len(self.tops)
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
-        """The bottom."""
+        """Returns the bottom."""
         return [bottoms[0]] * len(self.tops)
 
     @property
@@ -42,7 +42,7 @@ class Split(ElementwiseLayer):
         return Narrow.INFER
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
-        """The bottom."""
+        """Returns the bottom."""
         return [bottoms[0]] * len(self.tops)
 
 
@@ -51,7 +51,7 @@ class Split(ElementwiseLayer):
 class Slice(Layer):
     """Cuts the bottom along `axis` (1 by default; `slice_dim` is its old name) into its tops (slice_layer.cpp).
 
-    The cuts are at `points`, or there are none and the pieces are equal.
+    The cuts are at `points`; without points the pieces are equal.
     """
 
     axis: int = 1
@@ -78,7 +78,7 @@ class Slice(Layer):
         return layer
 
     def _sizes(self, whole: int, axis: int) -> list[int]:
-        """Sizes of the pieces along the axis."""
+        """Returns sizes of the pieces along the axis."""
         pieces = len(self.tops)
         if not self.points:
             if whole % pieces:
@@ -96,17 +96,17 @@ class Slice(Layer):
         return len(self.tops) == 1
 
     def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        """See the class."""
+        """Returns the shapes that the class states."""
         shape = bottoms[0]
         axis = canonical_axis(self, self.axis, len(shape))
         return [(*shape[:axis], size, *shape[axis + 1 :]) for size in self._sizes(shape[axis], axis)]
 
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:
-        """One cell; None where positions are cut, since each top has its own."""
+        """Returns one cell; None if positions are cut, since each top has other ones."""
         return super().step(bottoms) if canonical_axis(self, self.axis, len(bottoms[0])) < 2 else None
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
-        """`np.split`."""
+        """Uses `np.split`."""
         return np.split(bottoms[0], self.points or len(self.tops), axis=self.axis)
 
     @property
@@ -115,7 +115,7 @@ class Slice(Layer):
         return Narrow.INFER
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
-        """`tf.split`; along an axis of unknown size it finds the last piece itself."""
+        """Uses `tf.split`; along an axis of unknown size it computes the last piece itself."""
         x = bottoms[0]
         axis = canonical_axis(self, self.axis, x.shape.rank)
         at = carried_axis(axis, x.shape.rank)
@@ -152,7 +152,7 @@ class Concat(Layer):
         return len(self.bottoms) == 1
 
     def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        """The sum along `axis`; the other axes must agree."""
+        """Returns the sum along `axis`; the other axes must agree."""
         axis = canonical_axis(self, self.axis, len(bottoms[0]))
         others = {(*shape[:axis], *shape[axis + 1 :]) for shape in bottoms}
         if len(others) > 1 or len({len(shape) for shape in bottoms}) > 1:
@@ -160,11 +160,11 @@ class Concat(Layer):
         return [(*bottoms[0][:axis], sum(shape[axis] for shape in bottoms), *bottoms[0][axis + 1 :])]
 
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:
-        """One cell; None where positions are joined."""
+        """Returns one cell; None if positions are joined."""
         return super().step(bottoms) if canonical_axis(self, self.axis, len(bottoms[0])) < 2 else None
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
-        """`np.concatenate`."""
+        """Uses `np.concatenate`."""
         return [np.concatenate(bottoms, axis=self.axis)]
 
     @property
@@ -173,7 +173,7 @@ class Concat(Layer):
         return Narrow.INFER
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
-        """`tf.concat`."""
+        """Uses `tf.concat`."""
         rank = bottoms[0].shape.rank
         axis = carried_axis(canonical_axis(self, self.axis, rank), rank)
         return [import_tensorflow().concat(list(bottoms), axis=axis)]
@@ -199,21 +199,21 @@ class Tile(Layer):
         return layer
 
     def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        """The size of `axis` times `tiles`."""
+        """Returns the size of `axis` times `tiles`."""
         shape = bottoms[0]
         axis = canonical_axis(self, self.axis, len(shape))
         return [(*shape[:axis], shape[axis] * self.tiles, *shape[axis + 1 :])]
 
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:
-        """One cell; None where positions repeat."""
+        """Returns one cell; None if positions repeat."""
         return super().step(bottoms) if canonical_axis(self, self.axis, len(bottoms[0])) < 2 else None
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
-        """`np.concatenate`."""
+        """Uses `np.concatenate`."""
         return [np.concatenate([bottoms[0]] * self.tiles, axis=self.axis)]
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
-        """`tf.tile`."""
+        """Uses `tf.tile`."""
         x = bottoms[0]
         multiples = [1] * x.shape.rank
         multiples[carried_axis(canonical_axis(self, self.axis, x.shape.rank), x.shape.rank)] = self.tiles

@@ -1,4 +1,4 @@
-"""Network definitions -> networks: layers parsed, wired and checked."""
+"""Definitions -> networks: parses, wires and checks the layers."""
 
 from __future__ import annotations
 
@@ -24,14 +24,21 @@ def build(
     where: str = "",
     limits: Limits = DEFAULT_LIMITS,
 ) -> Network:
-    """A Network from a definition message in any of Caffe's forms; `parameters` as in `Network`.
+    """Returns the network of a definition message in any of Caffe's forms.
 
-    The layers are those of phase TEST, without what only training needs (see `training.strip`, also on `crop`).
+    The layers are those of phase TEST, without those that only training needs (see `strip_training.strip`).
+
+    Args:
+        definition: The message.
+        parameters: As in `Network`.
+        crop: See `strip_training.strip`.
+        where: The file, for errors.
+        limits: Upper limits on the definition.
 
     Raises:
         UnsupportedError: It lists every unsupported layer and parameter.
         NetworkError: Names, shapes or parameters contradict each other or Caffe's rules.
-        LimitError: It asks for more than a limit allows; found before anything is allocated.
+        LimitError: It exceeds a limit; nothing is allocated before that is checked.
     """
     check_names(definition, limits, where=where)
     definition = upgrade(definition, where=where)
@@ -42,7 +49,7 @@ def build(
     for message in messages:
         bare = LayerParameter()
         bare.CopyFrom(message)
-        # The rules have been applied; kept, they would be applied again without the state that they were written for.
+        # The rules have been applied; a saved net would apply them again, without the state that they were written for.
         for field in ("blobs", "include", "exclude"):
             bare.ClearField(field)
         if bare.HasField("densecast_param") and bare.type != "Pooling":
@@ -56,8 +63,8 @@ def build(
         raise UnsupportedError(
             f"{len(problems)} unsupported: " + "; ".join(problems),
             where=where,
-            why="leaving a layer out, or guessing at it, would change what the net computes",
-            remedy="the README lists the supported layers; layers that only training uses can be removed",
+            why="without such a layer the net would compute something else",
+            remedy="the documentation lists the supported layers; layers that only training uses can be removed",
         )
     _check_wiring(layers, where)
     for layer in layers:
@@ -68,27 +75,27 @@ def build(
 
 
 def _check_wiring(layers: Sequence[Layer], where: str) -> None:
-    """Caffe's rules on names: AppendBottom and AppendTop in net.cpp, and the copies that insert_splits.cpp makes."""
-    available: dict[str, int] = {}  # blob -> how often its present version is consumed
+    """Checks Caffe's rules on names: AppendBottom and AppendTop in net.cpp, and the copies of insert_splits.cpp."""
+    available: dict[str, int] = {}  # for each blob, how many layers read its current version
     names: set[str] = set()
     for layer in layers:
         bottoms = layer.bottoms
         if layer.name in names:
             raise NetworkError(f"two layers named {layer.name!r}", where=where, why="weights are matched by layer name")
         names.add(layer.name)
-        for kind, found, (least, most) in (
+        for kind, blobs, (least, most) in (
             ("bottom", bottoms, layer.bottom_count),
             ("top", layer.tops, layer.top_count),
         ):
-            if len(found) < least or (most is not None and len(found) > most):
+            if len(blobs) < least or (most is not None and len(blobs) > most):
                 limit = f"{least}" if least == most else f"at least {least}" if most is None else f"{least} to {most}"
-                raise layer.invalid(f"{len(found)} {kind} blobs, Caffe asks for {limit}")
+                raise layer.invalid(f"{len(blobs)} {kind} blobs, Caffe requires {limit}")
         for bottom in bottoms:
             if bottom not in available:
                 near = nearest(bottom, available)
                 raise layer.invalid(
                     f"unknown bottom blob {bottom!r}",
-                    why="no layer before it produces it",
+                    why="no earlier layer produces it",
                     remedy=f"did you mean {near[0]!r}?" if near else "",
                 )
             available[bottom] += 1
@@ -101,8 +108,8 @@ def _check_wiring(layers: Sequence[Layer], where: str) -> None:
             if top in available and (not in_place or available[top] > 1):
                 raise layer.invalid(
                     f"top blob {top!r} is produced by multiple sources",
-                    why="a layer may write in place only a blob that nothing else has read"
+                    why="a layer may write in place only a blob that no other layer has read"
                     if in_place
-                    else "each blob has one producer, but for layers in place",
+                    else "each blob has one producer, except for layers in place",
                 )
             available[top] = 0

@@ -1,16 +1,16 @@
-"""Which pixels a cell of a map stands for: stride, offset, nominal window, receptive field. Pure arithmetic.
+"""The pixels of a map's cells: stride, offset, nominal window, receptive field. Pure arithmetic.
 
 Along one axis, cell i of a map is centred on pixel offset + stride * i: the middle of its *nominal window*, which is
 the crop that the classifier was trained on (CaffeNet: 227). Its *receptive field* is every pixel that can change it
-(CaffeNet: 355, which is the window and what padding adds at either side). The recurrences are those of Dumoulin and
-Visin, "A guide to convolution arithmetic for deep learning" (2016), kept in fractions so that upsampling is exact too.
+(CaffeNet: 355, the window and the padding on both sides). The recurrences are those of Dumoulin and Visin, "A guide to
+convolution arithmetic for deep learning" (2016), in fractions, so that upsampling is exact too.
 
-The nominal window is arithmetic for most blobs: the receptive field without what padding adds. A blob that has one cell
-at the definition's own size is the exception. That cell stands for the whole crop, and cell i for the crop that starts
-i strides further on, but the arithmetic window need not be the crop: it is shorter where rounding down leaves pixels at
-the end (ResNet-50: 197 of 224), and longer where Caffe rounds up and clips the last windows (GoogLeNet: 253 of 224). So
-there the window is the definition's size. The receptive field stays what arithmetic and perturbed pixels say it is, and
-lies off the window's centre by `shift` (ResNet-50: -13.5 pixels, GoogLeNet: +14.5, CaffeNet: 0).
+For most blobs the nominal window is arithmetic: the receptive field without padding. A blob that has one cell at the
+definition's own size is the exception. That cell belongs to the whole crop, and cell i to the crop that starts i
+strides later, but the arithmetic window can differ from the crop: it is shorter if rounding down drops pixels at the
+end (ResNet-50: 197 of 224), and longer if Caffe rounds up and clips the last windows (GoogLeNet: 253 of 224). For such
+blobs the window is the definition's size. The receptive field is still arithmetic, as perturbed pixels confirm, and its
+centre is off the window's by `shift` (ResNet-50: -13.5 pixels, GoogLeNet: +14.5, CaffeNet: 0).
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from conversion.layers.crop import Crop
 from conversion.layers.io import Input
 from conversion.net.network import Network
 
-Number = Fraction | int | float  # exact from the arithmetic; floats where a table is read
+Number = Fraction | int | float  # exact from the arithmetic; floats when read from a table
 Pair = tuple[Number, Number]
-_HALF = Fraction(1, 2)  # times an exact number it stays exact, times a float it is one
+_HALF = Fraction(1, 2)  # exact times an exact number, a float times a float
 
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """What cell 0 of a blob reads along one axis, in pixels of the input, ends included; and the cells' stride.
+    """The pixels of the input that cell 0 of a blob reads along one axis, ends included; and the cells' stride.
 
     Attributes:
         stride: Pixels between neighbouring cells.
@@ -48,7 +48,7 @@ class Span:
     nominal_last: Fraction = Fraction(0)
 
     def after(self, step: Step) -> Span:
-        """The span of a blob whose cell 0 reads this blob's cells [-pad, -pad + window)."""
+        """Returns the span of a blob whose cell 0 reads this blob's cells [-pad, -pad + window)."""
         return Span(
             self.stride * step.stride,
             self.first - step.pad * self.stride,
@@ -59,7 +59,7 @@ class Span:
 
 
 def join(spans: Iterable[Span]) -> Span | None:
-    """The span of a blob computed from several; None if their strides differ, so that cells do not correspond."""
+    """Returns the span of a blob computed from several; None if strides differ, so that cells do not correspond."""
     spans = list(spans)
     if len({span.stride for span in spans}) != 1:
         return None
@@ -91,30 +91,30 @@ class AxisGeometry:
     shift: Number = 0
 
     def center(self, cell: int) -> Number:
-        """The pixel that a cell is centred on."""
+        """Returns the pixel that a cell is centred on."""
         return self.offset + self.stride * cell
 
     def span(self, cell: int) -> Pair:
-        """The nominal window of a cell, [first, end); it may overhang the image."""
+        """Returns the nominal window of a cell, [first, end); it may extend past the image."""
         first = self.center(cell) - _HALF * (self.window - 1)
         return first, first + self.window
 
     def field(self, cell: int) -> Pair:
-        """The receptive field of a cell, [first, end); it may overhang the image, where padding is read."""
+        """Returns the receptive field of a cell, [first, end); it may extend past the image, into padding."""
         first = self.center(cell) + self.shift - _HALF * (self.receptive_field - 1)
         return first, first + self.receptive_field
 
     def cell_at(self, pixel: float) -> int:
-        """The cell whose centre is nearest, not limited to any map; ties go to the higher one."""
+        """Returns the cell whose centre is nearest, not limited to any map; ties go to the higher one."""
         return math.floor((pixel - self.offset) / self.stride + _HALF)
 
     def interior(self, size: int, cells: int) -> range:
-        """The cells of a map whose receptive field lies inside an image of `size` pixels: no padding touches them."""
+        """Returns the cells whose receptive field lies inside an image of `size` pixels: those that read no padding."""
         inside = [i for i in range(cells) if self.field(i)[0] >= 0 and self.field(i)[1] <= size]
         return range(inside[0], inside[-1] + 1) if inside else range(0)
 
     def overhang(self, size: int, cells: int) -> Number:
-        """By how many pixels the last cell's nominal window reaches past the image; 0 if it does not."""
+        """Returns how many pixels of the last cell's nominal window are past the end of the image."""
         return max(0, self.span(cells - 1)[1] - size)
 
 
@@ -143,17 +143,17 @@ class ReceptiveField:
 
     @property
     def nominal_window(self) -> Pair:
-        """Size of the crop that a cell stands for."""
+        """Size of the crop of a cell."""
         return self.y.window, self.x.window
 
     @property
     def receptive_field(self) -> Pair:
-        """Size of all that a cell can see."""
+        """Size of the receptive field of a cell."""
         return self.y.receptive_field, self.x.receptive_field
 
 
 def spans(network: Network) -> dict[str, tuple[Span, Span] | None]:
-    """The (vertical, horizontal) spans of every blob; None where a blob has no positions any more."""
+    """Returns the (vertical, horizontal) spans of every blob; None for blobs without positions."""
     result: dict[str, tuple[Span, Span] | None] = {}
     steps, _ = network.trace(network.inputs)
     for layer, (bottoms, _tops) in zip(network.layers, steps, strict=True):
@@ -161,7 +161,7 @@ def spans(network: Network) -> dict[str, tuple[Span, Span] | None]:
         if isinstance(layer, Input):
             pair = (Span(), Span())
         else:
-            # A Crop takes nothing but the size from its second bottom.
+            # A Crop reads only the size of its second bottom.
             read = layer.bottoms[:1] if isinstance(layer, Crop) else layer.bottoms
             sources = [source for bottom in read if (source := result[bottom]) is not None]
             step = layer.step(bottoms)
@@ -173,7 +173,7 @@ def spans(network: Network) -> dict[str, tuple[Span, Span] | None]:
 
 
 def receptive_field(network: Network, blob: str | None = None) -> ReceptiveField:
-    """Stride, offset, nominal window and receptive field of a blob's cells.
+    """Returns stride, offset, nominal window and receptive field of a blob's cells.
 
     Args:
         network: A fully convolutional network (see `cast`); weights are not needed.
@@ -190,14 +190,14 @@ def receptive_field(network: Network, blob: str | None = None) -> ReceptiveField
         raise NetworkError(
             f"the cells of blob {blob!r} do not correspond to pixels",
             where=f"network {network.name!r}",
-            why="a layer before it sees its whole input, or joins blobs of different strides",
+            why="a layer before it reads its whole input, or joins blobs of different strides",
             remedy="cast the network first: cast(network)",
         )
     return ReceptiveField(_axis(network, blob, 0, pair[0]), _axis(network, blob, 1, pair[1]))
 
 
 def _axis(network: Network, blob: str, axis: int, span: Span) -> AxisGeometry:
-    """The geometry of a blob along one axis; see the module on what its nominal window is."""
+    """Returns the geometry of a blob along one axis; see the module on its nominal window."""
     middle = (span.first + span.last) / 2
     field = span.last - span.first + 1
     crop = training_windows(network).get(blob, (None, None))[axis]
@@ -208,9 +208,9 @@ def _axis(network: Network, blob: str, axis: int, span: Span) -> AxisGeometry:
 
 
 def training_windows(network: Network) -> dict[str, tuple[int | None, int | None]]:
-    """The nominal windows, (height, width), that are the definition's own size; None along an axis where they are not.
+    """Returns the nominal windows, (height, width), that are the definition's own size; None along other axes.
 
-    A blob has one if it has one cell at that size, or if the net that this one was made finer of said so.
+    A blob has one if it has one cell at that size, or if it had one before `dilate`.
     """
     inputs = [shape for shape in network.inputs.values() if len(shape) == 4]
     if len({shape[2:] for shape in inputs}) != 1:

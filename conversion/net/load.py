@@ -26,21 +26,21 @@ def load_network(
     """Reads a definition and, if given, its trained weights.
 
     Args:
-        prototxt: The definition (`deploy.prototxt`, or `train_val.prototxt`: see `training.strip`), in text form.
-        weights: The trained weights, `.caffemodel` or `.caffemodel.h5`, told apart by their content; without them the
-            network can be inspected, not evaluated.
-        crop: The size of the images, as one number for both sides, (height, width) or (channels, height, width); by
-            default what the definition says, which it cannot where the images come from a database.
+        prototxt: The definition in text form (`deploy.prototxt`, or `train_val.prototxt`: see `strip_training.strip`).
+        weights: The trained weights, `.caffemodel` or `.caffemodel.h5`, recognised by content. Without them the network
+            can be inspected but not evaluated.
+        crop: The size of the images: one number for both sides, (height, width) or (channels, height, width). By
+            default the definition's own; a definition whose images come from a database has none.
         stages: The stages that `include` and `exclude` rules ask for, besides those that the definition states.
-        level: The level that they ask for; by default the definition's.
-        limits: What the files may ask for.
+        level: The level that these rules ask for; by default the definition's.
+        limits: Upper limits on what the files contain.
 
     Raises:
-        ReadingError: A file cannot be read or is not what it should be.
+        ReadingError: A file cannot be read or has the wrong format.
         UnsupportedError: Layers or parameters that densecast does not support; the message lists all of them.
         NetworkError: The definition contradicts itself.
-        WeightsError: A layer has no weights, or weights of another shape, or that are not finite.
-        LimitError: A file asks for more than a limit allows.
+        WeightsError: A layer has no weights, or weights of another shape, or weights that are not finite.
+        LimitError: A file exceeds a limit.
     """
     definition = reading.read_definition(prototxt, limits=limits)
     definition.state.stage.extend(stages)

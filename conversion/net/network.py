@@ -1,11 +1,11 @@
-"""A network as an immutable value: its layers in order, its inputs, its learned parameters; and running one."""
+"""A network as an immutable value: its layers in order, its inputs, its learned parameters; and how to run one."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TypeVar
 
 from conversion.arrays import Array, Shape
 from conversion.caffe.caffe_pb2 import NetParameter
@@ -15,6 +15,7 @@ from conversion.layers.io import Input
 from conversion.names import nearest
 
 Parameters = Mapping[str, tuple[Array, ...]]
+Value = TypeVar("Value")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -25,10 +26,10 @@ class Network:
         name: The net's own name; may be empty.
         layers: All layers in execution order, `Input` layers first among what they feed.
         parameters: The learned blobs (float32, Caffe's order and shapes) by layer name; empty without weights. Layers
-            that share parameters hold the same array objects.
+            that share parameters have the same array objects.
         shapes: The shape of every blob, in Caffe's axis order, at the size that the definition states.
-        notes: What reading found worth telling: unused weights, say.
-        windows: Nominal windows, (height, width), that the shapes no longer show; see `geometry.training_windows`.
+        notes: Notes for the user on what reading changed or ignored, such as unused weights.
+        windows: Nominal windows, (height, width), that do not follow from the shapes; see `geometry.training_windows`.
     """
 
     name: str
@@ -45,7 +46,7 @@ class Network:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The blobs that no later layer consumes, in order: what Caffe calls the net's outputs."""
+        """The blobs that no later layer consumes, in order: Caffe's outputs of the net."""
         available: dict[str, None] = {}
         for layer in self.layers:
             for bottom in layer.bottoms:
@@ -54,11 +55,11 @@ class Network:
         return tuple(available)
 
     def shapes_at(self, inputs: Mapping[str, Shape]) -> dict[str, Shape]:
-        """The shape of every blob for other input shapes; raises NetworkError where a layer refuses them."""
+        """Returns the shape of every blob for these input shapes; raises NetworkError if a layer refuses them."""
         return dict(self.trace(inputs)[1])
 
     def trace(self, inputs: Mapping[str, Shape]) -> tuple[list[tuple[list[Shape], list[Shape]]], dict[str, Shape]]:
-        """For each layer the shapes of its bottoms and tops, in order, and the shapes of all blobs."""
+        """Returns for each layer the shapes of its bottoms and tops, in order, and the shapes of all blobs."""
         steps: list[tuple[list[Shape], list[Shape]]] = []
 
         def apply(layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
@@ -74,7 +75,7 @@ class Network:
         return steps, run(self.layers, given, apply)
 
     def layer(self, name: str) -> Layer:
-        """The layer of that name; raises NetworkError that suggests the nearest."""
+        """Returns the layer of that name; raises NetworkError, which suggests similar names."""
         for layer in self.layers:
             if layer.name == name:
                 return layer
@@ -84,37 +85,37 @@ class Network:
         )
 
     def multiply_adds(self, inputs: Mapping[str, Shape]) -> int:
-        """Multiply-adds of one forward pass over inputs of these shapes."""
+        """Returns the multiply-adds of one forward pass over inputs of these shapes."""
         steps, _ = self.trace(inputs)
         return sum(layer.multiply_adds(b, t) for layer, (b, t) in zip(self.layers, steps, strict=True))
 
     def parameter_count(self) -> int:
-        """Learned values by the definition's shapes; shared ones are counted in every layer."""
+        """Returns the number of learned values by the definition's shapes; shared ones count in every layer."""
         return sum(math.prod(shape) for _, shapes in learned(self) for shape in shapes)
 
 
 def run(
     layers: Iterable[Layer],
-    given: Callable[[Layer], Sequence[Any]],
-    apply: Callable[[Layer, Sequence[Any]], Sequence[Any]],
-    view: Callable[[Any, Any], Any] | None = None,
-) -> dict[str, Any]:
-    """Runs layers in order over values of any kind (shapes, arrays, tensors): the one place with Caffe's blob rules.
+    given: Callable[[Layer], Sequence[Value]],
+    apply: Callable[[Layer, Sequence[Value]], Sequence[Value]],
+    view: Callable[[Value, Value], Value] | None = None,
+) -> dict[str, Value]:
+    """Runs layers in order over values of any kind (shapes, arrays, tensors), by Caffe's rules for blobs.
 
     Reshape, Flatten and Split share their bottom's memory: a later layer that writes one of those blobs in place
     changes them all, as it does in Caffe.
 
     Args:
         layers: In execution order.
-        given: The values of an Input layer's tops.
-        apply: The values of any other layer's tops.
-        view: (value, like) -> value with the shape of `like`; used for blobs that share memory. None where the values
-            are shapes.
+        given: Returns the values of an Input layer's tops.
+        apply: Returns the values of any other layer's tops.
+        view: Called as view(value, like); returns the value in the shape of `like`, for blobs that share memory. None
+            if the values are shapes.
 
     Returns:
         The last value of every blob, by name.
     """
-    values: dict[str, Any] = {}
+    values: dict[str, Value] = {}
     sharing: dict[str, set[str]] = {}
     for layer in layers:
         tops = given(layer) if isinstance(layer, Input) else apply(layer, [values[b] for b in layer.bottoms])
@@ -133,7 +134,7 @@ def run(
 
 
 def learned(network: Network) -> list[tuple[Layer, list[Shape]]]:
-    """The layers with learned blobs, and the shapes of those, in order."""
+    """Returns the layers with learned blobs, in order, each with the shapes of its blobs."""
     steps, _ = network.trace(network.inputs)
     with_shapes = [
         (layer, layer.blob_shapes(bottoms)) for layer, (bottoms, _) in zip(network.layers, steps, strict=True)
@@ -153,7 +154,7 @@ def require_parameters(network: Network) -> None:
 
 
 def to_definition(network: Network) -> NetParameter:
-    """The network's definition as a message, without weights."""
+    """Returns the network's definition as a message, without weights."""
     message = NetParameter(name=network.name)
     message.layer.extend(layer.definition for layer in network.layers)
     return message

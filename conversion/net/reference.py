@@ -1,9 +1,8 @@
-"""The plain NumPy float64 reference: what everything else is held against."""
+"""The plain NumPy float64 reference, which every other form must reproduce."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,12 +14,12 @@ from conversion.net.network import Network, require_parameters, run
 
 
 def evaluate(network: Network, inputs: Mapping[str, ArrayLike]) -> dict[str, Array]:
-    """Runs the network on NumPy float64, layer by layer, written for plainness rather than speed.
+    """Runs the network in NumPy float64, layer by layer; the code is simple rather than fast.
 
     Args:
         network: With weights.
-        inputs: One array for each input blob, in Caffe's axis order (N, C, H, W) and preprocessed as the net wants it.
-            Sizes other than the definition's are fine where the layers allow them.
+        inputs: One array per input blob, in Caffe's axis order (N, C, H, W), preprocessed as the net expects. Sizes may
+            differ from the definition's if the layers allow it.
 
     Returns:
         The last value of every blob, by name, float64, inputs included.
@@ -37,23 +36,23 @@ def evaluate(network: Network, inputs: Mapping[str, ArrayLike]) -> dict[str, Arr
 
     def apply(layer: Layer, bottoms: Sequence[Array]) -> Sequence[Array]:
         shapes = [b.shape for b in bottoms]
-        layer.output_shapes(shapes)  # refuses what Caffe refuses
+        layer.output_shapes(shapes)  # raises NetworkError for shapes that Caffe refuses
         blobs = [b.astype(np.float64) for b in network.parameters.get(layer.name, ())]
         if blobs and [b.shape for b in blobs] != layer.blob_shapes(shapes):
             raise layer.invalid(
                 f"weights of shape {[b.shape for b in blobs]} do not fit a bottom of {shapes[0]}",
-                why="the layer is not convolutional: it takes one input size",
-                remedy="cast the network first, or give the size it was trained at",
+                why="the layer is not convolutional: it accepts one input size",
+                remedy="cast the network first, or use the size it was trained at",
             )
         return layer.reference(bottoms, blobs)
 
     return run(network.layers, given, apply, lambda value, like: value.reshape(like.shape))
 
 
-def check_inputs(network: Network, inputs: Mapping[str, Any]) -> None:
+def check_inputs(network: Network, inputs: Mapping[str, object]) -> None:
     """Raises NetworkError unless `inputs` names exactly the network's input blobs."""
-    expected, found = set(network.inputs), set(inputs)
-    if expected != found:
+    expected, given = set(network.inputs), set(inputs)
+    if expected != given:
         raise NetworkError(
-            f"inputs {sorted(found)}, the network takes {sorted(expected)}", where=f"network {network.name!r}"
+            f"inputs {sorted(given)}, the network takes {sorted(expected)}", where=f"network {network.name!r}"
         )

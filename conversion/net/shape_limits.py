@@ -13,7 +13,7 @@ _FLOAT_BYTES = 4
 
 
 class ShapeLimits:
-    """Shape inference under limits: `tops` is `Layer.output_shapes`, and adds up what a net would take."""
+    """Shape inference under limits: `tops` is `Layer.output_shapes`, and adds up the memory of the net."""
 
     def __init__(self, limits: Limits, where: str) -> None:
         self._limits = limits
@@ -21,7 +21,7 @@ class ShapeLimits:
         self._bytes = 0
 
     def tops(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
-        """The shapes of the tops; raises NetworkError or LimitError before anything of such a shape is made."""
+        """Returns the shapes of the tops; raises NetworkError or LimitError before anything is allocated."""
         tops = layer.output_shapes(bottoms)
         for shape in tops:
             self._check(layer, shape, "blob")

@@ -10,7 +10,7 @@ from conversion.passes.rebuild import rebuild
 
 
 def bypass_flatten(network: Network) -> Network:
-    """Lets InnerProducts read what a Flatten before them reads: an InnerProduct flattens by itself.
+    """Lets InnerProducts read what a Flatten before them reads: an InnerProduct flattens its bottom itself.
 
     Given: a Flatten of all axes but the first, read by InnerProducts only.
     Result: no such Flatten; its readers read its bottom. Nothing else changes.

@@ -1,7 +1,7 @@
 """The cast: a classifier becomes fully convolutional. An ordered list of passes over a Network.
 
-Each pass takes a Network and returns another; what it expects and what it gives is in its docstring. After every one
-of them the net computes, at the definition's own size, what the classifier computes.
+Each pass takes a Network and returns another; its docstring states what is given and what results. After each pass the
+net computes, at the definition's own size, what the classifier computes.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from conversion.passes.keep_positions import keep_positions
 from conversion.passes.reductions import reductions_to_poolings
 from conversion.passes.slide_windows import slide_whole_windows
 
-# Poolings first, while shapes are the classifier's. An InnerProduct must see the [N, C, H, W] blob to know its kernel:
-# what flattens goes before it, by the bypass where nothing but InnerProducts reads it, so that no copy is left.
+# Poolings come first, while shapes are the classifier's. An InnerProduct needs the [N, C, H, W] blob for its kernel, so
+# Flatten goes before it: by the bypass if only InnerProducts read it, which leaves no copy.
 PASSES: tuple[Callable[[Network], Network], ...] = (
     slide_whole_windows,
     reductions_to_poolings,
@@ -30,11 +30,11 @@ PASSES: tuple[Callable[[Network], Network], ...] = (
 
 
 def cast(network: Network) -> Network:
-    """The fully convolutional form of a classifier: every head becomes convolutions and poolings that slide.
+    """Returns the fully convolutional form of a classifier: every head becomes convolutions and poolings that slide.
 
-    At the definition's own input size, which must be the one that the classifier was trained at, the result equals the
-    classifier; on a larger input it gives a map. Layers and blobs that become convolutions gain the suffix `-conv`.
-    Works with and without weights.
+    At the definition's own input size, which must be the size that the classifier was trained at, the result equals the
+    classifier; on a larger input it computes a map. Layers and blobs that become convolutions get the suffix `-conv`.
+    Weights are optional.
 
     Raises:
         CastError: A layer cannot be made convolutional; the message names it and says why.
@@ -46,14 +46,14 @@ def cast(network: Network) -> Network:
 
 
 def _check_that_it_slides(network: Network) -> None:
-    """Raises CastError where a larger image gives maps that do not fit each other: heads on maps of other strides."""
+    """Raises CastError if maps of a larger image do not fit each other, as with heads on maps of other strides."""
     images = [blob for blob, shape in network.inputs.items() if len(shape) == 4]
     if len(images) != 1:
         return
     steps = [pair for pair in spans(network).values() if pair is not None]
     larger = dict(network.inputs)
     shape = larger[images[0]]
-    # Two strides of the coarsest map more: what corresponds at the training size and slides alike still corresponds.
+    # Two strides of the coarsest map larger: maps that fit at the training size and slide alike still fit.
     y, x = (2 * math.lcm(*(math.ceil(pair[axis].stride) for pair in steps)) for axis in (0, 1))
     larger[images[0]] = (*shape[:2], shape[2] + y, shape[3] + x)
     try:
@@ -62,5 +62,5 @@ def _check_that_it_slides(network: Network) -> None:
         raise CastError(
             f"on an image of {shape[2] + y}x{shape[3] + x}: {error.what}",
             where=error.where,
-            why="the net computes one size only; its maps slide by different strides, or a layer states a size",
+            why="the net accepts one size only: its maps slide by different strides, or a layer states a size",
         ) from error

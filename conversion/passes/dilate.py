@@ -1,8 +1,8 @@
-"""Finer maps from the same weights: strides taken back, and every later window dilated instead.
+"""Finer maps from the same weights: strides are removed, and every later window is dilated (atrous) instead.
 
-A pooling or convolution of stride s leaves out s - 1 of s cells. Where it keeps them, the layers after it see a map
-that is s times finer, and find the cells they were trained on s apart: their windows are dilated by s. Every s-th cell
-is then computed as before, and those between are what the net gives on the image shifted by less than its stride:
+A pooling or convolution of stride s drops s - 1 of s cells. If it keeps them, the layers after it read a map that is s
+times finer, in which the cells that they were trained on lie s apart: their windows are dilated by s. Every s-th cell
+is then computed as before, and the cells between equal those of the image shifted by less than its stride:
 shift-and-stitch (Sermanet et al. 2014, OverFeat; Long et al. 2015, section 3.2) without computing anything twice.
 """
 
@@ -33,41 +33,41 @@ Pair = tuple[int, int]
 
 
 class _Scale(NamedTuple):
-    """A blob's stride along one axis, in pixels: as it was, and as it becomes."""
+    """A blob's stride along one axis, in pixels: the old one and the new one."""
 
     old: Fraction
     new: Fraction
 
     @property
     def factor(self) -> int:
-        """How many new cells lie where one was."""
+        """Number of new cells per old cell."""
         return int(self.old / self.new)
 
     @classmethod
     def of(cls, old: Fraction, output_stride: int) -> _Scale:
-        """The greatest common divisor, so that new strides divide each other where old ones do."""
-        # A fraction comes from a Deconvolution: it is kept here, and refused where it matters.
+        """Returns the scale to the greatest common divisor: new strides divide each other if the old ones do."""
+        # A Deconvolution makes fractions: they are kept here, and refused by the layers that cannot have them.
         whole = old.denominator == 1
         return cls(old, Fraction(math.gcd(int(old), output_stride)) if whole else old)
 
 
 def dilate(network: Network, output_stride: int, blob: str | None = None) -> Network:
-    """The network with a finer map: a cell every `output_stride` pixels, from the same weights.
+    """Returns the network with a finer map: a cell every `output_stride` pixels, from the same weights.
 
     Given: a fully convolutional network (see `cast`) whose map has a stride that `output_stride` divides.
-    Result: the strides of the last convolutions and poolings are less, until the map's is the wanted one, and what
-    comes after them is dilated, pads included. Where a blob's stride was s, it is gcd(s, output_stride). Names, weights
-    and nominal windows stay. With k = old stride / new stride, cell k * i + j of the finer map is cell i of the old
-    net on the image shifted by j * output_stride pixels; exactly so for interior cells, which no padding touches. Near
-    the right and bottom border it can lack cells that the old map had only by rounding up.
+    Result: the last convolutions and poolings have smaller strides, so that the map's is the wanted one, and the layers
+    after them are dilated, with their pads. A blob of stride s gets the stride gcd(s, output_stride). Names, weights
+    and nominal windows stay. With k = old stride / new stride, cell k * i + j of the finer map is cell i of the old net
+    on the image shifted by j * output_stride pixels; exactly so for interior cells, which read no padding. Near the
+    right and bottom border, cells that the old map had only by rounding up can be missing.
 
     Args:
         network: With or without weights.
         output_stride: In pixels, along both axes.
-        blob: Whose stride is meant; the last output by default.
+        blob: The blob that gets the stride; the last output by default.
 
     Raises:
-        CastError: The stride does not divide the map's, or a layer cannot be dilated; it is named.
+        CastError: The stride does not divide the map's, or a layer cannot be dilated; the message names it.
         NetworkError: There is no such blob, or its cells do not correspond to pixels.
     """
     blob = network.outputs[-1] if blob is None else blob
@@ -88,7 +88,7 @@ def dilate(network: Network, output_stride: int, blob: str | None = None) -> Net
     scales = _scales(network, output_stride)
     for layer, message, (bottoms, _tops) in zip(network.layers, definition.layer, steps, strict=True):
         if not isinstance(layer, Input) and layer.tops:
-            _refine(layer, message, bottoms, [scales[b] for b in layer.bottoms], scales[layer.tops[0]])
+            _refine(layer, message, bottoms, read=[scales[b] for b in layer.bottoms], written=scales[layer.tops[0]])
     try:
         result = build(definition, network.parameters, limits=UNLIMITED)
     except NetworkError as error:
@@ -106,7 +106,7 @@ def finer(network: Network, output_stride: int, blob: str | None = None) -> Netw
 def multiply_adds_by_stride(
     network: Network, size: Pair, strides: Sequence[int], blob: str | None = None
 ) -> dict[int, int]:
-    """What one image of `size` (height, width) costs in multiply-adds at each output stride; nothing is computed.
+    """Returns the multiply-adds of one image of `size` (height, width) at each output stride; computes no image.
 
     Args:
         network: Fully convolutional, with one input, at its own stride.
@@ -120,7 +120,7 @@ def multiply_adds_by_stride(
 
 
 def _check_sizes(network: Network, result: Network, period: int) -> None:
-    """Raises CastError where the finer net refuses an image that the net takes; sizes matter modulo the stride."""
+    """Raises CastError if the finer net refuses a size that the net accepts; sizes matter modulo the stride."""
     for more in range(period):
         larger = {
             blob: (*shape[:2], *(n + more for n in shape[2:])) if len(shape) == 4 else shape
@@ -140,13 +140,13 @@ def _does_not_fit(error: NetworkError, shapes: Sequence[Shape]) -> CastError:
     return CastError(
         f"a finer map does not fit inputs of {', '.join(map(str, shapes))}: {error.what}",
         where=error.where,
-        why="branches before it round sizes in different ways, which a finer map makes visible",
+        why="branches before it round sizes differently, which shows in a finer map",
         remedy="keep the map's own stride",
     )
 
 
 def _scales(network: Network, output_stride: int) -> dict[str, tuple[_Scale, _Scale] | None]:
-    """For every blob its old and new strides, (vertical, horizontal); None where a blob has no positions."""
+    """Returns for every blob its old and new strides, (vertical, horizontal); None where a blob has no positions."""
     result: dict[str, tuple[_Scale, _Scale] | None] = {}
     for blob, pair in spans(network).items():
         if pair is None:
@@ -161,10 +161,11 @@ def _refine(
     layer: Layer,
     message: LayerParameter,
     bottoms: Sequence[Shape],
+    *,
     read: Sequence[tuple[_Scale, _Scale] | None],
     written: tuple[_Scale, _Scale] | None,
 ) -> None:
-    """Changes the message of a layer that reads or writes finer blobs than before."""
+    """Changes the message of a layer whose bottoms or tops become finer."""
     dilation = _dilation(read)
     if dilation == (1, 1) and (written is None or all(scale.factor == 1 for scale in written)):
         return
@@ -173,14 +174,12 @@ def _refine(
         stride = _pair(int(top.new / bottom.new) for top, bottom in zip(written, read[0], strict=True))
         if isinstance(layer, Pooling):
             if len(layer.tops) > 1:
-                raise _refused(layer, "the second top names places in a map, and the map is another")
+                raise _refused(layer, "its second top has indices into the map, which changes")
             _set_pooling(layer, message, stride, dilation)
         else:
             _set_convolution(layer, message, stride, dilation)
     elif isinstance(layer, (Deconvolution, Crop)) or step != (Step(), Step()):
-        raise _refused(
-            layer, f"{layer.caffe_type} works on neighbouring cells, and has no form in which they lie apart"
-        )
+        raise _refused(layer, f"{layer.caffe_type} reads neighbouring cells, and has no dilated form")
 
 
 def _refused(layer: Layer, why: str) -> CastError:
@@ -188,7 +187,7 @@ def _refused(layer: Layer, why: str) -> CastError:
 
 
 def _dilation(read: Sequence[tuple[_Scale, _Scale] | None]) -> Pair:
-    """How far apart the cells lie that the layer was trained on, along each axis; 1 for blobs without positions."""
+    """Returns the distance of the cells that the layer was trained on, along each axis; 1 without positions."""
     known = [pair for pair in read if pair is not None]
     return _pair(max((pair[axis].factor for pair in known), default=1) for axis in (0, 1))
 
@@ -210,7 +209,7 @@ def _set_pooling(layer: Pooling, message: LayerParameter, stride: Pair, dilation
         elif numbers[0] != default:
             setattr(value, field, numbers[0])
     if layer.ceil and (max(layer.stride) > 1 or layer.coarse):
-        # Rounding down would lose the cells that only rounding up gives; GoogLeNet has one cell because of them.
+        # Rounding down would lose the cells that exist only by rounding up: GoogLeNet's single cell depends on them.
         message.densecast_param.pooling_stride[:] = layer.coarse or layer.stride
     dilation = _pair(old * d for old, d in zip(layer.dilation, dilation, strict=True))
     if dilation != (1, 1):

@@ -16,7 +16,7 @@ from conversion.passes.rebuild import rebuild
 
 
 def inner_products_to_convolutions(network: Network) -> Network:
-    """InnerProduct -> Convolution with the same weights.
+    """Turns InnerProducts into Convolutions with the same weights.
 
     Given: InnerProducts along axis 1, on blobs [N, C, H, W], or [N, K] where an InnerProduct made them.
     Result: Convolutions with filters [num_output, C, H, W] ([num_output, K, 1, 1] after another InnerProduct), named
@@ -24,7 +24,7 @@ def inner_products_to_convolutions(network: Network) -> Network:
     count from the end are counted from the start, since blobs gain two axes.
 
     Raises:
-        CastError: An InnerProduct reads no map, a later layer has no form on a map, or a name is taken.
+        CastError: An InnerProduct does not read a map, a later layer has no form on a map, or a name is taken.
     """
     if not any(isinstance(layer, InnerProduct) for layer in network.layers):
         return network
@@ -56,7 +56,7 @@ def inner_products_to_convolutions(network: Network) -> Network:
 
 
 def _refuse_taken_names(network: Network) -> None:
-    """The names that the cast gives must be free."""
+    """Raises CastError if a name that the cast needs is taken."""
     taken = {layer.name for layer in network.layers} | set(network.shapes)
     for layer in network.layers:
         clash = [name + CAST_SUFFIX for name in (layer.name, *layer.tops) if name + CAST_SUFFIX in taken]
@@ -64,13 +64,13 @@ def _refuse_taken_names(network: Network) -> None:
             raise CastError(
                 f"the name {clash[0]!r} is taken",
                 where=layer.where,
-                why="the layer and its blob get that name when they become convolutional",
-                remedy="rename the layer or blob that has it, in the definition and in the weights",
+                why="the layer and its blob get that name in the cast",
+                remedy="rename the layer or blob of that name, in the definition and in the weights",
             )
 
 
 def _kernel(network: Network, layer: InnerProduct, extent: Extent | None) -> tuple[int, int]:
-    """Height and width of the filters that an InnerProduct becomes."""
+    """Returns the height and width of the filters that an InnerProduct becomes."""
     shape = network.shapes[layer.bottoms[0]]
     if layer.axis % len(shape) != 1:
         raise CastError(
@@ -82,7 +82,7 @@ def _kernel(network: Network, layer: InnerProduct, extent: Extent | None) -> tup
         raise CastError(
             f"a bottom of {len(shape)} axes",
             where=layer.where,
-            why="a map needs N, C, H, W, and a layer before this one has joined the positions, or the input has none",
+            why="a map is [N, C, H, W]; an earlier layer has joined the positions, or the input has none",
         )
     return (shape[2], shape[3])
 

@@ -1,4 +1,4 @@
-"""Pass of the cast: what flattens a map is left undone."""
+"""Pass of the cast: removes what flattens a map."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from conversion.passes.rebuild import rebuild
 
 
 def keep_positions(network: Network) -> Network:
-    """Flatten and Reshape that end a map are left undone, and the layers after them work on the map.
+    """Undoes the Flatten and Reshape that end a map; the layers after them work on the map.
 
-    Given: a Flatten or Reshape from [N, C, H, W] to [N, C*H*W], read by anything that does the same at every position:
-    activations, Concat of maps of one size, Softmax, Scale, ... and in the end perhaps InnerProducts; or a Reshape to
-    the very shape that its bottom has.
-    Result: a Split of one copy in its place, which keeps the names and shares memory as it did. Axes that later layers
-    count from the end are counted from the start, since blobs gain two axes.
+    Given: a Flatten or Reshape from [N, C, H, W] to [N, C*H*W], read by layers that do the same at every position:
+    activations, Concat of maps of one size, Softmax, Scale, ... and finally InnerProducts; or a Reshape to the shape
+    that its bottom already has.
+    Result: a Split of one copy in its place, which keeps names and shared memory. Axes that later layers count from the
+    end are counted from the start, since blobs gain two axes.
 
     Raises:
-        CastError: A layer after it treats positions differently from each other.
+        CastError: A later layer treats positions differently.
     """
 
     def change(layer: Layer, message: LayerParameter, extent: Extent | None) -> Extent | None:
@@ -34,7 +34,7 @@ def keep_positions(network: Network) -> Network:
             and len(shape) == 4
             and layer.output_shapes([shape])[0] == shape
         ):
-            to_split(message)  # its numbers are those of the training size
+            to_split(message)  # its sizes are those of the training size
         return None
 
     return rebuild(network, rewrite(network, change))

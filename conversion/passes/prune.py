@@ -1,4 +1,4 @@
-"""Leaving out the layers that the wanted blobs do not need."""
+"""Removes the layers that the wanted blobs do not need."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from conversion.net.network import Network
 
 
 def prune(network: Network, blobs: Collection[str]) -> Network:
-    """The part of a network that its wanted blobs are computed from; of GoogLeNet's three heads, say, one.
+    """Returns the part of a network that computes the wanted blobs; for example one of GoogLeNet's three heads.
 
     Given: any network, and names of its blobs.
-    Result: the layers that at least one of them depends on, in their order, and the parameters of those. A layer that
-    changes a blob in place stays with everything that shares the blob's memory (Split, Flatten, Reshape). What is left
-    out is noted.
+    Result: the layers that at least one of them depends on, in order, and their parameters. A layer that changes a blob
+    in place stays if a layer that shares the blob's memory (Split, Flatten, Reshape) stays. A note lists the removed
+    layers.
 
     Raises:
-        NetworkError: There is no such blob; the message suggests the nearest.
+        NetworkError: There is no such blob; the message suggests similar names.
     """
     for blob in blobs:
         if blob not in network.shapes:
@@ -29,7 +29,7 @@ def prune(network: Network, blobs: Collection[str]) -> Network:
                 where=f"network {network.name!r}",
                 remedy=f"nearest: {', '.join(near)}" if near else f"it has {', '.join(network.shapes)}",
             )
-    memory: dict[str, str] = {}  # blob -> the blob whose memory it uses
+    memory: dict[str, str] = {}  # for each blob, the blob whose memory it uses
     for layer in network.layers:
         for top in layer.tops:
             memory.setdefault(top, memory[layer.bottoms[0]] if layer.shares_memory else top)
@@ -52,5 +52,5 @@ def prune(network: Network, blobs: Collection[str]) -> Network:
         parameters={name: value for name, value in network.parameters.items() if name in names},
         shapes={blob: shape for blob, shape in network.shapes.items() if blob in tops},
         windows={blob: window for blob, window in network.windows.items() if blob in tops},
-        notes=(*network.notes, f"left out, {' and '.join(blobs)} being wanted: {listed}"),
+        notes=(*network.notes, f"left out, not needed for {' and '.join(blobs)}: {listed}"),
     )

@@ -1,4 +1,4 @@
-"""What the passes share: a network made again from its changed definition."""
+"""Rebuilds a network from its changed definition, for the passes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ def rebuild(
     inserted: Mapping[str, LayerParameter] | None = None,
     parameters: Parameters | None = None,
 ) -> Network:
-    """The network of a changed definition, with layers inserted after those named; itself if nothing changed."""
+    """Returns the network of a changed definition; itself if nothing changed.
+
+    Args:
+        network: The network before the pass.
+        definition: Its changed definition.
+        inserted: New layers, each by the name of the layer that it follows.
+        parameters: The learned blobs; by default those of the network.
+    """
     if inserted:
         layers = [m for message in definition.layer for m in _with_successor(message, inserted)]
         del definition.layer[:]
@@ -30,7 +37,7 @@ def rebuild(
 
 
 def power(name: str, blob: str, scale: float) -> LayerParameter:
-    """A layer that multiplies a blob in place."""
+    """Returns a layer that multiplies a blob in place."""
     message = LayerParameter(name=f"{name}-scale", type="Power", bottom=[blob], top=[blob])
     message.power_param.scale = scale
     return message

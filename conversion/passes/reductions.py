@@ -14,11 +14,11 @@ from conversion.passes.rebuild import power, rebuild, set_kernel
 
 
 def reductions_to_poolings(network: Network) -> Network:
-    """Reduction over all positions -> average pooling of the training map's size with stride 1.
+    """Turns Reductions over all positions into average poolings of the training map's size with stride 1.
 
     Given: a Reduction, SUM or MEAN, from axis 2 on of a blob [N, C, H, W].
-    Result: Pooling AVE, kernel (H, W), and where the Reduction is no plain mean a Power layer `<name>-scale` in place
-    with the factor: the top is [N, C, 1, 1], and later layers follow.
+    Result: Pooling AVE, kernel (H, W), and a Power layer `<name>-scale` in place with the
+    factor unless it is 1. The top is [N, C, 1, 1], and later layers are adapted.
 
     Raises:
         CastError: It sums magnitudes or squares, or a later layer has no form on a map.

@@ -1,4 +1,4 @@
-"""Pass of the cast: windows over the whole map slide."""
+"""Pass of the cast: windows that cover the whole map slide."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from conversion.passes.rebuild import power, rebuild, set_kernel
 
 
 def slide_whole_windows(network: Network) -> Network:
-    """A window that covers the whole training map slides by one cell, whatever its stride was.
+    """Lets a window that covers the whole training map slide by one cell, whatever its stride was.
 
     Given: Pooling, global or with a kernel that reaches over all of its bottom and leaves one cell (NiN, GoogLeNet,
     SqueezeNet, ResNet, MobileNet); or a Convolution whose kernel is its bottom's size.
-    Result: a kernel of the training map's size, stride 1, no pad. The mean over a window that Caffe counts padding in
-    is that of the map times a constant, which a Power layer `<name>-scale` in place multiplies. Nothing else changes.
+    Result: a kernel of the training map's size, stride 1, no pad. If Caffe counts
+    padding in a mean, the mean lacks a constant factor; a Power layer `<name>-scale` in place multiplies by it.
     """
     definition = to_definition(network)
     scales: dict[str, LayerParameter] = {}
@@ -34,7 +34,7 @@ def slide_whole_windows(network: Network) -> Network:
 
 
 def _slide_pooling(layer: Pooling, message: LayerParameter, shape: Shape) -> float:
-    """Changes a pooling of the whole map; gives the factor that its mean lacks then (1 for most)."""
+    """Changes a pooling of the whole map; returns the factor that its mean then lacks (1 for most)."""
     size = shape[2:]
     kernel = size if layer.global_pooling else layer.kernel
     ends = [k - p for k, p in zip(kernel, layer.pad, strict=True)]  # cell 0 reads [-pad, end)

@@ -30,6 +30,7 @@ from PIL.ImageFile import ImageFile
 
 from pipeline.images import formats, tiff
 from pipeline.rejection import Reason, Rejected
+from pipeline.settings import LimitSettings
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 
@@ -48,7 +49,7 @@ class DecodeLimits:
         ValueError: A number is less than 1, or a format is not one that densecast decodes.
     """
 
-    max_pixels: int = 178_956_970
+    max_pixels: int = LimitSettings.max_pixels
     formats: tuple[str, ...] = formats.FORMATS
     max_tiled_pixels: int = 2**34
 

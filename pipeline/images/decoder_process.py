@@ -24,8 +24,9 @@ import numpy as np
 from conversion.errors import DensecastError
 from pipeline.images import decoder_child
 from pipeline.rejection import Reason, Rejected
+from pipeline.settings import LimitSettings
 
-TIMEOUT_S = 120.0
+TIMEOUT_S = LimitSettings.decode_timeout
 """Seconds that one decode may take. The largest images take a few; the rest is reserve for an overloaded machine."""
 
 MEMORY_BYTES = 8 * 2**30

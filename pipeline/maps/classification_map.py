@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from conversion.errors import DensecastError
 from pipeline.maps.geometry import Geometry
+from pipeline.settings import RecipeSettings
 
 Floats: TypeAlias = NDArray[np.float32]
 Integers: TypeAlias = NDArray[np.int32]
@@ -17,7 +18,7 @@ Probabilities: TypeAlias = NDArray[np.float32 | np.float16]
 Cells = TypeVar("Cells", bound=np.generic)
 """The type of an array's values, which indexing does not change."""
 
-DEFAULT_K = 5
+DEFAULT_K = RecipeSettings.top_k
 _ROUNDING = 1e-3  # of float16 near 1
 
 

@@ -5,33 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
-from enum import StrEnum
 
 from pipeline.images.resize import Scaling
-from pipeline.maps.classification_map import DEFAULT_K
+from pipeline.settings import Form, Precision, RecipeSettings
+
+__all__ = ["Form", "Precision", "Recipe"]
 
 # Incremented if the same settings give different maps than before; every image is then scored again.
 _GENERATION = 2
-
-
-class Form(StrEnum):
-    """What is stored of a map: the best k classes of every cell; in all forms but `TOP_K` also all probabilities.
-
-    `LOG_UINT8` stores one byte per class, the logarithm of the probability; see `pipeline.maps.quantization`.
-    """
-
-    TOP_K = "top-k"
-    LOG_UINT8 = "log-uint8"
-    FLOAT16 = "float16"
-    FLOAT32 = "float32"
-
-
-class Precision(StrEnum):
-    """The type that a network computes in, as far as this affects its speed: see `conversion.layers.base.Narrow`."""
-
-    FLOAT32 = "float32"
-    FLOAT16 = "float16"
-    BFLOAT16 = "bfloat16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +33,10 @@ class Recipe:
     """
 
     model_digest: str = ""
-    form: Form = Form.TOP_K
-    k: int = DEFAULT_K
-    precision: Precision = Precision.FLOAT32
-    scales: tuple[float, ...] = (1.0,)
+    form: Form = RecipeSettings.scores
+    k: int = RecipeSettings.top_k
+    precision: Precision = RecipeSettings.precision
+    scales: tuple[float, ...] = RecipeSettings.scales
     resize: int | tuple[int, int] | None = None
     max_side: int | None = None
     features: tuple[str, ...] = ()

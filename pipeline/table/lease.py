@@ -1,6 +1,6 @@
 """The lease on a table: of the runs that are scheduled for it, one works and the others say who.
 
-A lease saves work; it guards nothing. Whether a table stays right is decided by `pipeline.table.commit.publish` alone,
+A lease saves work; it guards nothing. Whether a table stays right is decided by `pipeline.table.commit.commit` alone,
 which refuses a run that overlaps with another (`ConflictError`). So a run that loses its lease, because its machine
 slept or the disk could not be written, goes on, and publishes if nobody was faster.
 
@@ -27,7 +27,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from conversion.errors import DensecastError
 from pipeline.storage.errors import StorageError
-from pipeline.table.lease_store import NAME, LeaseStore, Stored, open_store
+from pipeline.storage.store import Stored
+from pipeline.table.lease_store import NAME, LeaseStore, open_lease
 from pipeline.table.log import FOLDER
 
 DEFAULT_MINUTES = 10.0
@@ -103,7 +104,7 @@ class Lease:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._root, self._store = root, store or open_store(root)
+        self._root, self._store = root, store or open_lease(root)
         now = datetime.now(UTC)
         self._holder = Holder(
             token=secrets.token_hex(16),
@@ -193,7 +194,7 @@ def look(root: str) -> Holder | None:
     Raises:
         StorageError: It cannot be read.
     """
-    found = open_store(root).read()
+    found = open_lease(root).read()
     holder = parse(found.data) if found is not None else None
     if holder is None or holder.released or is_dead(holder):
         return None

@@ -1,19 +1,18 @@
 """Finding an image among the rows of a table by what a person types, and saying what was found instead."""
 
-import difflib
 import heapq
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.dataset as pads
-from deltalake.exceptions import DeltaError
 
+from conversion import nearest
 from pipeline.errors import TableError
-from pipeline.storage import files
-from pipeline.table.part_reader import check_available
+from pipeline.storage.address import is_remote, local_path
+from pipeline.storage.errors import StorageError
+from pipeline.table.part_reader import reading_part
 from pipeline.table.rows import storable
 from pipeline.table.schema import Status
 
@@ -117,8 +116,8 @@ def no_map(root: str, row: Mapping[str, Any], version: int | None) -> TableError
 def no_table(root: str) -> TableError:
     """The error where there is no table; says what is there."""
     found = "is a remote folder without a Delta log"
-    if not files.is_remote(root):
-        path = files.local_path(root)
+    if not is_remote(root):
+        path = local_path(root)
         if not path.exists():
             found = "does not exist"
         elif path.is_file():
@@ -139,16 +138,9 @@ def no_table(root: str) -> TableError:
 @contextmanager
 def reading(root: str) -> Iterator[None]:
     """What reading files may raise, as TableError."""
-    try:
+    remedy = "if the table was vacuumed or copied meanwhile, open it again; else restore the file that is named,"
+    with reading_part(root, remedy=f"{remedy} or open an earlier version"):
         yield
-    except (OSError, pa.ArrowException, DeltaError) as error:
-        check_available(root, error)
-        raise TableError(
-            f"a part of the table cannot be read: {error}",
-            where=root,
-            remedy="if the table was vacuumed or copied meanwhile, open it again; else restore the file that is named,"
-            " or open an earlier version",
-        ) from error
 
 
 def _no_image(dataset: Any, root: str, image: str) -> TableError:
@@ -162,7 +154,7 @@ def _no_image(dataset: Any, root: str, image: str) -> TableError:
             ranked = ((_likeness(base := _base_name(name), wanted), base, name) for name in names)
             likely = heapq.nlargest(_COMPARED_NAMES, (*likely, *ranked))
     by_base = {base: name for _, base, name in reversed(likely)}
-    near = [by_base[base] for base in difflib.get_close_matches(wanted, by_base, n=_SUGGESTIONS)]
+    near = [by_base[base] for base in nearest(wanted, by_base, _SUGGESTIONS)]
     meant = f"did you mean {' or '.join(near)}? " if near else ""
     return TableError(
         f"there is no image {image!r} among {count:,}",
@@ -174,10 +166,10 @@ def _no_image(dataset: Any, root: str, image: str) -> TableError:
 def _spellings(image: str) -> list[str]:
     """The uris that an image may have been listed under, given what a person types."""
     names = [image]
-    if not files.is_remote(image):
+    if not is_remote(image):
         try:
-            path = files.local_path(image)
-        except files.StorageError:
+            path = local_path(image)
+        except StorageError:
             return [storable(image)]
         absolute = path.absolute()
         for candidate in (path, absolute, absolute.resolve()):

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pipeline.errors import TableError
-from pipeline.storage import files
+from pipeline.storage.address import join
 from pipeline.table.log import FOLDER
+from pipeline.table.paths import TableRoot
 
 ADOPTED = "adopted"
 """Where a run's summary names the parts of dead runs that it took rows from."""
@@ -39,7 +40,7 @@ class RunSummary(NamedTuple):
 
 def run_path(root: str, run_id: str) -> str:
     """Where the summary of a run is kept."""
-    return files.join(root, FOLDER, "runs", f"{run_id}.json")
+    return join(root, FOLDER, "runs", f"{run_id}.json")
 
 
 def read_summary(root: str, run_id: str) -> RunSummary:
@@ -49,14 +50,19 @@ def read_summary(root: str, run_id: str) -> RunSummary:
         StorageError: There is no such summary.
         TableError: It is damaged.
     """
-    about = read_json(run_path(root, run_id))
+    about = read_json(root, run_path(root, run_id))
     return RunSummary(*(about.get(name, {}) for name in RunSummary._fields))
 
 
-def read_json(path: str) -> dict[str, Any]:
-    """A JSON object in a file; raises TableError if it is none, StorageError if there is none."""
+def read_json(root: str, path: str) -> dict[str, Any]:
+    """Returns the JSON object in a file of a table.
+
+    Raises:
+        TableError: The file is damaged.
+        StorageError: There is no such file.
+    """
     try:
-        content = json.loads(files.read_bytes(path))
+        content = json.loads(TableRoot(root).store.read_bytes(path))
     except ValueError as error:
         raise TableError(
             f"is not valid JSON: {error}", where=path, remedy="restore the file, or delete it and publish again"
@@ -68,5 +74,5 @@ def read_json(path: str) -> dict[str, Any]:
 
 def write_json(root: str, folder: str, name: str, content: Mapping[str, Any]) -> None:
     """Writes a JSON file into a folder below `FOLDER`."""
-    path = files.join(root, FOLDER, folder, f"{name}.json")
-    files.write_atomically(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+    path = join(root, FOLDER, folder, f"{name}.json")
+    TableRoot(root).store.write_atomically(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import TableError
 from pipeline.maps.encoding import map_digest
-from pipeline.storage import files
 from pipeline.table.log import FOLDER, active_parts, check_columns, open_delta
 from pipeline.table.part_file import NAME_DIGITS
-from pipeline.table.part_reader import PART_ERRORS, check_available, open_part, row_groups
+from pipeline.table.part_reader import open_part, reading_part, row_groups
+from pipeline.table.paths import TableRoot
 from pipeline.table.schema import ARRAYS, SCHEMA, Status
 from pipeline.table.summaries import ADOPTED, read_json
 from pipeline.transforms.reconcile import Known
@@ -60,7 +60,7 @@ def take_inventory(root: str, run_id: str) -> Inventory:
     parts = sorted(active_parts(table)) if table is not None else []
     published = {run_id: True}
     orphans = []
-    for path in files.list_files(root, ".parquet"):
+    for path in TableRoot(root).store.list_files(root, ".parquet"):
         name = path.rsplit("/", 1)[-1]
         match = _NAME.fullmatch(name)
         if match is None:
@@ -78,8 +78,9 @@ def take_inventory(root: str, run_id: str) -> Inventory:
 
 def _used(root: str) -> set[str]:
     """The orphans that runs have taken rows from: read once, and not every night until they are vacuumed."""
-    summaries = files.list_files(files.join(root, FOLDER, "runs"), ".json")
-    return {part for path in summaries for part in read_json(path).get(ADOPTED, ())}
+    table = TableRoot(root)
+    summaries = table.store.list_files(table.path(FOLDER, "runs"), ".json")
+    return {part for path in summaries for part in read_json(root, path).get(ADOPTED, ())}
 
 
 def read_part(root: str, part: str) -> Iterator[Known]:
@@ -88,37 +89,37 @@ def read_part(root: str, part: str) -> Iterator[Known]:
     Raises:
         TableError: It cannot be read.
     """
-    try:
-        with open_part(root, part) as file:
-            yield from _known(file, part, orphan=False)
-    except PART_ERRORS as error:
-        check_available(root, error)
-        raise TableError(
-            f"the part {part} cannot be read: {error}",
-            where=root,
-            why="what it knows is needed to tell which images are done",
-            remedy="look at the damage with `densecast check`; restore the file, or score into a new table",
-        ) from error
+    reading = reading_part(
+        root,
+        f"the part {part} cannot be read",
+        why="what it knows is needed to tell which images are done",
+        remedy="look at the damage with `densecast check`; restore the file, or score into a new table",
+    )
+    with reading, open_part(root, part) as file:
+        yield from _known(file, part, orphan=False)
 
 
 def read_orphan(root: str, part: str) -> list[Known]:
     """What a dead run's part knows, every map in it verified; nothing if any of it is damaged."""
+    table = TableRoot(root)
     try:
-        data = files.read_bytes(files.join(root, part))
-        if not part.endswith(f"-{hashlib.sha256(data).hexdigest()[:NAME_DIGITS]}.parquet"):
-            raise pa.ArrowInvalid("it is not the file that its name says")
-        with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
-            if not file.schema_arrow.equals(SCHEMA):
-                return []
-            # Read as it will be copied, and as little of it held at a time as Python's objects make advisable.
-            batches = (batch for rows in row_groups(file) for batch in rows.select(_VERIFIED).to_batches(64))
-            if not all(_intact(row) for batch in batches for row in batch.to_pylist()):
-                raise pa.ArrowInvalid("a map differs from its digest")
-            return list(_known(file, part, orphan=True))
-    except PART_ERRORS as error:
-        check_available(root, error)
+        with reading_part(root):
+            data = table.store.read_bytes(table.path(part))
+            if not part.endswith(f"-{hashlib.sha256(data).hexdigest()[:NAME_DIGITS]}.parquet"):
+                raise pa.ArrowInvalid("it is not the file that its name says")
+            with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
+                if not file.schema_arrow.equals(SCHEMA):
+                    return []
+                # Read as it will be copied, and as little of it held at a time as Python's objects make advisable.
+                batches = (batch for rows in row_groups(file) for batch in rows.select(_VERIFIED).to_batches(64))
+                if not all(_intact(row) for batch in batches for row in batch.to_pylist()):
+                    raise pa.ArrowInvalid("a map differs from its digest")
+                return list(_known(file, part, orphan=True))
+    except TableError as error:
         # Its images are scored again, so nothing is lost but time.
-        logging.getLogger(__name__).warning("%s, left by a run that died, is damaged and not used: %s", part, error)
+        logging.getLogger(__name__).warning(
+            "%s, left by a run that died, is damaged and not used: %s", part, error.__cause__
+        )
         return []
 
 

@@ -5,6 +5,7 @@ Records are packed by bucket before they are shuffled, so that a million images 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,8 +19,9 @@ from pipeline import counters
 from pipeline.beam_counters import count
 from pipeline.rejection import Rejected
 from pipeline.sources import ImageReference, Reader, merge, streamed
-from pipeline.storage.options import carrying, current, use
+from pipeline.storage.options import StorageOptions
 from pipeline.table.part_file import Receipt
+from pipeline.table.paths import TableRoot
 from pipeline.table.rewrite import Action, Edit, rewrite
 from pipeline.table.rows import storable
 from pipeline.timing import timed
@@ -59,22 +61,22 @@ class PlanRun(beam.PTransform):
 
     def __init__(self, table: str, run_id: str, policy: Policy, max_image_bytes: int) -> None:
         super().__init__()
-        self._table, self._run_id, self._policy, self._max_bytes = table, run_id, policy, max_image_bytes
+        self._table, self._run_id, self._policy, self._max_bytes = TableRoot(table), run_id, policy, max_image_bytes
 
     def expand(self, references: Any) -> Planned:
         """See the class."""
         found = (
             references.pipeline
-            | "Table" >> beam.Create([self._table])
-            | "Inventory" >> beam.Map(carrying(_survey, self._run_id))
+            | "Run" >> beam.Create([self._run_id])
+            | "Inventory" >> beam.Map(functools.partial(_take_inventory, self._table))
             # One element, kept: a runner that computed it twice might see two versions of the table.
-            | "Keep survey" >> beam.Reshuffle()
+            | "Keep inventory" >> beam.Reshuffle()
             | "Parts of it" >> beam.FlatMap(_surveyed).with_outputs(_PARTS, _ORPHANS, main="base")
         )
         known = [
             found[name]
             | f"Spread {name}" >> beam.Reshuffle()
-            | f"Read {name}" >> beam.FlatMap(carrying(read, self._table))
+            | f"Read {name}" >> beam.FlatMap(functools.partial(read, self._table))
             for name, read in ((_PARTS, _read_part), (_ORPHANS, _read_orphan))
         ]
         joined = {
@@ -88,7 +90,7 @@ class PlanRun(beam.PTransform):
             decided[_PROBES]
             | "Spread probes" >> beam.Reshuffle()
             | "Probe"
-            >> beam.ParDo(ProbeFn(self._max_bytes, len(self._policy.scales))).with_outputs(
+            >> beam.ParDo(ProbeFn(self._max_bytes, len(self._policy.scales), self._table.options)).with_outputs(
                 _WORK, _EDITS, main="tallies"
             )
         )
@@ -103,7 +105,7 @@ class PlanRun(beam.PTransform):
         return Planned(work, reports)
 
 
-def _survey(table: str, run_id: str) -> bytes:
+def _take_inventory(table: TableRoot, run_id: str) -> bytes:
     return pack([inventory.take_inventory(table, run_id)])
 
 
@@ -115,11 +117,11 @@ def _surveyed(packed: bytes) -> Iterator[Any]:
     yield from (beam.pvalue.TaggedOutput(_ORPHANS, part) for part in found.orphans)
 
 
-def _read_part(part: str, table: str) -> Iterator[Known]:
+def _read_part(table: TableRoot, part: str) -> Iterator[Known]:
     return inventory.read_part(table, part)
 
 
-def _read_orphan(part: str, table: str) -> list[Known]:
+def _read_orphan(table: TableRoot, part: str) -> list[Known]:
     return inventory.read_orphan(table, part)
 
 
@@ -198,18 +200,13 @@ class ProbeFn(beam.DoFn):
     A collection that was copied, or whose server knows no versions, is read again, but not scored again.
     """
 
-    def __init__(self, max_image_bytes: int, scales: int) -> None:
-        self._max_bytes, self._scales = max_image_bytes, scales
-        self._storage = current()
-
-    def setup(self) -> None:
-        """Opens object stores as the launcher does."""
-        use(self._storage)
+    def __init__(self, max_image_bytes: int, scales: int, options: StorageOptions) -> None:
+        self._max_bytes, self._scales, self._options = max_image_bytes, scales, options
 
     def process(self, data: bytes) -> Iterator[Any]:
         """Compares digests."""
         plan = _Plan(self._scales)
-        with timed(plan.counts, "probe"), Reader(self._max_bytes) as reader:
+        with timed(plan.counts, "probe"), Reader(self._max_bytes, options=self._options) as reader:
             for probe in unpack(data, _Probe):
                 reference, current = ImageReference(*probe.reference), [Known(*known) for known in probe.current]
                 plan.counts["probed"] += 1
@@ -288,11 +285,6 @@ class RewriteFn(beam.DoFn):
 
     def __init__(self, table: str, run_id: str) -> None:
         self._table, self._run_id = table, run_id
-        self._storage = current()
-
-    def setup(self) -> None:
-        """Opens object stores as the launcher does."""
-        use(self._storage)
 
     def process(
         self, element: tuple[tuple[str, bool], Iterable[bytes]]

@@ -14,8 +14,8 @@ from pipeline.errors import EngineError
 from pipeline.maps.recipe import Recipe
 from pipeline.scoring.scorer import Limits, Scored, Scorer, Tiles, TilesFailedError
 from pipeline.sources import ImageReference
-from pipeline.storage.options import current, use
 from pipeline.table.part_file import FLUSH_BYTES, PartWriter, Receipt
+from pipeline.table.paths import TableRoot
 from pipeline.table.rows import MapRow
 from pipeline.timing import timed
 from pipeline.transforms.reports import Tally, globally
@@ -41,6 +41,7 @@ class ScoreFn(beam.DoFn):
         table: str,
         run_id: str,
         recipe: Recipe,
+        *,
         limits: Limits,
         flush_bytes: int = FLUSH_BYTES,
         uncut: str = "",
@@ -48,19 +49,17 @@ class ScoreFn(beam.DoFn):
         self._uncut = uncut
         self._open_engine, self._table, self._run_id, self._recipe = open_engine, table, run_id, recipe
         self._limits, self._flush_bytes = limits, flush_bytes
-        self._storage = current()
         # One model a process, however many threads run this DoFn.
         self._shared = Shared()
 
     def setup(self) -> None:
-        """Says how object stores are opened, and looks for the GPU if it has to be one.
+        """Looks for the GPU if it has to be one.
 
         Where no image has changed, no model is loaded.
 
         Raises:
             EngineError: There is no GPU.
         """
-        use(self._storage)
         if isinstance(self._open_engine, TensorFlowEngineFactory):
             self._open_engine.check()
         self._scorer: Scorer | None = None
@@ -108,7 +107,8 @@ class ScoreFn(beam.DoFn):
                 why="its maps would be filed under the wrong model",
                 remedy="leave a model alone while it is used; convert the new one to another directory",
             )
-        return Scorer(engine, self._recipe, self._limits, self._run_id, uncut=self._uncut, count=count)
+        options = TableRoot(self._table).options
+        return Scorer(engine, self._recipe, self._limits, self._run_id, uncut=self._uncut, count=count, options=options)
 
     def _new_writer(self) -> PartWriter:
         return PartWriter(self._table, self._run_id, self._recipe.model_digest, self._flush_bytes)

@@ -16,7 +16,7 @@ ATTACKS = [
         NetworkError,
         ("unknown bottom blob 'date'", "did you mean 'data'?"),
     ),
-    Attack("none", data(1, 1) + layer("AbsVal", "a"), NetworkError, ("0 bottom blobs, Caffe asks for 1",)),
+    Attack("none", data(1, 1) + layer("AbsVal", "a"), NetworkError, ("0 bottom blobs, Caffe requires 1",)),
     Attack("too many", data(1, 1) + layer("AbsVal", "a", "data data"), NetworkError, ("2 bottom blobs",)),
     Attack("no top", data(1, 1) + layer("AbsVal", "a", "data", " "), NetworkError, ("0 top blobs",)),
     Attack(

@@ -22,7 +22,7 @@ from conversion.errors import DensecastError
 from pipeline.cli.main import cli
 from pipeline.errors import SourceError
 from pipeline.exit_codes import ExitCode
-from pipeline.jobs.nightly import run_nights
+from pipeline.jobs.nightly import Output, run_nights
 from pipeline.jobs.run import JobResult
 from pipeline.jobs.toml_file import load_jobfile
 from pipeline.maintenance.check import check
@@ -431,7 +431,7 @@ def test_nights_with_a_table_of_options(
     file = load_jobfile(job)
     use(file.storage)
     with without_tensorflow():
-        reports = [run_nights(file, [date(2026, 11, day)], tell=str, complain=str) for day in (1, 2, 2)]
+        reports = [run_nights(file, [date(2026, 11, day)], output=Output(str, str)) for day in (1, 2, 2)]
     assert [(r.exit_code, r.nights[0].status) for r in reports] == [(0, "done"), (0, "done"), (0, "done-before")]
     remote.settled(undisturbed)
     planned = densecast("nightly", str(job), "--date", "2026-11-02", "--dry-run")

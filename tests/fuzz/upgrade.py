@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from conversion.caffe.reading import parse_weights
-from conversion.caffe.upgrade import stored_blobs, upgrade
+from conversion.caffe.upgrade import upgrade
 from conversion.errors import DensecastError
 from conversion.net.build import build
 from tests.fuzz.harness import LIMITS, launch
+from tests.support.definitions import stored_blobs
 
 
 def one_input(data: bytes) -> None:

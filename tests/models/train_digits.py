@@ -26,7 +26,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 import models.digits
-from conversion import Network, ReceptiveField, cast, load_network, receptive_field, save, to_tensorflow
+from conversion import Network, Preprocessing, ReceptiveField, cast, load_network, receptive_field, save, to_tensorflow
 from conversion.arrays import Array
 from conversion.layers.activation import Dropout
 from conversion.layers.base import Layer
@@ -34,7 +34,7 @@ from conversion.layers.convolution import Convolution
 from conversion.net.network import run
 from conversion.surgery import random_parameters
 from models.catalog import entry
-from models.digits.evaluate import BACKGROUND, measure, pages_of, quick_scorer
+from models.digits.evaluate import BACKGROUND, Scorer, measure, pages_of
 from models.digits.pages import WINDOW, Labels, Page, Pixels, compose_page
 
 HELD_OUT_PER_CLASS = 40
@@ -67,6 +67,21 @@ class Windows:
 
     pixels: Pixels
     labels: Labels
+
+
+def quick_scorer(network: Network) -> Scorer:
+    """Scores with a dense network in memory, such as `cast(load_network(...))`, without making a SavedModel."""
+    module, output = to_tensorflow(network), network.outputs[-1]
+    (data,) = network.inputs
+    model = entry("digits")
+    preprocessing = Preprocessing(mean=model.mean, scale=model.scale)
+
+    def score(pixels: Pixels) -> NDArray[np.floating]:
+        blobs = module({data: preprocessing.reference(pixels[None]).astype(np.float32)})
+        probabilities: NDArray[np.floating] = np.asarray(blobs[output])[0]
+        return probabilities.transpose(1, 2, 0)
+
+    return score
 
 
 def load_digits() -> tuple[Pixels, Labels]:

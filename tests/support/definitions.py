@@ -1,10 +1,15 @@
-"""Small networks as text, for tests that need a definition rather than a golden case."""
+"""Small networks as text, and weights as messages, for tests that need no golden case."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
 from google.protobuf import text_format
 
-from conversion.caffe.caffe_pb2 import NetParameter
+from conversion.caffe.caffe_pb2 import BlobProto, NetParameter
+from conversion.caffe.reading import parse_weights
+from conversion.caffe.weights_view import StoredBlob, StoredWeights
 from conversion.net.build import build
 from conversion.net.network import Network
 from conversion.surgery import random_parameters
@@ -18,6 +23,27 @@ def network(text: str, seed: int | None = None) -> Network:
     """The network; with random weights where a seed is given."""
     bare = build(definition(text))
     return bare if seed is None else random_parameters(bare, seed)
+
+
+def read_weights(path: Path) -> NetParameter:
+    """A .caffemodel as a message."""
+    return parse_weights(path.read_bytes(), where=str(path))
+
+
+def stored_blobs(weights: NetParameter) -> Iterator[tuple[str, Sequence[BlobProto]]]:
+    """(layer name, learned blobs) for each layer that has any, in any of the three forms."""
+    for layer in weights.layer:
+        if layer.blobs:
+            yield layer.name, layer.blobs
+    for old in weights.layers:
+        source = old.layer if old.HasField("layer") else old
+        if source.blobs:
+            yield source.name, source.blobs
+
+
+def message_weights(weights: NetParameter) -> StoredWeights:
+    """The blobs of a message, for `with_weights`."""
+    return StoredWeights([(name, [StoredBlob(blob, None) for blob in blobs]) for name, blobs in stored_blobs(weights)])
 
 
 def data(*shape: int, name: str = "data") -> str:

@@ -13,12 +13,20 @@ from pipeline.images.multiscale import ScaledImage
 from pipeline.maps.recipe import Recipe
 from pipeline.scoring.scorer import Limits
 from pipeline.sources import list_images
+from pipeline.storage.options import StorageOptions
 
 IMAGES = 16
 EXAMINED = 256
 
 
-def sample(arguments: Sequence[str], metadata: ModelMetadata, recipe: Recipe, limits: Limits) -> Iterator[Pixels]:
+def sample(
+    arguments: Sequence[str],
+    metadata: ModelMetadata,
+    recipe: Recipe,
+    limits: Limits,
+    *,
+    options: StorageOptions | None = None,
+) -> Iterator[Pixels]:
     """Yields the first `IMAGES` images that can be decoded whole, at the first scale at which they can be scored.
 
     Args:
@@ -26,6 +34,7 @@ def sample(arguments: Sequence[str], metadata: ModelMetadata, recipe: Recipe, li
         metadata: The model's.
         recipe: How maps are computed and stored.
         limits: Limits on what is read and decoded.
+        options: How object stores are opened; None: from the environment.
 
     Yields:
         uint8 RGB [h, w, 3].
@@ -37,7 +46,7 @@ def sample(arguments: Sequence[str], metadata: ModelMetadata, recipe: Recipe, li
     side = math.isqrt(limits.tile_pixels)
     whole = (
         next((image.pixels for image in images if image.pixels is not None), None)
-        for images in _scaled(arguments, metadata, recipe, limits)
+        for images in _scaled(arguments, metadata, recipe, limits, options=options)
     )
     count = 0
     for pixels in itertools.islice((p for p in whole if p is not None), IMAGES):
@@ -53,7 +62,12 @@ def sample(arguments: Sequence[str], metadata: ModelMetadata, recipe: Recipe, li
 
 
 def sample_sizes(
-    arguments: Sequence[str], metadata: ModelMetadata, recipe: Recipe, limits: Limits
+    arguments: Sequence[str],
+    metadata: ModelMetadata,
+    recipe: Recipe,
+    limits: Limits,
+    *,
+    options: StorageOptions | None = None,
 ) -> Iterator[tuple[int, int]]:
     """Yields (height, width) at every scale of the first images that can be scored, at most `4 * IMAGES`; see `sample`.
 
@@ -62,15 +76,20 @@ def sample_sizes(
     """
     scored = (
         [(image.height, image.width) for image in images if image.rejected is None]
-        for images in _scaled(arguments, metadata, recipe, limits)
+        for images in _scaled(arguments, metadata, recipe, limits, options=options)
     )
     for sizes in itertools.islice((sizes for sizes in scored if sizes), 4 * IMAGES):
         yield from sizes
 
 
 def _scaled(
-    arguments: Sequence[str], metadata: ModelMetadata, recipe: Recipe, limits: Limits
+    arguments: Sequence[str],
+    metadata: ModelMetadata,
+    recipe: Recipe,
+    limits: Limits,
+    *,
+    options: StorageOptions | None = None,
 ) -> Iterator[Sequence[ScaledImage]]:
-    with limits.loader(recipe, metadata).open() as load:
-        for reference in itertools.islice(list_images(arguments), EXAMINED):
+    with limits.loader(recipe, metadata, options).open() as load:
+        for reference in itertools.islice(list_images(arguments, options), EXAMINED):
             yield load(reference).images

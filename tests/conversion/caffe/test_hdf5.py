@@ -156,7 +156,7 @@ def test_more_blobs_than_the_layer_has(tmp_path: Path, net: Network):
 def test_weights_of_another_shape(tmp_path: Path, net: Network):
     change(tmp_path, lambda f: f.pop("data/fc2/1"))
     change(tmp_path, lambda f: f.create_dataset("data/fc2/1", data=np.ones(9, np.float32)))
-    with pytest.raises(WeightsError, match=r"shape \(9,\), the definition asks for \(8,\)"):
+    with pytest.raises(WeightsError, match=r"shape \(9,\), the definition requires \(8,\)"):
         load(tmp_path)
 
 
@@ -215,21 +215,21 @@ def put(path: str, value: object) -> Callable[[h5py.File], None]:
 
 
 HOSTILE = {
-    "link to another file": (external, "link to another place"),
-    "link within the file": (soft, "link to another place"),
+    "link to another file": (external, "link to another object"),
+    "link within the file": (soft, "link to another object"),
     "values in another file": (raw_elsewhere, "another file"),
     "values gathered from other files": (virtual, "another file"),
-    "group in itself": (itself, "no blob of a layer|nested too deeply"),
-    "all in another file": (data_elsewhere, "link to another place"),
+    "group in itself": (itself, "not a blob of a layer|nested too deeply"),
+    "all in another file": (data_elsewhere, "link to another object"),
     "state of a solver": (solver_state, "looks like a solver"),
     "data is no group": (put("data", np.ones(3)), "no group /data"),
     "text": (put("data/fc2/1", "weights"), "a blob of object"),
     "whole numbers": (put("data/fc2/1", np.arange(8)), "a blob of int64"),
     "no values": (put("data/fc2/1", np.ones((0,), np.float32)), r"shape \(0,\)"),
     "a named type": (put("data/fc2/1", np.dtype(np.float32)), "neither group nor dataset"),
-    "a dataset without a layer": (put("data/9", np.ones(3, np.float32)), "no blob of a layer"),
-    "a name for an index": (put("data/fc2/weights", np.ones(3, np.float32)), "no blob of a layer"),
-    "a huge index": (put("data/fc2/99999999", np.ones(3, np.float32)), "no blob of a layer"),
+    "a dataset without a layer": (put("data/9", np.ones(3, np.float32)), "not a blob of a layer"),
+    "a name for an index": (put("data/fc2/weights", np.ones(3, np.float32)), "not a blob of a layer"),
+    "a huge index": (put("data/fc2/99999999", np.ones(3, np.float32)), "not a blob of a layer"),
 }
 
 

@@ -14,10 +14,11 @@ from hypothesis.extra import numpy as hnp
 
 from conversion.caffe import reading
 from conversion.caffe.caffe_pb2 import BlobProto, NetParameter
-from conversion.caffe.reading import blob_array, blob_message, read_blob, read_definition, read_weights
+from conversion.caffe.reading import blob_array, blob_message, read_blob, read_definition
 from conversion.errors import DensecastError, ReadingError, UnsupportedError, WeightsError
 from conversion.net.build import build
 from conversion.net.weights import with_weights
+from tests.support.definitions import message_weights, read_weights
 from tests.support.golden_cases import GOLDEN
 
 LENET = GOLDEN / "nets" / "lenet_small"
@@ -156,11 +157,11 @@ def test_nesting_without_end_is_a_typed_error(tmp_path: Path):
 def test_swapped_arguments_are_recognised(tmp_path: Path):
     with pytest.raises(ReadingError, match=r"give the \.prototxt first and the \.caffemodel second"):
         read_definition(LENET / "net.caffemodel")
-    with pytest.raises(ReadingError, match="must be a NetParameter in binary form"):
+    with pytest.raises(ReadingError, match="must be a complete NetParameter in binary form"):
         read_weights(LENET / "net.prototxt")
 
 
-@pytest.mark.parametrize("reader", [read_definition, read_weights, read_blob])
+@pytest.mark.parametrize("reader", [read_definition, read_blob])
 def test_missing_file_and_folder_give_a_typed_error(reader, tmp_path: Path):
     with pytest.raises(ReadingError, match="No such file"):
         reader(tmp_path / "missing")
@@ -186,9 +187,9 @@ def test_truncated_weights_never_load(tmp_path: Path):
     for size in [0, 1, 5, boundary - 1, boundary, boundary + 1, *range(100, len(whole), 997), len(whole) - 1]:
         path.write_bytes(whole[:size])
         with pytest.raises((ReadingError, WeightsError)):
-            with_weights(network, read_weights(path))
+            with_weights(network, message_weights(read_weights(path)))
     path.write_bytes(whole)
-    assert with_weights(network, read_weights(path)).parameters
+    assert with_weights(network, message_weights(read_weights(path))).parameters
 
 
 def blob(**fields: object) -> BlobProto:
@@ -231,12 +232,12 @@ def test_special_values_survive():
 
 
 BAD_BLOBS = {
-    "too few": (blob(shape={"dim": [2, 3]}, data=SIX[:5]), "needs 6 values, the file holds 5"),
-    "too many": (blob(shape={"dim": [5]}, data=SIX), "needs 5 values, the file holds 6"),
-    "none": (blob(shape={"dim": [1]}), "holds 0"),
-    "nothing at all": (blob(), "holds 0"),
-    "no shape, several values": (blob(data=SIX), "needs 1 values, the file holds 6"),
-    "only a diff": (blob(shape={"dim": [6]}, diff=SIX), "holds 0"),
+    "too few": (blob(shape={"dim": [2, 3]}, data=SIX[:5]), "needs 6 values, the file has 5"),
+    "too many": (blob(shape={"dim": [5]}, data=SIX), "needs 5 values, the file has 6"),
+    "none": (blob(shape={"dim": [1]}), "has 0"),
+    "nothing at all": (blob(), "has 0"),
+    "no shape, several values": (blob(data=SIX), "needs 1 values, the file has 6"),
+    "only a diff": (blob(shape={"dim": [6]}, diff=SIX), "has 0"),
     "zero": (blob(shape={"dim": [0, 3]}), "at least 1"),
     "negative": (blob(shape={"dim": [-2, -3]}, data=SIX), "at least 1"),
     "legacy with a missing dimension": (blob(num=6, data=SIX), "at least 1"),

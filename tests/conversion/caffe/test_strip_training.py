@@ -17,7 +17,16 @@ from conversion.net.build import build
 from conversion.net.network import Network
 from conversion.net.weights import with_weights
 from conversion.surgery import random_parameters, save
-from tests.support.definitions import convolution, data, definition, inner_product, layer, network, pooling
+from tests.support.definitions import (
+    convolution,
+    data,
+    definition,
+    inner_product,
+    layer,
+    message_weights,
+    network,
+    pooling,
+)
 from tests.support.golden_cases import GOLDEN
 
 # As bvlc_reference_caffenet/train_val.prototxt begins and ends; in between a net that is quick to evaluate.
@@ -66,9 +75,9 @@ def test_train_val_is_the_deployed_net():
 
 def test_everything_that_was_done_is_told():
     assert network(TRAIN_VAL).notes == (
-        "'data' (Data) is an input of 3x19x19",
-        "'data' (Data) subtracted the mean in '/nowhere/mean.binaryproto', which is not read: give it as mean",
-        "'loss' (SoftmaxWithLoss) is the Softmax 'prob'",
+        "'data' (Data) becomes an input of 3x19x19",
+        "'data' (Data) subtracted the mean in '/nowhere/mean.binaryproto', which is not read: pass it as mean",
+        "'loss' (SoftmaxWithLoss) becomes the Softmax 'prob'",
         "left out, since only training uses them: 'accuracy' (Accuracy)",
     )
 
@@ -81,7 +90,7 @@ def test_notes_survive_weights_and_cast(tmp_path: Path):
     for name, blobs in random_parameters(subject).parameters.items():
         extra.layer.add(name=name, blobs=[blob_message(blob) for blob in blobs])
     extra.layer.add(name="aux", blobs=[blob_message(np.ones(3))])
-    read = with_weights(subject, extra)
+    read = with_weights(subject, message_weights(extra))
     assert read.notes[:-1] == subject.notes
     assert read.notes[-1] == "weights of layer 'aux' are not used"
     assert cast(read).notes == read.notes
@@ -157,7 +166,7 @@ def test_unknown_size_is_an_error_with_a_way_out(source: str, tmp_path: Path):
     text = f'layer {{ name: "d" top: "data" top: "label" {source} }}' + BODY + HEAD + LOSSES
     file = tmp_path / "net.prototxt"
     file.write_text(text)
-    with pytest.raises(NetworkError, match="does not say how large") as caught:
+    with pytest.raises(NetworkError, match="does not state the size") as caught:
         load_network(file)
     assert str(file) in caught.value.where
     assert "--crop" in caught.value.remedy
@@ -199,8 +208,8 @@ def test_transformation_is_told_and_not_applied():
         'type: "Data" transform_param { crop_size: 19 mean_value: 104 mean_value: 117.5 mean_value: 123 scale: 0.5 }'
     )
     subject = network(f'layer {{ name: "d" top: "data" {source} }}' + BODY)
-    assert "'d' (Data) subtracted 104,117.5,123: give it as mean" in subject.notes
-    assert "'d' (Data) multiplied by 0.5: give it as scale" in subject.notes
+    assert "'d' (Data) subtracted 104,117.5,123: pass it as mean" in subject.notes
+    assert "'d' (Data) multiplied by 0.5: pass it as scale" in subject.notes
     assert kinds(subject) == {"d": "Input", "conv1": "Convolution", "pool1": "Pooling"}
 
 

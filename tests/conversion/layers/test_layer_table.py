@@ -1,4 +1,4 @@
-"""The README's table of layers is the registry's."""
+"""The documentation's table of layers is the registry's."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 from conversion.layers import registered
 from tests.support.layer_table import support_table, with_table
 
-README = Path(__file__).parents[3] / "README.md"
+PAGE = Path(__file__).parents[3] / "docs" / "layers.md"
 
 
-def test_readme_holds_the_table_of_the_registry():
-    text = README.read_text(encoding="utf-8")
-    assert with_table(text) == text, "run: python -m tests.support.layer_table README.md"
+def test_page_holds_the_table_of_the_registry():
+    text = PAGE.read_text(encoding="utf-8")
+    assert with_table(text) == text, "run: python -m tests.support.layer_table docs/layers.md"
 
 
 def test_table_has_a_row_with_words_for_every_layer():

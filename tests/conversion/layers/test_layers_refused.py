@@ -64,7 +64,7 @@ REFUSED: list[tuple[str, type[DensecastError], str]] = [
     (convolution("num_output: 4 kernel_size: 3 pad: 1 pad_h: 1"), NetworkError, "both pad"),
     (convolution("num_output: 4 kernel_size: 3 stride: 0"), NetworkError, "stride 0"),
     (convolution("num_output: 4 kernel_size: [3, 3, 3]"), NetworkError, "3 values for 2 spatial axes"),
-    (convolution("num_output: 4 kernel_h: 3 kernel_w: 3", bottom="volume"), NetworkError, "two only"),
+    (convolution("num_output: 4 kernel_h: 3 kernel_w: 3", bottom="volume"), NetworkError, "they exist for two"),
     (convolution("num_output: 4 kernel_size: 3 group: 3"), NetworkError, "multiple of group 3"),
     (convolution("num_output: 8 kernel_size: 3 group: 4"), NetworkError, "6 input channels"),
     (convolution("num_output: 4 kernel_size: 3 group: 0"), NetworkError, "group 0"),
@@ -76,7 +76,7 @@ REFUSED: list[tuple[str, type[DensecastError], str]] = [
     (deconvolution("num_output: 4"), NetworkError, "kernel_size is missing"),
     (deconvolution("num_output: 4 kernel_size: 3 group: 3"), NetworkError, "multiple of group 3"),
     (deconvolution("num_output: 8 kernel_size: 3 group: 4"), NetworkError, "6 input channels"),
-    (deconvolution("num_output: 4 kernel_size: 2 pad: 4"), NetworkError, "pad (4, 4) takes away"),
+    (deconvolution("num_output: 4 kernel_size: 2 pad: 4"), NetworkError, "pad (4, 4) removes"),
     (deconvolution("num_output: 4 kernel_size: 3", bottom="volume"), UnsupportedError, "5 axes"),
     (deconvolution("num_output: 4 kernel_size: 3", bottom="matrix"), UnsupportedError, "two spatial axes"),
     # InnerProduct

@@ -11,13 +11,23 @@ import pytest
 
 from conversion import evaluate, load_network
 from conversion.caffe.caffe_pb2 import BlobProto, NetParameter
-from conversion.caffe.reading import blob_array, blob_message, parse_definition, read_definition, read_weights
+from conversion.caffe.reading import blob_array, blob_message, parse_definition, read_definition
 from conversion.caffe.upgrade import upgrade
 from conversion.errors import NetworkError, UnsupportedError, WeightsError
 from conversion.net.build import build
 from conversion.net.network import Network, learned, to_definition
 from conversion.net.weights import with_weights
-from tests.support.definitions import CLASSIFIER, convolution, data, definition, inner_product, layer, network
+from tests.support.definitions import (
+    CLASSIFIER,
+    convolution,
+    data,
+    definition,
+    inner_product,
+    layer,
+    message_weights,
+    network,
+    read_weights,
+)
 from tests.support.golden_cases import GOLDEN, cases
 
 X = data(1, 4, 6, 6, name="x")
@@ -113,11 +123,11 @@ def test_outputs_are_caffes():
 
 
 def test_number_of_blobs_a_layer_takes():
-    with pytest.raises(NetworkError, match="0 bottom blobs, Caffe asks for 1"):
+    with pytest.raises(NetworkError, match="0 bottom blobs, Caffe requires 1"):
         network(layer("ReLU", "a", "", "a"))
-    with pytest.raises(NetworkError, match="2 top blobs, Caffe asks for 1"):
+    with pytest.raises(NetworkError, match="2 top blobs, Caffe requires 1"):
         network(X + layer("ReLU", "a", "x", "a b"))
-    with pytest.raises(NetworkError, match="1 bottom blobs, Caffe asks for at least 2"):
+    with pytest.raises(NetworkError, match="1 bottom blobs, Caffe requires at least 2"):
         network(X + layer("Eltwise", "a", "x"))
 
 
@@ -218,7 +228,7 @@ def caffemodel(blobs: dict[str, Sequence[np.ndarray]]) -> NetParameter:
 
 
 def loaded(blobs: dict[str, Sequence[np.ndarray]], text: str = SMALL) -> Network:
-    return with_weights(network(text), caffemodel(blobs), where="net.caffemodel")
+    return with_weights(network(text), message_weights(caffemodel(blobs)), where="net.caffemodel")
 
 
 def test_weights_are_matched_by_name_whatever_their_order():
@@ -236,11 +246,11 @@ def test_weights_are_matched_by_name_whatever_their_order():
         ({"ip": []}, "layer 'ip'.*: 0 of 2"),
         ({"ip": WEIGHTS["ip"][:1]}, "layer 'ip'.*: 1 of 2"),
         ({"conv": [*WEIGHTS["conv"], np.ones(2)]}, "layer 'conv'.*: 3 of 2"),
-        ({"ip": [WEIGHTS["ip"][0].T, WEIGHTS["ip"][1]]}, r"shape \(32, 5\), the definition asks for \(5, 32\)"),
+        ({"ip": [WEIGHTS["ip"][0].T, WEIGHTS["ip"][1]]}, r"shape \(32, 5\), the definition requires \(5, 32\)"),
         ({"ip": [WEIGHTS["ip"][0].reshape(-1), WEIGHTS["ip"][1]]}, r"shape \(160,\)"),
-        ({"ip": [WEIGHTS["ip"][0], np.ones((5, 1))]}, r"shape \(5, 1\), the definition asks for \(5,\)"),
-        ({"ip": [WEIGHTS["ip"][0], np.ones(())]}, r"shape \(\), the definition asks for \(5,\)"),
-        ({"conv": [np.ones((2, 4, 3, 4)), np.ones(2)]}, r"asks for \(2, 4, 3, 3\)"),
+        ({"ip": [WEIGHTS["ip"][0], np.ones((5, 1))]}, r"shape \(5, 1\), the definition requires \(5,\)"),
+        ({"ip": [WEIGHTS["ip"][0], np.ones(())]}, r"shape \(\), the definition requires \(5,\)"),
+        ({"conv": [np.ones((2, 4, 3, 4)), np.ones(2)]}, r"requires \(2, 4, 3, 3\)"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused_by_layer(changes: dict, message: str):
@@ -278,7 +288,7 @@ def test_legacy_four_dimensional_blobs():
     for name, arrays in WEIGHTS.items():
         message.layer.add(name=name, blobs=[legacy(array) for array in arrays])
     assert (message.layer[1].blobs[0].num, message.layer[1].blobs[0].height) == (1, 5)
-    subject = with_weights(network(SMALL), message)
+    subject = with_weights(network(SMALL), message_weights(message))
     for name, arrays in WEIGHTS.items():
         for found, expected in zip(subject.parameters[name], arrays, strict=True):
             np.testing.assert_array_equal(found, expected)
@@ -291,14 +301,14 @@ def test_legacy_dimensions_that_are_not_leading_ones_count():
         message.layer.add(name="conv", blobs=[legacy(array) for array in WEIGHTS["conv"]])
         message.layer.add(name="ip", blobs=[legacy(WEIGHTS["ip"][0].reshape(shape)), legacy(WEIGHTS["ip"][1])])
         with pytest.raises(WeightsError, match=re.escape(f"shape {shape}")):
-            with_weights(network(SMALL), message)
+            with_weights(network(SMALL), message_weights(message))
 
 
 def test_model_that_states_inputs_without_shapes():
     """Caffe's Net::ToProto of 2014 wrote the names of a deploy net's inputs, and no sizes: they do not matter here."""
     message = caffemodel(WEIGHTS)
     message.input.append("x")
-    assert set(with_weights(network(SMALL), message).parameters) == {"conv", "ip"}
+    assert set(with_weights(network(SMALL), message_weights(message)).parameters) == {"conv", "ip"}
     assert list(message.input) == ["x"]
 
 
@@ -343,7 +353,7 @@ def test_shared_parameters_of_different_shapes_are_refused():
         )
 
     blobs = {name: [np.ones((2, 4, 3, 3)), np.zeros(2)] for name in "ab"}
-    with pytest.raises(NetworkError, match=r"shares parameter 'w', which has the shape \(2, 4, 3, 3\)") as caught:
+    with pytest.raises(NetworkError, match=r"shares parameter 'w' of shape \(2, 4, 3, 3\)") as caught:
         loaded(blobs, text('name: "w"'))
     assert caught.value.where == "layer 'b' (Convolution)"
     subject = loaded(blobs, text('name: "w" share_mode: PERMISSIVE'))

@@ -22,7 +22,16 @@ from conversion.passes.cast import PASSES
 from conversion.passes.inner_products import inner_products_to_convolutions
 from conversion.surgery import initialise, random_parameters
 from models import entry
-from tests.support.definitions import CLASSIFIER, convolution, data, inner_product, layer, network, pooling
+from tests.support.definitions import (
+    CLASSIFIER,
+    convolution,
+    data,
+    inner_product,
+    layer,
+    message_weights,
+    network,
+    pooling,
+)
 
 
 def kinds(subject: Network) -> dict[str, str]:
@@ -106,7 +115,7 @@ def test_notes_survive():
     extra = NetParameter()
     for name, blobs in {**classifier.parameters, "loss1/fc": (np.ones(2),)}.items():
         extra.layer.add(name=name, blobs=[blob_message(blob) for blob in blobs])
-    read = with_weights(network(CLASSIFIER), extra)
+    read = with_weights(network(CLASSIFIER), message_weights(extra))
     assert cast(read).notes == read.notes == ("weights of layer 'loss1/fc' are not used",)
 
 

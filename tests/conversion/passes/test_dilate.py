@@ -325,7 +325,7 @@ def test_model_of_a_finer_map(tmp_path: Path):
     assert model.geometry.y.window == plain.geometry.y.window == 28
     assert model.digest != plain.digest
     text = (tmp_path / "2" / "network.prototxt").read_text()
-    assert text.startswith("# densecast_param is no field of Caffe's")
+    assert text.startswith("# Caffe has no field densecast_param")
     assert receptive_field(load_network(tmp_path / "2" / "network.prototxt"), "prob").stride == (2, 2)
     assert not (tmp_path / "4" / "network.prototxt").read_text().startswith("#")
     image = np.random.default_rng(0).integers(0, 256, (1, 40, 36, 3), np.uint8)

@@ -255,7 +255,7 @@ REFUSED = {
         inner_product("a", "t", "num_output: 4")
         + layer("BatchNorm", "fc", "a", batch_norm_param="use_global_stats: false"),
         "'fc'",
-        "no form on a map",
+        "no form that does the same at every position",
     ),
     "tile": (
         inner_product("a", "t", "num_output: 4") + layer("Tile", "fc", "a", tile_param="tiles: 2"),
@@ -331,7 +331,7 @@ def test_every_head_is_cast_and_one_can_be_kept():
     one = prune(both, ["prob"])
     assert one.outputs == ("prob",)
     assert set(one.parameters) == {"t", "fc-conv"}
-    assert one.notes == ("left out, prob being wanted: aux-conv, prob1",)
+    assert one.notes == ("left out, not needed for prob: aux-conv, prob1",)
     image = {"data": np.random.default_rng(0).standard_normal((1, 2, 17, 15))}
     np.testing.assert_array_equal(evaluate(one, image)["prob"], evaluate(both, image)["prob"])
     assert prune(one, ["prob"]) is one
@@ -359,7 +359,7 @@ def test_one_head_is_converted(tmp_path: Path):
     with pytest.raises(ConversionError, match="2 outputs are class probabilities: prob1, prob") as caught:
         convert(*files, tmp_path / "model")
     assert "output_blob" in caught.value.remedy
-    with pytest.raises(ConversionError, match="output 'fc' is no map of class probabilities") as caught:
+    with pytest.raises(ConversionError, match="output 'fc' is not a map of class probabilities") as caught:
         convert(*files, tmp_path / "model", output_blob="fc")
     assert caught.value.remedy == "the network has prob1, prob"
     model = convert(*files, tmp_path / "model", output_blob="prob1", features=["t"])

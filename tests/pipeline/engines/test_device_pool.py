@@ -123,7 +123,7 @@ def test_devices_are_in_the_tally_of_a_bundle(tmp_path: Path):
         str(tmp_path / "table"),
         "run",
         Recipe(METADATA.digest, k=2),
-        Limits(),
+        limits=Limits(),
     )
     fn.setup()
     for _ in range(2):

@@ -163,11 +163,11 @@ def test_a_local_job_is_refused_before_its_images_are_listed(tmp_path: Path, wan
 @pytest.mark.usefixtures("no_gpu")
 def test_a_worker_is_refused_in_setup():
     recipe = Recipe(METADATA.digest)
-    fn = ScoreFn(TensorFlowEngineFactory("/nowhere", recipe, "gpu"), "table", "run", recipe, Limits())
+    fn = ScoreFn(TensorFlowEngineFactory("/nowhere", recipe, "gpu"), "table", "run", recipe, limits=Limits())
     with pytest.raises(EngineError, match="TensorFlow sees no GPU"):
         fn.setup()
     for device in ("auto", "cpu"):
-        ScoreFn(TensorFlowEngineFactory("/nowhere", recipe, device), "table", "run", recipe, Limits()).setup()
+        ScoreFn(TensorFlowEngineFactory("/nowhere", recipe, device), "table", "run", recipe, limits=Limits()).setup()
 
 
 @pytest.mark.usefixtures("no_gpu")
@@ -180,5 +180,5 @@ def test_bench_is_refused_too(tmp_path: Path):
 
 def test_a_launcher_of_distant_workers_needs_no_gpu():
     values = {"model": "m", "images": ("a",), "output": "o", "device": "gpu"}
-    assert describe_job(**values, runner="FlinkRunner", flink_master="f:1").device_here() == "auto"
-    assert describe_job(**values).device_here() == "gpu"
+    assert describe_job(**values, runner="FlinkRunner", flink_master="f:1").launcher_device() == "auto"
+    assert describe_job(**values).launcher_device() == "gpu"

@@ -57,13 +57,13 @@ def test_without_one_the_error_says_how_to_build_it():
     ],
 )
 def test_what_is_no_prism_on_this_machine_is_refused(location: str):
-    with pytest.raises(JobError, match="is no Prism program"):
+    with pytest.raises(JobError, match="is not a Prism program"):
         prism.with_location([f"--prism_location={location}"])
 
 
 def test_an_empty_file_is_no_prism(tmp_path: Path):
     (tmp_path / "prism").touch(mode=0o755)
-    with pytest.raises(JobError, match="is no Prism program"):
+    with pytest.raises(JobError, match="is not a Prism program"):
         prism.with_location([])
 
 

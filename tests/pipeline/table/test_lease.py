@@ -19,8 +19,11 @@ from hypothesis import strategies as st
 from obstore.store import MemoryStore
 
 from pipeline.storage.errors import StorageError
+from pipeline.storage.local import LocalStore
+from pipeline.storage.object_store import ObjectStore
+from pipeline.storage.store import Stored
 from pipeline.table.lease import Holder, Lease, LeaseHeldError, is_dead, look, parse, process_space, process_start
-from pipeline.table.lease_store import LeaseStore, LocalStore, ObjectStore, Stored, open_store
+from pipeline.table.lease_store import LeaseFile, LeaseStore, open_lease
 
 LONG = 600.0
 
@@ -54,8 +57,9 @@ class Memory:
 @pytest.fixture(params=["memory", "local", "object"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> LeaseStore:
     if request.param == "object":
-        return ObjectStore(MemoryStore())
-    return Memory() if request.param == "memory" else LocalStore(str(tmp_path / "maps" / "lease.json"))
+        memory = MemoryStore()
+        return LeaseFile(ObjectStore(bucket_store=lambda *_: memory), "s3://bucket/maps/lease.json")
+    return Memory() if request.param == "memory" else LeaseFile(LocalStore(), str(tmp_path / "maps" / "lease.json"))
 
 
 def stranger(run_id: str = "theirs", **changes: object) -> Holder:
@@ -113,7 +117,7 @@ class TestStores:
         assert 0 <= store.now() - found.modified < 60
 
     def test_nothing_is_left_beside_the_lease_but_its_lock(self, tmp_path: Path):
-        local = LocalStore(str(tmp_path / "lease.json"))
+        local = LeaseFile(LocalStore(), str(tmp_path / "lease.json"))
         assert local.swap(b"1", None) is not None
         assert local.now() > 0
         assert sorted(path.name for path in tmp_path.iterdir()) == [".lease.json.lock", "lease.json"]
@@ -121,7 +125,7 @@ class TestStores:
 
 def test_a_scheme_without_conditional_writes_is_refused():
     with pytest.raises(StorageError, match=r"hdfs(.|\n)*lease-minutes = 0"):
-        open_store("hdfs://host/maps")
+        open_lease("hdfs://host/maps").read()
 
 
 def test_a_second_run_is_told_who_works_and_until_when(store: LeaseStore):
@@ -272,7 +276,7 @@ class TestDeadProcesses:
 # Takes the lease again and again and notes when it is inside; odd ones die while they are.
 _TAKER = """
 import os, sys, time
-from pipeline.lease import Lease, LeaseHeldError
+from pipeline.table.lease import Lease, LeaseHeldError
 
 root, number, log = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 print("ready", flush=True)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from conversion.errors import printable
 from pipeline.maps.classification_map import ClassificationMap
 
 BACKGROUND = "background"
@@ -30,13 +31,17 @@ def short_name(label: str) -> str:
     >>> short_name("n02123045 tabby, tabby cat")
     'tabby'
     """
-    label = printable(label)
+    label = one_line(label)
     return re.sub(r"^n\d{8}\s+", "", label).split(",")[0].strip() or label.strip()
 
 
-def printable(text: str) -> str:
-    """Returns `text` with `?` for characters that are not printable: labels may contain escape sequences."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+def one_line(text: str) -> str:
+    r"""Returns `text` in one line, with control characters escaped: labels and addresses come from files.
+
+    >>> one_line("a\x1b[2J\tb")
+    'a\\x1b[2J b'
+    """
+    return " ".join(printable(text).split())
 
 
 def is_background(name: str) -> bool:

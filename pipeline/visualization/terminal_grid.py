@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.maps.classification_map import ClassificationMap, Integers
-from pipeline.maps.labels import Share, is_background, printable, shares
+from pipeline.maps.labels import Share, is_background, one_line, shares
 from pipeline.units import format_share
 from pipeline.visualization.palette import class_color, ink_on
 
@@ -49,7 +49,7 @@ def grid(map_: ClassificationMap, *, width: int = 100) -> Table:
         # A character is about twice as high as wide, so two of them make a square cell.
         cell = 2 if 2 * best.shape[1] <= room else 1
     table = Table(
-        title=Text(printable(map_.uri), overflow="fold", style="bold"),
+        title=Text(one_line(map_.uri), overflow="fold", style="bold"),
         title_justify="left",
         caption=_legend(classes, texts, named=named, block=block, width=width),
         caption_style="",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.maps.labels import printable, shares, short_name
+from pipeline.maps.labels import one_line, shares, short_name
 from tests.support.example_maps import make_map
 
 
@@ -14,7 +14,7 @@ from tests.support.example_maps import make_map
         ("7", "7"),
         (", odd", ", odd"),
         ("n02123045", "n02123045"),
-        ("esc\x1b[31m,red", "esc?[31m"),
+        ("esc\x1b[31m,red", "esc\\x1b[31m"),
     ],
 )
 def test_a_short_name_is_the_first_lemma(label: str, name: str) -> None:
@@ -26,5 +26,5 @@ def test_shares_are_of_the_cells_and_background_comes_last() -> None:
     assert [(item.name, item.share) for item in found] == [("7", 1 / 3), ("3", 1 / 6), ("background", 0.5)]
 
 
-def test_characters_that_are_not_printable_are_replaced() -> None:
-    assert printable("a\tb") == "a?b"
+def test_a_line_has_no_control_characters() -> None:
+    assert one_line("a\t\x9bb\n") == "a \\x9bb"

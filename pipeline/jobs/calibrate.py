@@ -130,7 +130,7 @@ def _shapes(job: ScoringJob, metadata: ModelMetadata) -> tuple[BatchShape, ...]:
             yield tile.bottom - tile.top, tile.right - tile.left
 
     sizes = sample_sizes(job.images, metadata, job.map_recipe(), limits, options=job.storage)
-    return coming_shapes(sizes, tiles, limits.budget, limits.tile_pixels, most)
+    return coming_shapes(sizes, tiles, limits.budget, tile_pixels=limits.tile_pixels, most=most)
 
 
 def _engine(job: ScoringJob, precision: Precision) -> Engine:

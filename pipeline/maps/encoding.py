@@ -67,7 +67,7 @@ def encode(where: str, cells: CellScores, form: Form) -> StoredArrays:
         raise MapError(f"{given} for a map of the form {form}", where=where)
     stored = None
     if cells.probabilities is not None and dtype is not None:
-        _check_storable(where, f"{cells.probabilities.shape[2]} classes", form, cells.probabilities, dtype)
+        _check_storable(where, f"{cells.probabilities.shape[2]} classes", cells.probabilities, form=form, dtype=dtype)
         coded = quantize(cells.probabilities) if form is Form.LOG_UINT8 else cells.probabilities
         stored = np.ascontiguousarray(coded, dtype=dtype).tobytes()
     return {
@@ -138,7 +138,8 @@ def map_digest(
     return sha.hexdigest()
 
 
-def _check_storable(where: str, what: str, form: str, array: Probabilities, dtype: np.dtype[Cells]) -> None:
+def _check_storable(where: str, what: str, array: Probabilities, *, form: str, dtype: np.dtype[Cells]) -> None:
+    """Raises MapTooLargeError if an array, stored as `dtype`, does not fit in one row."""
     size = array.size * dtype.itemsize
     if size > LARGEST_VALUE_BYTES:
         raise MapTooLargeError(
@@ -152,7 +153,8 @@ def _check_storable(where: str, what: str, form: str, array: Probabilities, dtyp
 def _stored_feature(where: str, feature: Feature) -> StoredFeature:
     height, width, channels = feature.values.shape
     values = np.ascontiguousarray(feature.values).astype(feature.values.dtype.newbyteorder("<"), copy=False)
-    _check_storable(where, f"{channels} channels of {feature.name}", values.dtype.name, values, values.dtype)
+    what = f"{channels} channels of {feature.name}"
+    _check_storable(where, what, values, form=values.dtype.name, dtype=values.dtype)
     return {
         "name": feature.name,
         "height": height,

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from conversion import AxisGeometry
 from pipeline.maps.classification_map import ClassificationMap
 from pipeline.maps.labels import Share, is_background, shares, short_name
 from pipeline.units import format_share
@@ -45,8 +46,8 @@ class Canvas:
         self._zoom = min(enlarged, _LARGEST_SIDE / max(height, width))
         size = max(1, round(height * self._zoom)), max(1, round(width * self._zoom))
         self._cell_height, self._cell_width = g.stride_y * self._zoom, g.stride_x * self._zoom
-        self._y = _cells_along(height, size[0], g.stride_y, g.offset_y, rows)
-        self._x = _cells_along(width, size[1], g.stride_x, g.offset_x, columns)
+        self._y = _cells_along(height, size[0], g.y, rows)
+        self._x = _cells_along(width, size[1], g.x, columns)
         numbers = map_.classes[..., 0]
         hidden = [int(n) for n in np.unique(numbers) if is_background(map_.label_of(int(n)))]
         self._shown = np.where(np.isin(numbers, hidden), -1, numbers)
@@ -145,10 +146,10 @@ class Canvas:
             draw.text((left + 5, top + height / 2), name, font=font(14), anchor="lm", fill=ink_on(color))
 
 
-def _cells_along(length: int, size: int, stride: float, offset: float, cells: int) -> NDArray[np.int64]:
+def _cells_along(length: int, size: int, axis: AxisGeometry, cells: int) -> NDArray[np.int64]:
     """Returns the cell of each of the `size` pixels that show an axis of `length` pixels; -1 if it has none."""
     position = (np.arange(size) + 0.5) * (length / size)
-    nearest = np.floor((position - (offset + 0.5)) / stride + 0.5).astype(np.int64)
+    nearest = np.floor((position - (float(axis.offset) + 0.5)) / float(axis.stride) + 0.5).astype(np.int64)
     return np.where((nearest >= 0) & (nearest < cells), nearest, -1)
 
 

@@ -19,6 +19,7 @@ def coming_shapes(
     sizes: Iterable[Shape],
     tiles: Callable[[Shape], Iterable[Shape]],
     budget: BatchBudget,
+    *,
     tile_pixels: int,
     most: int = DEFAULT_SHAPES,
 ) -> tuple[BatchShape, ...]:
@@ -34,7 +35,8 @@ def coming_shapes(
     Returns:
         (images, height, width), in order of size.
 
-    >>> coming_shapes([(227, 227), (451, 451), (227, 227)], lambda size: [size], BatchBudget(), 2048 * 2048, 2)
+    >>> sizes = [(227, 227), (451, 451), (227, 227)]
+    >>> coming_shapes(sizes, lambda size: [size], BatchBudget(), tile_pixels=2**22, most=2)
     ((1, 451, 451), (3, 227, 227))
     """
     pixels: Counter[BatchShape] = Counter()

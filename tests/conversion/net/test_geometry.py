@@ -296,7 +296,7 @@ def test_cell_span_field_and_centre_agree(axis: AxisGeometry, cell: int):
     assert outer <= first
     assert end <= outer_end
     assert axis.center(cell + 1) - axis.center(cell) == axis.stride
-    assert axis.cell_at(axis.center(cell)) == cell  # type: ignore[arg-type]  # a fraction: no float is a third
+    assert axis.cell_at(axis.center(cell)) == cell  # a fraction: no float is a third
 
 
 @given(geometries(), st.integers(-100, 1000))

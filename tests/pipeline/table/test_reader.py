@@ -362,7 +362,7 @@ def test_compaction_and_vacuum_by_other_tools_keep_the_maps(root: Path) -> None:
     assert len(table.runs()) == 3
     for found in table:
         assert found.probabilities is not None
-        assert np.array_equal(found.probabilities, before[found.uri].probabilities)  # type: ignore[arg-type]
+        assert np.array_equal(found.probabilities, before[found.uri].probabilities)
         assert np.array_equal(found.scores, before[found.uri].scores)
 
 

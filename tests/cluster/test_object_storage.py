@@ -29,8 +29,8 @@ from pipeline.maintenance.check import check
 from pipeline.maintenance.compact import compact
 from pipeline.storage.client_options import delta_options
 from pipeline.storage.errors import StorageError, UnavailableError
-from pipeline.storage.options import StorageOptions
 from pipeline.storage.factory import open_store
+from pipeline.storage.options import StorageOptions
 from pipeline.table.lease import Holder, Lease, LeaseHeldError
 from pipeline.table.lease_store import open_lease
 from pipeline.table.paths import TableRoot

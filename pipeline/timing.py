@@ -1,4 +1,4 @@
-"""How long a stage took, summed by name: what `Tally` and a run's summary tell."""
+"""How long a stage took, summed by name, for `StageCounts` and a run's summary."""
 
 from __future__ import annotations
 

@@ -96,12 +96,17 @@ class ScoreImages(beam.PTransform):
             self._output,
             self.run_id,
             self._recipe,
-            self._limits,
-            flush_bytes,
-            _uncut(model, metadata, recipe, self._limits),
+            limits=self._limits,
+            flush_bytes=flush_bytes,
+            uncut=_uncut(model, metadata, recipe, self._limits),
         )
-        about = {"recipe": self._recipe.as_json(), **(summary or {})}
-        self._publish = PublishFn(self._output, self.run_id, metadata.model_dump(mode="json"), about, max_pruned)
+        self._publish = PublishFn(
+            self._output,
+            self.run_id,
+            metadata.model_dump(mode="json"),
+            summary={"recipe": self._recipe.as_json(), **(summary or {})},
+            max_pruned=max_pruned,
+        )
 
     def expand(self, references: Any) -> Any:
         """See the class."""

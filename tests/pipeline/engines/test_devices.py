@@ -163,11 +163,11 @@ def test_a_local_job_is_refused_before_its_images_are_listed(tmp_path: Path, wan
 @pytest.mark.usefixtures("no_gpu")
 def test_a_worker_is_refused_in_setup():
     recipe = Recipe(METADATA.digest)
-    fn = ScoreFn(TensorFlowEngineFactory("/nowhere", recipe, "gpu"), "table", "run", recipe, Limits())
+    fn = ScoreFn(TensorFlowEngineFactory("/nowhere", recipe, "gpu"), "table", "run", recipe, limits=Limits())
     with pytest.raises(EngineError, match="no GPU can be seen"):
         fn.setup()
     for device in ("auto", "cpu"):
-        ScoreFn(TensorFlowEngineFactory("/nowhere", recipe, device), "table", "run", recipe, Limits()).setup()
+        ScoreFn(TensorFlowEngineFactory("/nowhere", recipe, device), "table", "run", recipe, limits=Limits()).setup()
 
 
 @pytest.mark.usefixtures("no_gpu")

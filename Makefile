@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PYTEST_ARGS ?= --numprocesses 2
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help demo test test-cluster test-runners lint format types bench clean
+.PHONY: help demo test test-cluster test-runners lint format types docs bench clean
 
 help:
 	@echo "make demo    convert, score and report on the model and pages that the project ships"
@@ -15,12 +15,13 @@ help:
 	@echo "make test-cluster  the tests on Flink and on an object store; make test-runners  on Prism and Spark: both install them"
 	@echo "make lint    ruff: format and rules      make format  apply them"
 	@echo "make types   mypy, strict"
+	@echo "make docs    builds docs/ as a site in build/docs; warnings are errors"
 	@echo "make bench   speed, as ratios measured side by side"
 	@echo "make clean   remove .venv and what the demo wrote"
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[cpu,bench,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[cpu,bench,docs,dev]'
 	touch $@
 
 demo: $(STAMP)
@@ -53,8 +54,12 @@ format: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
+# A fresh environment each time: no page of an earlier build stays, and every warning is seen.
+docs: $(STAMP)
+	$(BIN)/python -m sphinx --fresh-env --write-all --fail-on-warning --keep-going --quiet docs build/docs
+
 bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks
 
 clean:
-	rm -rf $(VENV) demo-output
+	rm -rf $(VENV) demo-output build/docs

@@ -1,8 +1,8 @@
-"""Typed errors: each says what is wrong, where (file, layer, field), why, and what to do about it."""
+"""Typed errors: each states what is wrong, where (file, layer, field), why, and the way out."""
 
 import re
 
-# Controls of terminals and of bidirectional text, and halves of surrogate pairs, which cannot be written at all.
+# Controls of terminals and of bidirectional text, and halves of surrogate pairs, which no encoding can write.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _LONGEST = 10_000
 
@@ -11,10 +11,10 @@ class DensecastError(Exception):
     """Base of every error that densecast raises on bad input or a refused operation.
 
     Attributes:
-        what: One sentence: what is wrong, with the value that was found.
-        where: The file, layer or field it was found in; empty where there is none.
-        why: The rule that it breaks; empty where `what` says it.
-        remedy: What the user can do about it; empty where nothing can be done.
+        what: One sentence that says what is wrong, with the bad value.
+        where: The file, layer or field; empty if there is none.
+        why: The rule that is broken; empty if `what` states it.
+        remedy: What the user can do; empty if there is nothing to do.
     """
 
     def __init__(self, what: str, *, where: str = "", why: str = "", remedy: str = "") -> None:
@@ -23,26 +23,32 @@ class DensecastError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword arguments do not survive the default pickling of exceptions, and Beam pickles what workers raise.
-        return (_rebuild, (type(self), self.what, self.where, self.why, self.remedy))
+        return (_rebuild, (type(self), self.what, {"where": self.where, "why": self.why, "remedy": self.remedy}))
 
     def __str__(self) -> str:
-        text = f"{_shown(self.where)}: {_shown(self.what)}" if self.where else _shown(self.what)
+        text = f"{printable(self.where)}: {printable(self.what)}" if self.where else printable(self.what)
         if self.why:
-            text += f"\n  why: {_shown(self.why)}"
+            text += f"\n  why: {printable(self.why)}"
         if self.remedy:
-            text += f"\n  what to do: {_shown(self.remedy)}"
+            text += f"\n  what to do: {printable(self.remedy)}"
         return text
 
 
-def _shown(text: str) -> str:
-    """The text as a terminal and a log can take it: what a hostile file brings in is escaped, and cut."""
+def printable(text: str) -> str:
+    r"""Returns the text with control characters escaped and its middle cut out if it is very long.
+
+    Names in hostile files must not control a terminal or fill a log. Tabs and line breaks stay.
+
+    >>> printable("a\x1b[2Jb")
+    'a\\x1b[2Jb'
+    """
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 10 :]}"
-    return _CONTROL.sub(lambda found: ascii(found.group())[1:-1], text)
+    return _CONTROL.sub(lambda match: ascii(match.group())[1:-1], text)
 
 
-def _rebuild(cls: type[DensecastError], what: str, where: str, why: str, remedy: str) -> DensecastError:
-    return cls(what, where=where, why=why, remedy=remedy)
+def _rebuild(cls: type[DensecastError], what: str, details: dict[str, str]) -> DensecastError:
+    return cls(what, **details)
 
 
 class MissingExtraError(DensecastError):
@@ -54,7 +60,7 @@ class ReadingError(DensecastError):
 
 
 class LimitError(DensecastError):
-    """A file asks for more than a limit allows (size, layers, nesting, axes, elements, memory); names the limit."""
+    """A file exceeds a limit (size, layers, nesting, axes, elements, memory); the message names the limit."""
 
 
 class NetworkError(DensecastError):
@@ -62,11 +68,11 @@ class NetworkError(DensecastError):
 
 
 class UnsupportedError(DensecastError):
-    """A definition uses layers or parameters that densecast does not support; all of them are listed."""
+    """A definition uses layers or parameters that densecast does not support; the message lists all of them."""
 
 
 class WeightsError(DensecastError):
-    """Weights are missing for a layer, or have another shape than the definition asks for."""
+    """Weights are missing for a layer, or have another shape than the definition requires."""
 
 
 class CastError(DensecastError):
@@ -74,7 +80,7 @@ class CastError(DensecastError):
 
 
 class ConversionError(DensecastError):
-    """A conversion cannot be carried out as asked (output exists, mean or labels do not fit, ...)."""
+    """A conversion is impossible with these settings (the output exists, mean or labels do not fit, ...)."""
 
 
 class VerificationError(DensecastError):

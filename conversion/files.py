@@ -10,7 +10,7 @@ PARTIAL_SUFFIX = ".partial"
 
 
 def partial_name(name: str) -> str:
-    """A hidden, unique name for a file until it is whole."""
+    """Returns a hidden, unique name for a file until it is whole."""
     return f".{name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}"
 
 

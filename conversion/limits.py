@@ -1,42 +1,37 @@
-"""What a file may ask for: limits with generous defaults, so that a hostile one ends in an error and not in a hang."""
+"""Upper limits on files, with generous defaults: a hostile file ends in an error, not in a hang."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import re
 import sys
-from collections.abc import Iterable
 
 from conversion.errors import LimitError
 
 _MIB = 1 << 20
 _NUMPY_AXES = 64
-# Controls of terminals and of bidirectional text, and halves of surrogate pairs: a name with these shows as another.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Upper limits on what is read. The defaults let every published net pass that we know: VGG-16, ResNet-152, ...
+    """Upper limits on what is read. Every published net that we know is within the defaults: VGG-16, ResNet-152, ...
 
     Each field but the last is the flag `--max-...` of the command line (`--max-weights-bytes`).
 
     Attributes:
         definition_bytes: Size of a definition in text form. ResNet-152 has 100 kB.
-        weights_bytes: Size of a weights file. Protobuf itself ends at 2 GiB; VGG-16 has 553 MB.
+        weights_bytes: Size of a weights file. Protobuf's own limit is 2 GiB; VGG-16 has 553 MB.
         mean_bytes: Size of a mean file.
         labels_bytes: Size of a file of class names.
-        entries: Tokens of a definition, or fields of a binary file; a blob's values are not counted. ResNet-152 has
+        entries: Tokens of a definition, or fields of a binary file, without the values of blobs. ResNet-152 has
             15,000 tokens.
         layers: Layers of a net.
-        nesting: How deep messages of a definition lie in each other; Caffe's own reach 5.
-        axes: Axes of a blob; Caffe's limit.
-        elements: Values of one blob; Caffe's limit (its counts are C's int).
-        memory: Bytes that all blobs, weights and padded copies of a net take in float32, by shape inference at the
-            size the definition states.
+        nesting: Depth of nested messages in a definition; Caffe's own reach 5.
+        axes: Axes of a blob; the default is Caffe's limit.
+        elements: Values of one blob; the default is Caffe's limit (its counts are a C int).
+        memory: Bytes of all blobs, weights and padded copies of a net in float32, by shape inference at the size that
+            the definition states.
         name_length: Characters in the name of a layer or blob.
-        allow_nonfinite: Accept NaN and infinite weights and parameters.
+        allow_nonfinite: Whether NaN and infinite weights and parameters are accepted.
     """
 
     definition_bytes: int = _MIB
@@ -59,10 +54,10 @@ class Limits:
         if self.axes > _NUMPY_AXES:
             raise LimitError(f"limit axes {self.axes} is above {_NUMPY_AXES}", why="NumPy arrays have no more")
 
-    def check(self, limit: str, found: int, what: str, *, where: str = "") -> None:
-        """Raises LimitError if `found` is more than the limit of that name; `what` says what was counted."""
+    def check(self, limit: str, count: int, what: str, *, where: str = "") -> None:
+        """Raises LimitError if `count` is above the limit of that name; `what` says what was counted."""
         allowed: int = getattr(self, limit)
-        if found > allowed:
+        if count > allowed:
             raise LimitError(
                 f"{what}, more than the limit of {allowed:,}",
                 where=where,
@@ -81,36 +76,14 @@ UNLIMITED = Limits(
     axes=_NUMPY_AXES,
     allow_nonfinite=True,
 )
-"""For what was read under limits before: a net that is built again from its own layers."""
+"""For data that was read under limits before: a net that is built again from its own layers."""
 
 
 def limit_flag(limit: str) -> str:
-    """How the command line spells a limit.
+    """Returns how the command line spells a limit.
 
-    >>> flag("weights_bytes"), flag("allow_nonfinite")
+    >>> limit_flag("weights_bytes"), limit_flag("allow_nonfinite")
     ('--max-weights-bytes', '--allow-nonfinite')
     """
     dashed = limit.replace("_", "-")
     return f"--{dashed}" if limit == "allow_nonfinite" else f"--max-{dashed}"
-
-
-def control_character(text: str) -> str:
-    r"""The first character that has no place in a name (a control of a terminal, say), or nothing.
-
-    >>> control_character("conv1/3x3 größe"), control_character("a\x1b[2J")
-    ('', '\x1b')
-    """
-    found = _CONTROL.search(text)
-    return found.group() if found else ""
-
-
-def nearest(name: str, known: Iterable[str], count: int = 1) -> list[str]:
-    """Names that `name` may be a misspelling of; none among very many or very long ones, which would take hours.
-
-    >>> nearest("pool", ["pool1", "fc"])
-    ['pool1']
-    """
-    names = list(known)
-    if len(name) > 100 or len(names) > 1000:
-        return []
-    return difflib.get_close_matches(name, [n for n in names if len(n) <= 100], count)

@@ -1,11 +1,11 @@
-"""Net surgery: reading, setting and moving parameters, designing filters, and saving what Caffe loads.
+"""Net surgery: reads, sets and moves parameters, designs filters, and saves files that Caffe loads.
 
-Networks are immutable: every function returns another. As in the two halves of Caffe's notebook "Net Surgery":
+Networks are immutable: every function returns a new one. The examples are those of Caffe's notebook "Net Surgery":
 
 >>> import numpy as np
 >>> from conversion import cast, evaluate
->>> from conversion.network import build
->>> from conversion.reading import parse_definition
+>>> from conversion.net.build import build
+>>> from conversion.caffe.reading import parse_definition
 
 Designer filters. A net of one convolution over grey images gets a Gaussian, and Sobel's operator for both directions:
 
@@ -25,7 +25,7 @@ Designer filters. A net of one convolution over grey images gets a Gaussian, and
 ([0.0, 0.0, 4.0, 4.0, 0.0], 0.0)
 
 Transplants. The matrix of an inner product is the filter bank of a convolution; `cast` does it for a whole classifier,
-`transplant` for the layers that it is told:
+`transplant` for single layers:
 
 >>> text = '''
 ... layer { name: "data" type: "Input" top: "data" input_param { shape { dim: [1, 2, 6, 6] } } }
@@ -48,11 +48,13 @@ import numpy as np
 from google.protobuf import text_format
 from numpy.typing import ArrayLike
 
+from conversion.arrays import Array, Shape
+from conversion.caffe.reading import PathLike, blob_message
 from conversion.errors import ConversionError, WeightsError
 from conversion.files import write_atomically
-from conversion.layers.base import Array, Layer, Shape
-from conversion.network import Network, learned, require_parameters, to_definition
-from conversion.reading import PathLike, blob_message
+from conversion.layers.base import Layer
+from conversion.net.network import Network, learned, require_parameters, to_definition
+from conversion.net.weights import named_blobs
 
 
 def save(network: Network, prototxt: PathLike, weights: PathLike | None = None) -> None:
@@ -64,25 +66,25 @@ def save(network: Network, prototxt: PathLike, weights: PathLike | None = None) 
         weights: Where the weights go: as HDF5 if the name ends in `.h5` or `.hdf5`, otherwise in binary form.
 
     Raises:
-        ConversionError: Caffe cannot express the network: poolings are dilated for a finer map (see `finer`).
-        WeightsError: Weights are asked for and the network has none, or HDF5 cannot hold them (see `hdf5.save`).
+        ConversionError: Caffe cannot express the network: it has dilated poolings (see `dilate`).
+        WeightsError: Weights are asked for and the network has none, or HDF5 cannot hold them (see `hdf5.write`).
         OSError: A file cannot be written.
     """
     definition = to_definition(network)
-    ours = [message.name for message in definition.layer if message.HasField("densecast_param")]
-    if ours:
+    dilated = [message.name for message in definition.layer if message.HasField("densecast_param")]
+    if dilated:
         raise ConversionError(
-            f"poolings of a finer map: {', '.join(ours)}",
+            f"dilated poolings: {', '.join(dilated)}",
             where=str(prototxt),
             why="Caffe's Pooling has no dilation: it would refuse the file, or compute something else",
-            remedy="save the network before it was made finer",
+            remedy="save the network as it was before dilate",
         )
     if weights is not None:
         require_parameters(network)
     if weights is not None and Path(weights).suffix in (".h5", ".hdf5"):
-        from conversion import hdf5  # h5py takes a while to import, and few need it
+        from conversion.caffe import hdf5
 
-        hdf5.save(network, weights)
+        hdf5.write(weights, {layer.name: named_blobs(network, layer) for layer in network.layers})
         weights = None
     write_atomically(Path(prototxt), text_format.MessageToString(definition).encode())
     if weights is None:
@@ -93,19 +95,21 @@ def save(network: Network, prototxt: PathLike, weights: PathLike | None = None) 
 
 
 def write_definition(network: Network, prototxt: PathLike) -> None:
-    """Writes the definition as text for people and for `load_network`, whether Caffe can read it or not.
+    """Writes the definition as text, for `load_network` and for readers, whether Caffe can read it or not.
 
     Raises:
         OSError: The file cannot be written.
     """
     definition = to_definition(network)
-    ours = any(message.HasField("densecast_param") for message in definition.layer)
-    comment = "# densecast_param is no field of Caffe's: this map is finer than Caffe can express.\n" if ours else ""
+    dilated = any(message.HasField("densecast_param") for message in definition.layer)
+    comment = (
+        "# Caffe has no field densecast_param: it cannot express the dilated poolings of this net.\n" if dilated else ""
+    )
     write_atomically(Path(prototxt), (comment + text_format.MessageToString(definition)).encode())
 
 
 def parameters(network: Network, layer: str) -> tuple[Array, ...]:
-    """The learned blobs of a layer, in Caffe's order and shapes; read-only.
+    """Returns the learned blobs of a layer, in Caffe's order and shapes; read-only.
 
     Raises:
         NetworkError: There is no such layer; the message suggests the nearest.
@@ -118,17 +122,17 @@ def parameters(network: Network, layer: str) -> tuple[Array, ...]:
 
 
 def with_parameters(network: Network, changes: Mapping[str, Sequence[ArrayLike | None]]) -> Network:
-    """The network with other parameters.
+    """Returns the network with other parameters.
 
     Args:
         network: With or without weights.
-        changes: For each layer to change its learned blobs, in Caffe's order; None leaves one as it is. What a blob is
-            shared with by name changes too, as it is one blob to Caffe.
+        changes: The new learned blobs of each layer to change, in Caffe's order; None leaves a blob as it is. Layers
+            that share a blob by name change with it, since it is one blob in Caffe.
 
     Raises:
         NetworkError: There is no such layer.
-        WeightsError: A blob has another shape than the layer asks for, or there are too few or too many, or one is
-            left as it is that does not exist.
+        WeightsError: A blob has another shape than the layer requires, their number is wrong, or a blob is to be left
+            as it is but does not exist.
     """
     expected = {layer.name: shapes for layer, shapes in learned(network)}
     result = dict(network.parameters)
@@ -141,11 +145,13 @@ def with_parameters(network: Network, changes: Mapping[str, Sequence[ArrayLike |
         blobs = []
         for index, (value, before, shape) in enumerate(zip(given, old, shapes, strict=True)):
             if value is None and before is None:
-                raise WeightsError(f"blob {index} is left as it is, and there is none", where=layer.where)
+                raise WeightsError(f"blob {index} is to be left as it is but does not exist", where=layer.where)
             array = before if value is None else np.array(value, np.float32)
             if array is None or array.shape != shape:
-                found = None if array is None else array.shape
-                raise WeightsError(f"blob {index} of shape {found}, the layer asks for {shape}", where=layer.where)
+                given_shape = None if array is None else array.shape
+                raise WeightsError(
+                    f"blob {index} of shape {given_shape}, the layer requires {shape}", where=layer.where
+                )
             blobs.append(array)
         result[name] = tuple(blobs)
         _spread(network, result, layer, given)
@@ -153,14 +159,14 @@ def with_parameters(network: Network, changes: Mapping[str, Sequence[ArrayLike |
 
 
 def transplant(source: Network, target: Network, layers: Mapping[str, str] | None = None) -> Network:
-    """The target with the parameters of layers of the source.
+    """Returns the target with parameters of the source.
 
     Args:
         source: With weights.
         target: With or without.
-        layers: Source layer -> target layer. Where these are named, a blob of another shape but as many values is
-            copied value by value, as `flat` does in Caffe's notebook. By default every layer of the target that the
-            source has under the same name, and then shapes must agree.
+        layers: The target layer for each source layer. A blob of another shape but as many values is then copied value
+            by value, as `flat` does in Caffe's notebook. By default, all layers of the target that the source has
+            under the same name; their shapes must agree.
 
     Raises:
         NetworkError: A layer that is named does not exist.
@@ -169,25 +175,25 @@ def transplant(source: Network, target: Network, layers: Mapping[str, str] | Non
     expected = {layer.name: shapes for layer, shapes in learned(target)}
     pairs = {name: name for name in expected if name in source.parameters} if layers is None else layers
     changes: dict[str, Sequence[Array]] = {}
-    for theirs, ours in pairs.items():
-        blobs, shapes = parameters(source, theirs), expected.get(target.layer(ours).name, [])
+    for from_layer, to_layer in pairs.items():
+        blobs, shapes = parameters(source, from_layer), expected.get(target.layer(to_layer).name, [])
         fits = len(blobs) == len(shapes) and all(
             blob.shape == shape or (layers is not None and blob.size == math.prod(shape))
             for blob, shape in zip(blobs, shapes, strict=True)
         )
         if not fits:
             raise WeightsError(
-                f"{theirs!r} has blobs of shape {[blob.shape for blob in blobs]}, {ours!r} takes {shapes}",
-                where=target.layer(ours).where,
+                f"{from_layer!r} has blobs of shape {[blob.shape for blob in blobs]}, {to_layer!r} takes {shapes}",
+                where=target.layer(to_layer).where,
                 why="a transplant copies values one by one",
-                remedy="" if layers is not None else "name the layers to move, if values of another shape are meant",
+                remedy="" if layers is not None else "name the layers, to copy values between different shapes",
             )
-        changes[ours] = [blob.reshape(shape) for blob, shape in zip(blobs, shapes, strict=True)]
+        changes[to_layer] = [blob.reshape(shape) for blob, shape in zip(blobs, shapes, strict=True)]
     return with_parameters(target, changes)
 
 
 def gaussian(size: int, sigma: float) -> Array:
-    """A filter [size, size] that blurs: exp(-(x^2 + y^2) / (2 sigma^2)) around its centre, scaled to a sum of 1."""
+    """Returns a Gaussian filter [size, size]: exp(-(x^2 + y^2) / (2 sigma^2)) around the centre, with the sum 1."""
     offsets = np.arange(size) - (size - 1) / 2
     bell = np.exp(-(offsets**2) / (2 * sigma**2))
     plane: Array = np.outer(bell, bell) / bell.sum() ** 2
@@ -195,9 +201,13 @@ def gaussian(size: int, sigma: float) -> Array:
 
 
 def sobel(size: int = 3, axis: int = 0) -> Array:
-    """Sobel's operator in the middle of a filter [size, size] (odd, from 3 on): the change along an axis, 0 for y."""
+    """Returns Sobel's operator in the middle of a filter [size, size]: the change along an axis, 0 for y, 1 for x.
+
+    Raises:
+        ConversionError: The size is even or below 3.
+    """
     if size < 3 or size % 2 == 0:
-        raise ConversionError(f"a Sobel filter of size {size}", why="it has a middle cell and neighbours: 3, 5, 7, ...")
+        raise ConversionError(f"a Sobel filter of size {size}", why="the size must be odd and at least 3")
     plane = np.zeros((size, size), np.float32)
     middle = slice(size // 2 - 1, size // 2 + 2)
     operator = np.outer((-1, 0, 1), (1, 2, 1))
@@ -206,7 +216,7 @@ def sobel(size: int = 3, axis: int = 0) -> Array:
 
 
 def initialise(network: Network, make: Callable[[Layer, int, Shape], Array]) -> Network:
-    """The network with new parameters: `make(layer, index, shape)` gives each learned blob, in order."""
+    """Returns the network with new parameters: `make(layer, index, shape)` returns each learned blob, in order."""
     parameters = {
         layer.name: tuple(make(layer, i, shape).astype(np.float32) for i, shape in enumerate(shapes))
         for layer, shapes in learned(network)
@@ -215,10 +225,10 @@ def initialise(network: Network, make: Callable[[Layer, int, Shape], Array]) -> 
 
 
 def random_parameters(network: Network, seed: int = 0) -> Network:
-    """The network with seeded random weights that keep activations in range (He et al. 2015, "msra" in Caffe).
+    """Returns the network with seeded random weights that keep activations in range (He et al. 2015, "msra" in Caffe).
 
-    Matrices and filters are normal with variance 2 / fan-in, biases normal with standard deviation 0.05: for trying
-    speed and size where no trained weights are at hand. The same seed gives the same weights on every machine.
+    Matrices and filters are normal with variance 2 / fan-in, biases normal with standard deviation 0.05. Use it to
+    measure speed and size without trained weights. The same seed gives the same weights on every machine.
     """
     rng = np.random.default_rng(seed)
 
@@ -233,7 +243,7 @@ def random_parameters(network: Network, seed: int = 0) -> Network:
 def _spread(
     network: Network, result: dict[str, tuple[Array, ...]], changed: Layer, given: Sequence[ArrayLike | None]
 ) -> None:
-    """Puts the changed blobs in the place of those that other layers share by name."""
+    """Copies the changed blobs to the layers that share them by name."""
     shared = {
         spec.name: result[changed.name][index]
         for index, spec in enumerate(changed.definition.param)

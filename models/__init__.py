@@ -1,7 +1,7 @@
-"""What nets there are: definitions, where their weights are published, and how their input is prepared.
+"""The catalog of nets: definitions, published weights, and the preparation of their input.
 
-Fetching is not re-exported, `from models.fetch import fetch` gets it: it brings HTTP libraries, for which a Beam worker
-that only looks a model up has no use.
+`fetch` is in `models.fetch`, not here: it imports HTTP libraries, which a Beam worker that only looks up a model does
+not need.
 """
 
 from models.catalog import CatalogEntry, PublishedWeights, ShippedWeights, entries, entry

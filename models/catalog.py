@@ -1,12 +1,11 @@
-"""The models densecast knows by name: definition, published weights, input preparation, labels; one block each."""
+"""The models that densecast knows by name: definition, published weights, input preparation, labels."""
 
-import difflib
 import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from conversion import ChannelOrder
+from conversion import ChannelOrder, nearest
 from conversion.errors import ReadingError
 from models.errors import UnknownModelError
 
@@ -21,8 +20,8 @@ class PublishedWeights:
     Attributes:
         url: Address of the caffemodel, http or https.
         sha1: Its SHA-1 as the publisher states it, 40 lower-case hex digits; None where the publisher states none.
-        filename: What the file is called, also in the cache directory: unique in the catalog, no directory in it.
-        license: What the publisher allows, in the publisher's words.
+        filename: The name of the file, also in the cache directory; unique in the catalog, without a directory.
+        license: The licence, in the publisher's words.
     """
 
     url: str
@@ -33,11 +32,11 @@ class PublishedWeights:
 
 @dataclass(frozen=True, slots=True)
 class ShippedWeights:
-    """Weights that come with this package.
+    """Weights that are part of this package.
 
     Attributes:
         file: The caffemodel, in this package.
-        license: What we allow, and on what it rests.
+        license: The licence, and the licence of the training data.
     """
 
     file: str
@@ -46,21 +45,21 @@ class ShippedWeights:
 
 @dataclass(frozen=True, slots=True)
 class CatalogEntry:
-    """A model densecast knows by name.
+    """A model that densecast knows by name.
 
     The input of the net is `(pixel - mean) * scale` for pixels of 0..255, its channels in `channel_order`.
 
     Attributes:
-        name: What the user calls it; also the folder of its definition.
-        title: Its full name, for people.
-        description: What it is and how well it does, in a sentence or two.
-        published: Where its weights are published; None where they are shipped.
+        name: The name for users; also the folder of its definition.
+        title: Its full name.
+        description: Its architecture and accuracy, in one or two sentences.
+        published: Where its weights are published; None if they are part of this package.
         mean: Mean of the training images as B, G, R (whatever `channel_order` is), in pixel values of 0..255.
         scale: Factor applied after the mean is subtracted.
         channel_order: Order of the channels the net was trained on.
         crop: Side of the square crop it was trained on, in pixels.
-        labels_file: File of its class names in this package.
-        shipped: The weights that come with the package; None where they are published elsewhere.
+        labels_file: The file of its class names in this package.
+        shipped: The weights that are part of this package; None if they are published elsewhere.
     """
 
     name: str
@@ -81,12 +80,12 @@ class CatalogEntry:
 
     @property
     def shipped_weights(self) -> Path | None:
-        """Path of the packaged caffemodel; None where the weights are published elsewhere: `models.fetch` gets both."""
+        """Path of the packaged caffemodel; None if the weights are published elsewhere. `models.fetch` finds both."""
         return None if self.shipped is None else _HERE / self.shipped.file
 
     @property
     def license(self) -> str:
-        """What the publisher of the weights allows, in the publisher's words; empty if nothing is known of it."""
+        """The licence of the weights, in the publisher's words; empty if it is unknown."""
         weights = self.shipped or self.published
         return weights.license if weights else ""
 
@@ -95,7 +94,7 @@ class CatalogEntry:
         """Class names in the order of the net's outputs; not unique, as two synsets may share their lemmas.
 
         Raises:
-            ReadingError: The packaged file is missing, is not UTF-8, or has no label in it.
+            ReadingError: The packaged file is missing, is not UTF-8, or has no labels.
         """
         return _read_labels(_HERE / self.labels_file)
 
@@ -103,17 +102,17 @@ class CatalogEntry:
 # Channel means of Caffe's imagenet_mean.binaryproto, the mean image of the ILSVRC-2012 training set.
 _ILSVRC_2012_MEAN = (104.00699, 116.66877, 122.67892)
 
-# What GoogLeNet and SqueezeNet were trained with: the same, rounded (mean_value in their train_val.prototxt).
+# The mean of GoogLeNet and SqueezeNet: the same, rounded (mean_value in their train_val.prototxt).
 _ROUNDED_MEAN = (104.0, 117.0, 123.0)
-# What the VGG models were trained with, as their readmes state it.
+# The mean of the VGG models, from their readmes.
 _VGG_MEAN = (103.939, 116.779, 123.68)
-# Channel means of the mean image that comes with the ResNets, ResNet_mean.binaryproto.
+# Channel means of ResNet_mean.binaryproto, the mean image of the ResNets.
 _RESNET_MEAN = (103.06262, 115.90288, 123.15163)
-# The repository in which SqueezeNet is published, at one commit; its readmes state no digest.
+# The repository of SqueezeNet, at one commit; its readmes state no digest.
 _SQUEEZENET = "https://github.com/forresti/SqueezeNet/raw/a47b6f13d30985279789d08053d37013d67d131b"
 
-# Addresses, digests, licences and accuracies: for CaffeNet, AlexNet and GoogLeNet, readme.md of each model's folder in
-# BVLC/caffe, models/; for the others, what their publishers say, at the place that a comment names.
+# Sources of addresses, digests, licences and accuracies: for CaffeNet, AlexNet and GoogLeNet, readme.md in each model's
+# folder of BVLC/caffe, models/; for the others, the publisher's page that a comment names.
 _ENTRIES = (
     CatalogEntry(
         name="caffenet",
@@ -170,7 +169,7 @@ _ENTRIES = (
     CatalogEntry(
         name="vgg16",
         title="VGG-16",
-        description="3x3 convolutions and three matrices, 16 layers in all: slow, and popular for its features. "
+        description="3x3 convolutions and three matrices, 16 layers in all: slow, popular for its features. "
         "ILSVRC-2012 validation, densely at a smaller side of 384 pixels: top-5 91.9 %.",
         published=PublishedWeights(
             url="http://www.robots.ox.ac.uk/~vgg/software/very_deep/caffe/VGG_ILSVRC_16_layers.caffemodel",
@@ -202,8 +201,8 @@ _ENTRIES = (
         crop=224,
         labels_file="imagenet_labels.txt",
     ),
-    # gist.github.com/mavenlin/d802a5849de39225bcc6. It was trained with a mean image of its authors' own, of the same
-    # training set, which they do not publish: Caffe's stands in for it.
+    # gist.github.com/mavenlin/d802a5849de39225bcc6. Its authors trained it with their own mean image of the same
+    # training set, which is not published: Caffe's replaces it.
     CatalogEntry(
         name="nin",
         title="Network in Network",
@@ -242,8 +241,8 @@ _ENTRIES = (
     CatalogEntry(
         name="squeezenet_1_1",
         title="SqueezeNet 1.1",
-        description="SqueezeNet with a smaller conv1 and earlier pooling: less than half the work of 1.0, made to be "
-        "as accurate.",
+        description="SqueezeNet with a smaller conv1 and earlier pooling: less than half the multiply-adds of 1.0 at "
+        "about the same accuracy.",
         published=PublishedWeights(
             url=f"{_SQUEEZENET}/SqueezeNet_v1.1/squeezenet_v1.1.caffemodel",
             sha1=None,
@@ -256,13 +255,13 @@ _ENTRIES = (
         crop=227,
         labels_file="imagenet_labels.txt",
     ),
-    # README.md and LICENSE of github.com/KaimingHe/deep-residual-networks. They give no address of the file itself but
-    # that of a folder for browsers: `fetch` finds a web page there, and says where to put a file fetched by hand.
+    # README.md and LICENSE of github.com/KaimingHe/deep-residual-networks. They link to a folder for browsers, not to
+    # the file: `fetch` receives a web page there, and tells where to put a file that was downloaded by hand.
     CatalogEntry(
         name="resnet50",
         title="ResNet-50",
-        description="50 layers in blocks that add to what they are given. ILSVRC-2012 validation, center crop: "
-        "top-1 75.3 %, top-5 92.2 %. Its link has been reported dead: bring ResNet-50-model.caffemodel yourself.",
+        description="50 layers in blocks that add to their input. ILSVRC-2012 validation, center crop: "
+        "top-1 75.3 %, top-5 92.2 %. Its link is reported dead: provide ResNet-50-model.caffemodel yourself.",
         published=PublishedWeights(
             url="https://onedrive.live.com/?authkey=%21AAFW2-FVoxeVRck&id=4006CBB8476FF777%2117887&cid=4006CBB8476FF777",
             sha1=None,
@@ -279,7 +278,7 @@ _ENTRIES = (
         name="digits",
         title="densecast handwritten digits",
         description="A small CaffeNet for handwritten digits and background, windows of 32 pixels every 4 pixels; its "
-        "weights come with the package.",
+        "weights are part of the package.",
         published=None,
         mean=(208.0, 224.0, 231.0),
         scale=1 / 64,
@@ -295,25 +294,25 @@ _ENTRIES = (
 
 
 def entries() -> tuple[CatalogEntry, ...]:
-    """All models of the catalog, in the order in which they are listed to users."""
+    """Returns all models of the catalog, in the order of the list for users."""
     return _ENTRIES
 
 
 def entry(name: str) -> CatalogEntry:
-    """The model of that name.
+    """Returns the model of that name.
 
     >>> entry("caffenet").crop
     227
 
     Raises:
-        UnknownModelError: There is none; the message lists the known names and the closest one.
+        UnknownModelError: There is no such model; the message lists the known names and the closest one.
     """
     known = {each.name: each for each in _ENTRIES}
     if name in known:
         return known[name]
-    # The low cutoff lets `bvlc_alexnet` and `Caffe-Net` find their way; nonsense still matches nothing.
-    closest = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
-    remedy = "name one of them, or give the paths of your own prototxt and caffemodel"
+    # The low cutoff matches `bvlc_alexnet` and `Caffe-Net`, but no nonsense.
+    closest = nearest(name.lower(), known, cutoff=0.5)
+    remedy = "name one of them, or pass the paths of your own prototxt and caffemodel"
     raise UnknownModelError(
         f"no model is called {name!r}",
         where="the catalog of models",
@@ -324,10 +323,10 @@ def entry(name: str) -> CatalogEntry:
 
 @functools.cache
 def _read_labels(path: Path) -> tuple[str, ...]:
-    """Class names of a labels file: `#` lines and blank ones are skipped, a leading synset id is dropped.
+    """Returns the class names of a labels file, without `#` lines, blank lines and leading synset ids.
 
     Raises:
-        ReadingError: The file is missing, is not UTF-8, or has no label in it.
+        ReadingError: The file is missing, is not UTF-8, or has no labels.
     """
     remedy = "install densecast again: its files are incomplete"
     try:
@@ -337,5 +336,5 @@ def _read_labels(path: Path) -> tuple[str, ...]:
     lines = (line.strip() for line in text.splitlines())
     labels = tuple(_SYNSET_ID.sub("", line, count=1) for line in lines if line and not line.startswith("#"))
     if not labels:
-        raise ReadingError("there is no class name in the file", where=str(path), remedy=remedy)
+        raise ReadingError("the file has no class names", where=str(path), remedy=remedy)
     return labels

@@ -4,12 +4,12 @@ from conversion.errors import DensecastError
 
 
 class UnknownModelError(DensecastError):
-    """The catalog has no model of that name; the message lists those it has and the closest one."""
+    """The catalog has no model of that name; the message lists its models and the closest name."""
 
 
 class FetchError(DensecastError):
-    """Published weights could not be had: no network, a refusing server, a read-only directory, not weights at all."""
+    """Published weights could not be fetched: no network, a refusing server, a read-only directory, wrong content."""
 
 
 class DigestError(FetchError):
-    """A file of weights has another SHA-1 than its publisher states; it was kept aside as `<file>.rejected`."""
+    """A file of weights has another SHA-1 than its publisher states; it was kept as `<file>.rejected`."""

@@ -1,8 +1,8 @@
-"""Download the published weights of a catalog entry: resumed, verified, and put in place whole or not at all.
+"""Downloads the published weights of a catalog entry: resumed, verified, and put in place complete or not at all.
 
-Beside `<file>` lie, while they are needed: `<file>.partial`, what has arrived so far; `<file>.partial.version`, the
-ETag or date of what it is a part of, so that parts of two versions are never joined; `<file>.rejected`, a file whose
-digest is wrong, kept for whoever wants to know what came; `<file>.lock`, which one process holds at a time.
+Files beside `<file>` while they are needed: `<file>.partial`, the bytes that have arrived; `<file>.partial.version`,
+the ETag or date of the version that they belong to, so that parts of two versions are never joined; `<file>.rejected`,
+a file with a wrong digest, kept for inspection; `<file>.lock`, the lock of the one process that downloads.
 """
 
 import contextlib
@@ -22,26 +22,26 @@ import tenacity
 from models.catalog import CatalogEntry, PublishedWeights
 from models.errors import DigestError, FetchError
 
-# Called with the bytes there are so far, earlier attempts included, and the size of the file if it is known. The first
-# falls back where a download has to start over.
+# Called with the number of bytes so far, those of earlier attempts included, and the size of the file if it is known.
+# The number falls if a download has to start over.
 Progress = Callable[[int, int | None], object]
 
-# Requests made before giving up; what has arrived by then is kept for the next call.
+# Requests before giving up; the bytes that have arrived are kept for the next call.
 ATTEMPTS = 5
-# Seconds to wait for a connection, and for the next bytes on it.
+# Seconds to wait for a connection, and for its next bytes.
 TIMEOUT_S = (10.0, 60.0)
-# Seconds to wait for another process that fetches the same file.
+# Seconds to wait for another process that downloads the same file.
 LOCK_TIMEOUT_S = 3600.0
 
 _LONGEST_WAIT_S = 30.0
-_CHUNK_BYTES = 1 << 16  # what a connection that breaks off may cost
+_CHUNK_BYTES = 1 << 16  # the bytes that a broken connection may lose
 _RETRIED_STATUSES = {408, 425, 429}
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _UNSATISFIED_RANGE = re.compile(r"bytes \*/(\d+)")
 
 
 def default_directory() -> Path:
-    """Where weights are kept: `$DENSECAST_HOME`, or else the cache directory that the platform gives this user."""
+    """Returns the directory of weights: `$DENSECAST_HOME`, or the platform's cache directory of this user."""
     home = os.environ.get("DENSECAST_HOME")
     return Path(home).expanduser() if home else Path(platformdirs.user_cache_dir("densecast"))
 
@@ -54,65 +54,66 @@ def fetch(
     progress: Progress | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Path:
-    """Path of the weights of `entry`, downloaded unless they are there and intact, or come with the package.
+    """Returns the path of the weights of `entry`, which it downloads unless they are present and intact.
 
-    A download that breaks off is continued, within this call and by the next one. A file that is there is only read: a
-    read-only directory will do. Where the publisher states no digest, a file that is there is taken as it is.
+    A broken download continues, in this call and in the next one. A present file is only read, so that the directory
+    may be read-only. If the publisher states no digest, a present file is used as it is. Weights that are part of the
+    package are never downloaded.
 
     Args:
         entry: The model.
-        directory: Where the file is, or is to be put; `default_directory()` if None. Made if missing.
-        session: For proxies, certificates or headers of your own; not closed. One of our own if None.
+        directory: The directory of the file; `default_directory()` if None. It is created if it is missing.
+        session: A session with your proxies, certificates or headers, which stays open; by default a new one.
         progress: Called as bytes arrive.
-        sleep: Waits so many seconds before another attempt: 1, 2, 4 and 8.
+        sleep: Waits for so many seconds before the next attempt: 1, 2, 4 and 8.
 
     Raises:
         DigestError: The file has another SHA-1 than published; it was kept as `<file>.rejected`.
-        FetchError: There is no way to the server, it refuses, it sends a web page instead of weights, the directory
-            cannot be written, or another process held the lock for `LOCK_TIMEOUT_S`.
+        FetchError: The server cannot be reached, refuses, or sends a web page instead of weights; the directory cannot
+            be written; or another process kept the lock for `LOCK_TIMEOUT_S`.
     """
     if entry.published is None:
         return _shipped(entry)
     directory = default_directory() if directory is None else Path(directory)
     place = _Place(entry, entry.published, directory / entry.published.filename)
     try:
-        # Most calls end here, without a lock: they neither wait for a download nor write anything.
+        # Most calls end here, without a lock: they wait for no download and write nothing.
         if place.file.is_file() and place.is_intact(place.file):
             return place.file
         place.file.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(place.beside(".lock"), timeout=LOCK_TIMEOUT_S):
-            if place.file.is_file():  # an intact one is the work of whoever held the lock before
+            if place.file.is_file():  # another process has downloaded it meanwhile
                 place.accept(place.file)
             else:
                 _download(place, session, progress, sleep)
                 place.accept(place.partial)
     except filelock.Timeout as error:
-        raise place.failure(f"another process has held {error.lock_file} for {LOCK_TIMEOUT_S:.0f} s") from error
+        raise place.failure(f"another process has kept {error.lock_file} locked for {LOCK_TIMEOUT_S:.0f} s") from error
     except OSError as error:
         raise place.failure(f"the file cannot be read or written: {error}") from error
     return place.file
 
 
 def _shipped(entry: CatalogEntry) -> Path:
-    """Path of weights that come with the package; raises FetchError if they are not there."""
+    """Returns the path of weights that are part of the package; raises FetchError if they are missing."""
     file = entry.shipped_weights
     if file is None or not file.is_file():
         raise FetchError(
-            f"the weights of {entry.name} are not there",
+            f"the weights of {entry.name} are missing",
             where=str(file),
-            why="they come with densecast and are published nowhere else",
+            why="they are part of densecast and published nowhere else",
             remedy="install densecast again: its files are incomplete",
         )
     return file
 
 
 class _AttemptError(Exception):
-    """An attempt failed in a way that another one may not; never leaves this module."""
+    """An attempt failed, but the next one may succeed; never leaves this module."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """The file that is wanted and those that lie beside it."""
+    """The wanted file, and the files beside it."""
 
     entry: CatalogEntry
     published: PublishedWeights
@@ -126,12 +127,14 @@ class _Place:
         return self.file.with_name(self.file.name + suffix)
 
     def failure(self, why: str) -> FetchError:
-        """The error to raise: everything a user needs to get the file by other means."""
-        by_hand = f"fetch {self.published.url} by hand and put it at {self.file}"
+        """Returns the error to raise, with all that a user needs to get the file by hand."""
+        by_hand = f"download {self.published.url} by hand and put it at {self.file}"
         if self.published.sha1:
             by_hand += f" (SHA-1 {self.published.sha1})"
         kept = (
-            f"call again to go on from the {_size(self.partial)} bytes that arrived; or " if _size(self.partial) else ""
+            f"call again to continue after the {_size(self.partial)} bytes that arrived; or "
+            if _size(self.partial)
+            else ""
         )
         return FetchError(
             f"the weights of {self.entry.name} could not be fetched",
@@ -141,13 +144,13 @@ class _Place:
         )
 
     def not_weights(self, kept: str = "") -> FetchError:
-        """The error for a web page in the place of weights."""
+        """Returns the error for a web page instead of weights."""
         return self.failure(
-            f"a web page (HTML) came instead of weights{kept}; a proxy or a login page sends one, or the file has moved"
+            f"the server sent a web page (HTML) instead of weights{kept}: from a proxy or a login, or the file moved"
         )
 
     def is_intact(self, file: Path) -> bool:
-        """Whether it has the published SHA-1; where there is none, whether it is at least no web page."""
+        """Returns whether the file has the published SHA-1; if there is none, whether it is not a web page."""
         if self.published.sha1 is None:
             return not _is_html(_first_bytes(file))
         return _sha1(file) == self.published.sha1.lower()
@@ -156,49 +159,49 @@ class _Place:
         """Moves `file` to its final name if it is intact, and to `<file>.rejected` if not.
 
         Raises:
-            DigestError: It has another SHA-1 than published.
-            FetchError: It is a web page.
+            DigestError: The file has another SHA-1 than published.
+            FetchError: The file is a web page.
         """
         if self.is_intact(file):
             if file != self.file:
-                # The bytes before the name: a machine that stops in between must not leave the name with other bytes.
+                # The bytes are written before the name: a crash in between must not leave the name with other bytes.
                 with file.open("r+b") as stream:
                     os.fsync(stream.fileno())
                 file.replace(self.file)
                 _sync_directory(self.file.parent)
             self._forget_version()
             return
-        found = _sha1(file)
-        kept = self._rejected(found)
+        digest = _sha1(file)
+        kept = self._rejected(digest)
         file.replace(kept)
         self._forget_version()
         if _is_html(_first_bytes(kept)):
             raise self.not_weights(f" (kept at {kept})")
         raise DigestError(
-            f"not the weights of {self.entry.name} as published: expected SHA-1 {self.published.sha1}, found {found}",
+            f"not the weights of {self.entry.name} as published: expected SHA-1 {self.published.sha1}, got {digest}",
             where=str(self.file),
-            why=f"the file is damaged or another one; its {_size(kept)} bytes were moved to {kept}",
-            remedy=f"call again to download it anew; if {found} is found again, the file at {self.published.url} has "
-            f"changed: get the original elsewhere and put it at {self.file}",
+            why=f"the file is damaged, or another file; its {_size(kept)} bytes were moved to {kept}",
+            remedy=f"call again to download it once more; if it has the SHA-1 {digest} again, the file at "
+            f"{self.published.url} has changed: get the original elsewhere and put it at {self.file}",
         )
 
-    def _rejected(self, found: str) -> Path:
-        """A name for a rejected file under which no file of other content is lost."""
+    def _rejected(self, digest: str) -> Path:
+        """Returns a name for a rejected file that replaces no file of other content."""
         number, name = 1, self.beside(".rejected")
-        while name.exists() and _sha1(name) != found:
+        while name.exists() and _sha1(name) != digest:
             number += 1
             name = self.beside(f".rejected-{number}")
         return name
 
     def version(self) -> str | None:
-        """What the partial file is a part of, in the form of an If-Range header."""
+        """Returns the version that the partial file belongs to, in the form of an If-Range header."""
         try:
             return self.beside(".partial.version").read_text(encoding="latin-1") or None
         except FileNotFoundError:
             return None
 
     def start(self, version: str | None) -> None:
-        """Begins the partial file anew, as the beginning of that version."""
+        """Empties the partial file, and notes the version that it will belong to."""
         self.partial.write_bytes(b"")
         self._forget_version()
         if version is not None:
@@ -233,17 +236,17 @@ def _download(
 
 
 def _attempt(place: _Place, session: requests.Session, progress: Progress | None) -> None:
-    """One request: asks for what is missing of the partial file and appends it.
+    """Makes one request: asks for what is missing of the partial file and appends it.
 
     Raises:
-        _AttemptError: It failed in a way that another attempt may not.
+        _AttemptError: It failed, but another attempt may succeed.
         FetchError: It failed for good.
-        requests.RequestException: There is no request to make: an address that is none, say.
+        requests.RequestException: No request can be made, for example for an invalid address.
     """
     offset, version = _size(place.partial), place.version()
     if version is None and place.published.sha1 is None:
-        offset = 0  # neither could tell afterwards whether the parts belong together
-    # Encoded bytes could not be counted against ranges, nor hashed.
+        offset = 0  # nothing could show afterwards whether the parts belong together
+    # Encoded bytes could not be compared with ranges, nor hashed.
     headers = {"Accept-Encoding": "identity"}
     if offset:
         headers["Range"] = f"bytes={offset}-"
@@ -260,20 +263,20 @@ def _attempt(place: _Place, session: requests.Session, progress: Progress | None
 
 
 def _covers(response: requests.Response, offset: int) -> bool:
-    """Whether an answer 416 means that nothing is missing: a call ended after the last byte, before the rename."""
+    """Returns whether an answer 416 means that nothing is missing: a call ended between last byte and rename."""
     size = _UNSATISFIED_RANGE.fullmatch(response.headers.get("Content-Range", ""))
     return size is not None and int(size[1]) == offset
 
 
 def _begin(place: _Place, response: requests.Response, offset: int, version: str | None) -> int | None:
-    """Judges the answer's head, and empties the partial file unless the body continues it.
+    """Checks the answer's head, and empties the partial file unless the body continues it.
 
     Returns:
-        The size of the whole file in bytes, or None where the server does not say.
+        The size of the whole file in bytes, or None if the server does not state it.
 
     Raises:
-        _AttemptError: The server may answer otherwise later, or the partial file was dropped.
-        FetchError: It will not.
+        _AttemptError: The server may answer differently later, or the partial file was emptied.
+        FetchError: The answer is final.
     """
     status = response.status_code
     answer = f"the server answered {status} {response.reason}".rstrip()
@@ -284,11 +287,13 @@ def _begin(place: _Place, response: requests.Response, offset: int, version: str
     current = _version(response.headers)
     if status == 416:
         place.start(None)
-        raise _AttemptError(f"{answer}: it has fewer than the {offset} bytes that arrived before")
+        raise _AttemptError(f"{answer}: the file has fewer than the {offset} bytes that arrived before")
     if response.headers.get("Content-Type", "").lower().startswith(("text/html", "application/xhtml")):
-        raise place.not_weights()  # before anything is emptied for it
+        raise place.not_weights()  # before the partial file is emptied for it
     if response.headers.get("Content-Encoding", "identity").lower() not in ("", "identity"):
-        raise place.failure(f"the server sends it compressed ({response.headers['Content-Encoding']}), unasked")
+        raise place.failure(
+            f"the server sends the file compressed ({response.headers['Content-Encoding']}), which was not requested"
+        )
     length = response.headers.get("Content-Length", "")
     if status == 200:
         place.start(current)
@@ -296,7 +301,7 @@ def _begin(place: _Place, response: requests.Response, offset: int, version: str
     span = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
     if span is None or int(span[1]) != offset or (version and current and version != current):
         place.start(None)
-        raise _AttemptError("the server sent another range or version than asked for")
+        raise _AttemptError("the server sent another range or version than requested")
     return int(span[3]) if span[3].isdigit() else None
 
 
@@ -304,7 +309,7 @@ def _append(place: _Place, response: requests.Response, total: int | None, progr
     """Writes the body to the partial file.
 
     Raises:
-        _AttemptError: It ended early, or went on for longer than announced.
+        _AttemptError: It ended early, or was longer than announced.
     """
     with place.partial.open("ab") as stream:
         done = stream.tell()
@@ -325,13 +330,13 @@ def _append(place: _Place, response: requests.Response, total: int | None, progr
 
 
 def _version(headers: Mapping[str, str]) -> str | None:
-    """What If-Range may be given (RFC 9110, 13.1.5): a strong ETag, or else the date of modification."""
+    """Returns a value for If-Range (RFC 9110, 13.1.5): a strong ETag, or else the date of modification."""
     tag = headers.get("ETag", "")
     return tag if tag.startswith('"') else headers.get("Last-Modified")
 
 
 def _size(file: Path) -> int:
-    """Size in bytes; 0 for a file that is not there, or not to be seen: whoever opens it next will say so."""
+    """Returns the size in bytes; 0 for a missing or inaccessible file, since the next access reports that."""
     try:
         return file.stat().st_size
     except OSError:
@@ -340,7 +345,7 @@ def _size(file: Path) -> int:
 
 def _sha1(file: Path) -> str:
     with file.open("rb") as stream:
-        # SHA-1 is what the publishers state. It guards against damage, and no second file of a given SHA-1 is known.
+        # Publishers state SHA-1. It detects damage, and nobody knows how to make a second file of a given SHA-1.
         return hashlib.file_digest(stream, lambda: hashlib.sha1(usedforsecurity=False)).hexdigest()
 
 

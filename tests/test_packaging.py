@@ -171,7 +171,7 @@ def test_no_package_imports_the_tests():
 def test_the_pipeline_parses_no_caffe_file():
     """What it needs of Caffe it gets from conversion's functions, not from Caffe's messages."""
     for path in sources("models", "pipeline"):
-        assert "conversion.caffe_pb2" not in imports(path), path
+        assert "conversion.caffe.caffe_pb2" not in imports(path), path
 
 
 @pytest.mark.parametrize("package", ["conversion", "models"])

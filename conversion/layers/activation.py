@@ -1,4 +1,4 @@
-"""Layers that map each value by itself: ReLU, PReLU, Sigmoid, TanH, Dropout."""
+"""Layers that map each value independently: ReLU, PReLU, Sigmoid, TanH, Dropout."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Self
 
 import numpy as np
 
-from conversion.caffe_pb2 import LayerParameter
-from conversion.layers.base import Array, ElementwiseLayer, Narrow, Shape, Tensor, register
+from conversion.arrays import Array, Shape, Tensor
+from conversion.caffe.caffe_pb2 import LayerParameter
+from conversion.layers.base import ElementwiseLayer, Narrow, register
 from conversion.layers.layout import carried_axis, import_tensorflow
 
 
@@ -26,17 +27,17 @@ class ReLU(ElementwiseLayer):
         return cls(definition, definition.relu_param.negative_slope)
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
-        """The formula."""
+        """Computes the formula."""
         x = bottoms[0]
         return [np.maximum(x, 0) + self.negative_slope * np.minimum(x, 0) if self.negative_slope else np.maximum(x, 0)]
 
     @property
     def narrow(self) -> Narrow:
         """See `Layer.narrow`."""
-        return Narrow.FOLLOWS
+        return Narrow.INFER
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
-        """`tf.nn.relu`, or the formula where there is a slope (`leaky_relu` is right for slopes up to 1 only)."""
+        """Uses `tf.nn.relu`, or the formula if there is a slope (`leaky_relu` is correct only for slopes up to 1)."""
         tf = import_tensorflow()
         x = bottoms[0]
         return [tf.nn.relu(x) + self.negative_slope * tf.minimum(x, 0.0) if self.negative_slope else tf.nn.relu(x)]
@@ -45,7 +46,7 @@ class ReLU(ElementwiseLayer):
 @register("PReLU")
 @dataclasses.dataclass(frozen=True, eq=False)
 class PReLU(ElementwiseLayer):
-    """max(x, 0) + slope * min(x, 0), one learned slope a channel or one for all (He et al. 2015; prelu_layer.cpp)."""
+    """max(x, 0) + slope * min(x, 0), one learned slope per channel or one for all (He et al. 2015; prelu_layer.cpp)."""
 
     channel_shared: bool = False
 
@@ -55,27 +56,27 @@ class PReLU(ElementwiseLayer):
         return cls(definition, definition.prelu_param.channel_shared)
 
     def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        """The bottom's own shape, which must have a channel axis."""
+        """Returns the bottom's own shape, which must have a channel axis."""
         if len(bottoms[0]) < 2:
             raise self.invalid(f"a bottom of {len(bottoms[0])} axes", why="slopes belong to axis 1")
         return [bottoms[0]]
 
     def blob_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        """The slopes; a shared one has no axes."""
+        """Returns the slopes; a shared one has no axes."""
         return [() if self.channel_shared else (bottoms[0][1],)]
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:
-        """The formula."""
+        """Computes the formula."""
         x = bottoms[0]
         return [np.maximum(x, 0) + blobs[0].reshape(-1, *[1] * (x.ndim - 2)) * np.minimum(x, 0)]
 
     @property
     def narrow(self) -> Narrow:
         """See `Layer.narrow`."""
-        return Narrow.FOLLOWS
+        return Narrow.INFER
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:
-        """The formula."""
+        """Computes the formula."""
         tf = import_tensorflow()
         x = bottoms[0]
         shape = [1] * x.shape.rank
@@ -89,11 +90,11 @@ class Sigmoid(ElementwiseLayer):
     """1 / (1 + exp(-x)), values in [0, 1]."""
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
-        """As 0.5 tanh(0.5 x) + 0.5 (sigmoid_layer.cpp), which does not overflow."""
+        """Computes 0.5 tanh(0.5 x) + 0.5 (sigmoid_layer.cpp), which does not overflow."""
         return [0.5 * np.tanh(0.5 * bottoms[0]) + 0.5]
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
-        """`tf.sigmoid`."""
+        """Uses `tf.sigmoid`."""
         return [import_tensorflow().sigmoid(bottoms[0])]
 
 
@@ -103,28 +104,28 @@ class TanH(ElementwiseLayer):
     """The hyperbolic tangent, values in [-1, 1]."""
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
-        """`np.tanh`."""
+        """Uses `np.tanh`."""
         return [np.tanh(bottoms[0])]
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
-        """`tf.tanh`."""
+        """Uses `tf.tanh`."""
         return [import_tensorflow().tanh(bottoms[0])]
 
 
 @register("Dropout")
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dropout(ElementwiseLayer):
-    """The identity: Caffe scales while training, so that nothing is left to do in phase TEST."""
+    """The identity: Caffe scales during training, so that phase TEST has nothing to do."""
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
-        """The bottom."""
+        """Returns the bottom."""
         return [bottoms[0]]
 
     @property
     def narrow(self) -> Narrow:
         """See `Layer.narrow`."""
-        return Narrow.FOLLOWS
+        return Narrow.INFER
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
-        """The bottom."""
+        """Returns the bottom."""
         return [bottoms[0]]

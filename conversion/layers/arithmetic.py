@@ -1,24 +1,25 @@
-"""Layers that combine blobs, or a blob and learned values, by arithmetic: Eltwise, Scale, Bias."""
+"""Layers that combine blobs, or a blob and learned values: Eltwise, Scale, Bias."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Any, Self
+from collections.abc import Callable, Sequence
+from typing import Self
 
 import numpy as np
 
-from conversion.caffe_pb2 import EltwiseParameter, LayerParameter
-from conversion.layers.base import Array, ElementwiseLayer, Layer, Narrow, Shape, Tensor, canonical_axis, register
+from conversion.arrays import Array, Shape, Tensor
+from conversion.caffe.caffe_pb2 import EltwiseParameter, LayerParameter
+from conversion.layers.base import ElementwiseLayer, Layer, Narrow, canonical_axis, register
 from conversion.layers.layout import from_caffe, import_tensorflow, to_caffe
 
 
 @register("Eltwise")
 @dataclasses.dataclass(frozen=True, eq=False)
 class Eltwise(Layer):
-    """The product, weighted sum or maximum of blobs of one shape, value by value; nothing is broadcast."""
+    """The product, weighted sum or maximum of blobs of one shape, value by value, without broadcasting."""
 
     operation: str = "SUM"
     coeff: tuple[float, ...] = ()
@@ -37,25 +38,25 @@ class Eltwise(Layer):
         return layer
 
     def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        """The common shape."""
+        """Returns the common shape."""
         if len(set(bottoms)) > 1:
             raise self.invalid(f"bottoms of different shapes {list(bottoms)}", why="Eltwise does not broadcast")
         return [bottoms[0]]
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
-        """The formula."""
+        """Computes the formula."""
         return [self._combine(bottoms, np.maximum)]
 
     @property
     def narrow(self) -> Narrow:
         """See `Layer.narrow`."""
-        return Narrow.FOLLOWS
+        return Narrow.INFER
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
-        """The formula."""
+        """Computes the formula."""
         return [self._combine(bottoms, import_tensorflow().maximum)]
 
-    def _combine(self, bottoms: Sequence[Any], maximum: Any) -> Any:
+    def _combine(self, bottoms: Sequence[Tensor], maximum: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         if self.operation == "PROD":
             return functools.reduce(lambda a, b: a * b, bottoms)
         if self.operation == "MAX":
@@ -67,10 +68,10 @@ class Eltwise(Layer):
 
 
 class OperandLayer(ElementwiseLayer):
-    """What Scale and Bias share: an operand that covers some axes of the bottom and is repeated over the others.
+    """Base of Scale and Bias: an operand covers some axes of the bottom and is repeated over the others.
 
     The operand is a learned blob that covers `num_axes` axes from `axis` on (-1: all of them, 0: a single value), or
-    the second bottom, whose own number of axes counts.
+    the second bottom, whose number of axes counts.
     """
 
     axis: int
@@ -79,20 +80,20 @@ class OperandLayer(ElementwiseLayer):
     bottom_count = (1, 2)
 
     def check_parameters(self) -> Self:
-        """The layer itself; raises NetworkError if `num_axes` makes no sense."""
+        """Returns the layer itself; raises NetworkError if `num_axes` is below -1."""
         if self.num_axes < -1:
             raise self.invalid(f"num_axes {self.num_axes} is below -1")
         return self
 
     def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        """The first bottom's shape; a second one must match its axes."""
+        """Returns the first bottom's shape; a second one must match its axes."""
         self.operand(bottoms)
         return [bottoms[0]]
 
     def operand(self, bottoms: Sequence[Shape]) -> Shape:
-        """The shape of the operand."""
+        """Returns the shape of the operand."""
         if len(bottoms) == 2 and not bottoms[1]:
-            return ()  # a single value goes with any axis
+            return ()  # a single value fits any axis
         axis = canonical_axis(self, self.axis, len(bottoms[0]))
         if len(bottoms) == 2:
             end = axis + len(bottoms[1])
@@ -109,25 +110,25 @@ class OperandLayer(ElementwiseLayer):
         return bottoms[0][axis:end]
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:
-        """The formula, every operand with trailing axes of size 1 to reach the bottom's last axis."""
+        """Computes the formula; operands get trailing axes of size 1 up to the bottom's last axis."""
         return [self.combine(bottoms[0], self._aligned(bottoms, blobs))]
 
     @property
     def narrow(self) -> Narrow:
         """See `Layer.narrow`."""
-        return Narrow.FOLLOWS
+        return Narrow.INFER
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:
-        """The formula in Caffe's axis order where it must be."""
+        """Computes the formula, in Caffe's axis order where it must."""
         x = bottoms[0]
         if x.shape.rank == 4 and len(bottoms) == 1 and self.axis in (1, -3) and self.num_axes == 1:
-            # One value a channel, the common case: channels are last, so that it broadcasts without a transpose.
+            # One value per channel, the common case: channels are last, so that it broadcasts without a transpose.
             return [self.combine(x, variables)]
         caffe = [to_caffe(b) for b in bottoms]
         return [from_caffe(self.combine(caffe[0], self._aligned(caffe, variables)))]
 
-    def _aligned(self, bottoms: Sequence[Any], blobs: Sequence[Any]) -> list[Any]:
-        """The operands, in order, each broadcastable to the first bottom."""
+    def _aligned(self, bottoms: Sequence[Tensor], blobs: Sequence[Tensor]) -> list[Tensor]:
+        """Returns the operands, in order, each broadcastable to the first bottom."""
         rank = len(bottoms[0].shape)
         views = []
         for operand in (*bottoms[1:], *blobs):
@@ -137,8 +138,8 @@ class OperandLayer(ElementwiseLayer):
         return views
 
     @abstractmethod
-    def combine(self, x: Any, operands: Sequence[Any]) -> Any:
-        """The formula itself, the same for arrays and tensors."""
+    def combine(self, x: Tensor, operands: Sequence[Tensor]) -> Tensor:
+        """Computes the formula, the same for arrays and tensors."""
 
 
 @register("Scale")
@@ -157,11 +158,11 @@ class Scale(OperandLayer):
         return cls(definition, message.axis, message.num_axes, message.bias_term).check_parameters()
 
     def blob_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        """The scale unless it is a bottom; the bias if there is one."""
+        """Returns the scale unless it is a bottom; the bias if there is one."""
         return [self.operand(bottoms)] * ((len(bottoms) == 1) + self.bias_term)
 
-    def combine(self, x: Any, operands: Sequence[Any]) -> Any:
-        """See the class."""
+    def combine(self, x: Tensor, operands: Sequence[Tensor]) -> Tensor:
+        """Returns what the class states."""
         return x * operands[0] + operands[1] if self.bias_term else x * operands[0]
 
 
@@ -179,9 +180,9 @@ class Bias(OperandLayer):
         return cls(definition, definition.bias_param.axis, definition.bias_param.num_axes).check_parameters()
 
     def blob_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        """The bias, unless it is a bottom."""
+        """Returns the bias, unless it is a bottom."""
         return [self.operand(bottoms)] if len(bottoms) == 1 else []
 
-    def combine(self, x: Any, operands: Sequence[Any]) -> Any:
-        """See the class."""
+    def combine(self, x: Tensor, operands: Sequence[Tensor]) -> Tensor:
+        """Returns what the class states."""
         return x + operands[0]

@@ -1,4 +1,4 @@
-"""What every layer states: its shapes, its step of the receptive-field arithmetic, its two forms; and the registry."""
+"""The interface of layers: shapes, receptive-field step, NumPy and TensorFlow form; and their registry."""
 
 from __future__ import annotations
 
@@ -7,16 +7,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from fractions import Fraction
-from typing import Any, ClassVar, Self, TypeVar
+from typing import ClassVar, Self, TypeVar
 
-from numpy.typing import NDArray
-
-from conversion.caffe_pb2 import LayerParameter
+from conversion.arrays import Array, Shape, Tensor
+from conversion.caffe.caffe_pb2 import LayerParameter
 from conversion.errors import NetworkError, UnsupportedError
-
-Shape = tuple[int, ...]
-Array = NDArray[Any]
-Tensor = Any  # a tf.Tensor: TensorFlow ships no types and is imported only when it is used
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,28 +32,28 @@ class Step:
 
 
 class Narrow(Enum):
-    """What a layer does where a network is computed in 16-bit floats.
+    """What a layer does in a network that computes in 16-bit floats, by TensorFlow's lists for mixed precision.
 
     Attributes:
-        NEVER: It computes in float32: it needs the range (squares overflow float16) or the digits (softmax, indices).
-        FOLLOWS: It hardly computes, and does it in the type of its bottoms; in float32 where these differ.
-        ALWAYS: Its bottoms and weights are cast: it sums up products, and its kernels do that in float32.
+        DENY: It computes in float32: it needs the range (squares overflow float16) or the digits (softmax, indices).
+        INFER: It computes little, in the type of its bottoms; in float32 if these differ.
+        ALLOW: Its bottoms and weights are cast to 16 bits: its kernels add up the products in float32.
     """
 
-    NEVER = auto()
-    FOLLOWS = auto()
-    ALWAYS = auto()
+    DENY = auto()
+    INFER = auto()
+    ALLOW = auto()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Layer(ABC):
     """A Caffe layer with its parameters read and checked.
 
-    Subclasses add one field for each parameter, read by `parse`. They are immutable: a pass over a network makes new
-    layers from changed definitions.
+    Subclasses add a field for each parameter, which `parse` reads. Layers are immutable: passes make new layers from
+    changed definitions.
 
     Attributes:
-        definition: The message that the layer was read from, without blobs; what is written when a network is saved.
+        definition: The message of the layer, without blobs; it is written when the network is saved.
     """
 
     definition: LayerParameter
@@ -91,13 +86,13 @@ class Layer(ABC):
 
     @property
     def shares_memory(self) -> bool:
-        """Whether the tops use the first bottom's memory though their names differ, as Caffe's Reshape does."""
+        """Whether the tops use the first bottom's memory under other names, as Caffe's Reshape does."""
         return False
 
     @property
     def narrow(self) -> Narrow:
-        """What it does where the network is computed in 16-bit floats; `Narrow.NEVER` unless it says so."""
-        return Narrow.NEVER
+        """What the layer does in a network of 16-bit floats; by default `Narrow.DENY`."""
+        return Narrow.DENY
 
     @property
     def where(self) -> str:
@@ -106,50 +101,50 @@ class Layer(ABC):
 
     @abstractmethod
     def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        """Shapes of the tops, in Caffe's axis order, for these shapes of the bottoms; raises NetworkError."""
+        """Returns the shapes of the tops, in Caffe's axis order, for these bottoms; raises NetworkError."""
 
     def blob_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:  # noqa: ARG002
-        """Shapes of the learned blobs, in Caffe's order; none by default."""
+        """Returns the shapes of the learned blobs, in Caffe's order; none by default."""
         return []
 
     def multiply_adds(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:  # noqa: ARG002
-        """Multiply-add operations of one forward pass; 0 for layers whose cost is linear in the blob."""
+        """Returns the multiply-adds of one forward pass; 0 for layers whose cost is linear in the blob."""
         return 0
 
     def workspace(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:  # noqa: ARG002
-        """Values of the largest copy of a bottom that either form makes (padded, say) beside bottoms and tops."""
+        """Returns the number of values in the largest copy, such as a padded bottom, that either form makes."""
         return 0
 
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:  # noqa: ARG002
-        """The (vertical, horizontal) receptive-field step, or None where a cell sees the whole bottom."""
+        """Returns the (vertical, horizontal) receptive-field step, or None if a cell reads the whole bottom."""
         return (Step(), Step())
 
     @abstractmethod
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:
-        """The tops in float64 NumPy, written for plainness: what the TensorFlow form is held against."""
+        """Returns the tops in float64 NumPy, in simple code; the TensorFlow form must reproduce them."""
 
     def prepare(self, blobs: Sequence[Array]) -> list[Array]:
-        """The learned blobs (float32) as the TensorFlow form wants them stored."""
+        """Returns the learned blobs (float32) in the layout of the TensorFlow form."""
         return list(blobs)
 
     @abstractmethod
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:
-        """The tops as TensorFlow ops.
+        """Returns the tops as TensorFlow ops.
 
-        Every rank-4 tensor is NHWC (TensorFlow's CPU kernels have no other form); every other rank is as Caffe's.
-        `layout.py` converts where a layer needs Caffe's order.
+        Rank-4 tensors are NHWC (TensorFlow's CPU kernels have no other form); other ranks are in Caffe's order.
+        `layout.py` converts for layers that need Caffe's order.
         """
 
     def invalid(self, what: str, *, why: str = "", remedy: str = "") -> NetworkError:
-        """A NetworkError that names this layer."""
+        """Returns a NetworkError that names this layer."""
         return NetworkError(what, where=self.where, why=why, remedy=remedy)
 
 
 class ElementwiseLayer(Layer):
-    """A layer that maps each value by itself: the top has the bottom's shape and may be the bottom (in place)."""
+    """A layer that maps each value independently: the top has the bottom's shape and may be the bottom (in place)."""
 
     def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        """The bottom's own shape."""
+        """Returns the bottom's own shape."""
         return [bottoms[0]]
 
 
@@ -173,12 +168,12 @@ def register(caffe_type: str) -> Callable[[LayerClass], LayerClass]:
 
 
 def registered() -> dict[str, type[Layer]]:
-    """The supported layers by Caffe type name, in alphabetical order."""
+    """Returns the supported layers by Caffe type name, in alphabetical order."""
     return dict(sorted(_REGISTRY.items()))
 
 
 def layer_class(definition: LayerParameter) -> type[Layer]:
-    """The class for a layer's type; raises UnsupportedError for a type that is not registered."""
+    """Returns the class for a layer's type; raises UnsupportedError for a type that is not registered."""
     try:
         return _REGISTRY[definition.type]
     except KeyError:
@@ -186,7 +181,7 @@ def layer_class(definition: LayerParameter) -> type[Layer]:
 
 
 def canonical_axis(layer: Layer, axis: int, rank: int, field: str = "axis") -> int:
-    """Caffe's axis index, which may count from the end, as 0 <= axis < rank; raises NetworkError outside it."""
+    """Returns Caffe's axis index, which may count from the end, as 0 <= axis < rank; raises NetworkError outside it."""
     if not -rank <= axis < rank:
         raise layer.invalid(f"{field} {axis} is outside a blob of {rank} axes")
     return axis % rank

@@ -1,4 +1,4 @@
-"""Convolution and InnerProduct: the layers that multiply by learned matrices."""
+"""Convolution and InnerProduct: layers that multiply by learned matrices."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any, Self
+from types import EllipsisType
+from typing import Self
 
 import numpy as np
 
-from conversion.caffe_pb2 import ConvolutionParameter, LayerParameter
-from conversion.layers.base import Array, Layer, Narrow, Shape, Step, Tensor, canonical_axis, register
+from conversion.arrays import Array, Shape, Tensor
+from conversion.caffe.caffe_pb2 import ConvolutionParameter, LayerParameter
+from conversion.layers.base import Layer, Narrow, Step, canonical_axis, register
 from conversion.layers.layout import from_caffe, import_tensorflow, to_caffe
 from conversion.layers.windows import convolution_size, pad_spatial, per_axis, taps
 
-# Taps up to which a dilated conv2d is as fast as one over each phase of the map (space to batch, tf.nn.convolution). A
-# dilated 6x6 is 1.3 to 1.6 times slower on a CPU.
+# Up to so many taps a dilated conv2d is as fast as one over each phase of the map (space to batch,
+# tf.nn.convolution). A dilated 6x6 is 1.3 to 1.6 times slower on a CPU.
 _SMALL_WINDOW = 9
-
-
 _GATHERED = 2**24  # values, 128 MiB in float64
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SlidingLayer(Layer):
-    """What Convolution and Deconvolution share: one ConvolutionParameter."""
+    """Base of Convolution and Deconvolution: one ConvolutionParameter."""
 
     num_output: int = 0
     group: int = 1
@@ -51,21 +51,21 @@ class SlidingLayer(Layer):
         return layer
 
     def windows(self, spatial: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-        """Kernel, stride, pad and dilation, each with one value for each of the `spatial` axes."""
+        """Returns kernel, stride, pad and dilation, each with one value per spatial axis."""
         message: ConvolutionParameter = self.definition.convolution_param
         return (
-            per_axis(self, message, "kernel_size", spatial, None, pair="kernel"),
-            per_axis(self, message, "stride", spatial, 1, pair="stride"),
-            per_axis(self, message, "pad", spatial, 0, least=0, pair="pad"),
-            per_axis(self, message, "dilation", spatial, 1),
+            per_axis(self, message, "kernel_size", count=spatial, default=None, pair="kernel"),
+            per_axis(self, message, "stride", count=spatial, default=1, pair="stride"),
+            per_axis(self, message, "pad", count=spatial, default=0, least=0, pair="pad"),
+            per_axis(self, message, "dilation", count=spatial, default=1),
         )
 
     def channel_axis(self, bottom: Shape) -> int:
-        """The canonical channel axis; the axes after it are spatial."""
+        """Returns the canonical channel axis; the axes after it are spatial."""
         return canonical_axis(self, self.axis, len(bottom))
 
     def check_bottoms(self, bottoms: Sequence[Shape]) -> int:
-        """The common number of channels; raises NetworkError where bottoms differ or do not divide into groups."""
+        """Returns the common number of channels; raises NetworkError if bottoms differ or do not divide into groups."""
         if len(set(bottoms)) > 1:
             raise self.invalid(
                 f"bottoms of different shapes {sorted(set(bottoms))}", why="they share one set of weights"
@@ -88,26 +88,29 @@ class Convolution(SlidingLayer):
     """
 
     def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        """See the class."""
+        """Returns the shapes that the class states."""
         self.check_bottoms(bottoms)
         spatial = bottoms[0][2:]
-        cells = tuple(map(convolution_size, spatial, *self.windows(len(spatial))))
+        cells = tuple(
+            convolution_size(size, kernel, stride=stride, pad=pad, dilation=dilation)
+            for size, kernel, stride, pad, dilation in zip(spatial, *self.windows(len(spatial)), strict=True)
+        )
         if cells and min(cells) < 1:
             raise self.invalid(f"a bottom of {'x'.join(map(str, spatial))} is smaller than the window")
         return [(bottom[0], self.num_output, *cells) for bottom in bottoms]
 
     def blob_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        """Filters, and biases if there are any."""
+        """Returns the shapes of the filters, and of the biases if there are any."""
         kernel = self.windows(len(bottoms[0]) - 2)[0]
         weights = (self.num_output, self.check_bottoms(bottoms) // self.group, *kernel)
         return [weights, (self.num_output,)] if self.bias_term else [weights]
 
     def multiply_adds(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
-        """Taps times input channels of a group, for every output value."""
+        """Returns the taps times input channels of a group, for every output value."""
         return sum(math.prod(top) for top in tops) * math.prod(self.blob_shapes(bottoms)[0][1:])
 
     def workspace(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:  # noqa: ARG002
-        """A bottom with its padding."""
+        """Returns the size of a bottom with its padding."""
         pad = self.windows(len(bottoms[0]) - 2)[2]
         if not any(pad):
             return 0
@@ -115,11 +118,11 @@ class Convolution(SlidingLayer):
         return math.prod(bottoms[0][:2]) * math.prod(padded)
 
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:
-        """Window dilation * (kernel - 1) + 1."""
+        """Returns the window dilation * (kernel - 1) + 1."""
         return window_steps(*self.windows(2)) if len(bottoms[0]) == 4 else None
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:
-        """One matrix product over all taps, or one a tap where the gathered taps would fill the memory."""
+        """Computes one matrix product over all taps, or one per tap where the gathered taps would fill the memory."""
         return [self._reference(bottom, blobs) for bottom in bottoms]
 
     def _reference(self, bottom: Array, blobs: Sequence[Array]) -> Array:
@@ -128,21 +131,21 @@ class Convolution(SlidingLayer):
         padded = pad_spatial(bottom, pad, pad, 0.0)
         n, g = bottom.shape[0], self.group
         weights = blobs[0].reshape(g, self.num_output // g, -1, *kernel)
-        views = taps(padded, kernel, stride, dilation, shape[2:])
+        views = taps(padded, kernel, stride=stride, dilation=dilation, cells=shape[2:])
         if bottom.shape[1] * n * math.prod(kernel) * math.prod(shape[2:]) <= _GATHERED:
-            # [n, g, C_in / g, taps, cells]: channels before taps, as in the filters, which need no copy so.
+            # [n, g, C_in / g, taps, cells]: channels before taps as in the filters, which then need no copy.
             columns = np.stack([view.reshape(n, g, view.shape[1] // g, -1) for _, view in views], axis=3)
             top = weights.reshape(g, self.num_output // g, -1) @ columns.reshape(n, g, -1, columns.shape[-1])
         else:
             top = np.zeros((n, g, self.num_output // g, math.prod(shape[2:])))
             for tap, view in views:
-                index: Any = (..., *tap)
+                index: tuple[int | EllipsisType, ...] = (..., *tap)
                 top += weights[index] @ view.reshape(n, g, view.shape[1] // g, -1)
         top = np.reshape(top, shape)
         return top + blobs[1].reshape(-1, *[1] * (len(shape) - 2)) if self.bias_term else top
 
     def prepare(self, blobs: Sequence[Array]) -> list[Array]:
-        """Filters as TensorFlow's [kh, kw, C_in / group, C_out], one a group (depthwise: [kh, kw, C_in, factor])."""
+        """Returns a filter [kh, kw, C_in / group, C_out] per group; depthwise: one [kh, kw, C_in, factor]."""
         weights = blobs[0]
         spatial = range(2, weights.ndim)
         if self._depthwise(weights.shape):
@@ -152,20 +155,20 @@ class Convolution(SlidingLayer):
         return [np.ascontiguousarray(k) for k in kernels] + list(blobs[1:])
 
     def _depthwise(self, weights: Sequence[int]) -> bool:
-        """Whether TensorFlow's depthwise kernel serves: one input channel a group, two axes, equal strides."""
+        """Returns whether TensorFlow's depthwise kernel fits: one input channel per group, two axes, equal strides."""
         if self.group == 1 or weights[1] != 1 or len(weights) != 4:
             return False
         _, stride, _, dilation = self.windows(2)
-        # depthwise_conv2d strides equally or not at all where it dilates: it gives another shape, with no error.
+        # With unequal strides, or stride and dilation, depthwise_conv2d returns a wrong shape without an error.
         return stride[0] == stride[1] and (stride[0] == 1 or max(dilation) == 1)
 
     @property
     def narrow(self) -> Narrow:
         """See `Layer.narrow`."""
-        return Narrow.ALWAYS
+        return Narrow.ALLOW
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:
-        """`tf.nn.conv2d` with explicit padding; groups are split, since the CPU kernel refuses them."""
+        """Uses `tf.nn.conv2d` with explicit padding; groups are split, since the CPU kernel has none."""
         return [self._tensorflow(bottom, variables) for bottom in bottoms]
 
     def _tensorflow(self, bottom: Tensor, variables: Sequence[Tensor]) -> Tensor:
@@ -176,14 +179,15 @@ class Convolution(SlidingLayer):
         x = bottom if spatial == 2 else tf.transpose(bottom, channels_last)
         padding = [[0, 0], *([p, p] for p in pad), [0, 0]]
         if any(pad):
-            # A Pad of its own rather than conv2d's explicit padding, which XLA and depthwise kernels lack.
+            # A separate Pad instead of conv2d's explicit padding, which XLA and depthwise kernels lack.
             x = tf.pad(x, padding)
         kernels = variables[:-1] if self.bias_term else variables
         if self._depthwise((self.num_output, int(x.shape[-1]) // self.group, *kernels[0].shape[:spatial])):
             y = tf.nn.depthwise_conv2d(x, kernels[0], [1, *stride, 1], "VALID", dilations=list(dilation))
         else:
             parts = tf.split(x, self.group, axis=-1) if self.group > 1 else [x]
-            # conv2d strides and dilates at once, which tf.nn.convolution refuses; but dilated large windows are slow.
+            # conv2d can stride and dilate at once, tf.nn.convolution cannot; but conv2d is slow for large dilated
+            # windows.
             phases = max(dilation) > 1 and max(stride) == 1 and math.prod(kernels[0].shape[:2]) > _SMALL_WINDOW
             convolve = tf.nn.conv2d if spatial == 2 and not phases else tf.nn.convolution
             convolved = [
@@ -219,43 +223,43 @@ class InnerProduct(Layer):
         return layer
 
     def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        """See the class."""
+        """Returns the shapes that the class states."""
         axis = canonical_axis(self, self.axis, len(bottoms[0]))
         return [(*bottoms[0][:axis], self.num_output)]
 
     def blob_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        """The matrix, and biases if there are any."""
+        """Returns the shapes of the matrix, and of the biases if there are any."""
         inner = math.prod(bottoms[0][canonical_axis(self, self.axis, len(bottoms[0])) :])
         weights = (inner, self.num_output) if self.transpose else (self.num_output, inner)
         return [weights, (self.num_output,)] if self.bias_term else [weights]
 
     def multiply_adds(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
-        """One for every matrix entry and row."""
+        """Returns one per matrix entry and row."""
         axis = canonical_axis(self, self.axis, len(bottoms[0]))
         return math.prod(tops[0]) * math.prod(bottoms[0][axis:])
 
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:  # noqa: ARG002
-        """None: an output sees the whole bottom."""
+        """Returns None: an output reads the whole bottom."""
         return None
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:
-        """A matrix product."""
+        """Computes a matrix product."""
         axis = canonical_axis(self, self.axis, bottoms[0].ndim)
         rows = bottoms[0].reshape(*bottoms[0].shape[:axis], -1)
         top = rows @ (blobs[0] if self.transpose else blobs[0].T)
         return [top + blobs[1] if self.bias_term else top]
 
     def prepare(self, blobs: Sequence[Array]) -> list[Array]:
-        """The matrix as [K, N]."""
+        """Returns the matrix as [K, N]."""
         return [blobs[0] if self.transpose else np.ascontiguousarray(blobs[0].T), *blobs[1:]]
 
     @property
     def narrow(self) -> Narrow:
         """See `Layer.narrow`."""
-        return Narrow.ALWAYS
+        return Narrow.ALLOW
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:
-        """`tf.tensordot` on the flattened bottom in Caffe's order."""
+        """Uses `tf.tensordot` on the flattened bottom in Caffe's order."""
         tf = import_tensorflow()
         x = to_caffe(bottoms[0])
         axis = canonical_axis(self, self.axis, x.shape.rank)
@@ -272,7 +276,7 @@ class InnerProduct(Layer):
 def window_steps(
     kernel: Sequence[int], stride: Sequence[int], pad: Sequence[int], dilation: Sequence[int]
 ) -> tuple[Step, Step]:
-    """The receptive-field steps of a window, vertical and horizontal."""
+    """Returns the receptive-field steps of a window, vertical and horizontal."""
     y, x = (
         Step(Fraction(d * (k - 1) + 1), Fraction(s), Fraction(p))
         for k, s, p, d in zip(kernel, stride, pad, dilation, strict=True)

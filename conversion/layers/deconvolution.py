@@ -1,4 +1,4 @@
-"""Deconvolution: the transpose of a convolution, which spreads every cell of the bottom over a window of the top."""
+"""Deconvolution: the transpose of a convolution; each cell of the bottom adds to a window of the top."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
+from conversion.arrays import Array, Shape, Size, Tensor
 from conversion.errors import UnsupportedError
-from conversion.layers.base import Array, Narrow, Shape, Step, Tensor, register
+from conversion.layers.base import Narrow, Step, register
 from conversion.layers.convolution import SlidingLayer
 from conversion.layers.layout import import_tensorflow
 from conversion.layers.windows import taps
@@ -27,7 +28,7 @@ class Deconvolution(SlidingLayer):
     """
 
     def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        """See the class."""
+        """Returns the shapes that the class states."""
         for bottom in bottoms:
             if len(bottom) != 4:
                 raise UnsupportedError(
@@ -42,28 +43,28 @@ class Deconvolution(SlidingLayer):
         if min(cells) < 1:
             raise self.invalid(
                 f"a bottom of {spatial[0]}x{spatial[1]} gives a top of {cells[0]}x{cells[1]}",
-                why=f"pad {pad} takes away more cells than there are",
+                why=f"pad {pad} removes more cells than there are",
             )
         return [(bottom[0], self.num_output, *cells) for bottom in bottoms]
 
-    def _full(self, spatial: Sequence[Any]) -> tuple[Any, ...]:
-        """Cells of the top along each axis before `pad` is taken away; integers or tensors."""
+    def _full(self, spatial: Sequence[Size]) -> tuple[Size, ...]:
+        """Returns cells of the top along each axis before `pad` is removed; integers or tensors."""
         kernel, stride, _, dilation = self.windows(2)
         return tuple(
             s * (n - 1) + d * (k - 1) + 1 for n, k, s, d in zip(spatial, kernel, stride, dilation, strict=True)
         )
 
     def blob_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        """Filters, and biases if there are any."""
+        """Returns the shapes of the filters, and of the biases if there are any."""
         weights = (self.check_bottoms(bottoms), self.num_output // self.group, *self.windows(2)[0])
         return [weights, (self.num_output,)] if self.bias_term else [weights]
 
     def multiply_adds(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:  # noqa: ARG002
-        """Taps times output channels of a group, for every value of the bottoms."""
+        """Returns taps times output channels of a group, for every value of the bottoms."""
         return sum(math.prod(bottom) for bottom in bottoms) * math.prod(self.blob_shapes(bottoms)[0][1:])
 
     def workspace(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:  # noqa: ARG002
-        """A top before `pad` is taken away, and the filters with their gaps."""
+        """Returns a top before `pad` is removed, and the filters with their gaps."""
         kernel, _, _, dilation = self.windows(2)
         full: int = bottoms[0][0] * self.num_output * math.prod(self._full(bottoms[0][2:]))
         if max(dilation) == 1:
@@ -72,7 +73,7 @@ class Deconvolution(SlidingLayer):
         return full + math.prod(self.blob_shapes(bottoms)[0][:2]) * gaps
 
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:  # noqa: ARG002
-        """Top cell o reads the bottom's cells (o + pad - dilation * tap) / stride."""
+        """Returns the step by which top cell o reads the bottom's cells (o + pad - dilation * tap) / stride."""
         y, x = (
             Step(Fraction(d * (k - 1), s) + 1, Fraction(1, s), Fraction(d * (k - 1) - p, s))
             for k, s, p, d in zip(*self.windows(2), strict=True)
@@ -80,7 +81,7 @@ class Deconvolution(SlidingLayer):
         return y, x
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:
-        """One matrix product a tap, added into the cells that the tap reaches."""
+        """Computes one matrix product per tap, and adds it to the cells that the tap reaches."""
         return [self._reference(bottom, blobs) for bottom in bottoms]
 
     def _reference(self, bottom: Array, blobs: Sequence[Array]) -> Array:
@@ -89,13 +90,13 @@ class Deconvolution(SlidingLayer):
         groups = bottom.reshape(n, g, -1, math.prod(cells))
         weights = blobs[0].reshape(g, groups.shape[2], -1, *kernel)
         full = np.zeros((n, self.num_output, *self._full(cells)))
-        for tap, view in taps(full, kernel, stride, dilation, cells):
+        for tap, view in taps(full, kernel, stride=stride, dilation=dilation, cells=cells):
             view += (weights[..., tap[0], tap[1]].swapaxes(1, 2) @ groups).reshape(view.shape)
         top = full[:, :, pad[0] : full.shape[2] - pad[0], pad[1] : full.shape[3] - pad[1]]
         return top + blobs[1][:, None, None] if self.bias_term else top
 
     def prepare(self, blobs: Sequence[Array]) -> list[Array]:
-        """Filters as [kh, kw, C_out / group, C_in / group], one a group; depthwise: [kh, kw, C_out, multiplier]."""
+        """Returns a filter [kh, kw, C_out / group, C_in / group] per group; depthwise: one [kh, kw, C_out, factor]."""
         weights = blobs[0]
         if self._depthwise():
             kernels = [weights.reshape(self.group, -1, *weights.shape[2:]).transpose(2, 3, 0, 1)]
@@ -104,17 +105,17 @@ class Deconvolution(SlidingLayer):
         return [np.ascontiguousarray(k) for k in kernels] + list(blobs[1:])
 
     def _depthwise(self) -> bool:
-        """Whether TensorFlow's depthwise kernel serves: one output channel a group, equal strides."""
+        """Returns whether TensorFlow's depthwise kernel fits: one output channel per group, equal strides."""
         stride = self.windows(2)[1]
         return self.group > 1 and self.num_output == self.group and stride[0] == stride[1]
 
     @property
     def narrow(self) -> Narrow:
         """See `Layer.narrow`."""
-        return Narrow.ALWAYS
+        return Narrow.ALLOW
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:
-        """The gradient of a VALID convolution, whose size is unambiguous, with `pad` cut off at every side."""
+        """Returns the gradient of a VALID convolution, whose size is unambiguous, with `pad` cut off at every side."""
         return [self._tensorflow(bottom, variables) for bottom in bottoms]
 
     def _tensorflow(self, x: Tensor, variables: Sequence[Tensor]) -> Tensor:
@@ -140,12 +141,12 @@ class Deconvolution(SlidingLayer):
         return tf.nn.bias_add(y, variables[-1]) if self.bias_term else y
 
     def _static(self, spatial: Sequence[int | None]) -> list[int | None]:
-        """Cells before `pad` is taken away, along each axis whose size is known."""
+        """Returns cells before `pad` is removed, along each axis whose size is known."""
         full = self._full([n or 1 for n in spatial])
         return [None if n is None else size for n, size in zip(spatial, full, strict=True)]
 
-    def _dilated(self, tf: Any, kernel: Tensor) -> Tensor:
-        """The filter with dilation - 1 zeros between its taps: TensorFlow dilates no transposed convolution on CPUs."""
+    def _dilated(self, tf: ModuleType, kernel: Tensor) -> Tensor:
+        """Returns the filter with dilation - 1 zeros between its taps: TensorFlow's CPU kernel has no dilation."""
         high, wide = self.windows(2)[3]
         if (high, wide) == (1, 1):
             return kernel

@@ -9,8 +9,9 @@ from typing import Self
 
 import numpy as np
 
-from conversion.caffe_pb2 import LayerParameter
-from conversion.layers.base import Array, ElementwiseLayer, Layer, Tensor, register
+from conversion.arrays import Array, Tensor
+from conversion.caffe.caffe_pb2 import LayerParameter
+from conversion.layers.base import ElementwiseLayer, Layer, register
 from conversion.layers.layout import import_tensorflow
 
 
@@ -27,12 +28,12 @@ class ELU(ElementwiseLayer):
         return cls(definition, definition.elu_param.alpha)
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
-        """The formula, as a sum of two halves."""
+        """Returns the formula, as a sum of two halves."""
         x = bottoms[0]
         return [np.maximum(x, 0) + self.alpha * (np.exp(np.minimum(x, 0)) - 1)]
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
-        """`expm1`, which keeps its digits near 0; its argument is bounded so that gradients stay finite."""
+        """Uses `expm1`, which keeps its digits near 0; its argument is bounded so that gradients stay finite."""
         tf = import_tensorflow()
         x = bottoms[0]
         return [tf.where(x > 0.0, x, self.alpha * tf.math.expm1(tf.minimum(x, 0.0)))]
@@ -46,11 +47,11 @@ class AbsVal(ElementwiseLayer):
     may_be_in_place = False
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
-        """`np.abs`."""
+        """Uses `np.abs`."""
         return [np.abs(bottoms[0])]
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
-        """`tf.abs`."""
+        """Uses `tf.abs`."""
         return [import_tensorflow().abs(bottoms[0])]
 
 
@@ -59,7 +60,7 @@ class AbsVal(ElementwiseLayer):
 class Power(ElementwiseLayer):
     """(shift + scale * x) ** power as C's pow has it: NaN for a negative base and a fractional power (power_layer.cpp).
 
-    Where power * scale is 0 the input is not looked at: the top is constant, shift ** power, or 1 for power 0.
+    If power * scale is 0 the input is ignored: the top is constant, shift ** power, or 1 for power 0.
     """
 
     power: float = 1.0
@@ -73,14 +74,14 @@ class Power(ElementwiseLayer):
         return cls(definition, message.power, message.scale, message.shift)
 
     def _constant(self) -> float | None:
-        """The value of a top that does not depend on the bottom; None where it does."""
-        with np.errstate(all="ignore"):  # inf and NaN are Caffe's results too, and so is a product that vanishes
+        """Returns the value of a top that does not depend on the bottom; None if it does."""
+        with np.errstate(all="ignore"):  # inf, NaN and underflow to 0 are Caffe's results too
             if np.float32(self.power) * np.float32(self.scale) != 0:
                 return None
             return float(np.power(np.float64(self.shift), self.power))
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
-        """The formula."""
+        """Computes the formula."""
         constant = self._constant()
         if constant is not None:
             return [np.full(bottoms[0].shape, constant)]
@@ -88,7 +89,7 @@ class Power(ElementwiseLayer):
             return [np.power(self.shift + self.scale * bottoms[0], self.power)]
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
-        """`tf.pow` where there is a power."""
+        """Uses `tf.pow` where there is a power."""
         tf = import_tensorflow()
         constant = self._constant()
         if constant is not None:
@@ -98,7 +99,7 @@ class Power(ElementwiseLayer):
 
 
 def _log_base(layer: Layer, base: float) -> float:
-    """The natural logarithm of a `base`, where -1 stands for e; raises NetworkError if it has none."""
+    """Returns the natural logarithm of `base`, where -1 means e; raises NetworkError if it has none."""
     if base == -1.0:
         return 1.0
     if not 0.0 < base < math.inf:
@@ -123,12 +124,12 @@ class Exp(ElementwiseLayer):
         return dataclasses.replace(layer, log_base=_log_base(layer, message.base))
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
-        """The formula."""
+        """Computes the formula."""
         with np.errstate(over="ignore"):
             return [np.power(math.exp(self.log_base), self.shift + self.scale * bottoms[0])]
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
-        """One exponential; base ** shift is a constant factor, as in Caffe."""
+        """Computes one exponential; base ** shift is a constant factor, as in Caffe."""
         tf = import_tensorflow()
         factor = float(np.exp(self.log_base * self.shift))
         top = tf.exp(self.log_base * self.scale * bottoms[0])
@@ -155,12 +156,12 @@ class Log(ElementwiseLayer):
         return dataclasses.replace(layer, log_base=log_base)
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
-        """The formula."""
+        """Computes the formula."""
         with np.errstate(invalid="ignore", divide="ignore"):
             return [np.log(self.shift + self.scale * bottoms[0]) / self.log_base]
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
-        """The formula."""
+        """Computes the formula."""
         top = import_tensorflow().math.log(self.scale * bottoms[0] + self.shift)
         return [top if self.log_base == 1.0 else top * (1.0 / self.log_base)]
 
@@ -171,11 +172,11 @@ class BNLL(ElementwiseLayer):
     """log(1 + exp(x)), values above 0 (bnll_layer.cpp)."""
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
-        """`np.logaddexp`, which does not overflow."""
+        """Uses `np.logaddexp`, which does not overflow."""
         return [np.logaddexp(0.0, bottoms[0])]
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
-        """`tf.math.softplus`."""
+        """Uses `tf.math.softplus`."""
         return [import_tensorflow().math.softplus(bottoms[0])]
 
 
@@ -192,11 +193,11 @@ class Threshold(ElementwiseLayer):
         return cls(definition, definition.threshold_param.threshold)
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
-        """The comparison."""
+        """Compares."""
         return [np.where(bottoms[0] > self.threshold, 1.0, 0.0)]
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
-        """The comparison."""
+        """Compares."""
         return [import_tensorflow().cast(bottoms[0] > self.threshold, bottoms[0].dtype)]
 
 
@@ -219,12 +220,12 @@ class Clip(ElementwiseLayer):
         return layer
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
-        """The two comparisons."""
+        """Makes the two comparisons."""
         x = np.where(bottoms[0] > self.high, self.high, bottoms[0])
         return [np.where(x > self.low, x, self.low)]
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
-        """The two comparisons."""
+        """Makes the two comparisons."""
         tf = import_tensorflow()
         x = tf.minimum(bottoms[0], self.high)
         return [tf.where(x > self.low, x, self.low)]
@@ -243,10 +244,10 @@ class Swish(ElementwiseLayer):
         return cls(definition, definition.swish_param.beta)
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
-        """By the hyperbolic tangent, which does not overflow."""
+        """Computes it by the hyperbolic tangent, which does not overflow."""
         x = bottoms[0]
         return [x * (0.5 * np.tanh(0.5 * self.beta * x) + 0.5)]
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
-        """`tf.sigmoid`."""
+        """Uses `tf.sigmoid`."""
         return [bottoms[0] * import_tensorflow().sigmoid(self.beta * bottoms[0])]

@@ -1,24 +1,26 @@
-"""TensorFlow at arm's length: importing it, and the one rule about axis order.
+"""Imports TensorFlow on first use, and holds the one rule of axis order.
 
-Rule: inside the TensorFlow form every rank-4 tensor is NHWC, every tensor of another rank has Caffe's own order.
+Rule: in the TensorFlow form, rank-4 tensors are NHWC, and tensors of other ranks are in Caffe's order.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
-from typing import Any
+from types import ModuleType
 
+from conversion.arrays import Tensor
 from conversion.errors import MissingExtraError
 
 _NHWC_FROM_NCHW = {0: 0, 1: 3, 2: 1, 3: 2}
 
 
-def import_tensorflow() -> Any:
-    """The tensorflow module, imported on first use (it takes seconds); raises MissingExtraError without it.
+def import_tensorflow() -> ModuleType:
+    """Returns the tensorflow module, imported on first use (it takes seconds); raises MissingExtraError without it.
 
-    It is told to take a GPU's memory as it needs it, unless the environment says otherwise: it would take all of it at
-    its first operation, were it only to convert a model.
+    It allocates a GPU's memory as needed, unless the environment says otherwise. By default its first operation would
+    take all memory, even to convert a model.
     """
     if importlib.util.find_spec("tensorflow") is None:
         raise MissingExtraError(
@@ -27,21 +29,19 @@ def import_tensorflow() -> Any:
             remedy="install densecast[cpu], or densecast[gpu] on a machine with an NVIDIA GPU",
         )
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-    import tensorflow as tf
-
-    return tf
+    return importlib.import_module("tensorflow")
 
 
-def from_caffe(tensor: Any) -> Any:
-    """A tensor in Caffe's axis order as the TensorFlow form carries it: NCHW becomes NHWC."""
+def from_caffe(tensor: Tensor) -> Tensor:
+    """Returns a tensor in Caffe's axis order in that of the TensorFlow form: NCHW becomes NHWC."""
     return import_tensorflow().transpose(tensor, (0, 2, 3, 1)) if tensor.shape.rank == 4 else tensor
 
 
-def to_caffe(tensor: Any) -> Any:
-    """The reverse of `from_caffe`: NHWC becomes NCHW, other ranks stay."""
+def to_caffe(tensor: Tensor) -> Tensor:
+    """Returns a tensor of the TensorFlow form in Caffe's axis order: NHWC becomes NCHW, other ranks stay."""
     return import_tensorflow().transpose(tensor, (0, 3, 1, 2)) if tensor.shape.rank == 4 else tensor
 
 
 def carried_axis(axis: int, rank: int) -> int:
-    """Where Caffe's axis (0 <= axis < rank) lies in the carried tensor."""
+    """Returns the axis of the TensorFlow form for an axis of Caffe's (0 <= axis < rank)."""
     return _NHWC_FROM_NCHW[axis] if rank == 4 else axis

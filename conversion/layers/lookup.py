@@ -8,8 +8,9 @@ from typing import Self
 
 import numpy as np
 
-from conversion.caffe_pb2 import LayerParameter
-from conversion.layers.base import Array, Layer, Shape, Step, Tensor, register
+from conversion.arrays import Array, Shape, Tensor
+from conversion.caffe.caffe_pb2 import LayerParameter
+from conversion.layers.base import Layer, Step, register
 from conversion.layers.layout import from_caffe, import_tensorflow, to_caffe
 
 
@@ -18,7 +19,7 @@ from conversion.layers.layout import from_caffe, import_tensorflow, to_caffe
 class Embed(Layer):
     """Row x of a learned table (input_dim, num_output), plus a bias (num_output), for every value x (embed_layer.cpp).
 
-    Shape: [...] -> [..., num_output]. Values are whole numbers in [0, input_dim); fractions are cut off.
+    Shape: [...] -> [..., num_output]. Values are whole numbers in [0, input_dim); fractions are truncated.
     """
 
     num_output: int = 0
@@ -37,28 +38,28 @@ class Embed(Layer):
         return layer
 
     def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        """See the class."""
+        """Returns the shapes that the class states."""
         return [(*bottoms[0], self.num_output)]
 
     def blob_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:  # noqa: ARG002
-        """The table, and biases if there are any."""
+        """Returns the table, and biases if there are any."""
         table = (self.input_dim, self.num_output)
         return [table, (self.num_output,)] if self.bias_term else [table]
 
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:  # noqa: ARG002
-        """None: axes change their meaning."""
+        """Returns None: the axes get another meaning."""
         return None
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:
-        """Indexing; raises NetworkError for a value outside the table."""
+        """Indexes the table; raises NetworkError for a value outside it."""
         rows = np.trunc(bottoms[0])
         if not np.all((rows >= 0) & (rows < self.input_dim)):
-            raise self.invalid(f"values outside 0 to {self.input_dim - 1}", why="each one names a row of the table")
+            raise self.invalid(f"values outside 0 to {self.input_dim - 1}", why="each value is the index of a row")
         top = blobs[0][rows.astype(np.int64)]
         return [top + blobs[1] if self.bias_term else top]
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:
-        """`tf.gather`."""
+        """Uses `tf.gather`."""
         tf = import_tensorflow()
         top = tf.gather(variables[0], tf.cast(to_caffe(bottoms[0]), tf.int32))
         return [from_caffe(top + variables[1] if self.bias_term else top)]
@@ -82,38 +83,38 @@ class Parameter(Layer):
         return layer
 
     def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:  # noqa: ARG002
-        """The given shape."""
+        """Returns the given shape."""
         return [self.shape]
 
     def blob_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:  # noqa: ARG002
-        """The given shape."""
+        """Returns the given shape."""
         return [self.shape]
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
-        """The blob."""
+        """Returns the blob."""
         return [blobs[0]]
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
-        """The blob, read as a tensor."""
+        """Returns the blob, read as a tensor."""
         return [from_caffe(import_tensorflow().convert_to_tensor(variables[0]))]
 
 
 @register("Silence")
 @dataclasses.dataclass(frozen=True, eq=False)
 class Silence(Layer):
-    """Consumes blobs so that they are no outputs of the net; computes nothing (silence_layer.cpp)."""
+    """Consumes blobs, so that they are not outputs of the net; computes nothing (silence_layer.cpp)."""
 
     bottom_count = (1, None)
     top_count = (0, 0)
 
     def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:  # noqa: ARG002
-        """None."""
+        """Returns an empty list: there are no tops."""
         return []
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
-        """Nothing."""
+        """Returns an empty list: there are no tops."""
         return []
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
-        """Nothing."""
+        """Returns an empty list: there are no tops."""
         return []

@@ -8,8 +8,9 @@ from typing import Self
 
 import numpy as np
 
-from conversion.caffe_pb2 import LayerParameter
-from conversion.layers.base import Array, Layer, Shape, Step, Tensor, register
+from conversion.arrays import Array, Shape, Tensor
+from conversion.caffe.caffe_pb2 import LayerParameter
+from conversion.layers.base import Layer, Step, register
 from conversion.layers.layout import from_caffe, import_tensorflow
 
 
@@ -35,18 +36,18 @@ class MVN(Layer):
         return cls(definition, message.normalize_variance, message.across_channels, message.eps)
 
     def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        """See the class."""
+        """Returns the shapes that the class states."""
         rank = len(bottoms[0])
         if rank > 4:
             raise self.invalid(f"a bottom of {rank} axes", why="MVN is defined for N, C, H, W and fewer")
         return [(*bottoms[0], *[1] * (4 - rank))]
 
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:  # noqa: ARG002
-        """None: the statistics see the whole plane."""
+        """Returns None: the statistics read the whole plane."""
         return None
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
-        """The formula."""
+        """Computes the formula."""
         x = bottoms[0].reshape(self.output_shapes([bottoms[0].shape])[0])
         axes = (1, 2, 3) if self.across_channels else (2, 3)
         centred = x - x.mean(axis=axes, keepdims=True)
@@ -56,7 +57,7 @@ class MVN(Layer):
         return [centred / (np.sqrt(variance) + self.eps)]
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
-        """The formula."""
+        """Computes the formula."""
         tf = import_tensorflow()
         x = bottoms[0]
         rank = x.shape.rank

@@ -8,8 +8,9 @@ from typing import Self
 
 import numpy as np
 
-from conversion.caffe_pb2 import LayerParameter, LRNParameter
-from conversion.layers.base import Array, ElementwiseLayer, Narrow, Shape, Step, Tensor, canonical_axis, register
+from conversion.arrays import Array, Shape, Tensor
+from conversion.caffe.caffe_pb2 import LayerParameter, LRNParameter
+from conversion.layers.base import ElementwiseLayer, Narrow, Step, canonical_axis, register
 from conversion.layers.convolution import window_steps
 from conversion.layers.layout import carried_axis, import_tensorflow
 from conversion.layers.windows import pad_spatial, taps
@@ -42,31 +43,31 @@ class LRN(ElementwiseLayer):
         return layer
 
     def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        """The bottom's own shape, which must have four axes."""
+        """Returns the bottom's own shape, which must have four axes."""
         if len(bottoms[0]) != 4:
             raise self.invalid(f"a bottom of {len(bottoms[0])} axes", why="LRN is defined for N, C, H, W")
         return [bottoms[0]]
 
     def workspace(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:  # noqa: ARG002
-        """The bottom with `local_size - 1` cells more along the axes of the window."""
+        """Returns the bottom with `local_size - 1` cells more along the axes of the window."""
         n, c, h, w = bottoms[0]
         more = self.local_size - 1
         return n * c * (h + more) * (w + more) if self.within_channel else n * (c + more) * h * w
 
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:  # noqa: ARG002
-        """One cell across channels, the square within a channel."""
+        """Returns one cell across channels, the square within a channel."""
         side = self.local_size if self.within_channel else 1
         return window_steps((side, side), (1, 1), (side // 2, side // 2), (1, 1))
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
-        """Sums of squares over shifted views."""
+        """Adds up squares over shifted views."""
         x, n = bottoms[0], self.local_size
-        # Cells beyond the blob are 0: a window that reaches further adds nothing.
+        # Cells outside the blob are 0, so that a wider window adds nothing.
         if self.within_channel:
             reach = [min(n // 2, size) for size in x.shape[2:]]
             squares = pad_spatial(x**2, reach, reach, 0.0)
             kernel = [2 * cells + 1 for cells in reach]
-            total = sum(view for _, view in taps(squares, kernel, (1, 1), (1, 1), x.shape[2:]))
+            total = sum(view for _, view in taps(squares, kernel, stride=(1, 1), dilation=(1, 1), cells=x.shape[2:]))
             return [x * (1.0 + self.alpha / n**2 * total) ** -self.beta]
         half = min(n // 2, x.shape[1])
         squares = np.moveaxis(pad_spatial(np.moveaxis(x**2, 1, -1), [half], [half], 0.0), -1, 1)
@@ -74,7 +75,7 @@ class LRN(ElementwiseLayer):
         return [x * (self.k + self.alpha / n * total) ** -self.beta]
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
-        """`tf.nn.lrn` across channels; an average of squares within one."""
+        """Uses `tf.nn.lrn` across channels; an average of squares within one."""
         tf = import_tensorflow()
         x, n = bottoms[0], self.local_size
         if not self.within_channel:
@@ -103,16 +104,16 @@ class BatchNorm(ElementwiseLayer):
         return cls(definition, not message.HasField("use_global_stats") or message.use_global_stats, message.eps)
 
     def blob_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        """Mean, variance, factor."""
+        """Returns mean, variance, factor."""
         channels = bottoms[0][1] if len(bottoms[0]) > 1 else 1
         return [(channels,), (channels,), (1,)]
 
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:
-        """One cell, or the whole bottom where the batch's own statistics are used."""
+        """Returns one cell, or the whole bottom where the batch's own statistics are used."""
         return super().step(bottoms) if self.use_global_stats else None
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:
-        """The formula."""
+        """Computes the formula."""
         x = bottoms[0]
         channels = (-1, *[1] * (x.ndim - 2)) if x.ndim > 1 else (1,)
         if self.use_global_stats:
@@ -124,7 +125,7 @@ class BatchNorm(ElementwiseLayer):
         return [(x - mean) / np.sqrt(variance + self.eps)]
 
     def prepare(self, blobs: Sequence[Array]) -> list[Array]:
-        """Mean and 1 / sqrt(variance + eps), computed in float64."""
+        """Returns mean and 1 / sqrt(variance + eps), computed in float64."""
         if not self.use_global_stats:
             return []
         mean, variance = _statistics([b.astype(np.float64) for b in blobs])
@@ -132,11 +133,11 @@ class BatchNorm(ElementwiseLayer):
 
     @property
     def narrow(self) -> Narrow:
-        """By stored statistics it is one product; others are sums over the blob."""
-        return Narrow.FOLLOWS if self.use_global_stats else Narrow.NEVER
+        """A product, if the statistics are stored; otherwise sums over the blob."""
+        return Narrow.INFER if self.use_global_stats else Narrow.DENY
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:
-        """The formula, channels last where the rank is 4."""
+        """Computes the formula, channels last where the rank is 4."""
         tf = import_tensorflow()
         x = bottoms[0]
         axis = carried_axis(1, x.shape.rank) if x.shape.rank > 1 else 0
@@ -149,7 +150,7 @@ class BatchNorm(ElementwiseLayer):
 
 
 def _statistics(blobs: Sequence[Array]) -> tuple[Array, Array]:
-    """Mean and variance from the stored sums (BatchNormLayer::Forward_cpu: the factor 0 gives 0)."""
+    """Returns mean and variance from the stored sums (BatchNormLayer::Forward_cpu: the factor 0 gives 0)."""
     factor = float(blobs[2].reshape(-1)[0])
     scale = 0.0 if factor == 0.0 else 1.0 / factor
     return blobs[0] * scale, blobs[1] * scale
@@ -168,22 +169,22 @@ class Softmax(ElementwiseLayer):
         return cls(definition, definition.softmax_param.axis)
 
     def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        """The bottom's own shape."""
+        """Returns the bottom's own shape."""
         canonical_axis(self, self.axis, len(bottoms[0]))
         return [bottoms[0]]
 
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:
-        """One cell along channels; the whole bottom along a spatial axis."""
+        """Returns one cell along channels; the whole bottom along a spatial axis."""
         return super().step(bottoms) if canonical_axis(self, self.axis, len(bottoms[0])) < 2 else None
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
-        """The formula."""
+        """Computes the formula."""
         x = bottoms[0]
         e = np.exp(x - x.max(axis=self.axis, keepdims=True))
         return [e / e.sum(axis=self.axis, keepdims=True)]
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
-        """`tf.nn.softmax`."""
+        """Uses `tf.nn.softmax`."""
         tf = import_tensorflow()
         x = bottoms[0]
         return [tf.nn.softmax(x, axis=carried_axis(canonical_axis(self, self.axis, x.shape.rank), x.shape.rank))]

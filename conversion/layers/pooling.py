@@ -1,17 +1,19 @@
-"""Pooling as Caffe does it: sizes rounded up by default, windows clipped, its own divisor for averages."""
+"""Pooling by Caffe's rules: sizes round up by default, windows are clipped, averages have their own divisor."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Any, Self
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Self
 
 import numpy as np
 
-from conversion.caffe_pb2 import LayerParameter, PoolingParameter
+from conversion.arrays import Array, Shape, Size, Tensor
+from conversion.caffe.caffe_pb2 import LayerParameter, PoolingParameter
 from conversion.errors import UnsupportedError
-from conversion.layers.base import Array, Layer, Narrow, Shape, Step, Tensor, register
+from conversion.layers.base import Layer, Narrow, Step, register
 from conversion.layers.convolution import window_steps
 from conversion.layers.layout import import_tensorflow
 from conversion.layers.windows import pad_spatial, taps
@@ -28,16 +30,16 @@ class Pooling(Layer):
     Shape: [N, C, H, W] -> [N, C, h, w] with h = ceil((H + 2 pad - kernel) / stride) + 1 (floor with
     `round_mode: FLOOR`), one less where padding is used and the last window would start at H + pad or beyond.
 
-    MAX starts from -FLT_MAX and takes what compares greater, so padding, NaN and empty windows give -FLT_MAX. AVE
-    divides by the window clipped to H + pad: padding counts, what lies beyond it does not.
+    MAX starts from -FLT_MAX and takes values that compare greater, so padding, NaN and empty windows give -FLT_MAX. AVE
+    divides by the window clipped to H + pad: padding counts, cells past it do not.
 
-    A second top of MAX is the mask: where in the plane (y * W + x) the first of the largest values lies, -1 where
-    nothing was greater than -FLT_MAX.
+    A second top of MAX is the mask: the index in the plane (y * W + x) of the first of the largest values, -1 if no
+    value is greater than -FLT_MAX.
 
-    Two things are ours (`densecast_param`), which Caffe lacks and finer maps need. With a dilation, taps lie `dilation`
-    cells apart: kernel becomes dilation * (kernel - 1) + 1 in the formula, and AVE divides by the taps before H + pad.
-    With `coarse`, the stride before the map was made finer, h is rounded down, but there are at least as many cells as
-    the coarse map's lie apart: factor * (cells of the coarse map - 1) + 1.
+    Two parameters are densecast's own (`densecast_param`), for `dilate`. With a dilation, taps lie `dilation` cells
+    apart: kernel becomes dilation * (kernel - 1) + 1 in the formula, and AVE divides by the taps before H + pad.
+    With `coarse`, the stride before `dilate`, h is rounded down, but is at least factor * (cells of the coarse map - 1)
+    + 1, so that no cell of the coarse map is lost.
     """
 
     method: str = "MAX"
@@ -59,7 +61,7 @@ class Pooling(Layer):
         if message.pool == PoolingParameter.STOCHASTIC:
             raise UnsupportedError("pool: STOCHASTIC", where=layer.where)
         if len(definition.top) > 1 and message.pool != PoolingParameter.MAX:
-            raise layer.invalid(f"{len(definition.top)} top blobs, Caffe asks for 1", why="only MAX has a mask")
+            raise layer.invalid(f"{len(definition.top)} top blobs, Caffe requires 1", why="only MAX has a mask")
         stride = layer._pair(message, "stride", ("stride_h", "stride_w"), 1)
         pad = layer._pair(message, "pad", ("pad_h", "pad_w"), 0)
         dilation, coarse = layer._extension()
@@ -92,20 +94,21 @@ class Pooling(Layer):
         )
 
     def _extension(self) -> tuple[Pair, Pair | None]:
-        """Dilation and coarse stride from `densecast_param`."""
+        """Returns dilation and coarse stride from `densecast_param`."""
         message = self.definition.densecast_param
         dilation, coarse = tuple(message.pooling_dilation) or (1, 1), tuple(message.pooling_stride)
         if len(dilation) != 2 or len(coarse) not in (0, 2) or min(dilation + coarse) < 1:
             raise self.invalid(
-                f"pooling_dilation {list(dilation)}, pooling_stride {list(coarse)}", why="each is two numbers from 1 on"
+                f"pooling_dilation {list(dilation)}, pooling_stride {list(coarse)}",
+                why="each is two numbers of at least 1",
             )
         extended = self.definition.HasField("densecast_param")
         if extended and (self.definition.pooling_param.global_pooling or len(self.definition.top) > 1):
             raise self.invalid("densecast_param with global_pooling or a mask")
         return (dilation[0], dilation[1]), (coarse[0], coarse[1]) if coarse else None
 
-    def _pair(self, message: Any, field: str, twins: tuple[str, str], default: int | None) -> Pair:
-        """(vertical, horizontal) from `field` or from its two twins, by the rules of PoolingLayer::LayerSetUp."""
+    def _pair(self, message: PoolingParameter, field: str, twins: tuple[str, str], default: int | None) -> Pair:
+        """Returns (vertical, horizontal) from `field` or its `_h` and `_w` twins, as PoolingLayer::LayerSetUp does."""
         given = [message.HasField(twin) for twin in twins]
         if message.HasField(field) and any(given):
             raise self.invalid(
@@ -125,31 +128,35 @@ class Pooling(Layer):
     def _window(self, height: int, width: int) -> Pair:
         return (height, width) if self.global_pooling else self.kernel
 
-    def _cells(self, height: Any, width: Any, least: Any = min, most: Any = max) -> tuple[Any, Any]:
-        """Cells along each axis; sizes are integers, or tensors with TensorFlow's minimum and maximum."""
+    def _cells(
+        self, height: Size, width: Size, least: Callable[..., Size] = min, most: Callable[..., Size] = max
+    ) -> tuple[Size, Size]:
+        """Returns the cells along each axis; sizes are integers, or tensors with TensorFlow's minimum and maximum."""
         y, x = (
-            self._cells_along(axis, size, kernel, least, most)
+            self._cells_along(axis, size, kernel, least=least, most=most)
             for axis, (size, kernel) in enumerate(zip((height, width), self._window(height, width), strict=True))
         )
         return y, x
 
-    def _cells_along(self, axis: int, size: Any, kernel: Any, least: Any, most: Any) -> Any:
+    def _cells_along(
+        self, axis: int, size: Size, kernel: int, *, least: Callable[..., Size], most: Callable[..., Size]
+    ) -> Size:
         stride, pad, dilation = self.stride[axis], self.pad[axis], self.dilation[axis]
         span = size + 2 * pad - (dilation * (kernel - 1) + 1)
         whole = span // stride + 1
         if self.coarse is None:
-            return self._rounded(size, span, stride, pad, least) if self.ceil else whole
+            return self._rounded(size, span, stride=stride, pad=pad, least=least) if self.ceil else whole
         coarse, shrunk, padding = self.coarse[axis], -(-size // dilation), pad // dilation
-        cells = self._rounded(shrunk, shrunk + 2 * padding - kernel, coarse, padding, least)
+        cells = self._rounded(shrunk, shrunk + 2 * padding - kernel, stride=coarse, pad=padding, least=least)
         return most(whole, coarse * dilation // stride * (cells - 1) + 1)
 
-    def _rounded(self, size: Any, span: Any, stride: int, pad: int, least: Any) -> Any:
-        """Caffe's count: rounded up, but where any axis is padded no window starts at size + pad or beyond."""
+    def _rounded(self, size: Size, span: int, *, stride: int, pad: int, least: Callable[..., Size]) -> Size:
+        """Returns Caffe's count: rounded up, but if any axis is padded, no window starts at size + pad or later."""
         cells = -(-span // stride) + 1
         return least(cells, (size + pad - 1) // stride + 1) if any(self.pad) else cells
 
     def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        """See the class."""
+        """Returns the shapes that the class states."""
         shape = bottoms[0]
         if len(shape) != 4:
             raise self.invalid(f"a bottom of {len(shape)} axes", why="pooling is defined for N, C, H, W")
@@ -164,26 +171,32 @@ class Pooling(Layer):
         return max(len(self.tops), 1)
 
     def workspace(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
-        """The bottom with all that its windows reach."""
+        """Returns the size of the bottom with all cells that its windows read."""
         window = self._reach(self._window(*bottoms[0][2:]))
         sides = ((n - 1) * s + k for n, s, k in zip(tops[0][2:], self.stride, window, strict=True))
         return math.prod(bottoms[0][:2]) * math.prod(sides)
 
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:  # noqa: ARG002
-        """The window itself; None where it is the whole bottom."""
+        """Returns the window's step; None if the window is the whole bottom."""
         return None if self.global_pooling else window_steps(self.kernel, self.stride, self.pad, self.dilation)
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
-        """Tap by tap over a padded copy."""
+        """Goes tap by tap over a padded copy."""
         x = bottoms[0]
         size = x.shape[2:]
         kernel, cells = self._window(*size), self._cells(*size)
-        after = _end_padding(size, self._reach(kernel), self.stride, self.pad, cells)
+        after = _end_padding(size, self._reach(kernel), stride=self.stride, pad=self.pad, cells=cells)
         if self.method == "MAX":
             top, mask = np.full((*x.shape[:2], *cells), -FLT_MAX), np.full((*x.shape[:2], *cells), -1.0)
             plane = np.arange(size[0] * size[1]).reshape(size)
             views, places = (
-                taps(pad_spatial(array, self.pad, after, -np.inf), kernel, self.stride, self.dilation, cells)
+                taps(
+                    pad_spatial(array, self.pad, after, -np.inf),
+                    kernel,
+                    stride=self.stride,
+                    dilation=self.dilation,
+                    cells=cells,
+                )
                 for array in (x, plane.astype(np.float64))
             )
             for (_, view), (_, place) in zip(views, places, strict=True):
@@ -191,29 +204,30 @@ class Pooling(Layer):
                 top = np.where(view > top, view, top)
             return [top, mask][: self._tops]
         total = np.zeros((*x.shape[:2], *cells))
-        for _, view in taps(pad_spatial(x, self.pad, after, 0.0), kernel, self.stride, self.dilation, cells):
+        padded = pad_spatial(x, self.pad, after, 0.0)
+        for _, view in taps(padded, kernel, stride=self.stride, dilation=self.dilation, cells=cells):
             total += view
         rows, columns = (self._counts(n, axis, size[axis], kernel[axis]) for axis, n in enumerate(cells))
         with np.errstate(invalid="ignore"):  # an empty window is 0 / 0: Caffe's NaN
             return [total / np.outer(rows, columns)]
 
     def _counts(self, cells: int, axis: int, size: int, kernel: int) -> Array:
-        """By how many cells Caffe divides along one axis: the window clipped to size + pad."""
+        """Returns the cells that Caffe divides by along one axis: the window clipped to size + pad."""
         start = np.arange(cells) * self.stride[axis] - self.pad[axis]
         return np.clip(-(-(size + self.pad[axis] - start) // self.dilation[axis]), 0, kernel)
 
     def _reach(self, kernel: Pair) -> Pair:
-        """Bottom cells from a window's first tap to its last, ends included."""
+        """Returns the number of bottom cells from a window's first tap to its last."""
         y, x = (d * (k - 1) + 1 for k, d in zip(kernel, self.dilation, strict=True))
         return y, x
 
     @property
     def narrow(self) -> Narrow:
-        """A maximum is one of the values; a mean adds many up, and a mask counts cells."""
-        return Narrow.FOLLOWS if self.method == "MAX" and self._tops == 1 else Narrow.NEVER
+        """A maximum is one of the values; a mean adds up many, and a mask has indices."""
+        return Narrow.INFER if self.method == "MAX" and self._tops == 1 else Narrow.DENY
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
-        """VALID pooling over the bottom padded at its end to Caffe's rounded size, which is computed at run time."""
+        """Pools (VALID) the bottom, padded at its end to Caffe's rounded size, which is computed at run time."""
         tf = import_tensorflow()
         x = bottoms[0]
         if self.global_pooling:
@@ -221,12 +235,12 @@ class Pooling(Layer):
         size = tf.shape(x)[1:3]
         reach, stride, pad = (tf.constant(v) for v in (self._reach(self.kernel), self.stride, self.pad))
         cells = tf.stack(self._cells(size[0], size[1], tf.minimum, tf.maximum))
-        # Negative where floor rounding or a stride beyond the kernel leaves cells unread: VALID leaves them too.
+        # Negative if floor rounding or a stride above the kernel leaves cells unread: VALID leaves them too.
         after = tf.maximum((cells - 1) * stride + reach - size - pad, 0)
         around = tf.pad(tf.stack([pad, after], axis=1), [[1, 1], [0, 0]])
         if self.method == "MAX":
-            # Neither NaN nor -inf is greater than -FLT_MAX, so that neither can win.
-            least = x.dtype.min  # -FLT_MAX, or what it is in 16 bits
+            # NaN and -inf are not greater than -FLT_MAX: they never are the maximum.
+            least = x.dtype.min  # -FLT_MAX, or its counterpart in 16 bits
             clean = tf.where(x > least, x, least)
             padded = _keep_channels(tf.pad(clean, around, constant_values=least), x)
             top = self._pool(tf, padded)
@@ -248,18 +262,18 @@ class Pooling(Layer):
         taps_over_counts = self.kernel[0] * self.kernel[1] / (rows[:, None] * columns[None, :])
         return [mean * taps_over_counts[None, :, :, None]]
 
-    def _pool(self, tf: Any, padded: Tensor) -> Tensor:
-        """The maximum or mean of whole windows."""
+    def _pool(self, tf: ModuleType, padded: Tensor) -> Tensor:
+        """Returns the maximum or mean of whole windows."""
         if max(self.dilation) == 1:
             pool = tf.nn.max_pool2d if self.method == "MAX" else tf.nn.avg_pool2d
             return pool(padded, self.kernel, self.stride, "VALID")
-        # It pools each phase of the map by itself (space to batch): 2 to 5 times faster here than maxima of slices.
+        # tf.nn.pool pools each phase of the map (space to batch): 2 to 5 times faster than maxima of slices.
         kind = "MAX" if self.method == "MAX" else "AVG"
         top = tf.nn.pool(padded, self.kernel, kind, padding="VALID", dilations=self.dilation)
         top = _keep_channels(top, padded)
         return top[:, :: self.stride[0], :: self.stride[1]] if max(self.stride) > 1 else top
 
-    def _global(self, tf: Any, x: Tensor) -> list[Tensor]:
+    def _global(self, tf: ModuleType, x: Tensor) -> list[Tensor]:
         if self.method == "AVE":
             return [tf.reduce_mean(x, axis=(1, 2), keepdims=True)]
         clean = tf.where(x > x.dtype.min, x, x.dtype.min)
@@ -272,29 +286,29 @@ class Pooling(Layer):
         return [top, _first(tf, window, top[:, :, :, None], places)]
 
 
-def _plane(tf: Any, size: Tensor) -> Tensor:
-    """[H, W] int32: y * W + x at every place."""
+def _plane(tf: ModuleType, size: Tensor) -> Tensor:
+    """Returns [H, W] int32: y * W + x at every place."""
     return tf.reshape(tf.range(size[0] * size[1]), size)
 
 
-def _first(tf: Any, windows: Tensor, largest: Tensor, places: Tensor) -> Tensor:
-    """[N, h, w, C]: the first of the `places` of each window (axis 3) that holds its largest value, or -1.
+def _first(tf: ModuleType, windows: Tensor, largest: Tensor, places: Tensor) -> Tensor:
+    """Returns [N, h, w, C]: the first of the `places` of each window (axis 3) that holds its largest value, or -1.
 
-    Places rise along a window, so that the first is the least; `tf.nn.max_pool_with_argmax` promises no order.
+    Places rise along a window, so the first is the least; `tf.nn.max_pool_with_argmax` guarantees no order.
     """
     none = tf.int32.max
-    found = tf.reduce_min(tf.where((windows == largest) & (largest > -FLT_MAX), places, none), axis=3)
-    return tf.cast(tf.where(found == none, -1, found), windows.dtype)
+    first = tf.reduce_min(tf.where((windows == largest) & (largest > -FLT_MAX), places, none), axis=3)
+    return tf.cast(tf.where(first == none, -1, first), windows.dtype)
 
 
 def _keep_channels(padded: Tensor, x: Tensor) -> Tensor:
-    """Restores what TensorFlow forgets when padding is computed at run time: batch and channels are not padded."""
+    """Restores the static batch and channels, which TensorFlow loses when padding is computed at run time."""
     padded.set_shape([x.shape[0], None, None, x.shape[-1]])
     return padded
 
 
-def _end_padding(size: Sequence[int], kernel: Pair, stride: Pair, pad: Pair, cells: Pair) -> Pair:
-    """Cells to add at the end of each axis so that every window is whole."""
+def _end_padding(size: Sequence[int], kernel: Pair, *, stride: Pair, pad: Pair, cells: Pair) -> Pair:
+    """Returns the cells to add at the end of each axis so that every window is complete."""
     y, x = (
         max((n - 1) * s + k - length - p, 0)
         for length, k, s, p, n in zip(size, kernel, stride, pad, cells, strict=True)

@@ -1,4 +1,4 @@
-"""Layers that look for or sum up values: ArgMax, Reduction."""
+"""Layers that search or add up values: ArgMax, Reduction."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from typing import Self
 
 import numpy as np
 
-from conversion.caffe_pb2 import LayerParameter, ReductionParameter
-from conversion.layers.base import Array, Layer, Shape, Step, Tensor, canonical_axis, register
+from conversion.arrays import Array, Shape, Tensor
+from conversion.caffe.caffe_pb2 import LayerParameter, ReductionParameter
+from conversion.layers.base import Layer, Step, canonical_axis, register
 from conversion.layers.layout import carried_axis, from_caffe, import_tensorflow, to_caffe
 
 
 @register("ArgMax")
 @dataclasses.dataclass(frozen=True, eq=False)
 class ArgMax(Layer):
-    """The places of the `top_k` largest values, largest first; of equal ones the last place first (argmax_layer.cpp).
+    """The indices of the `top_k` largest values, largest first; of equal ones the last first (argmax_layer.cpp).
 
-    With `axis`: along it, whose size becomes top_k; `out_max_val` gives the values instead of the places.
-    Without: over all values of an item in Caffe's order, [N, 1, top_k], or [N, 2, top_k] with places and then values
+    With `axis`: along it, whose size becomes top_k; `out_max_val` returns the values instead.
+    Without: over all values of an item in Caffe's order, [N, 1, top_k], or [N, 2, top_k] with indices and then values
     for `out_max_val`; bottoms of more than three axes get trailing axes of size 1.
     """
 
@@ -38,7 +39,7 @@ class ArgMax(Layer):
         return layer
 
     def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        """See the class."""
+        """Returns the shapes that the class states."""
         shape = bottoms[0]
         if self.axis is None:
             if not shape:
@@ -54,13 +55,13 @@ class ArgMax(Layer):
             raise self.invalid(f"top_k {self.top_k} is more than the {available} values of {of}")
 
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:
-        """One cell along channels, otherwise the whole bottom."""
+        """Returns one cell along channels, otherwise the whole bottom."""
         if self.axis is None:
             return None
         return super().step(bottoms) if canonical_axis(self, self.axis, len(bottoms[0])) < 2 else None
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
-        """A sort by value, then by place."""
+        """Sorts by value, then by place."""
         x = bottoms[0]
         rows = x.reshape(x.shape[0], -1) if self.axis is None else np.moveaxis(x, self.axis, -1)
         order = np.lexsort((np.broadcast_to(np.arange(rows.shape[-1]), rows.shape), rows), axis=-1)
@@ -72,7 +73,7 @@ class ArgMax(Layer):
         return [top.reshape(self.output_shapes([x.shape])[0]).astype(np.float64)]
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
-        """`tf.math.top_k` on the reversed rows, since it takes the first of equal values."""
+        """Uses `tf.math.top_k` on the reversed rows, since it takes the first of equal values."""
         tf = import_tensorflow()
         x = bottoms[0]
         rank = x.shape.rank
@@ -112,15 +113,15 @@ class Reduction(Layer):
         return cls(definition, ReductionParameter.ReductionOp.Name(message.operation), message.axis, message.coeff)
 
     def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        """See the class."""
+        """Returns the shapes that the class states."""
         return [bottoms[0][: canonical_axis(self, self.axis, len(bottoms[0]))]]
 
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:  # noqa: ARG002
-        """None: positions are gone."""
+        """Returns None: positions are lost."""
         return None
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
-        """The formula, on rows."""
+        """Computes the formula on rows."""
         x = bottoms[0]
         lead = self.output_shapes([x.shape])[0]
         rows = x.reshape(math.prod(lead), -1)
@@ -129,7 +130,7 @@ class Reduction(Layer):
         return [self.coeff * sums.reshape(lead)]
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
-        """`tf.reduce_sum` or `tf.reduce_mean`."""
+        """Uses `tf.reduce_sum` or `tf.reduce_mean`."""
         tf = import_tensorflow()
         x = bottoms[0]
         rank = x.shape.rank

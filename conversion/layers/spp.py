@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Self
+from types import ModuleType
+from typing import Self
 
 import numpy as np
 
-from conversion.caffe_pb2 import LayerParameter, SPPParameter
+from conversion.arrays import Array, Shape, Size, Tensor
+from conversion.caffe.caffe_pb2 import LayerParameter, SPPParameter
 from conversion.errors import UnsupportedError
-from conversion.layers.base import Array, Layer, Shape, Step, Tensor, register
+from conversion.layers.base import Layer, Step, register
 from conversion.layers.layout import import_tensorflow, to_caffe
 from conversion.layers.pooling import FLT_MAX, Pooling
 
@@ -20,8 +22,8 @@ from conversion.layers.pooling import FLT_MAX, Pooling
 class SPP(Layer):
     """Poolings of the whole map into 1, 2x2, 4x4, ... bins, flattened and joined (He et al. 2014; spp_layer.cpp).
 
-    Level l has 2^l bins along each axis: kernel = stride = ceil(size / bins), pad = half of what is missing to
-    kernel * bins, rounded up.
+    Level l has 2^l bins along each axis: kernel = stride = ceil(size / bins), pad = half of kernel * bins - size,
+    rounded up.
 
     Shape: [N, C, H, W] -> [N, C * (1 + 4 + ... + 4^(pyramid_height - 1))]; for one level [N, C, 1, 1].
     """
@@ -37,11 +39,11 @@ class SPP(Layer):
         if layer.method == "STOCHASTIC":
             raise UnsupportedError("pool: STOCHASTIC", where=layer.where)
         if layer.pyramid_height < 1:
-            raise layer.invalid("pyramid_height is missing or 0", why="there would be nothing to join")
+            raise layer.invalid("pyramid_height is missing or 0", why="it must be at least 1")
         return layer
 
     def _levels(self, height: int, width: int) -> list[Pooling]:
-        """The pooling of each level, for a map of this size; raises NetworkError for a map too small for its bins."""
+        """Returns the pooling of each level for a map of this size; raises NetworkError for too small a map."""
         levels = []
         for level in range(self.pyramid_height):
             (kernel_h, pad_h), (kernel_w, pad_w) = (_window(size, 2**level) for size in (height, width))
@@ -55,7 +57,7 @@ class SPP(Layer):
         return levels
 
     def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        """See the class."""
+        """Returns the shapes that the class states."""
         shape = bottoms[0]
         if len(shape) != 4:
             raise self.invalid(f"a bottom of {len(shape)} axes", why="SPP is defined for N, C, H, W")
@@ -65,18 +67,18 @@ class SPP(Layer):
         return [(shape[0], shape[1] * sum(4**level for level in range(self.pyramid_height)))]
 
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:  # noqa: ARG002
-        """None: the first level sees the whole bottom."""
+        """Returns None: the first level reads the whole bottom."""
         return None
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:
-        """Caffe's own poolings."""
+        """Computes Caffe's own poolings."""
         pooled = [level.reference(bottoms, blobs)[0] for level in self._levels(*bottoms[0].shape[2:])]
         if self.pyramid_height == 1:
             return pooled
         return [np.concatenate([p.reshape(len(p), -1) for p in pooled], axis=1)]
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
-        """Bins fill the padded map and do not overlap: a reshape to [N, bins, kernel, bins, kernel, C], reduced."""
+        """Reduces a reshape to [N, bins, kernel, bins, kernel, C]: bins fill the padded map and do not overlap."""
         tf = import_tensorflow()
         pooled = [self._level(tf, bottoms[0], 2**level) for level in range(self.pyramid_height)]
         if self.pyramid_height == 1:
@@ -84,7 +86,7 @@ class SPP(Layer):
         rows = [tf.reshape(to_caffe(p), [-1, p.shape[1] * p.shape[2] * p.shape[3]]) for p in pooled]
         return [tf.concat(rows, axis=1)]
 
-    def _level(self, tf: Any, x: Tensor, bins: int) -> Tensor:
+    def _level(self, tf: ModuleType, x: Tensor, bins: int) -> Tensor:
         shape = tf.shape(x)
         channels = int(x.shape[3])
         kernel, pad = zip(*(_window(shape[axis], bins) for axis in (1, 2)), strict=True)
@@ -99,13 +101,13 @@ class SPP(Layer):
             padded = tf.pad(clean, around, constant_values=-FLT_MAX)
             top = tf.reduce_max(tf.reshape(padded, blocks), axis=(2, 4))
         else:
-            # No bin reaches past size + pad, so that all of them count a whole kernel.
+            # No bin reaches past size + pad: the divisor is the whole kernel for all.
             top = tf.reduce_mean(tf.reshape(tf.pad(x, around), blocks), axis=(2, 4))
         top.set_shape([x.shape[0], bins, bins, channels])
         return top
 
 
-def _window(size: Any, bins: int) -> tuple[Any, Any]:
-    """(kernel, pad) of a level along one axis (GetPoolingParam); integers or tensors."""
+def _window(size: Size, bins: int) -> tuple[Size, Size]:
+    """Returns (kernel, pad) of a level along one axis (GetPoolingParam); integers or tensors."""
     kernel = -(-size // bins)
     return kernel, (kernel * bins - size + 1) // 2

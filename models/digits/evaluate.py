@@ -13,37 +13,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conversion import (
-    Network,
-    Preprocessing,
     ReceptiveField,
     cast,
     convert,
     load_network,
+    load_savedmodel,
     receptive_field,
-    savedmodel,
-    to_tensorflow,
 )
 from models.catalog import entry
 from models.digits.pages import Labels, Page, Pixels, compose_page, held_out
 from models.fetch import fetch
 
 BACKGROUND = 10
-# A cell this far from the middle of every digit (in pixels, straight) has to be background.
+# A cell whose distance from the middle of every digit is larger than this, in pixels, must be background.
 FAR = 20.0
 
-# A page's pixels, uint8 RGB [H, W, 3] -> its map, float [h, w, 11].
+# Takes a page's pixels, uint8 RGB [H, W, 3], and returns its map, float [h, w, 11].
 Scorer = Callable[[Pixels], NDArray[np.floating]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Accuracy:
-    """How often the map was right.
+    """How often maps are right.
 
     Attributes:
-        digits: How many digits there were.
-        digits_right: Of these, those that the cell nearest to their middle names.
-        background: How many cells were farther than `FAR` from every digit.
-        background_right: Of these, those that are called background.
+        digits: The number of digits.
+        digits_right: Of these, the number whose nearest cell names them.
+        background: The number of cells farther than `FAR` from every digit.
+        background_right: Of these, the number classified as background.
     """
 
     digits: int = 0
@@ -64,25 +61,25 @@ class Accuracy:
 
 
 def measure(score: Scorer, geometry: ReceptiveField, pages: Iterable[Page]) -> Accuracy:
-    """Scores pages and compares the maps with what was written on them."""
+    """Scores pages and compares the maps with the digits on them."""
     return sum((judge(page, score(page.pixels), geometry) for page in pages), Accuracy())
 
 
 def judge(page: Page, probabilities: NDArray[np.floating], geometry: ReceptiveField) -> Accuracy:
-    """Compares the map of one page with what was written on it."""
-    found = probabilities.argmax(axis=-1)
-    rows, columns = found.shape
+    """Compares the map of one page with the digits on it."""
+    classes = probabilities.argmax(axis=-1)
+    rows, columns = classes.shape
     right = 0
     for digit in page.digits:
         row = min(max(geometry.y.cell_at(digit.y), 0), rows - 1)
         column = min(max(geometry.x.cell_at(digit.x), 0), columns - 1)
-        right += int(found[row, column] == digit.label)
-    far = found[distances(page, found.shape, geometry) > FAR]
+        right += int(classes[row, column] == digit.label)
+    far = classes[distances(page, classes.shape, geometry) > FAR]
     return Accuracy(len(page.digits), right, far.size, int((far == BACKGROUND).sum()))
 
 
 def distances(page: Page, cells: tuple[int, ...], geometry: ReceptiveField) -> NDArray[np.float64]:
-    """From the middle of every cell to that of the nearest digit, in pixels: [h, w]."""
+    """Returns the distance from the middle of every cell to that of the nearest digit, in pixels: [h, w]."""
     y = np.array([float(geometry.y.center(i)) for i in range(cells[0])])
     x = np.array([float(geometry.x.center(i)) for i in range(cells[1])])
     result = np.full((len(y), len(x)), np.inf)
@@ -92,7 +89,7 @@ def distances(page: Page, cells: tuple[int, ...], geometry: ReceptiveField) -> N
 
 
 def pages_of(images: Pixels, labels: Labels, digits: int, seed: int) -> Iterator[Page]:
-    """Pages with that many digits together, or a few more."""
+    """Yields pages with that many digits in total, or a few more."""
     rng = np.random.default_rng(seed)
     while digits > 0:
         page = compose_page(rng, images, labels)
@@ -100,23 +97,8 @@ def pages_of(images: Pixels, labels: Labels, digits: int, seed: int) -> Iterator
         yield page
 
 
-def quick_scorer(network: Network) -> Scorer:
-    """Scores with a dense network in memory, such as `cast(load_network(...))`, without making a SavedModel."""
-    module, output = to_tensorflow(network), network.outputs[-1]
-    (data,) = network.inputs
-    model = entry("digits")
-    preprocessing = Preprocessing(mean=model.mean, scale=model.scale)
-
-    def score(pixels: Pixels) -> NDArray[np.floating]:
-        blobs = module({data: preprocessing.reference(pixels[None]).astype(np.float32)})
-        probabilities: NDArray[np.floating] = np.asarray(blobs[output])[0]
-        return probabilities.transpose(1, 2, 0)
-
-    return score
-
-
 def main(arguments: list[str] | None = None) -> None:
-    """Converts the model and prints how it does, seed by seed and altogether."""
+    """Converts the model and prints its accuracy for each seed and in total."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--digits", type=int, default=1000, help="held-out digits to place for each seed")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
@@ -128,7 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as directory:
         output = Path(directory) / "digits"
         convert(model.definition, fetch(model), output, mean=model.mean, scale=model.scale, labels=model.labels)
-        signature = savedmodel.load_savedmodel(output).signatures["serving_default"]
+        signature = load_savedmodel(output).signatures["serving_default"]
 
         def score(pixels: Pixels) -> NDArray[np.floating]:
             return np.asarray(signature(images=pixels[None])["probabilities"][0])

@@ -1,8 +1,8 @@
-"""Pages of handwritten digits: what the digits model is trained, measured and shown on.
+"""Pages of handwritten digits, for training, measuring and demonstrating the digits model.
 
-A page is warm paper with a little grain, sometimes ruled, on which digits stand alone or in numbers, in one or two dark
-inks. Between them lies what a page may have and no classifier should take for a digit: long strokes, ticks, crosses,
-loops, blots, specks, the ring of a cup. Pillow and NumPy alone; the same generator gives the same page.
+A page is warm paper with a little grain, sometimes ruled, with single digits and numbers in one or two dark inks.
+Between them are marks that no classifier should take for a digit: long strokes, ticks, crosses, loops, blots, specks,
+the ring of a cup. It needs only Pillow and NumPy; equal generators compose equal pages.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Pixels = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 _Color = tuple[int, int, int]
 
-# Side of the window that the model sees; the middle of a digit is at least `EDGE` from the first and the last pixel.
+# Side of the model's window; the middle of a digit is at least `EDGE` from the first and the last pixel.
 WINDOW = 32
 EDGE = 15
 # Height of a digit before it is turned, sheared and scaled a little.
@@ -49,7 +49,7 @@ PITCH = 18
 
 _HELD_OUT = Path(__file__).parent / "held_out.npz"
 _SIDES = (160, 480)
-_SHARPENED = 12  # pixels a cell of an 8x8 image is enlarged to before its outline is made sharp
+_SHARPENED = 12  # pixels per cell of an enlarged 8x8 image, before its outline is sharpened
 
 _PAPERS: tuple[_Color, ...] = (
     (250, 243, 226),
@@ -80,8 +80,8 @@ class Placed:
 
     Attributes:
         label: 0 to 9.
-        y, x: The middle of its ink's bounding box, in pixels; the first pixel has its own middle at 0.
-        height, width: Of that box.
+        y, x: The middle of its ink's bounding box, in pixels; the middle of the first pixel is 0.
+        height, width: The size of that box.
     """
 
     label: int
@@ -116,11 +116,11 @@ class Page:
 
 @functools.cache
 def held_out() -> tuple[Pixels, Labels]:
-    """The digits that were kept out of training: images uint8 [n, 8, 8] with values 0 to 16, and their labels [n].
+    """Returns the digits kept out of training: images uint8 [n, 8, 8] with values 0 to 16, and their labels [n].
 
     They are a part of E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning
     Repository, 1998, https://doi.org/10.24432/C50P49, licensed under CC BY 4.0
-    (https://creativecommons.org/licenses/by/4.0/); unchanged but for the type of the numbers.
+    (https://creativecommons.org/licenses/by/4.0/); unchanged except for the type of the numbers.
     """
     with np.load(_HELD_OUT, allow_pickle=False) as file:
         images, labels = file["images"], file["labels"].astype(np.int64)
@@ -142,17 +142,16 @@ def compose_page(
     """Composes a page of digits drawn at random from those given.
 
     Args:
-        rng: Decides everything.
+        rng: The source of all random choices.
         images: The digits, [n, 8, 8] with values 0 (paper) to 16 (ink).
-        labels: What they are.
+        labels: Their labels.
         size: Height and width; by default each between 160 and 480.
-        count: How many digits there are; by default about half of what the page holds. A page too full for that has
-            fewer.
+        count: The number of digits; by default about half of what fits. A page without room for all has fewer.
         clutter: Whether there may be rules, stains, strokes and specks.
         variation: How much the digits are bent: 1 is a little.
 
     Raises:
-        ValueError: The page is smaller than the model's window, or there are not as many labels as images, or none.
+        ValueError: The page is smaller than the model's window, or there are no images, or another number of labels.
     """
     height, width = (int(side) for side in rng.integers(_SIDES[0], _SIDES[1] + 1, size=2)) if size is None else size
     if min(height, width) < WINDOW:
@@ -165,7 +164,7 @@ def compose_page(
     if clutter:
         sheet.stain()
         sheet.rule()
-    digits = _write(sheet, images, labels, count, variation)
+    digits = _write(sheet, images, labels, count=count, variation=variation)
     if clutter:
         for _ in range(rng.poisson(height * width / 9000)):
             sheet.doodle()
@@ -174,7 +173,7 @@ def compose_page(
 
 
 def _write(
-    sheet: _Sheet, images: Pixels, labels: Sequence[int] | NDArray[np.integer], count: int, variation: float
+    sheet: _Sheet, images: Pixels, labels: Sequence[int] | NDArray[np.integer], *, count: int, variation: float
 ) -> list[Placed]:
     """Writes numbers of one to four digits wherever there is room, on slightly uneven lines."""
     rng = sheet.rng
@@ -197,7 +196,7 @@ def _write(
             if not has_room(placed.y, placed.x) or not sheet.is_free(top, left, height, width):
                 break
             sheet.take(top, left, height, width)
-            sheet.draw(glyph, top, left, ink)
+            sheet.draw(glyph, top, left, color=ink)
             digits.append(placed)
             step = max(PITCH + 1.0, width / 2 + DIGIT_HEIGHT / 3 + rng.uniform(GAP, 10))
             x, y = x + step, y + slope * step + rng.normal(0, 1.2)
@@ -207,22 +206,22 @@ def _write(
 
 
 def _glyph(rng: np.random.Generator, image: Pixels, pen: float, variation: float) -> Floats:
-    """A digit as ink coverage 0 to 1, cropped to its ink: enlarged smoothly, made sharp, then bent a little.
+    """Returns a digit as ink coverage 0 to 1, cropped to its ink: enlarged smoothly, made sharp, then bent a little.
 
     Args:
-        rng: Decides how it is bent.
+        rng: The source of the bends.
         image: [8, 8], 0 to 16.
-        pen: How much darker than its surroundings the outline is, 0 to 1: the lower, the broader the strokes.
-        variation: Of scale, rotation, shear and warp.
+        pen: How much darker than its surroundings the outline is, 0 to 1; a lower value makes broader strokes.
+        variation: Scale of the bends: scale, rotation, shear and warp.
     """
     padded = np.pad(image.astype(np.float64) / max(int(image.max()), 1) * 255, 1).astype(np.uint8)
     side = padded.shape[0] * _SHARPENED
     smooth = Image.fromarray(padded).resize((side, side), Image.Resampling.BICUBIC)
     around = smooth.filter(ImageFilter.GaussianBlur(1.1 * _SHARPENED))
-    # Against its surroundings rather than a fixed grey: strokes become even, and the loops of 6, 8 and 9 stay open.
+    # Relative to its surroundings, not to a fixed grey: strokes become even, and the loops of 6, 8 and 9 stay open.
     contrast = np.asarray(smooth, dtype=np.float32) / 255 - np.asarray(around, dtype=np.float32) / 255 * 0.85
     sharp = np.clip((contrast - pen) / 0.16 + 0.5, 0, 1)
-    # Nodes of a grid over the result, from its middle and supersampled, and where in the enlarged image each one is.
+    # Nodes of a grid over the supersampled result, and their positions in the enlarged image.
     bends = np.clip(rng.standard_normal(4), -2, 2) * variation
     angle, shear, aspect, scale = bends * (math.radians(4), 0.07, 0.05, 0.035)
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
@@ -263,17 +262,17 @@ class _Sheet:
         self._canvas: Floats = color + shade * np.array([0.9, 1.0, 1.2], dtype=np.float32)
 
     def finished(self) -> Pixels:
-        """The sheet as RGB, uint8."""
+        """Returns the sheet as RGB, uint8."""
         return np.clip(np.rint(self._canvas), 0, 255).astype(np.uint8)
 
     def ink(self) -> _Color:
-        """One of the page's two inks, mostly the first."""
+        """Returns one of the page's two inks, mostly the first."""
         return _INKS[int(self._inks[0 if self.rng.random() < 0.75 else 1])]
 
     # Room.
 
     def somewhere(self) -> tuple[float, float]:
-        """A position (y, x) where a digit's window lies on the page; where there are lines, mostly just above one."""
+        """Returns a position (y, x) whose window lies on the page; on ruled pages mostly just above a line."""
         rng = self.rng
         y, x = (rng.uniform(EDGE, side - 1 - EDGE) for side in (self.height, self.width))
         if self._lines is not None and rng.random() < 0.85:
@@ -282,11 +281,11 @@ class _Sheet:
         return y, x
 
     def has_window(self, y: float, x: float) -> bool:
-        """Whether a digit's middle is far enough from the edges."""
+        """Returns whether a digit's middle is far enough from the edges."""
         return EDGE <= y <= self.height - 1 - EDGE and EDGE <= x <= self.width - 1 - EDGE
 
     def is_free(self, top: int, left: int, height: int, width: int) -> bool:
-        """Whether a box lies on the page, `GAP` from all that are taken."""
+        """Returns whether a box lies on the page and at least `GAP` from all taken boxes."""
         if top < 0 or left < 0 or top + height > self.height or left + width > self.width:
             return False
         return all(
@@ -295,19 +294,19 @@ class _Sheet:
         )
 
     def take(self, top: int, left: int, height: int, width: int) -> None:
-        """Takes a box."""
+        """Marks a box as taken."""
         self._taken.append((top, left, height, width))
 
     # Ink.
 
-    def draw(self, coverage: Floats, top: int, left: int, color: _Color, opacity: float = 0.93) -> None:
-        """Lays ink over a box of the sheet; it flows a little unevenly."""
+    def draw(self, coverage: Floats, top: int, left: int, *, color: _Color, opacity: float = 0.93) -> None:
+        """Lays ink over a box of the sheet, a little unevenly."""
         height, width = coverage.shape
         flow = 1 - 0.12 * np.abs(self._noise(5, (height, width)))
         self._blend(coverage * flow * opacity, top, left, color)
 
     def stain(self) -> None:
-        """On some pages the ring that a cup leaves."""
+        """Draws the ring that a cup leaves, on some pages."""
         rng = self.rng
         if rng.random() > 0.3:
             return
@@ -321,7 +320,7 @@ class _Sheet:
         self._blend((rim * 0.4 + inside).astype(np.float32), 0, 0, _COFFEE)
 
     def rule(self) -> None:
-        """On many pages lines, with or without a margin, or squares; faint, and not quite level."""
+        """Draws lines on many pages, with or without a margin, or squares; faint, and not quite level."""
         rng = self.rng
         kind = rng.choice(3, p=(0.4, 0.4, 0.2))
         if kind == 0:
@@ -347,7 +346,7 @@ class _Sheet:
             self._lines = (first, spacing)
 
     def doodle(self) -> None:
-        """A mark of the pen that is no digit, where there is room for it."""
+        """Draws a mark of the pen that is not a digit, where there is room for it."""
         rng = self.rng
         kinds = (long_stroke, tick, cross, coil, dash, blot, wave, hatching)
         weights = np.array((3, 2, 2, 2, 3, 2, 2, 1))
@@ -362,11 +361,11 @@ class _Sheet:
             top, left = int(rng.integers(self.height - height)), int(rng.integers(self.width - width))
             if self.is_free(top, left, height, width):
                 self.take(top, left, height, width)
-                self.draw(coverage, top, left, ink)
+                self.draw(coverage, top, left, color=ink)
                 return
 
     def speckle(self) -> None:
-        """Dust, and fibres of the paper; they lie over everything."""
+        """Draws dust and fibres of the paper, over everything."""
         rng = self.rng
         for _ in range(rng.poisson(self.height * self.width / 6000)):
             if rng.random() < 0.6:
@@ -383,13 +382,9 @@ class _Sheet:
         under += coverage[..., None] * (np.array(color, dtype=np.float32) - under)
 
     def _noise(self, grid: int, size: tuple[int, int] | None = None) -> Floats:
-        """Smooth noise with one independent value about every `grid` pixels, mostly within -2 to 2."""
+        """Returns smooth noise with one independent value about every `grid` pixels, mostly within -2 to 2."""
         height, width = size or (self.height, self.width)
         values = self.rng.standard_normal((height // grid + 2, width // grid + 2), dtype=np.float32)
         coarse = Image.fromarray(np.clip(np.rint(values * 40 + 128), 0, 255).astype(np.uint8))
         smooth = coarse.resize((width, height), Image.Resampling.BICUBIC)
         return (np.asarray(smooth, dtype=np.float32) - 128) / 40
-
-
-# Marks: each gives the pen's paths as points (x, y) in pixels. None has the size and form of a digit: what is straight
-# is far longer or far shorter than one, what is closed is far smaller.

@@ -1,4 +1,8 @@
-"""What pens leave besides digits, as coverage masks: strokes, ticks, coils, blots. Pure drawing."""
+"""Marks of a pen that are not digits, as coverage masks: strokes, ticks, coils, blots.
+
+Each function of a mark returns the pen's paths as points (x, y) in pixels. No mark has the size and form of a digit:
+straight ones are far longer or far shorter, closed ones far smaller.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ SUPERSAMPLING = 4
 
 
 def drawn(paths: Sequence[Points], breadth: float) -> Floats:
-    """Paths drawn with a round pen, as coverage 0 to 1, cropped to the ink."""
+    """Returns the coverage, 0 to 1, of paths drawn with a round pen, cropped to the ink."""
     s = SUPERSAMPLING
     points = np.array([point for path in paths for point in path])
     low = points.min(axis=0) - breadth
@@ -33,7 +37,7 @@ def drawn(paths: Sequence[Points], breadth: float) -> Floats:
 
 
 def arc(length: float, bend: float, angle: float) -> Points:
-    """A stroke that bends by `bend` radians for each of its ten steps."""
+    """Returns a stroke that bends by `bend` radians for each of its ten steps."""
     points, x, y, step = [(0.0, 0.0)], 0.0, 0.0, length / 10
     for _ in range(10):
         x, y, angle = x + step * math.cos(angle), y + step * math.sin(angle), angle + bend
@@ -42,27 +46,27 @@ def arc(length: float, bend: float, angle: float) -> Points:
 
 
 def long_stroke(rng: np.random.Generator) -> list[Points]:
-    """An underline or a long sweep of the pen in any direction."""
+    """Returns an underline or a long sweep of the pen in any direction."""
     level = rng.random() < 0.5
     angle = rng.normal(0, 0.08) if level else rng.uniform(0, math.pi)
     return [arc(rng.uniform(48, 130), rng.normal(0, 0.04), angle)]
 
 
 def tick(rng: np.random.Generator) -> list[Points]:
-    """A check mark."""
+    """Returns a check mark."""
     size = rng.uniform(9, 13)
     return [[(0.0, 0.0), (size * 0.35, size * 0.45), (size * 1.2, -size * rng.uniform(0.6, 0.9))]]
 
 
 def cross(rng: np.random.Generator) -> list[Points]:
-    """Two or three short strokes through one point: a cross, a plus, an asterisk."""
+    """Returns two or three short strokes through one point: a cross, a plus, an asterisk."""
     half, count, turn = rng.uniform(4, 8), int(rng.integers(2, 4)), rng.uniform(0, math.pi)
     angles = [turn + math.pi * i / count + rng.normal(0, 0.1) for i in range(count)]
     return [[(-half * math.cos(a), -half * math.sin(a)), (half * math.cos(a), half * math.sin(a))] for a in angles]
 
 
 def coil(rng: np.random.Generator) -> list[Points]:
-    """Small loops in a row, as one tries a pen."""
+    """Returns small loops in a row, as one tries a pen."""
     radius, advance, turns = rng.uniform(3, 5.5), rng.uniform(0.7, 1.4), int(rng.integers(3, 9))
     slant = rng.normal(0, 0.1)
     t = np.linspace(0, 2 * math.pi * turns, 16 * turns)
@@ -71,7 +75,7 @@ def coil(rng: np.random.Generator) -> list[Points]:
 
 
 def dash(rng: np.random.Generator) -> list[Points]:
-    """A hyphen, an equals sign, an apostrophe, quotation marks."""
+    """Returns a hyphen, an equals sign, an apostrophe, quotation marks."""
     level = rng.random() < 0.6
     angle = (0.0 if level else math.pi / 2 + 0.4) + rng.normal(0, 0.15)
     stroke = arc(rng.uniform(4, 9), rng.normal(0, 0.04), angle)
@@ -81,7 +85,7 @@ def dash(rng: np.random.Generator) -> list[Points]:
 
 
 def blot(rng: np.random.Generator) -> list[Points]:
-    """A drop of ink, filled by going round and round."""
+    """Returns a drop of ink, filled by going round and round."""
     t = np.linspace(0, 2 * math.pi * 6, 120)
     wobble = 1 + 0.25 * np.sin(t % (2 * math.pi) * rng.integers(1, 4) + rng.uniform(0, 6))
     radius = np.linspace(0, rng.uniform(2, 6), 120) * wobble
@@ -89,7 +93,7 @@ def blot(rng: np.random.Generator) -> list[Points]:
 
 
 def wave(rng: np.random.Generator) -> list[Points]:
-    """A wavy line, as words look from afar."""
+    """Returns a wavy line, as words look from afar."""
     steps = int(rng.integers(120, 360))
     phase = np.cumsum(rng.uniform(0.1, 0.45, steps))
     swing = 3.2 + np.convolve(rng.normal(0, 6, steps), np.ones(16) / 16, mode="same")
@@ -98,7 +102,7 @@ def wave(rng: np.random.Generator) -> list[Points]:
 
 
 def hatching(rng: np.random.Generator) -> list[Points]:
-    """Parallel strokes close together."""
+    """Returns parallel strokes close together."""
     count, length, apart = int(rng.integers(5, 10)), rng.uniform(14, 26), rng.uniform(4, 6)
     lean = rng.uniform(0.2, 0.9)
     return [
@@ -108,12 +112,12 @@ def hatching(rng: np.random.Generator) -> list[Points]:
 
 
 def reduced(image: Image.Image) -> Floats:
-    """A supersampled drawing as coverage 0 to 1."""
+    """Returns a supersampled drawing as coverage 0 to 1."""
     return np.asarray(image.reduce(SUPERSAMPLING), dtype=np.float32) / 255
 
 
 def cropped(coverage: Floats) -> Floats:
-    """The part with ink."""
+    """Returns the part with ink."""
     rows, columns = (np.flatnonzero((coverage > 0.15).any(axis=axis)) for axis in (1, 0))
     if not rows.size:
         return coverage[:1, :1]

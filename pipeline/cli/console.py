@@ -1,43 +1,47 @@
-"""What the command line shows and what it keeps quiet."""
+"""What the command line shows, and which messages of libraries it hides."""
 
 from __future__ import annotations
 
 import logging
 import os
 import threading
+from typing import TYPE_CHECKING
 
-from rich.console import Console
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _WIDE = 160
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Rich's console; wide where the output is no terminal, so that a file has whole lines."""
-    found = Console(stderr=stderr)
-    return found if found.is_terminal else Console(stderr=stderr, width=_WIDE)
+    """Returns Rich's console; it is wide where the output is not a terminal, so that a file has whole lines."""
+    from rich.console import Console
+
+    terminal = Console(stderr=stderr)
+    return terminal if terminal.is_terminal else Console(stderr=stderr, width=_WIDE)
 
 
 def quiet_libraries(*, debug: bool) -> None:
-    """Keeps Beam's and TensorFlow's own logging to what a user can act on; with `debug` everything is shown."""
+    """Hides log messages of Beam and TensorFlow that a user cannot act on; with `debug` everything is shown."""
     if debug:
         logging.basicConfig(level=logging.INFO)
         return
-    # 3: even at ERROR, oneDNN announces what this processor lacks. What fails raises in Python all the same.
+    # 3: even at ERROR, oneDNN lists what this processor lacks. What fails raises in Python as well.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     handler = logging.StreamHandler()
     handler.setLevel(logging.ERROR)  # a runner's own logger takes its level from what its process writes
     logging.basicConfig(level=logging.ERROR, handlers=[handler])
-    # A worker's failure is raised too, and reported once, by us.
+    # The failure of a worker is raised too, and densecast reports it once.
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
 
 
 def quiet_threads() -> None:
-    """Keeps still what a runner's threads die of when it has ended and hangs up: no news, in forty lines each."""
-    others = threading.excepthook
+    """Hides the tracebacks of threads whose runner has ended and closed their calls: forty lines each, and no error."""
+    report = threading.excepthook
 
-    def hook(failed: threading.ExceptHookArgs) -> None:
-        code = getattr(failed.exc_value, "code", None)
+    def hook(failure: threading.ExceptHookArgs) -> None:
+        code = getattr(failure.exc_value, "code", None)
         if not (callable(code) and str(code()) == "StatusCode.CANCELLED"):
-            others(failed)
+            report(failure)
 
     threading.excepthook = hook

@@ -6,7 +6,6 @@ for each image of either version, and the columns of one row group.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,12 +18,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from conversion import nearest
 from pipeline.drift.statistics import Change, Exceeded, Tally, Thresholds, compare, judge
 from pipeline.errors import TableError
-from pipeline.storage import files
-from pipeline.storage.errors import StorageError
+from pipeline.storage.address import join
 from pipeline.table.log import FOLDER, active_parts, open_delta
-from pipeline.table.part_reader import PART_ERRORS, open_part
+from pipeline.table.part_reader import open_part, reading_part
 from pipeline.table.reader import MapTable
 from pipeline.table.schema import Status
 
@@ -101,13 +100,13 @@ def measure_drift(
     }
     limits = thresholds or Thresholds()
     return DriftReport(
-        table=root, run=later, against=earlier, groups=groups, thresholds=limits, exceeded=judge(groups, limits)
+        table=str(root), run=later, against=earlier, groups=groups, thresholds=limits, exceeded=judge(groups, limits)
     )
 
 
 def drift_path(root: str, run_id: str) -> str:
     """Returns the path of a run's drift report."""
-    return files.join(root, FOLDER, "drift", f"{run_id}.json")
+    return join(root, FOLDER, "drift", f"{run_id}.json")
 
 
 def choose_runs(
@@ -127,7 +126,7 @@ def choose_runs(
     by_id = {str(summary.get("run_id")): summary for summary in runs}
     for name in (run, against):
         if name is not None and name not in by_id:
-            close = difflib.get_close_matches(name, by_id, 1)
+            close = nearest(name, by_id)
             raise TableError(
                 f"there is no run {name!r}",
                 where=root,
@@ -284,18 +283,16 @@ _cached_digest = lru_cache(1024)(_digest)
 
 def _row_groups(root: str, part: str, columns: Sequence[str] = tuple(_COUNTED)) -> Iterator[pa.Table]:
     """Yields the rows of a part, except those of deleted images, one row group at a time."""
-    try:
-        with open_part(root, part) as file:
-            for index in range(file.num_row_groups):
-                rows = file.read_row_group(index, columns=list(columns))
-                yield rows.filter(pc.not_equal(rows.column("status"), Status.DELETED.value))
-    except (*PART_ERRORS, StorageError) as error:
-        raise TableError(
-            f"the part {part} cannot be read: {error}",
-            where=root,
-            why="it may have been vacuumed, if it belongs to an earlier version, or be damaged",
-            remedy="choose a later --against; `densecast check` finds damage; use a longer `vacuum --retention`",
-        ) from error
+    reading = reading_part(
+        root,
+        f"the part {part} cannot be read",
+        why="it may have been vacuumed, if it belongs to an earlier version, or be damaged",
+        remedy="choose a later --against; `densecast check` finds damage; use a longer `vacuum --retention`",
+    )
+    with reading, open_part(root, part) as file:
+        for index in range(file.num_row_groups):
+            rows = file.read_row_group(index, columns=list(columns))
+            yield rows.filter(pc.not_equal(rows.column("status"), Status.DELETED.value))
 
 
 def _parts(root: str, version: int) -> set[str]:

@@ -130,7 +130,7 @@ def _narrowed(
     kind = tf.as_dtype(str(precision))
     weights = {}
     for layer in network.layers:
-        own = kind if layer.narrow is Narrow.ALWAYS else tf.float32
+        own = kind if layer.narrow is Narrow.ALLOW else tf.float32
         weights[layer.name] = [tf.Variable(tf.cast(value, own)) for value in loaded.network.weights.get(layer.name, ())]
 
     def blobs(images: Any) -> Mapping[str, Any]:

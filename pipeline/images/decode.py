@@ -34,6 +34,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from pipeline.images import formats, tiff
 from pipeline.rejection import Reason, Rejected
+from pipeline.settings import LimitSettings
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 
@@ -53,7 +54,7 @@ class DecodeLimits:
         ValueError: A number is less than 1, or a format is not one that densecast decodes.
     """
 
-    max_pixels: int = 178_956_970
+    max_pixels: int = LimitSettings.max_pixels
     min_height: int = 1
     min_width: int = 1
     formats: tuple[str, ...] = formats.FORMATS

@@ -15,15 +15,17 @@ import subprocess
 import sys
 import threading
 import weakref
-from typing import Any, Self
+from collections.abc import Callable
+from typing import Any, Protocol, Self
 
 import numpy as np
 
 from conversion.errors import DensecastError
 from pipeline.images import decoder_child
 from pipeline.rejection import Reason, Rejected
+from pipeline.settings import LimitSettings
 
-TIMEOUT_S = 120.0
+TIMEOUT_S = LimitSettings.decode_timeout
 """Seconds that one decode may take. The largest images take a few; this is for a machine that is overloaded as well."""
 
 MEMORY_BYTES = 8 * 2**30
@@ -51,6 +53,7 @@ class IsolatedDecoder:
             runs too is counted: that a machine or a container was suspended is no image's fault.
         memory_bytes: Address space that the child may take (Linux); more ends in OUT_OF_MEMORY.
         function: What to call in the child, as "module:name"; its first argument is an image file.
+        clock: Makes the clock of a wait from its limit in seconds.
 
     Raises:
         ValueError: A limit is not positive.
@@ -61,10 +64,12 @@ class IsolatedDecoder:
         timeout_s: float = TIMEOUT_S,
         memory_bytes: int = MEMORY_BYTES,
         function: str = "pipeline.images.decode:decode",
+        clock: "Callable[[float], WaitClock] | None" = None,
     ) -> None:
         if not timeout_s > 0 or memory_bytes < 1:
             raise ValueError(f"timeout_s is {timeout_s}, memory_bytes is {memory_bytes}; both must be positive")
         self._timeout_s, self._memory_bytes, self._function = timeout_s, memory_bytes, function
+        self._clock = clock or _Clock
         self._child: _Child | None = None
         self._closed = False
         self._lock = threading.Lock()
@@ -142,7 +147,7 @@ class IsolatedDecoder:
             self._child = None
         if self._child is None:
             self._check_open()
-            child = self._child = _Child(self._function, self._memory_bytes)
+            child = self._child = _Child(self._function, self._memory_bytes, self._clock)
             ready = False
             try:
                 child.receive(_START_S)
@@ -164,6 +169,13 @@ class IsolatedDecoder:
     def _check_open(self) -> None:
         if self._closed:
             raise ValueError("the decoder is closed")
+
+
+class WaitClock(Protocol):
+    """The time limit of one wait, or of several that share it."""
+
+    def wait(self, event: select.poll) -> None:
+        """Waits for `event`; raises _HungError when the time is over."""
 
 
 class _HungError(Exception):
@@ -205,7 +217,7 @@ _ENVIRONMENT = {
 class _Child:
     """A process that runs `pipeline.images.decoder_child.serve`, and the socket to it."""
 
-    def __init__(self, function: str, memory_bytes: int) -> None:
+    def __init__(self, function: str, memory_bytes: int, clock: Callable[[float], WaitClock]) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             for end in (ours, theirs):
@@ -229,6 +241,7 @@ class _Child:
                 ) from error
         ours.setblocking(False)
         self._socket = ours
+        self._clock = clock
         self._writable, self._readable = select.poll(), select.poll()
         self._writable.register(ours, select.POLLOUT)
         self._readable.register(ours, select.POLLIN)
@@ -247,7 +260,7 @@ class _Child:
         """Sends a request."""
         pickled = pickle.dumps((arguments, options), decoder_child.PROTOCOL)
         head = decoder_child.LENGTHS.pack(len(pickled), 0, len(data)) + pickled
-        clock = _Clock(timeout_s)
+        clock = self._clock(timeout_s)
         for piece in decoder_child.joined([head, data]):
             rest = memoryview(piece)
             while rest:
@@ -265,13 +278,13 @@ class _Child:
             _HungError: None came in `timeout_s`.
             _DiedError: The child is gone.
         """
-        clock = _Clock(timeout_s)
+        clock = self._clock(timeout_s)
         lengths = decoder_child.LENGTHS.unpack(self._exactly(decoder_child.LENGTHS.size, clock))
         pickled, table, buffers = (self._exactly(length, clock) for length in lengths)
         outcome: decoder_child.Outcome = decoder_child.content(pickled, table, buffers)
         return outcome
 
-    def _exactly(self, length: int, clock: "_Clock") -> memoryview:
+    def _exactly(self, length: int, clock: WaitClock) -> memoryview:
         whole = rest = np.empty(length, np.uint8).data
         while rest:
             try:

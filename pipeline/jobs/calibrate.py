@@ -1,19 +1,21 @@
-"""What a run settles before it starts, on the first images of the collection: form, precision, and shapes for XLA.
+"""What a run chooses before it starts, on the first images of the collection: form, precision, and shapes for XLA.
 
-A run into a table whose last maps were made by the same settings takes over what was settled then: measured on other
-images it might come out otherwise, and with another form all images would have to be scored again.
+A run into a table whose last maps were made by the same settings takes over the choice of that time. Measured on other
+images it might come out differently, and another form means that all images are scored again.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from conversion import ModelMetadata
-from pipeline.engines import TensorFlowEngineFactory, counts_of
+from pipeline.engines import Engine, TensorFlowEngineFactory, counts_of
 from pipeline.engines.xla import BatchShape
+from pipeline.images.decode import Pixels
+from pipeline.jobs.spec import ScoringJob
 from pipeline.maps.recipe import Form, Precision
 from pipeline.maps.tiling import cut
 from pipeline.scoring.calibration.form import Choice, choose_form
@@ -23,21 +25,18 @@ from pipeline.scoring.calibration.xla_shapes import coming_shapes
 from pipeline.table.log import open_delta
 from pipeline.table.reader import MapTable
 
-if TYPE_CHECKING:
-    from pipeline.jobs.spec import ScoringJob
-
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Calibration:
-    """What was settled.
+    """A job whose open settings have values.
 
     Attributes:
         job: The job, with the form of its maps.
         choice: What the form was chosen by; None where the job names it.
         parity: What the job's precision does to the maps; None in float32.
-        compiled: What XLA is to compile; empty without it.
+        compiled: The batches that XLA compiles; empty without XLA.
     """
 
     job: ScoringJob
@@ -45,20 +44,20 @@ class Calibration:
     parity: Parity | None = None
     compiled: tuple[BatchShape, ...] = ()
 
-    def about(self) -> dict[str, Any]:
-        """For the run's summary."""
-        found: dict[str, Any] = {"job": self.job.model_dump(mode="json")}
+    def summary(self) -> dict[str, object]:
+        """Returns what the run's summary keeps of it, as JSON."""
+        summary: dict[str, object] = {"job": self.job.as_json()}
         if self.choice is not None:
-            found["accuracy"] = self.choice.model_dump(mode="json")
+            summary["accuracy"] = self.choice.model_dump(mode="json")
         if self.parity is not None:
-            found["parity"] = self.parity.model_dump(mode="json")
-        if self.job.xla:
-            found["compiled"] = [list(shape) for shape in self.compiled]
-        return found
+            summary["parity"] = self.parity.model_dump(mode="json")
+        if self.job.execution.xla:
+            summary["compiled"] = [list(shape) for shape in self.compiled]
+        return summary
 
 
 def calibrate(job: ScoringJob, metadata: ModelMetadata) -> Calibration:
-    """Settles what a job leaves open.
+    """Chooses what a job leaves open.
 
     Args:
         job: The job.
@@ -72,68 +71,72 @@ def calibrate(job: ScoringJob, metadata: ModelMetadata) -> Calibration:
     """
     parity = choice = None
     compiled: tuple[BatchShape, ...] = ()
-    if job.precision is not Precision.FLOAT32:
+    if job.recipe.precision is not Precision.FLOAT32:
         parity = _parity(job, metadata)
         parity.check()
-    if job.accuracy_bound is not None:
-        choice = _choice(job, metadata, job.accuracy_bound)
-        job = job.model_copy(update={"scores": choice.form})
-    if job.xla:
+    if job.recipe.accuracy_bound is not None:
+        choice = _choice(job, metadata, job.recipe.accuracy_bound)
+        job = dataclasses.replace(job, recipe=dataclasses.replace(job.recipe, scores=choice.form))
+    if job.execution.xla:
         compiled = _shapes(job, metadata)
         _log.info("XLA compiles %s", ", ".join("x".join(map(str, shape)) for shape in compiled) or "nothing")
     return Calibration(job, choice, parity, compiled)
 
 
 def _earlier(job: ScoringJob, metadata: ModelMetadata) -> Iterator[Mapping[str, Any]]:
-    """The summaries of the table's runs with this model, the newest first."""
-    for run in reversed(MapTable(job.output).runs()) if open_delta(job.output) is not None else ():
+    """Yields the summaries of the table's runs with this model, the newest first."""
+    for run in reversed(MapTable(job.table).runs()) if open_delta(job.table) is not None else ():
         if run.get("model_digest") == metadata.digest:
             yield run
 
 
 def _choice(job: ScoringJob, metadata: ModelMetadata, bound: float) -> Choice:
-    """The form of the maps: the one that the table's maps have by the same bound, or chosen on a sample."""
+    """Returns the form of the table's maps if it was chosen by the same bound, or the form that a sample asks for."""
+    settings = job.recipe
     for run in _earlier(job, metadata):
         recipe, accuracy = run.get("recipe", {}), run.get("accuracy", {})
-        same = recipe.get("precision", Precision.FLOAT32) == job.precision and recipe.get("k") == job.top_k
-        if same and accuracy.get("bound") == bound:
+        same_precision = recipe.get("precision", Precision.FLOAT32) == settings.precision
+        if same_precision and recipe.get("k") == settings.top_k and accuracy.get("bound") == bound:
             return Choice.model_validate(run["accuracy"])
-    return choose_form(_engine(job, job.precision), _sample(job, metadata), bound, job.top_k)
+    return choose_form(_engine(job, settings.precision), _sample(job, metadata), bound, settings.top_k)
 
 
 def _parity(job: ScoringJob, metadata: ModelMetadata) -> Parity:
-    """By the same bounds: what was measured for the table's maps, or now on a sample."""
-    bounds = {"max_error": job.max_parity_error, "max_flips": job.max_parity_flips}
+    """Returns what was measured for the table's maps by the same bounds, or measures it now on a sample."""
+    precision = job.recipe.precision
+    bounds = {"max_error": job.execution.max_parity_error, "max_flips": job.execution.max_parity_flips}
     for run in _earlier(job, metadata):
-        found = run.get("parity", {})
-        if found.get("precision") == job.precision and all(found.get(name) == bounds[name] for name in bounds):
-            return Parity.model_validate(found)
-    exact, narrow = _engine(job, Precision.FLOAT32), _engine(job, job.precision)
-    parity = measure_parity(exact, narrow, _sample(job, metadata), job.precision)
+        measured = run.get("parity", {})
+        if measured.get("precision") == precision and all(measured.get(name) == bounds[name] for name in bounds):
+            return Parity.model_validate(measured)
+    exact, narrow = _engine(job, Precision.FLOAT32), _engine(job, precision)
+    parity = measure_parity(exact, narrow, _sample(job, metadata), precision)
     devices = [name.removeprefix("devices.") for name in counts_of(narrow) if name.startswith("devices.")]
     return parity.model_copy(update={**bounds, "devices": tuple(sorted(devices))})
 
 
 def _shapes(job: ScoringJob, metadata: ModelMetadata) -> tuple[BatchShape, ...]:
-    """The shapes that the table's last run with XLA had, or those of a sample: a shape has one way to be computed."""
+    """Returns the shapes of the table's last run with XLA, or those of a sample: a shape is computed in one way."""
+    most = job.execution.xla_shapes
     for run in _earlier(job, metadata):
-        if run.get("compiled") and run.get("job", {}).get("xla_shapes") == job.xla_shapes:
+        if run.get("compiled") and run.get("job", {}).get("xla_shapes") == most:
             return tuple((int(n), int(height), int(width)) for n, height, width in run["compiled"])
-    limits, alignment = job.limits(), metadata.alignment
+    limits, alignment = job.worker_limits(), metadata.alignment
     axes = metadata.geometry.y.axis, metadata.geometry.x.axis
 
     def tiles(size: tuple[int, int]) -> Iterator[tuple[int, int]]:
         for tile in cut(*size, axes, limits.tile_pixels, alignment) if alignment else ():
             yield tile.bottom - tile.top, tile.right - tile.left
 
-    sizes = sample_sizes(job.images, metadata, job.recipe(), limits)
-    return coming_shapes(sizes, tiles, limits.budget, limits.tile_pixels, job.xla_shapes)
+    sizes = sample_sizes(job.images, metadata, job.map_recipe(), limits, job.storage)
+    return coming_shapes(sizes, tiles, limits.budget, limits.tile_pixels, most)
 
 
-def _engine(job: ScoringJob, precision: Precision) -> Any:
-    recipe = job.model_copy(update={"precision": precision, "scores": Form.FLOAT32, "features": ()}).recipe()
-    return TensorFlowEngineFactory(job.model, recipe, job.device_here())()
+def _engine(job: ScoringJob, precision: Precision) -> Engine:
+    """Opens the model so that it gives all probabilities, and no features."""
+    recipe = dataclasses.replace(job.map_recipe(), precision=precision, form=Form.FLOAT32, features=())
+    return TensorFlowEngineFactory(job.model, recipe, job.launcher_device())()
 
 
-def _sample(job: ScoringJob, metadata: ModelMetadata) -> Any:
-    return sample(job.images, metadata, job.recipe(), job.limits())
+def _sample(job: ScoringJob, metadata: ModelMetadata) -> Iterator[Pixels]:
+    return sample(job.images, metadata, job.map_recipe(), job.worker_limits(), job.storage)

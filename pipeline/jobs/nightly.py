@@ -1,14 +1,14 @@
-"""A job, run for a date: once, by one run at a time, with a result that says everything."""
+"""Nightly jobs: a job runs once for each date, one run at a time, and every result is reported."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -24,9 +24,10 @@ from pipeline.jobs.notify import Failure, Night, Report, post, write_metrics
 from pipeline.jobs.run import check_folder, run_job, too_many_rejected
 from pipeline.jobs.spec import ScoringJob
 from pipeline.jobs.toml_file import JobFile
-from pipeline.storage import files
+from pipeline.storage.errors import MissingFileError
 from pipeline.table.lease import Holder, Lease, LeaseHeldError, look
 from pipeline.table.log import FOLDER, open_delta
+from pipeline.table.paths import TableRoot
 from pipeline.table.summaries import RunSummary, read_summary
 
 _LONGEST_BACKFILL = 3660  # days
@@ -40,7 +41,21 @@ _STATUSES = {
     ExitCode.INTERRUPTED: "interrupted",
 }
 
-Tell = Callable[[str], None]
+Print = Callable[[str], None]
+"""Takes a line for people."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """Where lines for people go.
+
+    Attributes:
+        report: Takes results.
+        warn: Takes errors and warnings.
+    """
+
+    report: Print = print
+    warn: Print = print
 
 
 class Attempt(NamedTuple):
@@ -48,27 +63,27 @@ class Attempt(NamedTuple):
 
     Attributes:
         run_id: The run.
-        done: Whether it has published.
+        done: Whether it has committed its maps.
     """
 
     run_id: str
     done: bool
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Model:
-    """The model of a command: whatever a link points to later, all its nights have this one.
+    """The model of a command. All its nights use it, even if a link points elsewhere meanwhile.
 
     Attributes:
-        path: The directory, links resolved.
-        digest: Its digest.
+        path: The directory, with links resolved.
+        digest: The model's digest.
     """
 
     path: str
     digest: str
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class PlannedNight:
     """What a night would do.
 
@@ -76,8 +91,8 @@ class PlannedNight:
         job: The job, with its run id.
         date: The date.
         attempt: The run.
-        version: The version of the table now; None where there is none.
-        holder: Who holds the lease now, as far as can be told.
+        version: The version of the table now; None where there is no table.
+        holder: Who holds the lease now; None where nobody holds it, or no lease is taken.
     """
 
     job: ScoringJob
@@ -88,17 +103,17 @@ class PlannedNight:
 
 
 def parse_dates(text: str) -> list[date]:
-    """The dates of `FROM..TO`, both included.
+    """Returns the dates of `FROM..TO`, both included.
 
     Raises:
-        ValueError: It is none, or too many.
+        ValueError: The text is not a range of dates, or has too many.
 
     >>> [str(day) for day in parse_dates("2026-02-28..2026-03-01")]
     ['2026-02-28', '2026-03-01']
     """
     match = re.fullmatch(r"(\d{4}-\d{2}-\d{2})\.\.(\d{4}-\d{2}-\d{2})", text)
     if match is None:
-        raise ValueError(f"{text!r} is no range of dates: write 2026-11-01..2026-11-05")
+        raise ValueError(f"{text!r} is not a range of dates: write 2026-11-01..2026-11-05")
     first, last = (date.fromisoformat(part) for part in match.groups())
     count = (last - first).days + 1
     if not 1 <= count <= _LONGEST_BACKFILL:
@@ -107,42 +122,43 @@ def parse_dates(text: str) -> list[date]:
 
 
 def resolve_model(file: JobFile) -> Model:
-    """The model that the job file names at this moment.
+    """Returns the model that the job file names at this moment.
 
     Raises:
-        ModelError: It is none.
+        ModelError: It is not a model directory.
     """
-    path = str(Path(file.values["model"]).resolve())
+    path = str(Path(str(file.values["model"])).resolve())
     return Model(path, read_metadata(path).digest)
 
 
 def run_base(file: JobFile, day: date) -> str:
-    """How the run ids of a job's date begin."""
+    """Returns how the run ids of a job's date begin."""
     return f"nightly-{day.isoformat()}-{file.identity}"
 
 
 def find_attempt(root: str, base: str, *, force: bool = False) -> Attempt:
-    """The run of a date: the one that is done, or the next to try.
+    """Returns the run of a date: the run that is done, or the next one to try.
 
-    The parts that a run wrote before it died are adopted by runs of other ids only, so each attempt has its own.
+    Parts of a run that died are adopted by runs with other ids only, so each attempt has an id of its own.
 
     Args:
         root: The table.
         base: How the run ids of the date begin.
-        force: Whether another run is wanted though one is done.
+        force: Whether to find another run though one is done.
 
     Raises:
         TableError: The table cannot be opened.
         StorageError: It cannot be listed.
     """
     ours = re.compile(rf"(?:part-)?(?P<run>{re.escape(base)}(?:-r\d+)?)(?:-[0-9a-f]{{32}}\.parquet|\.json)")
-    written = _runs_named(files.list_files(root, ".parquet"), ours)
-    summarized = _runs_named(files.list_files(files.join(root, FOLDER, "runs"), ".json"), ours)
+    table_root = TableRoot(root)
+    written = _runs_named(table_root.store.list_files(root, ".parquet"), ours)
+    summarized = _runs_named(table_root.store.list_files(table_root.path(FOLDER, "runs"), ".json"), ours)
     table = open_delta(root)
     published = {run for run in written | summarized if table and table.transaction_version(run) is not None}
     if (done := sorted(published & summarized, key=lambda run: (len(run), run))) and not force:
         return Attempt(done[-1], done=True)
-    # One that died between its commit and its summary is concluded under its own name.
+    # A run that died between its commit and its summary is finished under its own id.
     spent = summarized | (written - published)
     names = itertools.chain([base], (f"{base}-r{number}" for number in itertools.count(2)))
     return Attempt(next(name for name in names if name not in spent), done=False)
@@ -154,33 +170,30 @@ def _runs_named(paths: Iterable[str], ours: re.Pattern[str]) -> set[str]:
 
 
 def plan_nights(file: JobFile, days: Sequence[date], model: Model, *, force: bool = False) -> Iterator[PlannedNight]:
-    """What nights would do; nothing is written.
+    """Yields what nights would do; writes nothing.
 
     Raises:
         DensecastError: The job is not valid, or its table cannot be read.
     """
     for day in days:
         job = file.job(day, model=model.path)
-        attempt = find_attempt(job.output, run_base(file, day), force=force)
-        table = open_delta(job.output)
-        holder = look(job.output) if file.nightly.lease_minutes else None
-        job = job.model_copy(update={"run_id": attempt.run_id})
+        attempt = find_attempt(job.table, run_base(file, day), force=force)
+        table = open_delta(job.table)
+        holder = look(job.table) if file.nightly.lease_minutes else None
+        job = dataclasses.replace(job, run_id=attempt.run_id)
         yield PlannedNight(job, day, attempt, table.version() if table else None, holder)
 
 
-def run_nights(
-    file: JobFile, days: Sequence[date], *, force: bool = False, tell: Tell = print, complain: Tell = print
-) -> Report:
-    """Runs a job for each date, in order; the first whose exit code is not 0 is the last.
+def run_nights(file: JobFile, days: Sequence[date], *, force: bool = False, output: Output = Output()) -> Report:
+    """Runs a job for each date, in order, and stops after the first date whose exit code is not 0.
 
-    No error of a night's is raised: they are in the report.
+    An error of a night is not raised: it is in the report.
 
     Args:
         file: The job.
         days: The dates, at least one.
         force: Whether dates that are done are run again.
-        tell: Takes what people want to know.
-        complain: Takes errors and warnings.
+        output: Where lines for people go.
 
     Raises:
         ModelError: There is no model.
@@ -188,34 +201,42 @@ def run_nights(
     model = resolve_model(file)
     nights: list[Night] = []
     for day in days:
-        nights.append(_Worker(file, day, model, force, tell, complain).run())
+        nights.append(_Worker(file, day, model, force=force, output=output).run())
         if nights[-1].exit_code != ExitCode.DONE:
             break
     return Report(job=file.name, exit_code=nights[-1].exit_code, status=nights[-1].status, nights=tuple(nights))
 
 
 def failed(job: str, error: BaseException) -> Report:
-    """The report of a command that failed before its first night."""
+    """Returns the report of a command that failed before its first night."""
     return Report(job=job, exit_code=_code_of(error), status=_STATUSES[_code_of(error)], error=_failure(error))
 
 
-def announce(file: JobFile, report: Report, complain: Tell) -> Report:
-    """Posts a report to the webhook and writes the metrics, if they are asked for; the exit code stays."""
+def announce(file: JobFile, report: Report, warn: Print) -> Report:
+    """Posts a report to the webhook and writes the metrics, where the job asks for them.
+
+    Args:
+        file: The job.
+        report: The report.
+        warn: Takes what went wrong.
+
+    Returns:
+        The report with the results of both; its exit code is unchanged.
+    """
     webhook = post(file.nightly.webhook, report) if file.nightly.webhook else None
     if webhook not in (None, "sent"):
-        complain(f"the webhook was not told: {webhook}")
+        warn(f"the webhook did not get the report: {webhook}")
     metrics = write_metrics(file.nightly.metrics, report) if file.nightly.metrics else None
     if metrics not in (None, "written"):
-        complain(f"no metrics: {metrics}")
+        warn(f"the metrics were not written: {metrics}")
     return report.model_copy(update={"webhook": webhook, "metrics": metrics})
 
 
 class _Worker:
     """Runs one date."""
 
-    def __init__(self, file: JobFile, day: date, model: Model, force: bool, tell: Tell, complain: Tell) -> None:
-        self._file, self._day, self._model, self._force = file, day, model, force
-        self._tell, self._complain = tell, complain
+    def __init__(self, file: JobFile, day: date, model: Model, *, force: bool, output: Output) -> None:
+        self._file, self._force, self._output = file, force, output
         self._job = file.job(day, model=model.path)
         self._base = run_base(file, day)
         self._night = Night(
@@ -223,14 +244,14 @@ class _Worker:
         )
 
     def run(self) -> Night:
-        """Runs it; what goes wrong is in the result."""
+        """Runs the date; an error is in the result."""
         start, night = time.monotonic(), self._night
         try:
             code = self._work()
         except (DensecastError, OSError, KeyboardInterrupt) as error:
             logging.getLogger(__name__).info("the night of %s failed", night.date, exc_info=True)
             code, night.error = _code_of(error), _failure(error)
-            self._complain(f"{night.date}: {night.error.message}")
+            self._output.warn(f"{night.date}: {night.error.message}")
         night.seconds = round(time.monotonic() - start, 3)
         night.exit_code = code
         if not (code == ExitCode.DONE and night.status == "done-before"):
@@ -239,41 +260,44 @@ class _Worker:
 
     def _work(self) -> ExitCode:
         night, job = self._night, self._job
-        check_folder(job.output)  # before a lease is put there
+        check_folder(job.table)  # before a lease is put there
         done = self._find()
         if not done:
             with self._lease() as lease:
-                # Another run may have done it before this one got the lease.
+                # Another run may have finished the date before this run got the lease.
                 done = lease is not None and self._find()
                 if not done:
-                    run_job(job.model_copy(update={"run_id": night.run_id}))
+                    run_job(dataclasses.replace(job, run_id=night.run_id))
             night.lease_lost = lease.lost if lease is not None else ""
-        summary = read_summary(job.output, night.run_id)
+        summary = read_summary(job.table, night.run_id)
         self._fill(summary)
         if done:
             night.status = "done-before"
-            self._tell(f"{night.date}: was done before by run {night.run_id}, {night.table} version {night.version}")
+            self._output.report(
+                f"{night.date}: was done before by run {night.run_id}, {night.table} version {night.version}"
+            )
         else:
-            self._tell(
+            self._output.report(
                 f"{night.date}: {summary.images.get('listed', 0):,} images, {night.scored:,} new maps,"
                 f" {night.rejected:,} rejected; run {night.run_id}, {night.table} version {night.version}"
             )
         if night.lease_lost:
-            self._complain(f"{night.date}: the lease was lost while the run worked: {night.lease_lost}")
+            self._output.warn(f"{night.date}: the lease was lost while the run worked: {night.lease_lost}")
         drifted = self._measure_drift()
         if too_many_rejected(job, summary):
-            self._complain(f"{night.date}: more than {job.max_rejected:.1%} of the images have no map")
+            self._output.warn(f"{night.date}: more than {job.policy.max_rejected:.1%} of the images have no map")
             return ExitCode.REJECTED
         return ExitCode.DRIFTED if drifted else ExitCode.DONE
 
     def _find(self) -> bool:
-        attempt = find_attempt(self._job.output, self._base, force=self._force)
+        """Finds the run of the date; returns whether it is done."""
+        attempt = find_attempt(self._job.table, self._base, force=self._force)
         self._night.run_id = attempt.run_id
         return attempt.done
 
     def _lease(self) -> contextlib.AbstractContextManager[Lease | None]:
         seconds = self._file.nightly.lease_minutes * 60
-        return Lease(self._job.output, self._night.run_id, seconds) if seconds else contextlib.nullcontext()
+        return Lease(self._job.table, self._night.run_id, seconds) if seconds else contextlib.nullcontext()
 
     def _fill(self, summary: RunSummary) -> None:
         night = self._night
@@ -281,35 +305,36 @@ class _Worker:
         night.images, night.reasons = dict(summary.images), dict(summary.reasons)
 
     def _measure_drift(self) -> bool:
-        """Measures the night's drift, once; says whether it is too much."""
+        """Measures the night's drift, once; returns whether it exceeds a threshold."""
         night, settings = self._night, self._file.nightly.drift
         if not settings.enabled:
             return False
-        path = drift_path(night.table, night.run_id)
+        table = self._job.table
+        path = drift_path(table, night.run_id)
         try:
-            report = _read_drift(path)
+            report = _read_drift(table, path)
             if report is None:
-                report = measure_drift(night.table, night.run_id, None, settings)
-                files.write_atomically(path, report.model_dump_json(indent=1).encode())
+                report = measure_drift(table, night.run_id, None, settings)
+                table.store.write_atomically(path, report.model_dump_json(indent=1).encode())
         except NoEarlierRunError:
-            return False  # the first night has nothing to differ from
+            return False  # the first night has no earlier one to compare with
         except DensecastError as error:
-            # What was to be held against a limit and cannot be measured is no success.
+            # A night whose drift has a threshold and cannot be measured is a failure.
             if settings.any:
                 raise
-            self._complain(f"{night.date}: drift was not measured: {error}")
+            self._output.warn(f"{night.date}: drift was not measured: {error}")
             return False
         report = report.judged(settings)
         night.drift, night.drift_report = tuple(map(str, report.exceeded)), path
         for exceeded in report.exceeded:
-            self._complain(f"{night.date}: drift: {exceeded}")
+            self._output.warn(f"{night.date}: drift: {exceeded}")
         return bool(report.exceeded)
 
 
-def _read_drift(path: str) -> DriftReport | None:
-    """What was measured before; None where nothing was, or what is there cannot be understood."""
-    with contextlib.suppress(files.MissingFileError, ValidationError):
-        return DriftReport.model_validate_json(files.read_bytes(path))
+def _read_drift(table: TableRoot, path: str) -> DriftReport | None:
+    """Returns what was measured before; None where there is no report, or none that can be read."""
+    with contextlib.suppress(MissingFileError, ValidationError):
+        return DriftReport.model_validate_json(table.store.read_bytes(path))
     return None
 
 

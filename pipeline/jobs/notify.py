@@ -1,4 +1,4 @@
-"""What a night says: one line of JSON, a webhook, Prometheus metrics."""
+"""The reports of nightly jobs: one line of JSON, a webhook, Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import requests
@@ -24,14 +23,14 @@ _SUCCESS = "densecast_nightly_last_success_timestamp_seconds"
 
 
 class Failure(BaseModel):
-    """An error: its type, and what `conversion.errors.DensecastError` says of it."""
+    """An error: the name of its type, and its message; see `conversion.errors.DensecastError`."""
 
     type: str
     message: str
 
 
 class Night(BaseModel):
-    """What became of one date.
+    """The result of one date.
 
     Attributes:
         date: The date, ISO 8601.
@@ -40,16 +39,16 @@ class Night(BaseModel):
         status: `done`, `done-before`, `planned` (a dry run), `rejected`, `drifted`, `busy`, `failed`, `interrupted`.
         table: The table.
         version: The version that the run made; None where it made none.
-        model: The model directory, links resolved.
-        model_digest: Its digest.
-        images: What was listed and what became of it, see `RunSummary.images`.
-        scored: New maps.
-        rejected: New rejections.
-        reasons: These by reason.
+        model: The model directory, with links resolved.
+        model_digest: The model's digest.
+        images: Counts of the listed images by outcome, see `RunSummary.images`.
+        scored: How many maps the run added.
+        rejected: How many rejections the run added.
+        reasons: The new rejections by reason.
         seconds: From the start to the commit, or to the failure.
         drift: What exceeded its threshold, in words; None where drift was not measured.
-        drift_report: The file of the whole report.
-        lease_lost: Why the lease was lost in mid-run; such a run goes on.
+        drift_report: The file of the whole drift report.
+        lease_lost: Why the lease was lost while the run worked; such a run continues.
         error: What went wrong.
     """
 
@@ -75,16 +74,16 @@ class Night(BaseModel):
 
 
 class Report(BaseModel):
-    """What became of a command: the last line on standard output.
+    """The result of a command: the last line on standard output.
 
     Attributes:
         job: The job's name.
-        exit_code: That of the command: of the first night that is not 0.
-        status: That of that night, or of the last.
-        nights: The dates, in order; those after a failure are missing.
-        error: What went wrong before there was a date.
-        webhook: `sent`, or why it was not; None where none is asked for.
-        metrics: `written`, or why they were not; None where none are asked for.
+        exit_code: The command's exit code: the first one of a night that is not 0.
+        status: The status of that night, or of the last one.
+        nights: The results of the dates, in order; dates after a failure are missing.
+        error: What went wrong before the first date.
+        webhook: `sent`, or why the report was not sent; None where the job has no webhook.
+        metrics: `written`, or why the metrics were not written; None where the job has no metrics file.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -98,11 +97,11 @@ class Report(BaseModel):
     metrics: str | None = None
 
     def line(self) -> str:
-        """One line of JSON; the fields of the last night are beside those of the report, for those who want no more."""
+        """Returns one line of JSON: the report's fields, and beside them those of the last night."""
         return self._flat().model_dump_json()
 
-    def as_json(self) -> dict[str, Any]:
-        """The same as a dictionary."""
+    def as_json(self) -> dict[str, object]:
+        """Returns the content of `line` as a dictionary."""
         return self._flat().model_dump(mode="json")
 
     def _flat(self) -> _Flat:
@@ -121,12 +120,15 @@ class _Flat(BaseModel):
 
 
 def post(address: str, report: Report, wait: wait_base | None = None) -> str:
-    """Posts a report; says `sent`, or what went wrong. The address is a secret, so only its host is told.
+    """Posts a report.
 
     Args:
-        address: `https://...`, or `env:NAME` for the variable that holds it.
+        address: `https://...`, or `env:NAME` for the variable that holds the address.
         report: The report.
-        wait: Between tries, of which there are three; by default 1 s, then 2 s.
+        wait: The pause between the three tries; by default 1 s, then 2 s.
+
+    Returns:
+        `sent`, or what went wrong. The address is a secret, so only its host is named.
     """
     if address.startswith("env:"):
         name = address.removeprefix("env:")
@@ -136,7 +138,7 @@ def post(address: str, report: Report, wait: wait_base | None = None) -> str:
     tries = Retrying(
         stop=stop_after_attempt(_TRIES),
         wait=wait or wait_exponential(),
-        retry=retry_if_exception(_passing),
+        retry=retry_if_exception(_may_pass),
         reraise=True,
     )
     try:
@@ -148,16 +150,16 @@ def post(address: str, report: Report, wait: wait_base | None = None) -> str:
     return "sent"
 
 
-def _post(address: str, content: dict[str, Any]) -> None:
-    # Redirects would repeat it as a GET without its content.
+def _post(address: str, content: dict[str, object]) -> None:
+    # A redirect would repeat the request as a GET without its content.
     with requests.post(address, json=content, timeout=_TIMEOUT_S, allow_redirects=False, stream=True) as answer:
         if answer.is_redirect:
             raise requests.HTTPError("redirected", response=answer)
         answer.raise_for_status()
 
 
-def _passing(error: BaseException) -> bool:
-    """Whether a second try may help."""
+def _may_pass(error: BaseException) -> bool:
+    """Returns whether another try may succeed."""
     if isinstance(error, requests.HTTPError):
         return error.response.status_code >= 500 or error.response.status_code == 429
     return isinstance(error, requests.ConnectionError | requests.Timeout)
@@ -171,19 +173,20 @@ def _host(address: str) -> str:
 
 
 def write_metrics(path: str, report: Report, clock: Callable[[], float] = time.time) -> str:
-    """Writes a report as Prometheus metrics, in one step; says `written`, or what went wrong.
+    """Writes a report as Prometheus metrics, atomically.
 
     Args:
-        path: A file `*.prom`, one a job.
+        path: A file `*.prom`; each job needs its own.
         report: The report.
         clock: Seconds since 1970.
+
+    Returns:
+        `written`, or what went wrong.
     """
     registry = CollectorRegistry()
 
-    def gauge(name: str, about: str, value: float, **labels: str) -> None:
-        Gauge(f"densecast_nightly_{name}", about, ["job", *labels], registry=registry).labels(
-            job=report.job, **labels
-        ).set(value)
+    def gauge(name: str, description: str, value: float) -> None:
+        Gauge(f"densecast_nightly_{name}", description, ["job"], registry=registry).labels(job=report.job).set(value)
 
     now = clock()
     try:
@@ -217,7 +220,7 @@ def _images(report: Report) -> dict[str, int]:
 
 
 def _last_success(path: str, job: str) -> float | None:
-    """What the file says now; None where there is none, or one that nobody could read: it is replaced."""
+    """Returns the time that the file has now; None where there is no file, or none that can be read."""
     try:
         families = list(text_string_to_metric_families(Path(path).read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError):

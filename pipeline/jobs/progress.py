@@ -1,4 +1,4 @@
-"""How far a run is, shown on a terminal or as plain lines."""
+"""The progress of a run, shown on a terminal or as plain lines."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Watch:
     """Shows progress while a block runs: rate, time left, rejections.
 
     Args:
-        label: What is being done.
-        stream: Where to; standard error by default. On a terminal a bar is drawn, elsewhere a plain line is written
-            every `interval_s` seconds.
+        label: What the block does.
+        stream: Where it is shown; standard error by default. A terminal gets a bar, anything else a plain line every
+            `interval_s` seconds.
         interval_s: Seconds between plain lines.
         clock: Seconds, monotonic.
     """
@@ -47,7 +47,7 @@ class Watch:
         self._thread = threading.Thread(target=self._run, name="densecast-progress", daemon=True)
 
     def counts(self) -> dict[str, int]:
-        """What was counted since the watch began."""
+        """Returns what was counted since the watch began."""
         now, elsewhere = PROCESS.snapshot(), self._elsewhere
         return {
             name: now.get(name, 0) - self._start_counts.get(name, 0) + elsewhere.get(name, 0)
@@ -55,15 +55,15 @@ class Watch:
         }
 
     def show(self, counts: Mapping[str, int]) -> None:
-        """Takes what a cluster's workers have counted so far; what this process counts is known."""
+        """Takes what a cluster's workers have counted so far; this process counts by itself."""
         self._elsewhere = counts
 
     def seconds(self) -> float:
-        """Since the watch began."""
+        """Returns the seconds since the watch began."""
         return self._clock() - self._start
 
     def line(self) -> str:
-        """The present state in one plain line."""
+        """Returns the present state in one plain line."""
         counts, seconds = self.counts(), self.seconds()
         done, listed = _done(counts), counts[LISTED]
         rate = done / seconds if seconds > 0 else 0.0

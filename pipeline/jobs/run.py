@@ -1,10 +1,9 @@
-"""Running a scoring job."""
+"""`run_job`: runs a scoring job to its end."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 from conversion import read_metadata
 from pipeline.engines.factory import TensorFlowEngineFactory
@@ -13,12 +12,12 @@ from pipeline.jobs import progress
 from pipeline.jobs.calibrate import calibrate
 from pipeline.jobs.spec import ScoringJob
 from pipeline.jobs.submit import open_target, submit
-from pipeline.runners.registry import LOCAL
 from pipeline.scoring.calibration.form import Choice
 from pipeline.scoring.calibration.parity import Parity
-from pipeline.storage import files, options
+from pipeline.settings import LOCAL
+from pipeline.storage.address import is_remote, local_path
 from pipeline.table.log import FOLDER
-from pipeline.table.paths import check_root
+from pipeline.table.paths import TableRoot, check_root
 from pipeline.table.summaries import RunSummary, read_summary
 
 
@@ -27,12 +26,12 @@ class JobResult:
     """What a run did.
 
     Attributes:
-        summary: What it has published.
+        summary: What it has committed.
         seconds: From the first listing to the commit.
         failed: Whether more images than the job allows have no map.
-        choice: The form of the maps and what it was chosen by, where the job left that open.
-        parity: What the precision does to the maps, where it is not float32.
-        beam: Beam's own result, for those who want what the runner counted: see `pipeline.beam_counters.counters`.
+        choice: The form of the maps and what it was chosen by; None where the job names the form.
+        parity: What the precision does to the maps; None in float32.
+        beam: Beam's own result; `pipeline.beam_counters.counters` reads the runner's counters from it.
     """
 
     summary: RunSummary
@@ -40,16 +39,23 @@ class JobResult:
     failed: bool
     choice: Choice | None = None
     parity: Parity | None = None
-    beam: Any = None
+    beam: object = None
 
 
 def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.Watch) -> JobResult:
-    """Runs a job to its end and says what it did.
+    """Runs a job to its end.
+
+    Args:
+        job: The job.
+        watch: Shows progress while a block runs.
+
+    Returns:
+        What the run did.
 
     Raises:
         ModelError: The model cannot be read.
-        TableError: The output cannot be a table, or the commit failed; ConflictError where another run has published
-            the same images meanwhile, so that this one has only to be repeated.
+        TableError: The output cannot be a table, or the commit failed. ConflictError: another run has committed the
+            same images meanwhile; run the job again.
         StorageError: The table cannot be written.
         SourceError: The images cannot be listed.
         EngineError: There is no GPU where one is asked for, or the engine failed.
@@ -57,44 +63,45 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
         JobError: The pipeline failed in another way.
     """
     metadata = read_metadata(job.model)
-    if job.runner != LOCAL:
-        options.current().check_travels(job.runner)
+    if job.execution.runner != LOCAL:
+        job.storage.check_travels(job.execution.runner)
     check_root(job.output)
-    check_folder(job.output)
+    check_folder(job.table)
     target = open_target(job)
-    TensorFlowEngineFactory(job.model, job.recipe(), job.device_here()).check()
+    TensorFlowEngineFactory(job.model, job.map_recipe(), job.launcher_device()).check()
     with watch("scoring") as watching:
-        settled = calibrate(job, metadata)
-        result = submit(settled, target, watching.show)
+        calibration = calibrate(job, metadata)
+        result = submit(calibration, target, watching.show)
         seconds = watching.seconds()
-    summary = read_summary(job.output, job.run_id)
-    return JobResult(summary, seconds, too_many_rejected(job, summary), settled.choice, settled.parity, result)
+    summary = read_summary(job.table, job.run_id)
+    failed = too_many_rejected(job, summary)
+    return JobResult(summary, seconds, failed, calibration.choice, calibration.parity, result)
 
 
 def too_many_rejected(job: ScoringJob, summary: RunSummary) -> bool:
-    """Whether more images than a job allows have no map, for the first time or still."""
+    """Returns whether more images than a job allows have no map, newly or since an earlier run."""
     without_map = summary.rejected + summary.images.get("still_rejected", 0)
-    return without_map > job.max_rejected * summary.images.get("listed", 0) * len(job.scales)
+    return without_map > job.policy.max_rejected * summary.images.get("listed", 0) * len(job.recipe.scales)
 
 
 def check_folder(output: str) -> None:
-    """A table goes into a folder of its own: what shares one with it may be deleted with it some day.
+    """Checks that a table has a folder of its own: other files there might be deleted with it one day.
 
     Raises:
-        TableError: The folder holds something else, or is a file.
-        StorageError: The store that it is in cannot be used.
+        TableError: The folder has other files, or is a file.
+        StorageError: The store that holds it cannot be used.
     """
-    if files.is_remote(output):
-        files.list_files(output)  # wrong credentials are found out now, not when the first part is written
+    if is_remote(output):
+        TableRoot(output).store.list_files(output)  # wrong credentials fail now, not when the first part is written
         return
-    folder = files.local_path(output)
+    folder = local_path(output)
     if folder.exists() and not folder.is_dir():
         raise TableError("is a file", where=output, why="a table is a folder", remedy="name another --output")
     ours = ("part-", FOLDER, "_delta_log", ".")
     foreign = [path.name for path in folder.iterdir() if not path.name.startswith(ours)] if folder.exists() else []
     if foreign:
         raise TableError(
-            f"the folder holds something else: {', '.join(sorted(foreign)[:3])}",
+            f"the folder has other files: {', '.join(sorted(foreign)[:3])}",
             where=output,
             remedy="name a new folder with --output",
         )

@@ -1,144 +1,210 @@
-"""The description of a scoring job."""
+"""The description of a scoring job, validated against the declarations of `pipeline.settings`."""
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
+from pydantic_core import to_jsonable_python
 
 from pipeline.engines.devices import AUTO, check_wanted
 from pipeline.errors import JobError
 from pipeline.images.decode import DecodeLimits
-from pipeline.maps.classification_map import DEFAULT_K
-from pipeline.maps.recipe import Form, Precision, Recipe
-from pipeline.runners.flink import RUNNER as FLINK
-from pipeline.runners.registry import LOCAL
-from pipeline.scoring.calibration.parity import DEFAULT_ERROR, DEFAULT_FLIPS
-from pipeline.scoring.calibration.xla_shapes import DEFAULT_SHAPES
+from pipeline.maps.recipe import Recipe
 from pipeline.scoring.scorer import Limits
-from pipeline.transforms.score_images import new_run_id
+from pipeline.settings import (
+    FLINK,
+    GROUPS,
+    LOCAL,
+    ExecutionSettings,
+    LimitSettings,
+    PolicySettings,
+    RecipeSettings,
+    Unit,
+    declared,
+)
+from pipeline.storage.options import StorageOptions, default_options, storage_options
+from pipeline.table.part_file import new_run_id
+from pipeline.table.paths import TableRoot
 from pipeline.units import parse_share
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
-class ScoringJob(BaseModel):
-    """All that a run depends on.
+T = TypeVar("T", bound="DataclassInstance")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScoringJob:
+    """All that a run depends on; `describe_job` makes one from flat values.
 
     Attributes:
         model: A model directory.
         images: Folders, files, glob patterns, archives, or manifests (`@list.csv`).
         output: The table to write to; made if there is none.
-        top_k: Classes a cell keeps, at least 1.
-        scores: How much of a map is kept besides: top-k (nothing), log-uint8, float16 or float32 (all probabilities).
-        accuracy_bound: Instead of `scores`: how far a probability that is read back may be off, 0 to 1; the smallest
-            form that keeps this on a sample of the images is taken.
-        features: Blobs to keep beside the map, as `fc7` or `fc7:float16`.
-        scales: One map for each of these enlargements of an image.
-        resize: The length that an image's shorter side is brought to first, or (height, width).
-        max_side: No side of an image is longer than so many pixels then.
-        retry_rejected: Try images again that were rejected and have not changed.
-        rescore: Score all images again.
-        prune: Mark the table's images that are not among `images` as deleted.
-        max_pruned: The share of the table's images, 0 to 1, that may be marked so.
-        max_rejected: The share of images, 0 to 1, that may be rejected before the run counts as failed.
-        runner: `local`, or the name of a Beam runner.
-        flink_master: The REST address of a Flink cluster, `host:port`; needed by FlinkRunner, and by it alone.
-        beam_options: Flags passed on to Beam as they are.
-        max_pixels: Larger images are rejected from their header, if they cannot be read by window.
-        max_image_bytes: Larger files are rejected unread.
-        tile_pixels: Larger images are cut into tiles of at most so many pixels.
-        decode_timeout: Seconds that the decoding of one image may take.
-        device: What workers compute on: auto (GPUs, or the CPU where there are none), cpu, gpu, or gpu:1.
-        precision: What the net computes in.
-        max_parity_error: How far that may change a probability of the first images, 0 to 1, before the run is refused.
-        max_parity_flips: The share of their cells, 0 to 1, whose best class it may change.
-        xla: Have XLA compile the net, for the shapes of batches that the first images have.
-        xla_shapes: How many shapes at most.
         run_id: Names the run.
+        recipe: What is made of every image.
+        policy: How the run treats what the table already has.
+        limits: What is read and decoded at all.
+        execution: Where and how the run computes.
+        storage: How object stores are opened, for images and table; not among `flat`, for it may hold secrets.
     """
+
+    model: str
+    images: tuple[str, ...]
+    output: str
+    run_id: str
+    recipe: RecipeSettings
+    policy: PolicySettings
+    limits: LimitSettings
+    execution: ExecutionSettings
+    storage: StorageOptions = dataclasses.field(default_factory=default_options)
+
+    @property
+    def table(self) -> TableRoot:
+        """The table to write to, with the options of its storage."""
+        return TableRoot(self.output, self.storage)
+
+    def flat(self) -> dict[str, object]:
+        """Returns all values by name, without their groups: the arguments of `describe_job`."""
+        values: dict[str, object] = {}
+        for field in dataclasses.fields(self):
+            if field.name == "storage":
+                continue
+            value = getattr(self, field.name)
+            values |= vars(value) if field.name in GROUPS else {field.name: value}
+        return values
+
+    def as_json(self) -> dict[str, object]:
+        """Returns `flat` in JSON's types, as a run's summary keeps it."""
+        values: dict[str, object] = to_jsonable_python(self.flat())
+        return values
+
+    def what_it_makes(self) -> dict[str, object]:
+        """Returns those of `as_json` that the rows of the table depend on, without those that are the default."""
+        flat = self.flat()
+        left_out = {
+            setting.name
+            for setting in declared().values()
+            if not setting.help.changes_maps or flat[setting.name] == setting.default
+        }
+        return {name: value for name, value in self.as_json().items() if name not in left_out | {"run_id"}}
+
+    def replace(self, **changes: object) -> ScoringJob:
+        """Returns the job with some values changed, by their flat names; raises JobError as `describe_job` does."""
+        return describe_job(**{"storage": self.storage, **self.flat(), **changes})
+
+    def map_recipe(self) -> Recipe:
+        """Returns what is made of every image, as workers take it."""
+        settings = self.recipe
+        return Recipe(
+            form=settings.scores,
+            k=settings.top_k,
+            precision=settings.precision,
+            features=settings.features,
+            scales=settings.scales,
+            resize=settings.resize,
+            max_side=settings.max_side,
+        )
+
+    def worker_limits(self) -> Limits:
+        """Returns what is read and decoded, as workers take it."""
+        settings = self.limits
+        return Limits(
+            decode=DecodeLimits(max_pixels=settings.max_pixels),
+            max_image_bytes=settings.max_image_bytes,
+            tile_pixels=settings.tile_pixels,
+            decode_timeout_s=settings.decode_timeout,
+        )
+
+    def launcher_device(self) -> str:
+        """Returns the device of the process that starts the run: a launcher of a cluster's job needs no GPU."""
+        return self.execution.device if self.execution.runner == LOCAL else AUTO
+
+
+class _Subject(BaseModel):
+    """The values without a default, and what is checked of several values together."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
     images: tuple[str, ...] = Field(min_length=1)
     output: str = Field(min_length=1)
-    top_k: int = Field(default=DEFAULT_K, ge=1)
-    scores: Form = Form.TOP_K
-    accuracy_bound: float | None = Field(default=None, gt=0, lt=1)
-    features: tuple[str, ...] = ()
-    scales: tuple[float, ...] = (1.0,)
-    resize: int | tuple[int, int] | None = None
-    max_side: int | None = None
-    retry_rejected: bool = False
-    rescore: bool = False
-    prune: bool = False
-    max_pruned: float = Field(default=0.5, ge=0, le=1)
-    max_rejected: float = Field(default=0.05, ge=0, le=1)
-    runner: str = LOCAL
-    flink_master: str | None = None
-    beam_options: tuple[str, ...] = ()
-    max_pixels: int = Field(default=Limits().decode.max_pixels, ge=1)
-    max_image_bytes: int = Field(default=Limits().max_image_bytes, ge=1)
-    tile_pixels: int = Field(default=Limits().tile_pixels, ge=1)
-    decode_timeout: float = Field(default=Limits().decode_timeout_s, gt=0)
-    device: str = AUTO
-    precision: Precision = Precision.FLOAT32
-    max_parity_error: float = Field(default=DEFAULT_ERROR, ge=0, le=1)
-    max_parity_flips: float = Field(default=DEFAULT_FLIPS, ge=0, le=1)
-    xla: bool = False
-    xla_shapes: int = Field(default=DEFAULT_SHAPES, ge=1)
     run_id: str = Field(default_factory=new_run_id)
 
-    @field_validator("max_rejected", "max_pruned", "max_parity_flips", mode="before")
-    @classmethod
-    def _share(cls, value: object) -> object:
-        return parse_share(value) if isinstance(value, str) else value
-
     @model_validator(mode="after")
-    def _cluster(self) -> ScoringJob:
-        if self.runner == FLINK and not self.flink_master:
+    def _check_cluster(self) -> _Subject:
+        runner, master = (getattr(self, name) for name in ("runner", "flink_master"))
+        if runner == FLINK and not master:
             raise ValueError(f"{FLINK} needs the address of a cluster: give flink-master")
-        if self.flink_master and self.runner != FLINK:
-            raise ValueError(f"flink-master is for the runner {FLINK} only, not for {self.runner}")
+        if master and runner != FLINK:
+            raise ValueError(f"flink-master is for the runner {FLINK} only, not for {runner}")
         return self
 
-    def recipe(self) -> Recipe:
-        """What is made of every image."""
-        return Recipe(
-            form=self.scores,
-            k=self.top_k,
-            precision=self.precision,
-            features=self.features,
-            scales=self.scales,
-            resize=self.resize,
-            max_side=self.max_side,
-        )
 
-    def limits(self) -> Limits:
-        """What is read and decoded."""
-        return Limits(
-            decode=DecodeLimits(max_pixels=self.max_pixels),
-            max_image_bytes=self.max_image_bytes,
-            tile_pixels=self.tile_pixels,
-            decode_timeout_s=self.decode_timeout,
-        )
+def read_share(value: object) -> object:
+    """Returns a share that is written as text as a number, and any other value as it is; for pydantic's validators.
 
-    def device_here(self) -> str:
-        """The device of the process that starts the run: a launcher of distant workers need not have theirs."""
-        return self.device if self.runner == LOCAL else AUTO
-
-
-def describe_job(**values: Any) -> ScoringJob:
-    """A ScoringJob; raises JobError that names every field that is wrong."""
+    Raises:
+        ValueError: The text is not a share.
+    """
+    if not isinstance(value, str):
+        return value
     try:
-        job = ScoringJob(**values)
-        _ = job.recipe().scaling  # refuses sizes that are out of range
-        check_wanted(job.device)
-        return job
+        return parse_share(value)
+    except JobError as error:
+        raise ValueError(f"{error.what}: {error.remedy}") from error
+
+
+def _flat_model() -> type[_Subject]:
+    """Returns the model that validates all values of a job by their flat names."""
+    # pydantic types the arguments of create_model as Any.
+    fields: dict[str, Any] = {
+        setting.name: (
+            setting.kind | None if setting.optional else setting.kind,
+            Field(setting.default, **setting.range._asdict()),
+        )
+        for setting in declared().values()
+    }
+    shares = [setting.name for setting in declared().values() if setting.unit is Unit.SHARE]
+    validators = {"read_share": field_validator(*shares, mode="before")(read_share)}
+    return create_model("ScoringJob", __base__=_Subject, __validators__=validators, **fields)
+
+
+_FLAT_MODEL = _flat_model()
+
+JOB_KEYS = frozenset(_FLAT_MODEL.model_fields)
+"""The flat names of all that a job says."""
+
+
+def describe_job(**values: object) -> ScoringJob:
+    """Returns the job that flat values describe: `describe_job(model="m", images=["photos/"], output="t", top_k=3)`.
+
+    Args:
+        values: Fields of `ScoringJob`, and settings of `pipeline.settings`, by their names; `storage` may be None.
+
+    Raises:
+        JobError: A value is missing, unknown or out of range; the message names every such field.
+    """
+    storage = values.pop("storage", None)
+    try:
+        valid = vars(_FLAT_MODEL.model_validate(values))
     except ValidationError as error:
         raise JobError(f"the job is not valid: {problems(error)}") from error
+    groups = {group: _take(valid, holder) for group, holder in GROUPS.items()}
+    job = _take({**valid, **groups, "storage": storage_options(cast("StorageOptions | None", storage))}, ScoringJob)
+    _ = job.map_recipe().scaling  # refuses sizes that are out of range
+    check_wanted(job.execution.device)
+    return job
+
+
+def _take(values: dict[str, Any], holder: type[T]) -> T:
+    """Returns a dataclass made from those values that are its fields."""
+    return holder(**{field.name: values[field.name] for field in dataclasses.fields(holder)})
 
 
 def problems(error: ValidationError) -> str:
-    """What is wrong with the fields of a model, each by its name; some are wrong together."""
-    told = [(".".join(map(str, found["loc"])), found["msg"].removeprefix("Value error, ")) for found in error.errors()]
-    return "; ".join(": ".join(filter(None, one)) for one in told)
+    """Returns what is wrong with the fields of a model, each by its name; some are wrong together."""
+    parts = [(".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")) for item in error.errors()]
+    return "; ".join(": ".join(filter(None, part)) for part in parts)

@@ -1,4 +1,4 @@
-"""Builds the pipeline of a job, hands it to its runner, and waits for its end."""
+"""Builds the pipeline of a job, submits it to its runner, and waits for its end."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import re
 import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.runner import PipelineResult, PipelineRunner
 
 from conversion.errors import DensecastError, MissingExtraError, ModelError
 from pipeline.errors import EngineError, InterruptedRunError, JobError, SourceError, TableError, WorkerError
 from pipeline.jobs.calibrate import Calibration
+from pipeline.jobs.spec import ScoringJob
 from pipeline.runners.flink import FlinkCluster
 from pipeline.runners.registry import RUNNER_LOST, beam_flags, open_runner, runner_lost
 from pipeline.storage.errors import StorageError, UnavailableError
@@ -23,51 +25,51 @@ from pipeline.table.log import open_delta
 from pipeline.transforms.list_images import ListImages
 from pipeline.transforms.score_images import ScoreImages
 
-if TYPE_CHECKING:
-    from pipeline.jobs.spec import ScoringJob
+WorkerFailure: TypeAlias = tuple[type[DensecastError], str]
+"""What a worker raised: its type and message."""
 
-
-Told: TypeAlias = tuple[type[DensecastError], str]
-"""What a worker raised: its kind and message."""
+ShowCounts: TypeAlias = Callable[[Mapping[str, int]], None]
+"""Takes what a cluster's workers have counted so far."""
 
 
 class Target(NamedTuple):
     """Where a job runs.
 
     Attributes:
-        runner: Beam's.
-        flags: Beam's.
-        name: What a cluster calls the job.
-        cluster: The cluster that is watched meanwhile.
+        runner: Beam's runner.
+        flags: Beam's flags.
+        name: The job's name on a cluster.
+        cluster: The cluster that is watched while the job runs; None for other runners.
     """
 
-    runner: Any
+    runner: PipelineRunner
     flags: Sequence[str]
     name: str
     cluster: FlinkCluster | None = None
 
 
 def open_target(job: ScoringJob) -> Target:
-    """Looks whether a job could run where it wants to, before anything else is done.
+    """Opens the runner of a job, before anything else is done.
 
     Raises:
         JobError: There is no such runner, or its cluster does not answer.
     """
-    # A night that is tried again has the run id of before, and a cluster remembers jobs that have failed.
-    runner, name = open_runner(job.runner), f"densecast-{job.run_id}-{secrets.token_hex(3)}"
-    if not job.flink_master:
-        return Target(runner, beam_flags(runner, job.beam_options), name)
-    cluster = FlinkCluster(job.flink_master)
-    return Target(runner, cluster.flags(job.beam_options, name), name, cluster)
+    settings = job.execution
+    # A night that is tried again keeps its run id, and a cluster remembers jobs that have failed.
+    runner, name = open_runner(settings.runner), f"densecast-{job.run_id}-{secrets.token_hex(3)}"
+    if not settings.flink_master:
+        return Target(runner, beam_flags(runner, settings.beam_options), name)
+    cluster = FlinkCluster(settings.flink_master)
+    return Target(runner, cluster.flags(settings.beam_options, name), name, cluster)
 
 
-def build_pipeline(settled: Calibration, pipeline: beam.Pipeline, *, check: bool = True) -> beam.Pipeline:
+def build_pipeline(calibration: Calibration, pipeline: beam.Pipeline, *, check: bool = True) -> beam.Pipeline:
     """Puts a job's transforms into a pipeline.
 
     Args:
-        settled: What is to be done.
-        pipeline: An empty one, with its runner and options.
-        check: Look for the images here first, for an early error; only where this machine can read them.
+        calibration: The job.
+        pipeline: An empty pipeline, with its runner and options.
+        check: Whether the images are looked for here first, for an early error; this machine must be able to read them.
 
     Returns:
         The pipeline.
@@ -75,48 +77,49 @@ def build_pipeline(settled: Calibration, pipeline: beam.Pipeline, *, check: bool
     Raises:
         DensecastError: The model or the images cannot be read.
     """
-    job = settled.job
+    job = calibration.job
     _ = (
         pipeline
-        | "List images" >> ListImages(list(job.images), check=check)
+        | "List images" >> ListImages(list(job.images), check=check, storage_options=job.storage)
         | "Score images"
         >> ScoreImages(
             job.model,
             job.output,
-            job.recipe(),
-            retry_rejected=job.retry_rejected,
-            rescore=job.rescore,
-            prune=job.prune,
-            max_pruned=job.max_pruned,
+            job.map_recipe(),
+            retry_rejected=job.policy.retry_rejected,
+            rescore=job.policy.rescore,
+            prune=job.policy.prune,
+            max_pruned=job.policy.max_pruned,
             run_id=job.run_id,
-            limits=job.limits(),
-            summary=settled.about(),
-            device=job.device,
-            compiled=settled.compiled,
+            limits=job.worker_limits(),
+            summary=calibration.summary(),
+            device=job.execution.device,
+            storage_options=job.storage,
+            compiled=calibration.compiled,
         )
     )
     return pipeline
 
 
-def submit(settled: Calibration, target: Target, show: Callable[[Mapping[str, int]], None]) -> Any:
+def submit(calibration: Calibration, target: Target, show: ShowCounts) -> PipelineResult:
     """Runs a job's pipeline to its end.
 
     Args:
-        settled: What is to be done.
-        target: Where.
+        calibration: The job.
+        target: Where it runs.
         show: Takes what a cluster has counted so far; the local runner counts in this process.
 
     Returns:
         Beam's own result.
 
     Raises:
-        InterruptedRunError: It was interrupted; a job on a cluster is cancelled then.
-        DensecastError: The kind of what a worker raised; JobError for what is not ours.
+        InterruptedRunError: The run was interrupted; a job on a cluster is then cancelled.
+        DensecastError: A worker failed. The type is that of the worker's error, or WorkerError for a foreign one.
     """
-    job = settled.job
-    # A list, if an empty one: without flags Beam would read this process's own command line.
+    job = calibration.job
+    # A list even where it is empty: without flags Beam would read this process's own command line.
     options = PipelineOptions(list(target.flags))
-    pipeline = build_pipeline(settled, beam.Pipeline(runner=target.runner, options=options))
+    pipeline = build_pipeline(calibration, beam.Pipeline(runner=target.runner, options=options))
     result = None
     try:
         result = pipeline.run()
@@ -128,56 +131,56 @@ def submit(settled: Calibration, target: Target, show: Callable[[Mapping[str, in
         _cancel(job, target, result)
         raise _interrupted(job) from error
     except RUNNER_LOST as error:
-        raise runner_lost(job.runner, error) from error
+        raise runner_lost(job.execution.runner, error) from error
     except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError, OSError) as error:
-        # The runner in this process keeps the type of what a worker raised where it can, and wraps the rest.
+        # The runner in this process keeps the type of a worker's error where it can, and wraps other errors.
         if "KeyboardInterrupt" in str(error):
             raise _interrupted(job) from error
         raise _failed(job, worker_error(str(error) or type(error).__name__)) from error
 
 
-def _follow(job: ScoringJob, name: str, cluster: FlinkCluster, show: Callable[[Mapping[str, int]], None]) -> None:
-    """Waits until a cluster is done with a job, or there is no hope for it; no error here leaves it running."""
+def _follow(job: ScoringJob, name: str, cluster: FlinkCluster, show: ShowCounts) -> None:
+    """Waits until a job on a cluster ends or can no longer succeed; an error here cancels the job."""
     with contextlib.ExitStack() as undo:
         undo.callback(cluster.cancel, name)
         for state in cluster.follow(name):
             show(state.counts)
-            told = failure(state.failures, ended=state.state == "FAILED")
-            if told is not None:
-                raise _failed(job, told)
+            worker_failure = failure(state.failures, ended=state.state == "FAILED")
+            if worker_failure is not None:
+                raise _failed(job, worker_failure)
         undo.pop_all()
 
 
-def _cancel(job: ScoringJob, target: Target, result: Any) -> None:
-    """Cancels what goes on elsewhere; the local runner has come back with the interruption, and gave no result."""
+def _cancel(job: ScoringJob, target: Target, result: PipelineResult) -> None:
+    """Cancels a job that still runs elsewhere; the local runner ends with the interruption and gives no result."""
     try:
         if target.cluster is not None:
-            # Flink may have taken the job without our having heard of it yet.
+            # Flink may have accepted the job before its answer reached this process.
             target.cluster.cancel(target.name, wait=result is None)
         elif result is not None:
             result.cancel()
     except RUNNER_LOST as error:
-        raise runner_lost(job.runner, error) from error
+        raise runner_lost(job.execution.runner, error) from error
 
 
-def _failed(job: ScoringJob, told: Told) -> DensecastError:
-    kind, message = told
-    return kind(f"run {job.run_id} failed: {message}")
+def _failed(job: ScoringJob, worker_failure: WorkerFailure) -> DensecastError:
+    error_type, message = worker_failure
+    return error_type(f"run {job.run_id} failed: {message}")
 
 
 def _interrupted(job: ScoringJob) -> InterruptedRunError:
-    table = open_delta(job.output)
-    done = table is not None and table.transaction_version(job.run_id) is not None
-    if done:
+    table = open_delta(job.table)
+    committed = table is not None and table.transaction_version(job.run_id) is not None
+    if committed:
         return InterruptedRunError(f"run {job.run_id} was interrupted after it had published", where=job.output)
     return InterruptedRunError(
         f"run {job.run_id} was interrupted and published nothing",
         where=job.output,
-        remedy="run it again: the images whose maps it had written are not scored twice",
+        remedy="run it again: images whose maps were written are not scored twice",
     )
 
 
-# Where a traceback names what was raised; what follows, to the end, is its message.
+# The line of a traceback that names the error; the rest, to the end, is its message.
 _RAISED = re.compile(r"^[\w.]*?(\w*(?:Error|Exception|Rejected|Interrupt))\b:? ?", re.MULTILINE)
 _KINDS: dict[str, type[DensecastError]] = {
     kind.__name__: kind
@@ -186,31 +189,32 @@ _KINDS: dict[str, type[DensecastError]] = {
         *(JobError, MissingExtraError),
     )
 }
-# Of a runner in Java: its own frames, around the traceback of the worker.
+# A runner in Java writes its own frames around the traceback of the worker.
 _FRAMES = re.compile(r"^\s+(?:at [\w.$/<>-]+\(.*|\.\.\. \d+ more)$\n?", re.MULTILINE)
 
-_LASTING = {ModelError, EngineError, TableError, ConflictError, JobError, MissingExtraError}
-"""What another attempt will not mend; storage and sources may be back in a while."""
+_PERMANENT = {ModelError, EngineError, TableError, ConflictError, JobError, MissingExtraError}
+"""Errors that another attempt does not mend. A store or a source that fails may answer later."""
 _ENOUGH = 3
 
 
-def failure(failures: Sequence[str], *, ended: bool) -> Told | None:
-    """What a job on a cluster fails of; None while there is hope.
+def failure(failures: Sequence[str], *, ended: bool) -> WorkerFailure | None:
+    """Returns the reason that a job on a cluster fails; None while it may still succeed.
 
-    A cluster tries again what failed, many times, whatever the reason; a model that cannot be read stays so.
+    A cluster tries a failed task again many times, whatever the reason. A model that cannot be read stays unreadable.
 
     Args:
-        failures: Why its tasks have failed so far, the last one first.
+        failures: Why its tasks have failed so far, the last failure first.
         ended: Whether the cluster has given up.
     """
-    told = [worker_error(text) for text in failures]
-    if ended and told:
-        return told[0]
-    return next((one for one, times in Counter(told).items() if times >= _ENOUGH and one[0] in _LASTING), None)
+    reasons = [worker_error(text) for text in failures]
+    if ended and reasons:
+        return reasons[0]
+    counts = Counter(reasons).items()
+    return next((reason for reason, times in counts if times >= _ENOUGH and reason[0] in _PERMANENT), None)
 
 
-def worker_error(text: str) -> Told:
-    r"""What a worker raised, its kind and message, from the traceback that Beam makes its RuntimeError of.
+def worker_error(text: str) -> WorkerFailure:
+    r"""Returns what a worker raised, from the traceback that Beam makes its RuntimeError of.
 
     >>> worker_error('Traceback ...\n  File "x.py"\npipeline.errors.SourceError: a.csv: bad\n  why: so' +
     ...              " [while running 'List']")
@@ -219,7 +223,7 @@ def worker_error(text: str) -> Told:
     text = re.sub(r"\s*\[while running .*?\]\s*$", "", _FRAMES.sub("", text).strip())
     *_, last = [None, *_RAISED.finditer(text)]
     name, message = last[1] if last else "", text[last.end() if last else 0 :].strip()
-    # Beam raises some of them again, as the message of an error of its own.
+    # Beam raises some errors again, as the message of an error of its own.
     while (inner := _RAISED.match(message)) is not None and inner[1] in _KINDS:
         name, message = inner[1], message[inner.end() :]
     return _KINDS.get(name, WorkerError), message or "no reason given"

@@ -18,8 +18,9 @@ from pipeline.maintenance.check_rows import IDENTITY_COLUMNS, identities
 from pipeline.maintenance.current_table import current_table
 from pipeline.maintenance.findings import LISTED, Damage, Finding, Findings
 from pipeline.maintenance.untracked_files import Kind, Leftover, leftovers, list_table
-from pipeline.storage import files
+from pipeline.storage.errors import MissingFileError, StorageError, UnavailableError
 from pipeline.table.log import FOLDER
+from pipeline.table.paths import TableRoot
 from pipeline.table.schema import Status
 
 _DAMAGE = {Fault.DUPLICATE: Damage.DUPLICATE, Fault.INCOMPLETE: Damage.INCOMPLETE, Fault.MIXED: Damage.MIXED}
@@ -95,7 +96,7 @@ def check(root: str, on_progress: Callable[[int, int], None] | None = None) -> R
     checker.compare_models()
     checker.note_leftovers(leftovers(entries, table))
     return Report(
-        table=root,
+        table=str(root),
         version=table.version(),
         files=len(logged),
         size_bytes=in_all,
@@ -112,7 +113,7 @@ class _Checker:
     """The state of one check."""
 
     def __init__(self, root: str, logged: list[Logged]) -> None:
-        self.root, self.logged = root, logged
+        self.root, self.logged = TableRoot(root), logged
         self.findings = Findings()
         self.notes: list[str] = []
         self.statuses: Counter[str] = Counter({status.value: 0 for status in Status})
@@ -126,8 +127,8 @@ class _Checker:
         """Reads what runs and compactions have recorded about the files that they wrote."""
         wanted = {file.path for file in self.logged}
         for folder in ("runs", "compactions"):
-            for path in files.list_files(files.join(self.root, FOLDER, folder), ".json"):
-                record, fault = _read_record(path)
+            for path in self.root.store.list_files(self.root.path(FOLDER, folder), ".json"):
+                record, fault = _read_record(self.root, path)
                 if record is None:
                     self.findings.add([Finding(Damage.RECORD, f"{folder}/{_name(path)}", fault)])
                     continue
@@ -141,7 +142,8 @@ class _Checker:
         """Reads and checks a part, and gathers facts about its rows."""
         size = sizes.get(file.path)
         if size is None and "/" in file.path:
-            size = files.size_of(files.join(self.root, *file.path.split("/")))
+            facts = self.root.store.facts(self.root.path(*file.path.split("/")))
+            size = facts.size_bytes if facts else None
         recorded = self._recorded.get(file.path)
         self.findings.add(check_part(self.root, file, size=size, recorded=recorded, on_batch=self._add_batch))
 
@@ -205,7 +207,7 @@ class _Checker:
         """Checks that the metadata of every model exists."""
         for digest in sorted(self._models):
             where = f"models/{digest}.json"
-            record, fault = _read_record(files.join(self.root, FOLDER, "models", f"{digest}.json"))
+            record, fault = _read_record(self.root, self.root.path(FOLDER, "models", f"{digest}.json"))
             if record is not None and record.get("digest") != digest:
                 fault = f"describes the model {record.get('digest')}"
             if fault:
@@ -236,15 +238,15 @@ def _changed_by_others(table: DeltaTable, version: int) -> bool:
     return any("densecast" not in commit for commit in commits)
 
 
-def _read_record(path: str) -> tuple[dict[str, Any] | None, str]:
+def _read_record(root: TableRoot, path: str) -> tuple[dict[str, Any] | None, str]:
     """Returns the JSON object in a file, or None and what is wrong with it."""
     try:
-        content = json.loads(files.read_bytes(path))
-    except files.MissingFileError:
+        content = json.loads(root.store.read_bytes(path))
+    except MissingFileError:
         return None, "is missing"
-    except files.UnavailableError:
+    except UnavailableError:
         raise
-    except (ValueError, files.StorageError) as error:
+    except (ValueError, StorageError) as error:
         return None, f"cannot be read: {error}"
     if not isinstance(content, dict) or not _is_well_formed(content.get("parts")):
         return None, "is not what densecast writes there"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -12,15 +13,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
+from pipeline.errors import TableError
 from pipeline.maintenance.check_rows import null_faults, row_faults, schema_faults
 from pipeline.maintenance.findings import Damage, Finding
-from pipeline.storage import files
-from pipeline.table.part_reader import check_available, open_part
+from pipeline.table.part_reader import open_part, reading_part
+from pipeline.table.paths import TableRoot
 
 _CHUNK_BYTES = 4 << 20
 _BATCH_ROWS = 64
-# What a damaged file makes Arrow raise: UnicodeDecodeError is a ValueError.
-_UNREADABLE = (OSError, ValueError, pa.ArrowException, files.StorageError)
 
 
 class Logged(NamedTuple):
@@ -99,31 +99,29 @@ def check_part(
     if size != logged.size_bytes:
         yield Finding(Damage.WRONG_SIZE, where, f"has {size:,} bytes, where the log says {logged.size_bytes:,}")
     try:
-        if recorded is not None and (digest := _sha256(files.join(root, *where.split("/")))) != recorded.sha256:
-            yield Finding(Damage.WRONG_CONTENT, where, f"has the SHA-256 {digest}, where {recorded.sha256} was written")
-        with open_part(root, where) as file:
-            yield from _check_rows(root, file, logged, recorded=recorded, on_batch=on_batch)
-    except _UNREADABLE as error:
-        check_available(root, error)
-        yield Finding(Damage.UNREADABLE, where, str(error))
+        with reading_part(root):
+            if recorded is not None and (digest := _sha256(root, where)) != recorded.sha256:
+                what = f"has the SHA-256 {digest}, where {recorded.sha256} was written"
+                yield Finding(Damage.WRONG_CONTENT, where, what)
+            with open_part(root, where) as file:
+                yield from _check_rows(root, file, logged, recorded=recorded, on_batch=on_batch)
+    except TableError as error:
+        yield Finding(Damage.UNREADABLE, where, str(error.__cause__))
 
 
 def narrow_batches(root: str, part: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
     """Yields batches of narrow columns of a part, up to the first one that cannot be read."""
-    try:
-        with open_part(root, part) as file:
-            for batch in file.iter_batches(batch_size=4096, columns=columns):
-                batch.validate(full=True)
-                yield batch
-    except _UNREADABLE as error:
-        check_available(root, error)
-        # `check_part` has reported it.
-        return
+    with suppress(TableError), reading_part(root), open_part(root, part) as file:  # `check_part` reports it
+        for batch in file.iter_batches(batch_size=4096, columns=columns):
+            batch.validate(full=True)
+            yield batch
 
 
-def _sha256(path: str) -> str:
+def _sha256(root: str, part: str) -> str:
+    table = TableRoot(root)
+    path, store = table.path(*part.split("/")), table.store
     sha = hashlib.sha256()
-    with files.open_stream(path) as file, files.reading(path):
+    with store.open_stream(path) as file, store.reading(path):
         while chunk := file.read(_CHUNK_BYTES):
             sha.update(chunk)
     return sha.hexdigest()
@@ -149,20 +147,20 @@ def _check_rows(
     for group in range(file.num_row_groups):
         try:
             # By groups: a damaged group does not hide the others.
-            for batch in file.iter_batches(batch_size=_BATCH_ROWS, row_groups=[group]):
-                batch.validate(full=True)
-                statistics.add(batch)
-                if faults := null_faults(batch):
-                    yield from (Finding(Damage.COLUMNS, where, fault) for fault in faults)
-                    complete = False
-                    continue
-                for fault in row_faults(batch):
-                    yield Finding(Damage.MAP_DIGEST if fault.digest else Damage.ROW, fault.uri, fault.what)
-                on_batch(batch)
-        except _UNREADABLE as error:
-            check_available(root, error)
+            with reading_part(root):
+                for batch in file.iter_batches(batch_size=_BATCH_ROWS, row_groups=[group]):
+                    batch.validate(full=True)
+                    statistics.add(batch)
+                    if faults := null_faults(batch):
+                        yield from (Finding(Damage.COLUMNS, where, fault) for fault in faults)
+                        complete = False
+                        continue
+                    for fault in row_faults(batch):
+                        yield Finding(Damage.MAP_DIGEST if fault.digest else Damage.ROW, fault.uri, fault.what)
+                    on_batch(batch)
+        except TableError as error:
             complete = False
-            yield Finding(Damage.UNREADABLE, where, f"row group {group}: {error}")
+            yield Finding(Damage.UNREADABLE, where, f"row group {group}: {error.__cause__}")
     if complete:
         yield from statistics.findings()
 

@@ -29,13 +29,13 @@ from conversion.errors import DensecastError
 from pipeline.errors import TableError
 from pipeline.maintenance.check_parts import Logged, logged_files
 from pipeline.maintenance.current_table import current_table
-from pipeline.storage import files as storage
-from pipeline.storage import object_store
 from pipeline.storage.errors import StorageError
+from pipeline.storage.options import store_of
 from pipeline.table.commit import ConflictError
 from pipeline.table.log import FOLDER, active_parts
 from pipeline.table.part_file import ROW_GROUP_BYTES, PartFile, Receipt
-from pipeline.table.part_reader import check_available, open_part
+from pipeline.table.part_reader import open_part, reading_part
+from pipeline.table.paths import TableRoot
 from pipeline.table.schema import IDENTITY, SCHEMA
 
 TARGET_BYTES = 128 << 20
@@ -151,14 +151,14 @@ def _pass(
 ) -> int:
     """Merges groups and commits them; returns the number of copied rows."""
     # Unlike the name of a run: no later run adopts parts of this name.
-    name = f"compaction-{uuid.uuid4().hex}"
+    name, table = f"compaction-{uuid.uuid4().hex}", TableRoot(root)
     in_all = sum(group.size_bytes for group in groups)
     receipts: list[Receipt] = []
     with ExitStack() as undo:
         done = 0
         for index, group in enumerate(groups):
             receipts.append(_merge(root, group.parts, name, f"{index:05d}"))
-            undo.callback(storage.delete, storage.join(root, receipts[-1].path))
+            undo.callback(table.store.delete, table.path(receipts[-1].path))
             done += group.size_bytes
             if on_progress is not None:
                 on_progress(done, in_all)
@@ -168,7 +168,7 @@ def _pass(
         version = _commit(root, name, receipts, [file for file in files if file.path in removed])
     except (TableError, StorageError):
         # The answer of a remote store may be lost although the commit succeeded. Otherwise vacuum deletes the files.
-        if not object_store.is_object(root):
+        if store_of(root) is None:
             written.close()
         raise
     record = {
@@ -177,38 +177,36 @@ def _pass(
         "parts": [{field: getattr(r, field) for field in ("path", "size_bytes", "rows", "sha256")} for r in receipts],
         "removed": sorted(removed),
     }
-    path = storage.join(root, FOLDER, "compactions", f"{name}.json")
-    storage.write_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
+    path = table.path(FOLDER, "compactions", f"{name}.json")
+    table.store.write_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
     return sum(receipt.rows for receipt in receipts)
 
 
 def _merge(root: str, parts: Sequence[str], name: str, number: str) -> Receipt:
     """Writes the rows of several parts into one, sorted by address, and verifies that the rows are the same."""
-    with ExitStack() as stack:
-        try:
-            files = [stack.enter_context(open_part(root, part)) for part in parts]
-            for part, file in zip(parts, files, strict=True):
-                _check_columns(root, part, file.schema_arrow)
-            identities = pa.concat_tables([file.read(columns=list(IDENTITY)) for file in files])
-            order = pc.sort_indices(identities, sort_keys=[(column, "ascending") for column in IDENTITY])
-            del identities
-            with PartFile(root, name, number) as target:
-                for rows in _row_groups(_gather(files, order.to_numpy().astype(np.int64))):
-                    # As one row group.
-                    target.write(rows, row_bytes=ROW_GROUP_BYTES // rows.num_rows)
-                receipt = target.close()
-            expected = _fingerprint(files)
-        except (OSError, pa.ArrowException) as error:
-            check_available(root, error)
-            raise TableError(
-                f"parts cannot be merged: {error}",
-                where=root,
-                why="the table was not changed",
-                remedy="find the damage with `densecast check`; if the table was vacuumed meanwhile, run again",
-            ) from error
+    reading = reading_part(
+        root,
+        "parts cannot be merged",
+        why="the table was not changed",
+        remedy="find the damage with `densecast check`; if the table was vacuumed meanwhile, run again",
+    )
+    with ExitStack() as stack, reading:
+        files = [stack.enter_context(open_part(root, part)) for part in parts]
+        for part, file in zip(parts, files, strict=True):
+            _check_columns(root, part, file.schema_arrow)
+        identities = pa.concat_tables([file.read(columns=list(IDENTITY)) for file in files])
+        order = pc.sort_indices(identities, sort_keys=[(column, "ascending") for column in IDENTITY])
+        del identities
+        with PartFile(root, name, number) as target:
+            for rows in _row_groups(_gather(files, order.to_numpy().astype(np.int64))):
+                # As one row group.
+                target.write(rows, row_bytes=ROW_GROUP_BYTES // rows.num_rows)
+            receipt = target.close()
+        expected = _fingerprint(files)
     with ExitStack() as undo:
-        path = storage.join(root, receipt.path)
-        undo.callback(storage.delete, path)
+        table = TableRoot(root)
+        path = table.path(receipt.path)
+        undo.callback(table.store.delete, path)
         with open_part(root, receipt.path) as file:
             if _fingerprint([file]) != expected:
                 raise TableError(
@@ -320,8 +318,8 @@ def _commit(root: str, name: str, receipts: Sequence[Receipt], removed: Sequence
         try:
             table.create_write_transaction(actions, "append", Schema.from_arrow(SCHEMA), commit_properties=properties)
         except OSError as error:
-            failure = storage.explained(error, root, "the compaction cannot be committed")
-            if not object_store.is_object(root):
+            failure = TableRoot(root).store.explain(error, root, "the compaction cannot be committed")
+            if store_of(root) is None:
                 raise failure from error
         except DeltaError as error:
             # Another writer committed first. If it changed none of our parts, the next attempt succeeds.

@@ -11,8 +11,9 @@ from typing import NamedTuple
 from deltalake import DeltaTable
 
 from conversion import PARTIAL_SUFFIX
-from pipeline.storage import files
+from pipeline.storage.store import Entry
 from pipeline.table.log import FOLDER, active_parts
+from pipeline.table.paths import TableRoot
 
 _PART = re.compile(r"part-(?P<run>.+)-[0-9a-f]{32}\.parquet|part-(?P<compaction>compaction-[0-9a-f]{32})-\d+\.parquet")
 _PARTIAL = re.compile(rf"\.(?P<name>.+)\.[0-9a-f]{{32}}{re.escape(PARTIAL_SUFFIX)}")
@@ -53,21 +54,22 @@ class Leftover(NamedTuple):
     since: float
 
 
-def list_table(root: str) -> list[files.Entry]:
+def list_table(root: str) -> list[Entry]:
     """Returns all files that may be leftovers; their paths are relative to the table.
 
     Raises:
         StorageError: A folder cannot be listed.
     """
+    table = TableRoot(root)
     folders = [(), (FOLDER,), *((FOLDER, name) for name in _RECORDS)]
     return [
         entry._replace(path="/".join([*folder, entry.path.rsplit("/", 1)[-1]]))
         for folder in folders
-        for entry in files.list_entries(files.join(root, *folder))
+        for entry in table.store.list_entries(table.path(*folder))
     ]
 
 
-def leftovers(entries: Sequence[files.Entry], table: DeltaTable) -> list[Leftover]:
+def leftovers(entries: Sequence[Entry], table: DeltaTable) -> list[Leftover]:
     """Returns the files in a table's folder that its current version does not read, without records and log.
 
     Args:

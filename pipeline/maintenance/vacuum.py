@@ -13,8 +13,8 @@ from deltalake.exceptions import DeltaError
 from pipeline.errors import JobError, TableError
 from pipeline.maintenance.current_table import current_table
 from pipeline.maintenance.untracked_files import Kind, Leftover, leftovers, list_table
-from pipeline.storage import files
 from pipeline.table.log import active_parts
+from pipeline.table.paths import TableRoot
 from pipeline.units import parse_duration
 
 DEFAULT_RETENTION_HOURS = 7 * 24
@@ -88,8 +88,9 @@ def vacuum(
     expendable = {file.path for file in ours if file.path not in needed and 0 < file.since < oldest}
     deleted = tuple(file for file in ours if file.path in expendable)
     if not dry_run:
+        located = TableRoot(root)
         for file in deleted:
-            files.delete(files.join(root, *file.path.split("/")))
+            located.store.delete(located.path(*file.path.split("/")))
     kept = tuple(file for file in ours if file.path not in expendable)
     return Vacuumed(retention_hours, dry_run, deleted, kept, foreign)
 

@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 
 from conversion.errors import DensecastError
 from pipeline.maps.geometry import Geometry
+from pipeline.settings import RecipeSettings
 
 Floats: TypeAlias = NDArray[np.float32]
 Integers: TypeAlias = NDArray[np.int32]
 Probabilities: TypeAlias = NDArray[np.float32] | NDArray[np.float16]
 
-DEFAULT_K = 5
+DEFAULT_K = RecipeSettings.top_k
 _ROUNDING = 1e-3  # float16's at 1
 
 

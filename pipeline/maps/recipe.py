@@ -5,34 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
-from enum import StrEnum
 from typing import Any
 
 from pipeline.images.resize import Scaling
-from pipeline.maps.classification_map import DEFAULT_K
+from pipeline.settings import Form, Precision, RecipeSettings
+
+__all__ = ["Form", "Precision", "Recipe"]
 
 # Bumped when the same settings begin to give other maps: every image is then scored anew.
 _GENERATION = 2
-
-
-class Form(StrEnum):
-    """How much of a map is kept: the best k classes of every cell, or all probabilities besides.
-
-    `LOG_UINT8` keeps one byte a class: the logarithm of the probability, see `pipeline.maps.quantization`.
-    """
-
-    TOP_K = "top-k"
-    LOG_UINT8 = "log-uint8"
-    FLOAT16 = "float16"
-    FLOAT32 = "float32"
-
-
-class Precision(StrEnum):
-    """What a net computes in where that makes a difference to its speed: see `conversion.layers.base.Narrow`."""
-
-    FLOAT32 = "float32"
-    FLOAT16 = "float16"
-    BFLOAT16 = "bfloat16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +33,10 @@ class Recipe:
     """
 
     model_digest: str = ""
-    form: Form = Form.TOP_K
-    k: int = DEFAULT_K
-    precision: Precision = Precision.FLOAT32
-    scales: tuple[float, ...] = (1.0,)
+    form: Form = RecipeSettings.scores
+    k: int = RecipeSettings.top_k
+    precision: Precision = RecipeSettings.precision
+    scales: tuple[float, ...] = RecipeSettings.scales
     resize: int | tuple[int, int] | None = None
     max_side: int | None = None
     features: tuple[str, ...] = ()

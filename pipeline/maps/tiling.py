@@ -148,7 +148,7 @@ def cut(
         width: Of the same.
         geometry: Of the map, vertical and horizontal, in the same pixels.
         tile_pixels: The largest area of a tile, halo included. An image that is no larger is one tile.
-        alignment: See `conversion.alignment`; vertical and horizontal.
+        alignment: See `conversion.export.alignment`; vertical and horizontal.
 
     Raises:
         JobError: The geometry is not finite, the alignment is no multiple of its stride, or `tile_pixels` is less than

@@ -13,6 +13,7 @@ from pipeline.images.multiscale import ScaledImage, ScaledImages, ScalingLimits
 from pipeline.images.resize import Scaling
 from pipeline.rejection import Rejected
 from pipeline.sources import ImageReference, Reader
+from pipeline.storage.options import StorageOptions
 from pipeline.table.rows import ImageFacts
 from pipeline.timing import timed
 
@@ -48,9 +49,18 @@ class Loader:
         limits: What is decoded.
         max_image_bytes: Larger files are refused unread.
         timeout_s: Seconds that the decoding of one image may take.
+        options: How object stores are opened; None: as the environment says.
     """
 
-    def __init__(self, scaling: Scaling, limits: ScalingLimits, max_image_bytes: int, timeout_s: float) -> None:
+    def __init__(
+        self,
+        scaling: Scaling,
+        limits: ScalingLimits,
+        max_image_bytes: int,
+        timeout_s: float,
+        options: StorageOptions | None = None,
+    ) -> None:
+        self._options = options
         self._scaling, self._limits = scaling, limits
         self._max_image_bytes, self._timeout_s = max_image_bytes, timeout_s
 
@@ -58,7 +68,7 @@ class Loader:
     def open(self) -> Iterator[Callable[[ImageReference], Loaded]]:
         """A function that loads one image; for one thread."""
         decoder = IsolatedDecoder(self._timeout_s, function=_VIEWS)
-        with Reader(self._max_image_bytes) as reader, decoder:
+        with Reader(self._max_image_bytes, options=self._options) as reader, decoder:
             yield functools.partial(self._load, reader, decoder)
 
     def _load(self, reader: Reader, decoder: IsolatedDecoder, reference: ImageReference) -> Loaded:

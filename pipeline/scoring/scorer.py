@@ -29,7 +29,9 @@ from pipeline.scoring.batching import Batch, BatchBudget, Batcher
 from pipeline.scoring.loader import Loaded, Loader
 from pipeline.scoring.prefetch import LookAhead, Prefetcher
 from pipeline.scoring.tiles import tiles_of
+from pipeline.settings import LimitSettings
 from pipeline.sources import MAX_IMAGE_BYTES, ImageReference
+from pipeline.storage.options import StorageOptions
 from pipeline.table.rows import ImageFacts, MapRow, Placement, rejected_row, scored_row
 from pipeline.timing import timed
 
@@ -54,14 +56,14 @@ class Limits:
     budget: BatchBudget = field(default_factory=BatchBudget)
     look_ahead: LookAhead = field(default_factory=LookAhead)
     max_image_bytes: int = MAX_IMAGE_BYTES
-    tile_pixels: int = 2048 * 2048
+    tile_pixels: int = LimitSettings.tile_pixels
     whole_pixels: int = 2**26
     decode_timeout_s: float = TIMEOUT_S
 
-    def loader(self, recipe: Recipe, metadata: ModelMetadata) -> Loader:
+    def loader(self, recipe: Recipe, metadata: ModelMetadata, options: StorageOptions | None = None) -> Loader:
         """What loads images for a model, within these limits."""
         views = ScalingLimits(self.decode, *metadata.minimum_size, self.whole_pixels)
-        return Loader(recipe.scaling, views, self.max_image_bytes, self.decode_timeout_s)
+        return Loader(recipe.scaling, views, self.max_image_bytes, self.decode_timeout_s, options)
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ class Scorer:
         run_id: Written in every row.
         uncut: Why images cannot be cut into tiles, so that those that would be are rejected; empty where they can.
         count: Counts by name for the progress of the run; takes a name and a number.
+        options: How object stores are opened; None: as the environment says.
     """
 
     def __init__(
@@ -122,12 +125,14 @@ class Scorer:
         run_id: str,
         uncut: str = "",
         count: Count = counters.PROCESS.add,
+        *,
+        options: StorageOptions | None = None,
     ) -> None:
         self._uncut, self._count = uncut, count
         self._engine, self._recipe, self._limits, self._run_id = engine, recipe, limits, run_id
         self._geometry = geometry_of(engine.metadata)
         self._batcher: Batcher[_Pending] = Batcher(limits.budget)
-        loader = limits.loader(recipe, engine.metadata)
+        loader = limits.loader(recipe, engine.metadata, options)
         self._loads = Prefetcher(loader.open, Loaded.weight, limits.look_ahead)
         self.counts: defaultdict[str, float] = defaultdict(float)
         """Images read, and seconds by stage."""

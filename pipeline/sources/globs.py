@@ -15,8 +15,6 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from apache_beam.io.filesystems import FileSystems
-
 from pipeline.errors import SourceError
 from pipeline.sources.file_types import (
     IMAGE_EXTENSIONS,
@@ -28,12 +26,17 @@ from pipeline.sources.file_types import (
 )
 from pipeline.sources.listing import expand
 from pipeline.sources.reference import ImageReference, resolve
-from pipeline.storage import files, object_store
+from pipeline.storage.address import is_remote, scheme_of
+from pipeline.storage.errors import StorageError
+from pipeline.storage.factory import open_store
+from pipeline.storage.local import local_facts
+from pipeline.storage.options import StorageOptions, store_of
+from pipeline.storage.store import Store
 
 _MAGIC = re.compile(r"[*?\[]")
 
 
-def match(pattern: str) -> Iterator[ImageReference]:
+def match(pattern: str, options: StorageOptions | None = None) -> Iterator[ImageReference]:
     """The images that `pattern` names, in an order that does not change; those in containers, too.
 
     A folder means every file below it, at any depth, whose extension is an image's; hidden files and folders, files
@@ -48,19 +51,19 @@ def match(pattern: str) -> Iterator[ImageReference]:
     Raises:
         SourceError: Nothing matches, a folder cannot be read, or the scheme is not known.
     """
-    return expand(match_files(pattern))
+    return expand(match_files(pattern, options), options)
 
 
-def match_files(pattern: str) -> Iterator[ImageReference]:
+def match_files(pattern: str, options: StorageOptions | None = None) -> Iterator[ImageReference]:
     """As `match`, but containers are not looked into: the references are to the files themselves."""
     address = resolve(pattern)
     folder = pattern.endswith("/")
     if is_web(address):
         return iter([ImageReference(address)])
     try:
-        found = _find_remote(address) if files.is_remote(address) else _find_local(address, folder)
+        found = _find_remote(address, options) if is_remote(address) else _find_local(address, folder)
         first = next(found, None)
-    except files.StorageError as error:
+    except StorageError as error:
         raise SourceError(error.what, where=error.where or pattern, remedy=error.remedy) from error
     if first is None:
         raise _nothing(pattern, address)
@@ -76,12 +79,8 @@ def check(pattern: str) -> None:
     address = resolve(pattern)
     if is_web(address):
         return
-    if files.is_remote(address):
-        try:
-            if not object_store.is_object(address):
-                FileSystems.get_filesystem(address)
-        except (ValueError, OSError) as error:
-            raise _no_filesystem(address) from error
+    if is_remote(address):
+        _check_scheme(address)
         _matcher(address, in_folder=address.endswith("/"))
     elif not Path(address).exists():
         _matcher(address, in_folder=pattern.endswith("/"))
@@ -114,7 +113,7 @@ def _regular(path: str) -> Iterator[ImageReference]:
         yield ImageReference(path)
         return
     if stat.S_ISREG(status.st_mode):  # reading a pipe would never end
-        facts = files.local_facts(status)
+        facts = local_facts(status)
         yield ImageReference(path, size_bytes=facts.size_bytes, version=facts.version)
 
 
@@ -139,23 +138,25 @@ def _walk(root: str, levels: int | None = None, pattern: str = "") -> Iterator[s
             yield f"{folder.rstrip('/')}/{name}"
 
 
-def _find_remote(address: str) -> Iterator[ImageReference]:
+def _find_remote(address: str, options: StorageOptions | None) -> Iterator[ImageReference]:
+    _check_scheme(address)
+    store = open_store(address, options)
     if "*" in address:
-        return _list_remote(address, _matcher(address, in_folder=address.endswith("/")))
+        return _list_remote(store, address, _matcher(address, in_folder=address.endswith("/")))
     # Object stores have no folders, and Hadoop says of folders that they exist: the name decides what is tried first.
-    attempts: list[Callable[[str], Iterator[ImageReference]]] = [_remote_file, _below_remote]
+    attempts: list[Callable[[Store, str], Iterator[ImageReference]]] = [_remote_file, _below_remote]
     if not has_image_extension(address) and container_kind(address) is None:
         attempts.reverse()
     if _MAGIC.search(address) and not address.endswith("/"):
-        attempts = [_remote_file, lambda pattern: _list_remote(pattern, _matcher(pattern, in_folder=False))]
-    return _first_that_finds(attempts, address)
+        attempts = [_remote_file, lambda store, uri: _list_remote(store, uri, _matcher(uri, in_folder=False))]
+    return _first_that_finds(attempts, store, address)
 
 
 def _first_that_finds(
-    attempts: list[Callable[[str], Iterator[ImageReference]]], address: str
+    attempts: list[Callable[[Store, str], Iterator[ImageReference]]], store: Store, address: str
 ) -> Iterator[ImageReference]:
     for attempt in attempts:
-        found = attempt(address)
+        found = attempt(store, address)
         first = next(found, None)
         if first is not None:
             yield first
@@ -163,42 +164,26 @@ def _first_that_finds(
             return
 
 
-def _remote_file(address: str) -> Iterator[ImageReference]:
-    facts = None if address.endswith("/") else files.facts_of(address)
+def _remote_file(store: Store, address: str) -> Iterator[ImageReference]:
+    facts = None if address.endswith("/") else store.facts(address)
     if facts is not None:
         yield ImageReference(address, size_bytes=facts.size_bytes, version=facts.version)
 
 
-def _below_remote(address: str) -> Iterator[ImageReference]:
+def _below_remote(store: Store, address: str) -> Iterator[ImageReference]:
     folder = address.rstrip("/") + "/"
     return _list_remote(
-        folder, lambda uri: uri.startswith(folder) and not uri.endswith("/") and is_image_below(uri[len(folder) :])
+        store,
+        folder,
+        lambda uri: uri.startswith(folder) and not uri.endswith("/") and is_image_below(uri[len(folder) :]),
     )
 
 
-def _list_remote(address: str, accepts: Callable[[str], bool]) -> Iterator[ImageReference]:
-    # Beam cannot quote pattern characters, so it lists all that begins as the pattern does.
-    beginning = _MAGIC.split(address, maxsplit=1)[0]
-    if object_store.is_object(address):
-        # By folders is how these list; what begins otherwise is left out by the pattern.
-        for found in object_store.list_below(beginning[: beginning.rindex("/") + 1]):
-            if accepts(found.address):
-                yield ImageReference(found.address, size_bytes=found.size_bytes, version=found.version)
-        return
-    try:
-        listed = FileSystems.match([beginning + "**"])[0].metadata_list
-    except ValueError as error:
-        raise _no_filesystem(address) from error
-    except OSError as error:  # Beam's own, which holds the client library's
-        raise SourceError(
-            f"cannot be listed: {error}",
-            where=address,
-            remedy="check the credentials, the bucket and the network, then try again",
-        ) from error
-    for file in listed:
-        if accepts(file.path):
-            facts = files.listed_facts(file)
-            yield ImageReference(file.path, size_bytes=facts.size_bytes, version=facts.version)
+def _list_remote(store: Store, address: str, accepts: Callable[[str], bool]) -> Iterator[ImageReference]:
+    # No storage quotes pattern characters: all that begins as the pattern does is listed, and the rest left out here.
+    for entry in store.list_below(_MAGIC.split(address, maxsplit=1)[0]):
+        if accepts(entry.path):
+            yield ImageReference(entry.path, size_bytes=entry.size_bytes, version=entry.version)
 
 
 def _root(address: str) -> str:
@@ -269,7 +254,7 @@ def _expression(pattern: str) -> str:
 
 
 def _nothing(pattern: str, address: str) -> SourceError:
-    if not files.is_remote(address) and Path(address).is_dir():
+    if not is_remote(address) and Path(address).is_dir():
         return SourceError(
             "no image is below this folder",
             where=address,
@@ -285,10 +270,16 @@ def _nothing(pattern: str, address: str) -> SourceError:
     return SourceError("there is no such file or folder", where=address, remedy="check the address for a typing error")
 
 
-def _no_filesystem(address: str) -> SourceError:
-    scheme = FileSystems.get_scheme(address)
-    return SourceError(
-        f"nothing here reads {scheme}://",
-        where=address,
-        remedy="s3://, gs://, abfs:// and az:// are read, and what Beam has a file system for",
-    )
+def _check_scheme(address: str) -> None:
+    if store_of(address) is not None:
+        return
+    from pipeline.storage.beam import check_scheme  # takes seconds to import
+
+    try:
+        check_scheme(address)
+    except (ValueError, OSError) as error:
+        raise SourceError(
+            f"nothing here reads {scheme_of(address)}://",
+            where=address,
+            remedy="s3://, gs://, abfs:// and az:// are read, and what Beam has a file system for",
+        ) from error

@@ -11,7 +11,8 @@ from pipeline.sources.streams import FileStream
 from pipeline.sources.tar import list_tar
 from pipeline.sources.tfrecord import list_tfrecord
 from pipeline.sources.zip import list_zip
-from pipeline.storage import files
+from pipeline.storage.errors import StorageError
+from pipeline.storage.options import StorageOptions
 
 _LISTERS: dict[Kind, Callable[[FileStream], Iterator[ImageReference]]] = {
     "tar": list_tar,
@@ -26,7 +27,7 @@ def is_container(reference: ImageReference) -> bool:
     return not reference.kind and not reference.fault and container_kind(reference.uri) is not None
 
 
-def list_container(reference: ImageReference) -> Iterator[ImageReference]:
+def list_container(reference: ImageReference, options: StorageOptions | None = None) -> Iterator[ImageReference]:
     """The images in a container, from its headers alone; nothing is extracted.
 
     What cannot be read of it is a reference with a fault, to the member, or to the container itself where more than a
@@ -34,6 +35,7 @@ def list_container(reference: ImageReference) -> Iterator[ImageReference]:
 
     Args:
         reference: The container's; its name says what it is.
+        options: How object stores are opened.
     """
     lost = ImageReference(reference.uri, size_bytes=reference.size_bytes, version=reference.version)
     kind = container_kind(reference.uri)
@@ -46,21 +48,21 @@ def list_container(reference: ImageReference) -> Iterator[ImageReference]:
         return
     found = False
     try:
-        with FileStream(reference.uri) as stream:
+        with FileStream(reference.uri, options) as stream:
             for member in _LISTERS[kind](stream):
                 found = True
                 yield member
-    except files.StorageError as error:
+    except StorageError as error:
         yield lost.rejected(rejection_of(error))
         return
     if not found:
         yield lost.rejected(Rejected(Reason.EMPTY, "no image is in this container"))
 
 
-def expand(references: Iterator[ImageReference]) -> Iterator[ImageReference]:
+def expand(references: Iterator[ImageReference], options: StorageOptions | None = None) -> Iterator[ImageReference]:
     """Images from files: containers as their members, other files as they are."""
     for reference in references:
         if is_container(reference):
-            yield from list_container(reference)
+            yield from list_container(reference, options)
         else:
             yield reference

@@ -14,7 +14,10 @@ from typing import IO, Any
 from pipeline.errors import SourceError
 from pipeline.sources.listing import expand, is_container
 from pipeline.sources.reference import ImageReference, resolve
-from pipeline.storage import files
+from pipeline.storage.address import is_remote
+from pipeline.storage.errors import MissingFileError, StorageError
+from pipeline.storage.factory import open_store
+from pipeline.storage.options import StorageOptions
 
 EXTENSIONS = (".txt", ".csv", ".jsonl", ".ndjson")
 """What a manifest's name ends in, perhaps followed by `.gz` or `.bz2`."""
@@ -37,7 +40,7 @@ def is_manifest(address: str) -> bool:
     return _unpacked(address).endswith(EXTENSIONS)
 
 
-def read_manifest(address: str) -> Generator[ImageReference, None, None]:
+def read_manifest(address: str, options: StorageOptions | None = None) -> Generator[ImageReference, None, None]:
     """The images that a manifest lists, in its order; read as they are asked for. What it lists twice comes twice.
 
     UTF-8, with or without a byte order mark, lines ended in any of the usual ways; unpacked if its name says `.gz`
@@ -57,15 +60,15 @@ def read_manifest(address: str) -> Generator[ImageReference, None, None]:
         SourceError: The manifest cannot be read or lists nothing, a row has no address or is malformed, or a container
             has an id; it names the file and the line.
     """
-    with contextlib.closing(read_files(address)) as files:
-        yield from expand(files)
+    with contextlib.closing(read_files(address, options)) as references:
+        yield from expand(references, options)
 
 
-def read_files(address: str) -> Generator[ImageReference, None, None]:
+def read_files(address: str, options: StorageOptions | None = None) -> Generator[ImageReference, None, None]:
     """As `read_manifest`, but containers are not looked into: the references are to the files themselves."""
     found = False
     folder = posixpath.dirname(resolve(address))
-    with _open(address) as file:
+    with _open(address, options) as file:
         for line, uri, name in _rows(address, file):
             try:
                 reference = _looked_up(ImageReference(resolve(uri, folder), _storable(name)))
@@ -93,32 +96,32 @@ def _storable(name: str) -> str:
 
 
 def _looked_up(reference: ImageReference) -> ImageReference:
-    if files.is_remote(reference.uri):
+    if is_remote(reference.uri):
         return reference
     try:
-        facts = files.facts_of(reference.uri)
-    except files.StorageError:  # for the reader to find out again, and to reject
+        facts = open_store(reference.uri).facts(reference.uri)
+    except StorageError:  # for the reader to find out again, and to reject
         return reference
     return reference._replace(size_bytes=facts.size_bytes, version=facts.version) if facts else reference
 
 
-def check(address: str) -> None:
+def check(address: str, options: StorageOptions | None = None) -> None:
     """Reads a manifest's first image.
 
     Raises:
         SourceError: The manifest cannot be read, its header names no known column, or its first row has no address.
     """
-    with contextlib.closing(read_files(address)) as references:
+    with contextlib.closing(read_files(address, options)) as references:
         next(references)
 
 
 @contextlib.contextmanager
-def _open(address: str) -> Iterator[io.TextIOWrapper]:
+def _open(address: str, options: StorageOptions | None) -> Iterator[io.TextIOWrapper]:
     try:
         # Unpacked here: what Beam unpacks is no file to TextIOWrapper (2.77: it has no `writable`).
         unpack = next((_PACKED[end] for end in _PACKED if address.lower().endswith(end)), None)
         with (
-            files.open_stream(resolve(address)) as raw,
+            open_store(address, options).open_stream(resolve(address)) as raw,
             unpack(raw) if unpack else contextlib.nullcontext(raw) as plain,
             # newline="": the csv module looks for line ends itself, those within quotes among them.
             io.TextIOWrapper(plain, "utf-8-sig", newline="") as file,
@@ -128,11 +131,11 @@ def _open(address: str) -> Iterator[io.TextIOWrapper]:
         raise SourceError(
             f"the manifest is not UTF-8: {error.reason}", where=address, remedy="save it as UTF-8"
         ) from error
-    except files.MissingFileError as error:
+    except MissingFileError as error:
         raise SourceError(
             "there is no such manifest", where=address, remedy="check the address for a typing error"
         ) from error
-    except files.StorageError as error:
+    except StorageError as error:
         raise SourceError(
             f"the manifest {error.what}", where=error.where or address, why=error.why, remedy=error.remedy
         ) from error

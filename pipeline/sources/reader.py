@@ -11,6 +11,7 @@ from typing import Protocol
 import tenacity
 
 from pipeline.rejection import Reason, Rejected
+from pipeline.settings import LimitSettings
 from pipeline.sources.file_types import is_web
 from pipeline.sources.parquet import OpenParquet
 from pipeline.sources.reference import ImageReference
@@ -19,7 +20,11 @@ from pipeline.sources.tar import OpenTar
 from pipeline.sources.tfrecord import OpenTFRecord
 from pipeline.sources.web import Fetched, Web, WebLimits
 from pipeline.sources.zip import OpenZip
-from pipeline.storage import files
+from pipeline.storage.address import is_remote
+from pipeline.storage.errors import MissingFileError, NotAFileError, StorageError, UnavailableError
+from pipeline.storage.factory import open_store
+from pipeline.storage.options import StorageOptions
+from pipeline.storage.store import FileFacts
 
 _ATTEMPTS = 4
 _FIRST_WAIT_S = 0.05
@@ -57,7 +62,7 @@ def streamed(reference: ImageReference) -> bool:
     return reference.kind in ("tar", "tfrecord") and packing(reference.container) != ""
 
 
-MAX_IMAGE_BYTES = 512 * 2**20
+MAX_IMAGE_BYTES = LimitSettings.max_image_bytes
 
 
 class Reader:
@@ -68,6 +73,7 @@ class Reader:
         web: How long to wait for HTTP.
         max_open: Containers that are kept open.
         sleep: Waits between attempts.
+        options: How object stores are opened; None: as the environment says.
     """
 
     def __init__(
@@ -77,7 +83,9 @@ class Reader:
         web: WebLimits | None = None,
         max_open: int = 8,
         sleep: Callable[[float], None] = time.sleep,
+        options: StorageOptions | None = None,
     ) -> None:
+        self._options = options
         self._max_bytes, self._max_open, self._sleep = max_bytes, max(max_open, 1), sleep
         self._web = Web(max_bytes, web or WebLimits(), sleep)
         self._open: collections.OrderedDict[str, _Container] = collections.OrderedDict()
@@ -118,7 +126,7 @@ class Reader:
             return self._web.read(reference.uri)
         try:
             return self._settled(reference)
-        except files.StorageError as error:
+        except StorageError as error:
             raise rejection_of(error) from error
 
     def probe(self, reference: ImageReference, known_version: str) -> str:
@@ -133,14 +141,14 @@ class Reader:
         if is_web(reference.uri):
             return self._web.probe(reference.uri, known_version)
         try:
-            facts = files.facts_of(reference.uri)
-        except files.StorageError:  # the reader finds out again, and says why
+            facts = open_store(reference.uri, self._options).facts(reference.uri)
+        except StorageError:  # the reader finds out again, and says why
             return ""
         return facts.version if facts else ""
 
     def _settled(self, reference: ImageReference) -> Fetched:
         """A file's content, read again until it did not change meanwhile."""
-        read = self._remote if files.is_remote(reference.uri) else self._local
+        read = self._remote if is_remote(reference.uri) else self._local
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_result(lambda fetched: fetched is None),
             stop=tenacity.stop_after_attempt(_ATTEMPTS),
@@ -154,7 +162,7 @@ class Reader:
         return fetched
 
     def _local(self, reference: ImageReference) -> Fetched | None:
-        with FileStream(reference.uri) as stream:
+        with FileStream(reference.uri, self._options) as stream:
             before = stream.facts
             data = self._all(stream, before.size_bytes)
             if stream.facts_now() != before or len(data) != before.size_bytes:
@@ -163,20 +171,21 @@ class Reader:
 
     def _remote(self, reference: ImageReference) -> Fetched | None:
         """A store says less of what it sends, and asking costs a request: only where a change is possible."""
-        uri, listed = reference.uri, files.FileFacts(reference.size_bytes, reference.version)
-        with files.open_stream(uri) as stream, files.reading(uri):
+        store = open_store(reference.uri, self._options)
+        uri, listed = reference.uri, FileFacts(reference.size_bytes, reference.version)
+        with store.open_stream(uri) as stream, store.reading(uri):
             data = self._all(stream, max(listed.size_bytes, 0))
         if len(data) <= _ONE_REQUEST and len(data) == listed.size_bytes:
             return Fetched(data, listed.version)
-        facts = files.facts_of(uri)
+        facts = store.facts(uri)
         if facts is None:
             raise Rejected(Reason.MISSING, "it went away while it was read")
         if facts == listed and len(data) == facts.size_bytes:
             return Fetched(data, facts.version)
         # Another file than was listed: read again, and compared with what is there after it.
-        with files.open_stream(uri) as stream, files.reading(uri):
+        with store.open_stream(uri) as stream, store.reading(uri):
             data = self._all(stream, facts.size_bytes)
-        unchanged = files.facts_of(uri) == facts and len(data) == facts.size_bytes
+        unchanged = store.facts(uri) == facts and len(data) == facts.size_bytes
         return Fetched(data, facts.version) if unchanged else None
 
     def _all(self, stream: _Readable, expected: int) -> bytes:
@@ -206,7 +215,7 @@ class Reader:
         with self._lock:
             container = self._open.get(reference.container)
             if container is None or container.closed:
-                container = _Container(reference.container, reference.kind)
+                container = _Container(reference.container, reference.kind, self._options)
                 self._open[reference.container] = container
             self._open.move_to_end(reference.container)
             while len(self._open) > self._max_open:
@@ -223,8 +232,8 @@ class _Container:
         closed: Whether it was closed, and cannot be used again.
     """
 
-    def __init__(self, path: str, kind: str) -> None:
-        self._path, self._kind = path, kind
+    def __init__(self, path: str, kind: str, options: StorageOptions | None) -> None:
+        self._path, self._kind, self._options = path, kind, options
         self._lock = threading.Lock()
         self._stream: FileStream | None = None
         self._format: _Format | None = None
@@ -241,7 +250,7 @@ class _Container:
                 return None
             try:
                 return self._read(reference, max_bytes)
-            except files.StorageError as error:
+            except StorageError as error:
                 self._release()
                 raise rejection_of(error) from error
 
@@ -264,7 +273,7 @@ class _Container:
     def _opened(self) -> tuple[FileStream, _Format]:
         if self._stream is None or self._format is None:
             with contextlib.ExitStack() as undo:
-                stream = undo.enter_context(FileStream(self._path))
+                stream = undo.enter_context(FileStream(self._path, self._options))
                 self._stream, self._format = stream, _FORMATS[self._kind](stream)
                 undo.pop_all()
         return self._stream, self._format
@@ -291,16 +300,16 @@ def _is_listed(stream: FileStream, opened: _Format, reference: ImageReference) -
     return listed in ("", stream.facts.version)
 
 
-def rejection_of(error: files.StorageError) -> Rejected:
+def rejection_of(error: StorageError) -> Rejected:
     """What an error of the file system means for the image it befell.
 
     Raises:
         UnavailableError: The error is one, and so says nothing of the image.
     """
-    if isinstance(error, files.UnavailableError):
+    if isinstance(error, UnavailableError):
         raise error
-    if isinstance(error, files.MissingFileError):
+    if isinstance(error, MissingFileError):
         return Rejected(Reason.MISSING, error.what)
-    if isinstance(error, files.NotAFileError):
+    if isinstance(error, NotAFileError):
         return Rejected(Reason.NOT_A_FILE, error.what)
     return Rejected(Reason.UNREADABLE, error.what)

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from pipeline.errors import SourceError
 from pipeline.rejection import Rejected
-from pipeline.storage import files
+from pipeline.storage.address import is_remote, local_path
+from pipeline.storage.errors import StorageError
 
 
 class ImageReference(NamedTuple):
@@ -102,15 +103,15 @@ def resolve(address: str, folder: str = "") -> str:
         os.fsencode(address)  # any bytes can be a name, but half a surrogate pair is none
     except UnicodeEncodeError as error:
         raise SourceError(f"{address!r} is no address: {error.reason}", remedy="write it as UTF-8") from error
-    if files.is_remote(address):
+    if is_remote(address):
         return address
     try:
-        path = files.local_path(address).expanduser()
-    except files.StorageError as error:
+        path = local_path(address).expanduser()
+    except StorageError as error:
         raise SourceError(error.what, where=address, remedy=error.remedy) from error
     except RuntimeError as error:  # ~somebody
         raise SourceError(str(error), where=address, remedy="write the folder out") from error
-    if files.is_remote(folder) and not path.is_absolute():
+    if is_remote(folder) and not path.is_absolute():
         scheme, _, rest = folder.partition("://")
         # The bucket is the root: no `..` leads out of it.
         bucket, _, key = rest.partition("/")

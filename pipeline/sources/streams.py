@@ -17,7 +17,12 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 from pipeline.rejection import Reason, Rejected
-from pipeline.storage import files
+from pipeline.storage.address import is_remote
+from pipeline.storage.errors import MissingFileError, StorageError
+from pipeline.storage.factory import open_store
+from pipeline.storage.local import local_facts
+from pipeline.storage.options import StorageOptions
+from pipeline.storage.store import FileFacts
 
 LOOKBACK = 16 * 2**20
 """Inflated bytes that are kept, so that threads that ask a little out of order do not start it over."""
@@ -36,28 +41,28 @@ class FileStream(io.RawIOBase):
         facts: Size and version of what was opened.
 
     Raises:
-        StorageError: As `storage.open_stream`; so do all its methods.
+        StorageError: As `Store.open_stream`; so do all its methods.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, options: StorageOptions | None = None) -> None:
         super().__init__()
-        self.path = path
-        self._file: IO[bytes] = files.open_stream(path)
+        self.path, self._store = path, open_store(path, options)
+        self._file: IO[bytes] = self._store.open_stream(path)
         try:
             self.facts = self.facts_now()
-        except files.StorageError:
+        except StorageError:
             self._file.close()
             raise
 
-    def facts_now(self) -> files.FileFacts:
+    def facts_now(self) -> FileFacts:
         """The facts as they are now: of the open file where it is local, else of what is at its address."""
-        if files.is_remote(self.path):
-            facts = files.facts_of(self.path)
+        if is_remote(self.path):
+            facts = self._store.facts(self.path)
             if facts is None:
-                raise files.MissingFileError("there is no such file any more", where=self.path)
+                raise MissingFileError("there is no such file any more", where=self.path)
             return facts
-        with files.reading(self.path):
-            return files.local_facts(os.fstat(self._file.fileno()))
+        with self._store.reading(self.path):
+            return local_facts(os.fstat(self._file.fileno()))
 
     def readable(self) -> bool:
         """It is."""
@@ -69,18 +74,18 @@ class FileStream(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Goes to a place; to the end if that is beyond it."""
-        with files.reading(self.path):
+        with self._store.reading(self.path):
             # Offsets that a hostile header names would overflow, or be refused by the file system.
             return self._file.seek(min(offset, self.facts.size_bytes), whence)
 
     def tell(self) -> int:
         """Where it is."""
-        with files.reading(self.path):
+        with self._store.reading(self.path):
             return self._file.tell()
 
     def read(self, size: int | None = -1) -> bytes:
         """As many bytes as were asked for, less at the end of the file only."""
-        with files.reading(self.path):
+        with self._store.reading(self.path):
             return self._file.read(-1 if size is None else size)
 
     def readinto(self, buffer: Any) -> int:
@@ -93,7 +98,7 @@ class FileStream(io.RawIOBase):
         """Closes the file."""
         if not self.closed:
             # Nothing was written, so nothing is lost with an error here.
-            with contextlib.suppress(files.StorageError), files.reading(self.path):
+            with contextlib.suppress(StorageError), self._store.reading(self.path):
                 self._file.close()
         super().close()
 

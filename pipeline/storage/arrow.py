@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 
 import pyarrow.fs as pafs
 
-from pipeline.storage import object_store
 from pipeline.storage.client_options import Settings, settings
-from pipeline.storage.options import is_true
+from pipeline.storage.object_store import split
+from pipeline.storage.options import StorageOptions, is_true
 
 # The first waits are of 50 ms, each is twice as long as the one before: so an outage of `retry_timeout` is survived.
 _FIRST_WAIT_S = 0.05
@@ -25,14 +25,14 @@ _made: dict[tuple[str, str], Any] = {}
 _lock = threading.Lock()
 
 
-def arrow_store(root: str) -> Any:
-    """Arrow's file system of a folder in an object store; None where it cannot have the credentials that are given.
+def arrow_store(root: str, options: StorageOptions) -> Any:
+    """Returns Arrow's file system of a folder in an object store; None where it cannot have the given credentials.
 
     Raises:
-        CredentialsError: As `store_settings.settings`.
+        CredentialsError: As `client_options.settings`.
     """
-    bucket, key = object_store.split(root)
-    found = settings(root)
+    bucket, key = split(root)
+    found = settings(root, options)
     account = _account(bucket, found)
     with _lock:
         known = (account, repr(found))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from pipeline.storage.options import CredentialsError, Store, current, in_seconds, is_true, store_of
+from pipeline.storage.options import CredentialsError, StorageOptions, StoreKind, in_seconds, is_true, store_of
 
 _SECONDS: Mapping[str, float] = {"timeout": 60.0, "connect_timeout": 5.0, "retry_timeout": 30.0}
 """An outage of `retry_timeout` is waited out; what is answered with a refusal is not asked again."""
@@ -26,14 +26,14 @@ class Settings(NamedTuple):
         http: Whether plain HTTP is allowed.
     """
 
-    store: Store
+    store: StoreKind
     options: dict[str, str]
     seconds: dict[str, float]
     http: bool
 
 
-def settings(address: str) -> Settings:
-    """What holds for an address in an object store.
+def settings(address: str, given: StorageOptions) -> Settings:
+    """Returns what holds for an address in an object store.
 
     Raises:
         CredentialsError: It is in none, the environment contradicts the options, or as `StorageOptions.resolved`.
@@ -41,7 +41,7 @@ def settings(address: str) -> Settings:
     store = store_of(address)
     if store is None:
         raise CredentialsError("is in no object store", where=address, remedy="write s3://, gs:// or abfs://")
-    found = current().resolved(store)
+    found = given.resolved(store)
     seconds = {n: in_seconds(found.pop(n)) if n in found else default for n, default in _SECONDS.items()}
     theirs = os.environ.get("AWS_ENDPOINT_URL_S3")
     if store == "aws" and theirs and found.get("aws_endpoint_url") != theirs:
@@ -57,13 +57,13 @@ def settings(address: str) -> Settings:
     return Settings(store, found, seconds, http)
 
 
-def object_store_arguments(address: str) -> dict[str, Any]:
-    """What `obstore.store.from_url` takes besides the address.
+def object_store_arguments(address: str, given: StorageOptions) -> dict[str, Any]:
+    """Returns what `obstore.store.from_url` takes besides the address.
 
     Raises:
         CredentialsError: As `settings`.
     """
-    _, options, seconds, http = settings(address)
+    _, options, seconds, http = settings(address, given)
     return {
         "config": options,
         "client_options": {
@@ -83,15 +83,15 @@ def object_store_arguments(address: str) -> dict[str, Any]:
     }
 
 
-def delta_options(address: str) -> dict[str, str] | None:
-    """What deltalake takes as `storage_options`; None where the address is in no object store.
+def delta_options(address: str, given: StorageOptions) -> dict[str, str] | None:
+    """Returns what deltalake takes as `storage_options`; None where the address is in no object store.
 
     Raises:
         CredentialsError: As `settings`.
     """
     if store_of(address) is None:
         return None
-    _, options, seconds, http = settings(address)
+    _, options, seconds, http = settings(address, given)
     return {
         **options,
         "allow_http": str(http).lower(),

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pipeline.storage.errors import MissingFileError, StorageError, UnavailableError
-from pipeline.storage.options import without_secrets
+from pipeline.storage.options import StorageOptions, without_secrets
 
 _CODE = re.compile(r"<Code>([\w.]+)</Code>|\bAWS Error ([A-Z_]+)\b|\"(?:reason|code)\": ?\"(\w+)\"")
 _MESSAGE = re.compile(r"<Message>(.*?)</Message>|\"message\": ?\"(.*?)\"", re.DOTALL)
@@ -34,8 +34,8 @@ _CHECK_KEYS = "check the keys and the endpoint: the options given with --storage
 
 
 @contextmanager
-def object_error(address: str, what: str, why: str = "") -> Iterator[None]:
-    """What `obstore` raises about an address, as `explain` has it.
+def object_error(address: str, options: StorageOptions, what: str, why: str = "") -> Iterator[None]:
+    """Turns what `obstore` raises about an address into an error of ours, see `explain`.
 
     Raises:
         MissingFileError: There is no such object.
@@ -49,24 +49,25 @@ def object_error(address: str, what: str, why: str = "") -> Iterator[None]:
     except StorageError:
         raise
     except (BaseError, OSError, ValueError) as error:
-        raise explain(error, address, what, why) from None
+        raise explain(error, address, what, why, options=options) from None
 
 
-def explain(error: BaseException, address: str, what: str, why: str = "") -> StorageError:
-    """What a library has raised about an address in an object store.
+def explain(error: BaseException, address: str, what: str, why: str = "", *, options: StorageOptions) -> StorageError:
+    """Returns what a library has raised about an address in an object store as an error of ours.
 
     Args:
         error: What it raised.
         address: What it was about.
         what: What cannot be done.
         why: What that means.
+        options: How the store was opened; the error shows none of its secrets.
     """
     text = _DECORATION.sub("", str(error))
     codes = _CODE.search(text)
     code = next(filter(None, codes.groups()), "") if codes else ""
     status = _STATUS.search(text)
     number = int(status[1]) if status else 0
-    told = _told(text, code)
+    told = _told(text, code, options)
 
     def found(kind: type[StorageError], said: str, remedy: str) -> StorageError:
         return kind(f"{what}: {said}", where=address, why=why, remedy=remedy)
@@ -105,10 +106,10 @@ def _unusable(number: int, code: str, text: str, told: str) -> tuple[str, str] |
     return None
 
 
-def _told(text: str, code: str) -> str:
+def _told(text: str, code: str, options: StorageOptions) -> str:
     """One line: the server's code and message, or the library's first line."""
     message = _MESSAGE.search(text)
     said = next(filter(None, message.groups()), "") if message else ""
     first = text.strip().partition("\n\nDebug source")[0].strip()
     line = " ".join((f"{code}: {said}" if code and said else code or first.partition("<?xml")[0]).split())
-    return without_secrets(line) or "no reason given"
+    return without_secrets(line, options) or "no reason given"

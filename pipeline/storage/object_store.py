@@ -8,16 +8,20 @@ other options.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import threading
-from collections.abc import Iterator
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field
+from typing import IO, Any, cast
 
+from conversion import partial_name
 from pipeline.storage.client_options import object_store_arguments
-from pipeline.storage.error_mapping import object_error
-from pipeline.storage.errors import MissingFileError
-from pipeline.storage.options import store_of
+from pipeline.storage.error_mapping import explain, object_error
+from pipeline.storage.errors import MissingFileError, StorageError
+from pipeline.storage.local import check_size, finished
+from pipeline.storage.options import StorageOptions
+from pipeline.storage.store import Entry, FileFacts, Stored
 
 # An upload in parts is not atomic for a process that is killed: the parts lie there, unseen and paid for. So only what
 # would take too long in one request is.
@@ -29,29 +33,8 @@ _stores: dict[tuple[str, str], Any] = {}
 _lock = threading.Lock()
 
 
-class Facts(NamedTuple):
-    """An object, as it is told without being read.
-
-    Attributes:
-        address: Where it is.
-        size_bytes: Its size.
-        version: Text that changes when the content does: size and ETag.
-        modified: When it was written, in seconds since 1970, by the clock of the store.
-    """
-
-    address: str
-    size_bytes: int
-    version: str
-    modified: float
-
-
-def is_object(address: str) -> bool:
-    """Whether an address is in an object store."""
-    return store_of(address) is not None
-
-
 def split(address: str) -> tuple[str, str]:
-    """The bucket, as an address without a slash at its end, and the key.
+    """Returns the bucket, as an address without a slash at its end, and the key.
 
     >>> split("s3://bucket/a b/c#1.jpg"), split("abfs://maps@account.dfs.core.windows.net/x")
     (('s3://bucket', 'a b/c#1.jpg'), ('abfs://maps@account.dfs.core.windows.net', 'x'))
@@ -61,8 +44,8 @@ def split(address: str) -> tuple[str, str]:
     return f"{scheme.lower()}://{bucket}", key.strip("/")
 
 
-def open_store(bucket: str) -> Any:
-    """The `obstore` store of a bucket, made once a process for the options that hold.
+def open_bucket(bucket: str, options: StorageOptions) -> Any:
+    """Returns the `obstore` store of a bucket, made once a process for the same options.
 
     Raises:
         StorageError: There is none for the address.
@@ -70,121 +53,162 @@ def open_store(bucket: str) -> Any:
     """
     from obstore.store import from_url
 
-    arguments = object_store_arguments(bucket)
+    arguments = object_store_arguments(bucket, options)
     known = (bucket, repr(arguments))
     with _lock:
         if known not in _stores:
-            with object_error(bucket, "cannot be opened"):
+            with object_error(bucket, options, "cannot be opened"):
                 _stores[known] = from_url(bucket, **arguments)
         return _stores[known]
 
 
-def head(address: str) -> Facts | None:
-    """An object's facts; None where there is none.
+@dataclass(frozen=True)
+class ObjectStore:
+    """Objects, see `Store`; small files are replaced by conditional requests, which the server decides.
 
-    Raises:
-        StorageError: The store cannot be asked.
+    Attributes:
+        options: How buckets are opened.
+        bucket_store: Opens a bucket.
     """
-    import obstore
 
-    bucket, key = split(address)
-    try:
-        with object_error(address, "cannot be looked up"):
-            return _facts(bucket, obstore.head(open_store(bucket), key)) if key else None
-    except MissingFileError:
-        return None
+    options: StorageOptions = field(default_factory=StorageOptions)
+    bucket_store: Callable[[str, StorageOptions], Any] = open_bucket
 
+    def facts(self, path: str) -> FileFacts | None:
+        """See Store."""
+        import obstore
 
-def read(address: str, max_bytes: int | None = None) -> bytes:
-    """An object's content, or its first `max_bytes`.
+        bucket, key = split(path)
+        try:
+            with self._error(path, "cannot be looked up"):
+                if not key:
+                    return None
+                entry = _entry(bucket, obstore.head(self._bucket(bucket), key))
+                return FileFacts(entry.size_bytes, entry.version)
+        except MissingFileError:
+            return None
 
-    Raises:
-        MissingFileError: There is none.
-        StorageError: It cannot be read.
-    """
-    import obstore
+    def open_stream(self, path: str) -> IO[bytes]:
+        """See Store; an object that is replaced while it is read cannot be read on."""
+        bucket, key = split(path)
+        return io.BufferedReader(_Object(path, self._bucket(bucket), key, self.options), _BUFFER)
 
-    bucket, key = split(address)
-    with object_error(address, "cannot be read"):
-        if max_bytes is None:
-            return bytes(obstore.get(open_store(bucket), key).bytes())
-    with open_object(address) as file:
-        return file.read(max_bytes)
+    def reading(self, path: str) -> AbstractContextManager[None]:
+        """See Store."""
+        return self._error(path, "cannot be read")
 
+    def read_bytes(self, path: str, max_bytes: int | None = None) -> bytes:
+        """See Store."""
+        import obstore
 
-def write(address: str, data: bytes) -> None:
-    """Stores an object whole, or not at all.
+        bucket, key = split(path)
+        with self.reading(path):
+            if max_bytes is None:
+                return bytes(obstore.get(self._bucket(bucket), key).bytes())
+        with self.open_stream(path) as file, self.reading(path):
+            return check_size(file.read(max_bytes + 1), path, max_bytes)
 
-    Raises:
-        StorageError: It cannot be written.
-    """
-    import obstore
+    def list_files(self, folder: str, suffix: str = "") -> list[str]:
+        """See Store."""
+        return finished([entry.path for entry in self.list_entries(folder)], suffix)
 
-    bucket, key = split(address)
-    with object_error(address, "cannot be written"):
-        obstore.put(open_store(bucket), key, data, use_multipart=len(data) > _ONE_REQUEST)
+    def list_entries(self, folder: str) -> list[Entry]:
+        """See Store."""
+        import obstore
 
+        bucket, key = split(folder)
+        with self._error(folder, "cannot be listed"):
+            listed = obstore.list_with_delimiter(self._bucket(bucket), key or None)
+            return sorted(_entry(bucket, meta) for meta in listed["objects"])
 
-def delete(address: str) -> None:
-    """Deletes an object; one that is gone already is no error.
+    def list_below(self, beginning: str) -> Iterator[Entry]:
+        """See Store. These stores list by folders, so all of the folder is listed."""
+        import obstore
 
-    Raises:
-        StorageError: It cannot be deleted.
-    """
-    import obstore
+        folder = beginning[: beginning.rindex("/") + 1]
+        bucket, key = split(folder)
+        with self._error(folder, "cannot be listed"):
+            for chunk in obstore.list(self._bucket(bucket), key or None, chunk_size=_LISTED):
+                yield from (_entry(bucket, meta) for meta in chunk)
 
-    bucket, key = split(address)
-    with contextlib.suppress(MissingFileError), object_error(address, "cannot be deleted"):
-        obstore.delete(open_store(bucket), key)
+    def delete(self, path: str) -> None:
+        """See Store."""
+        import obstore
 
+        bucket, key = split(path)
+        with suppress(MissingFileError), self._error(path, "cannot be deleted"):
+            obstore.delete(self._bucket(bucket), key)
 
-def list_below(folder: str) -> Iterator[Facts]:
-    """All objects below a folder, or a bucket, at any depth, as the store lists them.
+    def write_atomically(self, path: str, data: bytes) -> None:
+        """See Store. A request that stores an object does so whole or not at all: no temporary name is needed."""
+        import obstore
 
-    Raises:
-        StorageError: It cannot be listed.
-    """
-    import obstore
+        bucket, key = split(path)
+        with self._error(path, "cannot be written"):
+            obstore.put(self._bucket(bucket), key, data, use_multipart=len(data) > _ONE_REQUEST)
 
-    bucket, key = split(folder)
-    with object_error(folder, "cannot be listed"):
-        for chunk in obstore.list(open_store(bucket), key or None, chunk_size=_LISTED):
-            yield from (_facts(bucket, about) for about in chunk)
+    def read_state(self, path: str) -> Stored | None:
+        """See Store."""
+        import obstore
 
+        bucket, key = split(path)
+        try:
+            with self._error(path, "cannot be read"):
+                answer = obstore.get(self._bucket(bucket), key)
+                return _stored(bytes(answer.bytes()), cast(dict[str, Any], answer.meta))
+        except MissingFileError:
+            return None
 
-def list_folder(folder: str) -> list[Facts]:
-    """The objects directly in a folder.
+    def swap(self, path: str, data: bytes, expected: Stored | None) -> Stored | None:
+        """See Store: If-None-Match, If-Match, or generations."""
+        import obstore
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
 
-    Raises:
-        StorageError: It cannot be listed.
-    """
-    import obstore
+        bucket, key = split(path)
+        mode: Any = "create" if expected is None else dict(expected.version)
+        with self._error(path, "cannot be written"):
+            try:
+                result = obstore.put(self._bucket(bucket), key, data, mode=mode, use_multipart=False)
+            except (AlreadyExistsError, PreconditionError):
+                # A request whose answer was lost is sent twice; the second then finds what the first has written.
+                present = self.read_state(path)
+                return present if present is not None and present.data == data else None
+        return _stored(data, {"last_modified": None, **cast(dict[str, Any], result)})
 
-    bucket, key = split(folder)
-    with object_error(folder, "cannot be listed"):
-        found = obstore.list_with_delimiter(open_store(bucket), key or None)
-        return [_facts(bucket, about) for about in found["objects"]]
+    def now(self, path: str) -> float:
+        """See Store: the time at which the server says that it wrote a small object."""
+        import obstore
 
+        bucket, key = split(path)
+        folder, _, name = key.rpartition("/")
+        probe = "/".join(filter(None, (folder, partial_name(name))))
+        with self._error(path, "cannot be written"):
+            store = self._bucket(bucket)
+            obstore.put(store, probe, b"-", use_multipart=False)
+            try:
+                return obstore.head(store, probe)["last_modified"].timestamp()
+            finally:
+                obstore.delete(store, probe)
 
-def open_object(address: str) -> io.BufferedReader:
-    """An object, to be read at any place; one that is replaced meanwhile cannot be read on.
+    def explain(self, error: Exception, path: str, what: str, why: str = "") -> StorageError:
+        """See Store."""
+        return explain(error, path, what, why, options=self.options)
 
-    Raises:
-        MissingFileError: There is none.
-        StorageError: It cannot be read; so raises whatever is done with it.
-    """
-    return io.BufferedReader(_Object(address), _BUFFER)
+    def _bucket(self, bucket: str) -> Any:
+        return self.bucket_store(bucket, self.options)
+
+    def _error(self, path: str, what: str) -> AbstractContextManager[None]:
+        return object_error(path, self.options, what)
 
 
 class _Object(io.RawIOBase):
     """Ranges of an object. The first answer tells its size and state: a small one takes a single request."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, store: Any, key: str, options: StorageOptions) -> None:
         super().__init__()
-        self._address, (bucket, self._key) = address, split(address)
-        self._store = open_store(bucket)
+        self._address, self._store, self._key, self._options = address, store, key, options
         self._position = 0
-        with object_error(address, "cannot be read"):
+        with object_error(address, options, "cannot be read"):
             self._ahead, self._size, self._tag = self._begin()
 
     def readable(self) -> bool:
@@ -234,13 +258,18 @@ class _Object(io.RawIOBase):
     def _range(self, begin: int, end: int) -> bytes:
         import obstore
 
-        with object_error(self._address, "cannot be read"):
+        with object_error(self._address, self._options, "cannot be read"):
             options: Any = {"range": (begin, end), "if_match": self._tag}
             return bytes(obstore.get(self._store, self._key, options=options).bytes())
 
 
-def _facts(bucket: str, about: Any) -> Facts:
-    found = cast(dict[str, Any], about)
-    tag = (found.get("e_tag") or "").strip('"')
-    size, modified = int(found["size"]), found["last_modified"].timestamp()
-    return Facts(f"{bucket}/{found['path']}", size, f"{size}-{tag or f'{modified:.0f}'}", modified)
+def _entry(bucket: str, meta: Any) -> Entry:
+    tag = (meta.get("e_tag") or "").strip('"')
+    size, modified = int(meta["size"]), meta["last_modified"].timestamp()
+    return Entry(f"{bucket}/{meta['path']}", size, modified, f"{size}-{tag or f'{modified:.0f}'}")
+
+
+def _stored(data: bytes, meta: dict[str, Any]) -> Stored:
+    version = tuple((name, meta[name]) for name in ("e_tag", "version") if meta.get(name) is not None)
+    modified = meta["last_modified"]
+    return Stored(data, modified.timestamp() if modified is not None else 0.0, version)

@@ -1,40 +1,33 @@
 """One set of options for object stores, for all that opens them: sources, parts, the Delta log, the lease, Arrow.
 
 Where nothing is given, each process takes what its environment says (`AWS_ACCESS_KEY_ID`, ...), and else what the
-machine or the pod it runs on is allowed to do. What is given has deltalake's names and holds for the whole process,
-as the environment does; transforms carry it to their workers. A value `env:NAME` is looked up where it is used, so
-that the secret itself stays in the environment.
+machine or the pod it runs on is allowed to do. What is given has deltalake's names and travels as an argument, to
+workers too. A value `env:NAME` is looked up where it is used, so that the secret itself stays in the environment.
 """
 
 from __future__ import annotations
 
-import difflib
-import functools
 import os
-import re
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple
 
+from conversion import nearest
 from pipeline.errors import JobError
+from pipeline.storage.address import scheme_of
+from pipeline.units import parse_duration
 
-Store = Literal["aws", "google", "azure"]
+StoreKind = Literal["aws", "google", "azure"]
 
-_STORES: dict[str, Store] = {
+_STORES: dict[str, StoreKind] = {
     **dict.fromkeys(("s3", "s3a"), "aws"),
     "gs": "google",
     **dict.fromkeys(("az", "adl", "azure", "abfs", "abfss"), "azure"),
 }
-_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 _REFERENCE = "env:"
 _HIDDEN = "***"
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
-
-_DURATION = re.compile(r"(\d{1,5}(?:\.\d{1,3})?)\s*(ms|s|m)?")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, None: 1.0}
-
-Result = TypeVar("Result")
 
 
 class Option(NamedTuple):
@@ -46,7 +39,7 @@ class Option(NamedTuple):
         secret: Whether its value is shown to nobody.
     """
 
-    store: Store | None
+    store: StoreKind | None
     variables: tuple[str, ...] = ()
     secret: bool = False
 
@@ -98,14 +91,13 @@ class CredentialsError(JobError):
     """An option of the object stores is unknown, malformed, or names an environment variable that is not set."""
 
 
-def store_of(address: str) -> Store | None:
+def store_of(address: str) -> StoreKind | None:
     """What kind of object store an address is in; None: in none.
 
     >>> store_of("s3://bucket/a.jpg"), store_of("abfss://c@account.dfs.core.windows.net/a"), store_of("photos/")
     ('aws', 'azure', None)
     """
-    match = _SCHEME.match(address)
-    return _STORES.get(match[1].lower()) if match else None
+    return _STORES.get(scheme_of(address) or "")
 
 
 @dataclass(frozen=True)
@@ -154,7 +146,7 @@ class StorageOptions:
                 " workers' environment, or the role that they run as, is used where nothing is given",
             )
 
-    def resolved(self, store: Store) -> dict[str, str]:
+    def resolved(self, store: StoreKind) -> dict[str, str]:
         """What holds for a store, here and now: of what is not given, the environment's.
 
         Raises:
@@ -184,37 +176,32 @@ class StorageOptions:
         return found
 
 
-_current = StorageOptions()
+_default = StorageOptions()
 
 
-def use(options: StorageOptions | Mapping[str, str]) -> None:
-    """From now on this process opens object stores with these options.
+def default_options() -> StorageOptions:
+    """Returns the options that hold where none are given: none, so that the environment decides.
+
+    `pipeline.credentials.use`, which is deprecated, sets others.
+    """
+    return _default
+
+
+def set_default_options(options: StorageOptions) -> None:
+    """Sets what `default_options` returns, for `pipeline.credentials.use` alone."""
+    global _default
+    _default = options
+
+
+def storage_options(given: StorageOptions | Mapping[str, str] | None) -> StorageOptions:
+    """Returns options as public functions take them: a mapping, `StorageOptions`, or None for the default.
 
     Raises:
         CredentialsError: There is no such option, or a value is malformed.
     """
-    global _current
-    _current = options if isinstance(options, StorageOptions) else StorageOptions(options)
-
-
-def current() -> StorageOptions:
-    """The options that hold in this process."""
-    return _current
-
-
-def carrying(function: Callable[..., Result], *arguments: Any) -> Callable[[Any], Result]:
-    """The function of an element as workers are to call it: with the options that hold where the pipeline is made.
-
-    Args:
-        function: Takes an element and the arguments.
-        arguments: What it takes besides.
-    """
-    return functools.partial(_call, current(), function, arguments)
-
-
-def _call(options: StorageOptions, function: Callable[..., Result], arguments: tuple[Any, ...], element: Any) -> Result:
-    use(options)
-    return function(element, *arguments)
+    if given is None:
+        return default_options()
+    return given if isinstance(given, StorageOptions) else StorageOptions(given)
 
 
 def parse_options(pairs: Iterable[str]) -> StorageOptions:
@@ -242,23 +229,26 @@ def is_true(value: str) -> bool:
 
 
 def in_seconds(value: str) -> float:
-    """A duration.
+    """Returns a duration in seconds.
+
+    Raises:
+        CredentialsError: It is not a duration.
 
     >>> in_seconds("500ms"), in_seconds("2m"), in_seconds("30")
     (0.5, 120.0, 30.0)
     """
-    match = _DURATION.fullmatch(value.strip())
-    if match is None:
-        raise CredentialsError(f"{value!r} is no duration", remedy="write 30s, 500ms or 2m")
-    return float(match[1]) * _SECONDS[match[2]]
+    try:
+        return parse_duration(value)
+    except JobError as error:
+        raise CredentialsError(error.what, remedy=error.remedy) from error
 
 
-def without_secrets(text: str) -> str:
-    """The text, with every secret that holds in this process blotted out."""
+def without_secrets(text: str, options: StorageOptions) -> str:
+    """Returns the text with every secret of the options, and of the environment, blotted out."""
     for name, option in OPTIONS.items():
         if not option.secret:
             continue
-        given = current().given.get(name, "")
+        given = options.given.get(name, "")
         variables = (given.removeprefix(_REFERENCE),) if _is_reference(given) else option.variables
         for value in (given, *(os.environ.get(variable, "") for variable in variables)):
             if value and not _is_reference(value):
@@ -269,7 +259,7 @@ def without_secrets(text: str) -> str:
 def _check(name: str, value: str, variable: str = "") -> None:
     where = variable or f"storage option {name}"
     if name not in OPTIONS:
-        close = difflib.get_close_matches(name, OPTIONS, 1)
+        close = nearest(name, OPTIONS)
         raise CredentialsError(
             f"there is no storage option {name!r}",
             remedy=f"{f'did you mean {close[0]}? ' if close else ''}there are {', '.join(OPTIONS)}",
@@ -282,8 +272,11 @@ def _check(name: str, value: str, variable: str = "") -> None:
         return
     if name in _FLAGS and value.strip().lower() not in _TRUE + _FALSE:
         raise CredentialsError(f"is {value!r}", where=where, remedy="write true or false")
-    if name in _DURATIONS and _DURATION.fullmatch(value.strip()) is None:
-        raise CredentialsError(f"is {value!r}", where=where, remedy="write a duration, as 30s, 500ms or 2m")
+    if name in _DURATIONS:
+        try:
+            parse_duration(value)
+        except JobError as error:
+            raise CredentialsError(f"is {value!r}", where=where, remedy=error.remedy) from error
 
 
 def _is_reference(value: str) -> bool:

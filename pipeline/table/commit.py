@@ -12,13 +12,12 @@ from deltalake.transaction import AddAction, RemoveAction, create_table_with_add
 
 from conversion.errors import DensecastError
 from pipeline.errors import TableError
-from pipeline.storage import files
 from pipeline.storage.client_options import delta_options
 from pipeline.storage.options import store_of
 from pipeline.table.log import active_parts, check_columns, open_delta
 from pipeline.table.part_file import STATISTICS_COLUMNS, Receipt, check_run_id
-from pipeline.table.part_reader import PART_ERRORS, check_available, open_part
-from pipeline.table.paths import delta_location
+from pipeline.table.part_reader import open_part, reading_part
+from pipeline.table.paths import TableRoot, delta_location
 from pipeline.table.schema import SCHEMA
 from pipeline.table.summaries import RunSummary, read_summary, run_path, write_json
 
@@ -117,7 +116,7 @@ def commit(
 def _not_written(root: str, run_id: str, attempt: int, error: Exception) -> DensecastError:
     if isinstance(error, OSError):
         why = "nothing was published; the parts are on disk, and the next run adopts them"
-        return files.explained(error, root, "the transaction cannot be written", why)
+        return TableRoot(root).store.explain(error, root, "the transaction cannot be written", why)
     return TableError(
         f"the transaction of run {run_id} failed: {error}",
         where=root,
@@ -162,13 +161,9 @@ def check_overlap(root: str, table: DeltaTable | None, changes: Changes, parts: 
 
 
 def _uris(root: str, part: str) -> Iterator[str]:
-    try:
-        with open_part(root, part) as file:
-            for batch in file.iter_batches(columns=["uri"]):
-                yield from batch.column(0).to_pylist()
-    except PART_ERRORS as error:
-        check_available(root, error)
-        raise TableError(f"the part {part} cannot be read: {error}", where=root, remedy="run again") from error
+    with reading_part(root, f"the part {part} cannot be read", remedy="run again"), open_part(root, part) as file:
+        for batch in file.iter_batches(columns=["uri"]):
+            yield from batch.column(0).to_pylist()
 
 
 def _commit_transaction(
@@ -195,7 +190,7 @@ def _commit_transaction(
         description="Classification maps, one row an image, and rejections",
         configuration=_CONFIGURATION,
         commit_properties=properties,
-        storage_options=delta_options(root),
+        storage_options=delta_options(root, TableRoot(root).options),
     )
 
 
@@ -203,7 +198,7 @@ def _write_summary(root: str, claimed: _Result, entries: Mapping[str, Any]) -> R
     """Writes the summary of a run that is in the log, unless there is one; returns what the run has published."""
     run_id = claimed.run_id
     path = run_path(root, run_id)
-    if not files.exists(path):
+    if TableRoot(root).store.facts(path) is None:
         result = _logged_result(root, claimed)._asdict()
         now = {"published_at": datetime.now(UTC).isoformat(timespec="seconds")}
         write_json(root, "runs", run_id, {**result, **now, **entries})
@@ -253,7 +248,9 @@ def _remove_action(path: str) -> RemoveAction:
 
 
 def _add_action(root: str, part: Receipt) -> AddAction:
-    size = files.size_of(files.join(root, part.path))
+    table = TableRoot(root)
+    facts = table.store.facts(table.path(part.path))
+    size = facts.size_bytes if facts else None
     if size != part.size_bytes:
         raise TableError(
             f"the part {part.path} {'is missing' if size is None else f'has {size:,} bytes'}, where its receipt says"

@@ -18,6 +18,7 @@ import secrets
 import socket
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +27,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from conversion.errors import DensecastError
 from pipeline.storage.errors import StorageError
-from pipeline.table.lease_store import NAME, LeaseStore, Stored, open_store
+from pipeline.storage.store import Stored
+from pipeline.table.lease_store import NAME, LeaseStore, open_lease
 from pipeline.table.log import FOLDER
 
 DEFAULT_MINUTES = 10.0
@@ -85,6 +87,7 @@ class Lease:
         run_id: The run that acquires it.
         seconds: The term of the lease after each renewal, above 0.
         store: Where the lease is stored; by default beside the table's runs.
+        clock: Returns seconds, monotonic; a lease that was not renewed for its term counts as lost.
 
     Raises:
         LeaseHeldError: On entry: another run holds the lease.
@@ -92,9 +95,15 @@ class Lease:
     """
 
     def __init__(
-        self, root: str, run_id: str, seconds: float = DEFAULT_MINUTES * 60, store: LeaseStore | None = None
+        self,
+        root: str,
+        run_id: str,
+        seconds: float = DEFAULT_MINUTES * 60,
+        store: LeaseStore | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._root, self._store = root, store or open_store(root)
+        self._root, self._store = root, store or open_lease(root)
         now = datetime.now(UTC)
         self._holder = Holder(
             token=secrets.token_hex(16),
@@ -107,6 +116,7 @@ class Lease:
             renewed_at=now,
             seconds=seconds,
         )
+        self._clock = clock
         self._stored: Stored | None = None
         self._lost = ""
         self._stop = threading.Event()
@@ -156,15 +166,15 @@ class Lease:
         return seconds - (self._store.now() - stored.modified)
 
     def _renew_repeatedly(self) -> None:
-        renewed = time.monotonic()
+        renewed = self._clock()
         while not self._stop.wait(self._holder.seconds / _RENEWALS):
             try:
                 if not self._swap(self._holder.model_copy(update={"renewed_at": datetime.now(UTC)})):
                     self._lost = "another run has acquired it"
                     return
-                renewed = time.monotonic()
+                renewed = self._clock()
             except StorageError as error:
-                if time.monotonic() - renewed > self._holder.seconds:
+                if self._clock() - renewed > self._holder.seconds:
                     self._lost = f"it could not be renewed: {error.what}"
                     return
 
@@ -183,7 +193,7 @@ def look(root: str) -> Holder | None:
     Raises:
         StorageError: The lease cannot be read.
     """
-    stored = open_store(root).read()
+    stored = open_lease(root).read()
     holder = parse(stored.data) if stored is not None else None
     if holder is None or holder.released or is_dead(holder):
         return None

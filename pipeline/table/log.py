@@ -5,11 +5,11 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from pipeline.errors import TableError
-from pipeline.storage import files
+from pipeline.storage.address import is_remote, local_path
 from pipeline.storage.client_options import delta_options
-from pipeline.storage.error_mapping import explain
+from pipeline.storage.errors import UnavailableError
 from pipeline.storage.options import store_of
-from pipeline.table.paths import delta_location
+from pipeline.table.paths import TableRoot, delta_location
 from pipeline.table.schema import SCHEMA
 
 # Delta's vacuum and Spark's listing skip names with a leading underscore.
@@ -29,17 +29,17 @@ def open_delta(root: str, version: int | None = None) -> DeltaTable | None:
         StorageError: The table's object store cannot be used.
     """
     location = delta_location(root)
-    if not files.is_remote(root) and not files.local_path(root).is_dir():
+    if not is_remote(root) and not local_path(root).is_dir():
         return None
     try:
-        return DeltaTable(location, version=version, storage_options=delta_options(root))
+        return DeltaTable(location, version=version, storage_options=delta_options(root, TableRoot(root).options))
     except TableNotFoundError:
         return None
     except (DeltaError, OSError, OverflowError) as error:
         if store_of(root) is not None:
-            told = explain(error, root, "the table cannot be opened")
-            if version is None or isinstance(told, files.UnavailableError):
-                raise told from None
+            explained = TableRoot(root).store.explain(error, root, "the table cannot be opened")
+            if version is None or isinstance(explained, UnavailableError):
+                raise explained from None
         at = "" if version is None else f" at version {version}"
         raise TableError(
             f"the table cannot be opened{at}: {error}",

@@ -1,19 +1,18 @@
 """Finds an image in a table by the name that a person types; its errors say what the table has instead."""
 
-import difflib
 import heapq
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
-import pyarrow as pa
 import pyarrow.dataset as pads
-from deltalake.exceptions import DeltaError
 
+from conversion import nearest
 from pipeline.errors import TableError
-from pipeline.storage import files
-from pipeline.table.part_reader import check_available
+from pipeline.storage.address import is_remote, local_path
+from pipeline.storage.errors import StorageError
+from pipeline.table.part_reader import reading_part
 from pipeline.table.rows import storable
 from pipeline.table.schema import Status
 
@@ -21,7 +20,7 @@ NarrowRow: TypeAlias = Mapping[str, Any]
 """The narrow columns of a row, as Python objects."""
 
 _SUGGESTIONS = 3
-_COMPARED_NAMES = 1000  # of all names, those that `difflib` compares, which is slow
+_COMPARED_NAMES = 1000  # of all names, those that `nearest` compares, which is slow
 _COLUMNS = [
     *("key", "uri", "id", "status", "reason", "detail", "scale", "form", "class_count", "model_digest", "run_id"),
     "scored_at",
@@ -120,8 +119,8 @@ def no_map(root: str, row: NarrowRow, version: int | None) -> TableError:
 def no_table(root: str) -> TableError:
     """Returns the error for a path without a table; it says what the path is."""
     kind = "is a remote folder without a Delta log"
-    if not files.is_remote(root):
-        path = files.local_path(root)
+    if not is_remote(root):
+        path = local_path(root)
         if not path.exists():
             kind = "does not exist"
         elif path.is_file():
@@ -142,16 +141,9 @@ def no_table(root: str) -> TableError:
 @contextmanager
 def reading(root: str) -> Iterator[None]:
     """Converts the errors of reading files into TableError."""
-    try:
+    remedy = "if the table was vacuumed or copied meanwhile, open it again; otherwise restore the file that is named,"
+    with reading_part(root, remedy=f"{remedy} or open an earlier version"):
         yield
-    except (OSError, pa.ArrowException, DeltaError) as error:
-        check_available(root, error)
-        raise TableError(
-            f"a part of the table cannot be read: {error}",
-            where=root,
-            remedy="if the table was vacuumed or copied meanwhile, open it again; otherwise restore the file that is"
-            " named, or open an earlier version",
-        ) from error
 
 
 def _no_image(dataset: pads.Dataset, root: str, image: str) -> TableError:
@@ -165,7 +157,7 @@ def _no_image(dataset: pads.Dataset, root: str, image: str) -> TableError:
             ranked = ((_likeness(base := _base_name(name), wanted), base, name) for name in names)
             likely = heapq.nlargest(_COMPARED_NAMES, (*likely, *ranked))
     by_base = {base: name for _, base, name in reversed(likely)}
-    near = [by_base[base] for base in difflib.get_close_matches(wanted, by_base, n=_SUGGESTIONS)]
+    near = [by_base[base] for base in nearest(wanted, by_base, _SUGGESTIONS)]
     suggestion = f"did you mean {' or '.join(near)}? " if near else ""
     return TableError(
         f"there is no image {image!r} among {count:,}",
@@ -177,10 +169,10 @@ def _no_image(dataset: pads.Dataset, root: str, image: str) -> TableError:
 def _spellings(image: str) -> list[str]:
     """Returns the uris under which an image may have been listed, given what a person types."""
     names = [image]
-    if not files.is_remote(image):
+    if not is_remote(image):
         try:
-            path = files.local_path(image)
-        except files.StorageError:
+            path = local_path(image)
+        except StorageError:
             return [storable(image)]
         absolute = path.absolute()
         for candidate in (path, absolute, absolute.resolve()):

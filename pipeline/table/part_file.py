@@ -6,8 +6,10 @@ Readers see a part only after `pipeline.table.commit.commit` has committed its r
 import hashlib
 import json
 import re
+import secrets
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
@@ -16,8 +18,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import TableError
 from pipeline.malloc_trim import release_free_memory
-from pipeline.storage import files
-from pipeline.table.paths import check_root
+from pipeline.table.paths import TableRoot, check_root
 from pipeline.table.rows import MapRow, rows_to_arrow
 from pipeline.table.schema import SCHEMA, Status
 
@@ -77,6 +78,11 @@ def check_run_id(run_id: str) -> None:
             f"the run id {run_id!r} cannot be part of a file name",
             remedy="use letters, digits, dots, dashes and underscores, at most 100 characters, a letter or digit first",
         )
+
+
+def new_run_id() -> str:
+    """Returns a run's name: the time in UTC and a few random letters, so that names sort by time."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
 
 
 class PartWriter:
@@ -233,7 +239,8 @@ class PartFile:
         data = self._sink.getvalue().to_pybytes()
         digest = hashlib.sha256(data).hexdigest()
         path = f"part-{self._run_id}-{self._name or digest[:NAME_DIGITS]}.parquet"
-        files.write_atomically(files.join(self._root, path), data)
+        table = TableRoot(self._root)
+        table.store.write_atomically(table.path(path), data)
         stats = json.dumps(_join_statistics(self._statistics))
         return Receipt(path, len(data), self._rows, scored, rejected, digest, stats)
 

@@ -18,10 +18,12 @@ import pyarrow.dataset as pads
 from pipeline.errors import TableError
 from pipeline.maps.classification_map import ClassificationMap
 from pipeline.maps.fusion import fuse
-from pipeline.storage import files
+from pipeline.storage.address import is_remote
+from pipeline.storage.options import StorageOptions
 from pipeline.table.log import FOLDER, check_columns, open_delta
 from pipeline.table.lookup import NarrowRow, find_rows, maps_among, no_map, no_scale, no_table, reading, several_maps
 from pipeline.table.part_reader import arrow_filesystem
+from pipeline.table.paths import TableRoot
 from pipeline.table.row_decoding import MAP_COLUMNS, Row, map_from_rows, scalars
 from pipeline.table.schema import Status
 from pipeline.table.summaries import read_json
@@ -81,13 +83,22 @@ class MapTable:
     Args:
         root: The table, a local path or `scheme://`.
         version: The version to read; by default the newest.
+        storage_options: How the object store of the table is opened, as `{"aws_region": "eu-west-1"}`; by default as
+            the environment says.
 
     Raises:
         TableError: `root` is not a table, not one of densecast's, or does not have that version.
+        CredentialsError: There is no such storage option, or a value is malformed.
     """
 
-    def __init__(self, root: str | os.PathLike[str], version: int | None = None) -> None:
-        root = os.fspath(root)
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        version: int | None = None,
+        *,
+        storage_options: StorageOptions | Mapping[str, str] | None = None,
+    ) -> None:
+        root = TableRoot(os.fspath(root), storage_options)
         table = open_delta(root, version)
         if table is None:
             raise no_table(root)
@@ -117,7 +128,7 @@ class MapTable:
         """Returns the Parquet files of this version, as absolute paths or URIs; other files of the folder are not."""
         uris = self._table.file_uris()
         # deltalake percent-encodes local paths, which cannot be opened if a folder's name has a space.
-        return sorted(uris if files.is_remote(self._root) else map(unquote, uris))
+        return sorted(uris if is_remote(self._root) else map(unquote, uris))
 
     def to_arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Returns all rows, in memory; name the columns to leave the bulky ones on disk.
@@ -201,7 +212,7 @@ class MapTable:
         Raises:
             TableError: The metadata of a model is damaged.
         """
-        for path in files.list_files(files.join(self._root, FOLDER, "models"), ".json"):
+        for path in self._root.store.list_files(self._root.path(FOLDER, "models"), ".json"):
             self._labels_of(path.rsplit("/", 1)[-1].removesuffix(".json"))
         return dict(self._labels)
 
@@ -211,8 +222,8 @@ class MapTable:
         Raises:
             TableError: A summary is damaged.
         """
-        paths = files.list_files(files.join(self._root, FOLDER, "runs"), ".json")
-        summaries = [read_json(path) for path in paths]
+        paths = self._root.store.list_files(self._root.path(FOLDER, "runs"), ".json")
+        summaries = [read_json(self._root, path) for path in paths]
         known = [summary for summary in summaries if summary.get("version", 0) <= self.version]
         return sorted(known, key=lambda summary: int(summary.get("version", 0)))
 
@@ -284,8 +295,9 @@ class MapTable:
 
     def _labels_of(self, digest: str) -> tuple[str, ...]:
         if digest not in self._labels:
-            path = files.join(self._root, FOLDER, "models", f"{digest}.json")
-            labels = read_json(path).get("labels") if files.exists(path) else None
+            path = self._root.path(FOLDER, "models", f"{digest}.json")
+            known = self._root.store.facts(path) is not None
+            labels = read_json(self._root, path).get("labels") if known else None
             self._labels[digest] = tuple(str(label) for label in labels or ())
         return self._labels[digest]
 

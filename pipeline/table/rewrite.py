@@ -14,9 +14,8 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.errors import TableError
 from pipeline.table.part_file import ROW_GROUP_BYTES, PartFile, Receipt
-from pipeline.table.part_reader import PART_ERRORS, check_available, open_part, row_groups
+from pipeline.table.part_reader import open_part, reading_part, row_groups
 from pipeline.table.schema import ARRAYS, SCHEMA, Status
 
 Slot = tuple[float, int]
@@ -78,23 +77,20 @@ def rewrite(root: str, part: str, edits: Sequence[Edit], *, orphan: bool, run_id
     adopted: Counter[str] = Counter()
     pending: list[pa.Table] = []
     with PartFile(root, run_id) as target:
-        try:
-            with open_part(root, part) as file:
-                for rows in (rows.cast(SCHEMA) for rows in row_groups(file)):
-                    edited = pc.is_in(rows.column("uri"), wanted)
-                    changed = _apply(by_uri, rows.filter(edited), adopted, run_id=run_id, now=now)
-                    others = rows.filter(pc.invert(edited))
-                    pending.append(changed if orphan else pa.concat_tables([others, changed]).sort_by("uri"))
-                    if sum(table.nbytes for table in pending) >= ROW_GROUP_BYTES:
-                        _write(target, pending)
-        except PART_ERRORS as error:
-            check_available(root, error)
-            raise TableError(
-                f"the part {part} cannot be read: {error}",
-                where=root,
-                why="its rows have to be copied; nothing was published",
-                remedy="find the damage with `densecast check`; if the table was changed meanwhile, run again",
-            ) from error
+        reading = reading_part(
+            root,
+            f"the part {part} cannot be read",
+            why="its rows have to be copied; nothing was published",
+            remedy="find the damage with `densecast check`; if the table was changed meanwhile, run again",
+        )
+        with reading, open_part(root, part) as file:
+            for rows in (rows.cast(SCHEMA) for rows in row_groups(file)):
+                edited = pc.is_in(rows.column("uri"), wanted)
+                changed = _apply(by_uri, rows.filter(edited), adopted, run_id=run_id, now=now)
+                others = rows.filter(pc.invert(edited))
+                pending.append(changed if orphan else pa.concat_tables([others, changed]).sort_by("uri"))
+                if sum(table.nbytes for table in pending) >= ROW_GROUP_BYTES:
+                    _write(target, pending)
         _write(target, pending)
         return target.close(adopted[Status.SCORED], adopted[Status.REJECTED]) if target.rows else None
 

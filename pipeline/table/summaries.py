@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pipeline.errors import TableError
-from pipeline.storage import files
+from pipeline.storage.address import join
 from pipeline.table.log import FOLDER
+from pipeline.table.paths import TableRoot
 
 ADOPTED = "adopted"
 """The entry of a run's summary that names the parts of dead runs from which it adopted rows."""
@@ -39,7 +40,7 @@ class RunSummary(NamedTuple):
 
 def run_path(root: str, run_id: str) -> str:
     """Returns the path of a run's summary."""
-    return files.join(root, FOLDER, "runs", f"{run_id}.json")
+    return join(root, FOLDER, "runs", f"{run_id}.json")
 
 
 def read_summary(root: str, run_id: str) -> RunSummary:
@@ -49,19 +50,19 @@ def read_summary(root: str, run_id: str) -> RunSummary:
         StorageError: The summary is missing.
         TableError: The summary is damaged.
     """
-    summary = read_json(run_path(root, run_id))
+    summary = read_json(root, run_path(root, run_id))
     return RunSummary(*(summary.get(name, {}) for name in RunSummary._fields))
 
 
-def read_json(path: str) -> dict[str, Any]:
-    """Returns the JSON object in a file.
+def read_json(root: str, path: str) -> dict[str, Any]:
+    """Returns the JSON object in a file of a table.
 
     Raises:
         StorageError: The file is missing.
         TableError: The file is not a JSON object.
     """
     try:
-        content = json.loads(files.read_bytes(path))
+        content = json.loads(TableRoot(root).store.read_bytes(path))
     except ValueError as error:
         raise TableError(
             f"is not valid JSON: {error}", where=path, remedy="restore the file, or delete it and publish again"
@@ -73,5 +74,5 @@ def read_json(path: str) -> dict[str, Any]:
 
 def write_json(root: str, folder: str, name: str, content: Mapping[str, Any]) -> None:
     """Writes a JSON file into a folder below `FOLDER`."""
-    path = files.join(root, FOLDER, folder, f"{name}.json")
-    files.write_atomically(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+    path = join(root, FOLDER, folder, f"{name}.json")
+    TableRoot(root).store.write_atomically(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())

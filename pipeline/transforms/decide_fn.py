@@ -13,7 +13,7 @@ from pipeline import counters
 from pipeline.beam_counters import count
 from pipeline.rejection import Rejected
 from pipeline.sources import ImageReference, Reader, merge, streamed
-from pipeline.storage.options import current, use
+from pipeline.storage.options import StorageOptions
 from pipeline.table.rewrite import Action, Edit
 from pipeline.table.rows import storable
 from pipeline.timing import timed
@@ -77,18 +77,13 @@ class ProbeFn(beam.DoFn):
     A collection that was copied, or whose server gives no versions, is read again, but not scored again.
     """
 
-    def __init__(self, max_image_bytes: int, scales: int) -> None:
-        self._max_bytes, self._scales = max_image_bytes, scales
-        self._storage = current()
-
-    def setup(self) -> None:
-        """Opens object stores as the launcher does."""
-        use(self._storage)
+    def __init__(self, max_image_bytes: int, scales: int, options: StorageOptions) -> None:
+        self._max_bytes, self._scales, self._options = max_image_bytes, scales, options
 
     def process(self, data: bytes) -> Iterator[Any]:
         """Compares digests."""
         plan = _Plan(self._scales)
-        with timed(plan.counts, "probe"), Reader(self._max_bytes) as reader:
+        with timed(plan.counts, "probe"), Reader(self._max_bytes, options=self._options) as reader:
             for probe in unpack(data, _Probe):
                 reference, current = ImageReference(*probe.reference), [Known(*known) for known in probe.current]
                 plan.counts["probed"] += 1

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import TableError
 from pipeline.maps.encoding import map_digest
-from pipeline.storage import files
 from pipeline.table.log import FOLDER, active_parts, check_columns, open_delta
 from pipeline.table.part_file import NAME_DIGITS
-from pipeline.table.part_reader import PART_ERRORS, check_available, open_part, row_groups
+from pipeline.table.part_reader import open_part, reading_part, row_groups
+from pipeline.table.paths import TableRoot
 from pipeline.table.schema import ARRAYS, SCHEMA, Status
 from pipeline.table.summaries import ADOPTED, read_json
 from pipeline.transforms.reconcile import Known
@@ -60,7 +60,7 @@ def take_inventory(root: str, run_id: str) -> Inventory:
     parts = sorted(active_parts(table)) if table is not None else []
     published = {run_id: True}
     orphans = []
-    for path in files.list_files(root, ".parquet"):
+    for path in TableRoot(root).store.list_files(root, ".parquet"):
         name = path.rsplit("/", 1)[-1]
         match = _NAME.fullmatch(name)
         if match is None:
@@ -78,8 +78,9 @@ def take_inventory(root: str, run_id: str) -> Inventory:
 
 def _adopted_parts(root: str) -> set[str]:
     """Returns the orphans that runs have adopted rows from: they are read once, not every night until a vacuum."""
-    summaries = files.list_files(files.join(root, FOLDER, "runs"), ".json")
-    return {part for path in summaries for part in read_json(path).get(ADOPTED, ())}
+    table = TableRoot(root)
+    summaries = table.store.list_files(table.path(FOLDER, "runs"), ".json")
+    return {part for path in summaries for part in read_json(root, path).get(ADOPTED, ())}
 
 
 def read_part(root: str, part: str) -> Iterator[Known]:
@@ -88,37 +89,37 @@ def read_part(root: str, part: str) -> Iterator[Known]:
     Raises:
         TableError: The part cannot be read.
     """
-    try:
-        with open_part(root, part) as file:
-            yield from _image_records(file, part, orphan=False)
-    except PART_ERRORS as error:
-        check_available(root, error)
-        raise TableError(
-            f"the part {part} cannot be read: {error}",
-            where=root,
-            why="its rows say which images are done",
-            remedy="find the damage with `densecast check`; restore the file, or score into a new table",
-        ) from error
+    reading = reading_part(
+        root,
+        f"the part {part} cannot be read",
+        why="its rows say which images are done",
+        remedy="find the damage with `densecast check`; restore the file, or score into a new table",
+    )
+    with reading, open_part(root, part) as file:
+        yield from _image_records(file, part, orphan=False)
 
 
 def read_orphan(root: str, part: str) -> list[Known]:
     """Returns a record for each image in a part of a dead run, every map verified; none if the part is damaged."""
+    table = TableRoot(root)
     try:
-        data = files.read_bytes(files.join(root, part))
-        if not part.endswith(f"-{hashlib.sha256(data).hexdigest()[:NAME_DIGITS]}.parquet"):
-            raise pa.ArrowInvalid("it is not the file that its name says")
-        with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
-            if not file.schema_arrow.equals(SCHEMA):
-                return []
-            # Small batches: rows as Python objects take several times the memory.
-            batches = (batch for rows in row_groups(file) for batch in rows.select(_VERIFIED).to_batches(64))
-            if not all(_is_intact(row) for batch in batches for row in batch.to_pylist()):
-                raise pa.ArrowInvalid("a map differs from its digest")
-            return list(_image_records(file, part, orphan=True))
-    except PART_ERRORS as error:
-        check_available(root, error)
+        with reading_part(root):
+            data = table.store.read_bytes(table.path(part))
+            if not part.endswith(f"-{hashlib.sha256(data).hexdigest()[:NAME_DIGITS]}.parquet"):
+                raise pa.ArrowInvalid("it is not the file that its name says")
+            with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
+                if not file.schema_arrow.equals(SCHEMA):
+                    return []
+                # Small batches: rows as Python objects take several times the memory.
+                batches = (batch for rows in row_groups(file) for batch in rows.select(_VERIFIED).to_batches(64))
+                if not all(_is_intact(row) for batch in batches for row in batch.to_pylist()):
+                    raise pa.ArrowInvalid("a map differs from its digest")
+                return list(_image_records(file, part, orphan=True))
+    except TableError as error:
         # Its images are scored again.
-        logging.getLogger(__name__).warning("%s, left by a run that died, is damaged and not used: %s", part, error)
+        logging.getLogger(__name__).warning(
+            "%s, left by a run that died, is damaged and not used: %s", part, error.__cause__
+        )
         return []
 
 

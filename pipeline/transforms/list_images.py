@@ -1,7 +1,8 @@
 """`ListImages`: a PCollection of references to the images that a user names."""
 
+import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -10,7 +11,8 @@ from pipeline.errors import SourceError
 from pipeline.sources import globs, manifest
 from pipeline.sources.listing import is_container, list_container
 from pipeline.sources.reference import ImageReference, resolve
-from pipeline.storage.options import carrying
+from pipeline.storage.options import StorageOptions
+from pipeline.storage.options import storage_options as parse_storage_options
 from pipeline.transforms.shuffle import pack, unpack
 
 
@@ -32,14 +34,23 @@ class ListImages(beam.PTransform):
             `@list.csv`, or any name that ends in `.txt`, `.csv`, `.jsonl` or `.ndjson` (see
             `pipeline.sources.read_manifest`). Relative ones are relative to the folder in which this is constructed.
         check: Whether to check now that the arguments name files. False if only the workers see the files.
+        storage_options: How object stores are opened, as `{"aws_region": "eu-west-1"}`; by default as the environment
+            says.
 
     Raises:
         SourceError: There is no argument, one is malformed, or the file that it names is missing. On a worker: nothing
             matches, or a manifest is damaged.
     """
 
-    def __init__(self, arguments: Sequence[str], *, check: bool = True) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        *,
+        check: bool = True,
+        storage_options: StorageOptions | Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__()
+        self._options = parse_storage_options(storage_options)
         if isinstance(arguments, str) or not arguments:
             raise SourceError(
                 f"the images are {arguments!r}", why="a list is needed", remedy="name at least one file, folder or list"
@@ -47,19 +58,23 @@ class ListImages(beam.PTransform):
         self._arguments = [_parse(argument) for argument in arguments]
         if check:
             for address, is_manifest in self._arguments:
-                (manifest if is_manifest else globs).check(address)
+                if is_manifest:
+                    manifest.check(address, self._options)
+                else:
+                    globs.check(address)
 
     def expand(self, pipeline: Any) -> Any:
         """Implements the transform; see the class."""
         files = (
             pipeline
             | "Arguments" >> beam.Create(self._arguments, reshuffle=True)
-            | "List files" >> beam.FlatMap(carrying(_list)).with_outputs(_CONTAINERS, main=_IMAGES)
+            | "List files"
+            >> beam.FlatMap(functools.partial(_list, self._options)).with_outputs(_CONTAINERS, main=_IMAGES)
         )
         members = (
             files[_CONTAINERS]
             | "Spread containers" >> beam.Reshuffle()
-            | "List containers" >> beam.FlatMap(carrying(_list_packed))
+            | "List containers" >> beam.FlatMap(functools.partial(_list_packed, self._options))
         )
         # Packed up to here: a runner may hold flattened elements, 25 bytes an image packed and 300 as a reference.
         return (
@@ -82,9 +97,10 @@ def _parse(argument: str) -> _Argument:
     return _Argument(resolve(address) + slash, is_manifest)
 
 
-def _list(argument: _Argument) -> Iterator[Any]:
+def _list(options: StorageOptions, argument: _Argument) -> Iterator[Any]:
     """Yields packed references to images, and references to containers with a tag."""
-    references = iter((manifest.read_files if argument.is_manifest else globs.match_files)(argument.address))
+    list_files = manifest.read_files if argument.is_manifest else globs.match_files
+    references = iter(list_files(argument.address, options))
     while chunk := list(itertools.islice(references, _PACKED)):
         images = [reference for reference in chunk if not is_container(reference)]
         if images:
@@ -93,7 +109,7 @@ def _list(argument: _Argument) -> Iterator[Any]:
             yield from (beam.pvalue.TaggedOutput(_CONTAINERS, file) for file in chunk if is_container(file))
 
 
-def _list_packed(container: ImageReference) -> Iterator[bytes]:
-    members = list_container(container)
+def _list_packed(options: StorageOptions, container: ImageReference) -> Iterator[bytes]:
+    members = list_container(container, options)
     while chunk := list(itertools.islice(members, _PACKED)):
         yield pack(chunk)

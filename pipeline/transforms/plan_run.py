@@ -5,6 +5,7 @@ Records are packed by bucket before they are shuffled, so that a million images 
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ import apache_beam as beam
 from apache_beam.utils.windowed_value import WindowedValue
 
 from pipeline.sources import ImageReference
-from pipeline.storage.options import carrying
+from pipeline.table.paths import TableRoot
 from pipeline.table.rows import storable
 from pipeline.transforms import inventory
 from pipeline.transforms.decide_fn import EDITS, PROBES, WORK, DecideFn, ProbeFn
@@ -50,14 +51,14 @@ class PlanRun(beam.PTransform):
 
     def __init__(self, table: str, run_id: str, policy: Policy, max_image_bytes: int) -> None:
         super().__init__()
-        self._table, self._run_id, self._policy, self._max_bytes = table, run_id, policy, max_image_bytes
+        self._table, self._run_id, self._policy, self._max_bytes = TableRoot(table), run_id, policy, max_image_bytes
 
     def expand(self, references: Any) -> Planned:
         """Implements the transform; see the class."""
         inventories = (
             references.pipeline
-            | "Table" >> beam.Create([self._table])
-            | "Inventory" >> beam.Map(carrying(_take_inventory, self._run_id))
+            | "Run" >> beam.Create([self._run_id])
+            | "Inventory" >> beam.Map(functools.partial(_take_inventory, self._table))
             # One element, kept: a runner that computed it twice might see two versions of the table.
             | "Keep inventory" >> beam.Reshuffle()
             | "Parts of it" >> beam.FlatMap(_split_inventory).with_outputs(_PARTS, _ORPHANS, main="base")
@@ -65,7 +66,7 @@ class PlanRun(beam.PTransform):
         known = [
             inventories[name]
             | f"Spread {name}" >> beam.Reshuffle()
-            | f"Read {name}" >> beam.FlatMap(carrying(read, self._table))
+            | f"Read {name}" >> beam.FlatMap(functools.partial(read, self._table))
             for name, read in ((_PARTS, _read_part), (_ORPHANS, _read_orphan))
         ]
         joined = {
@@ -79,7 +80,9 @@ class PlanRun(beam.PTransform):
             decided[PROBES]
             | "Spread probes" >> beam.Reshuffle()
             | "Probe"
-            >> beam.ParDo(ProbeFn(self._max_bytes, len(self._policy.scales))).with_outputs(WORK, EDITS, main="counts")
+            >> beam.ParDo(ProbeFn(self._max_bytes, len(self._policy.scales), self._table.options)).with_outputs(
+                WORK, EDITS, main="counts"
+            )
         )
         rewritten = (
             (decided[EDITS], probed[EDITS])
@@ -92,7 +95,7 @@ class PlanRun(beam.PTransform):
         return Planned(work, reports)
 
 
-def _take_inventory(table: str, run_id: str) -> bytes:
+def _take_inventory(table: TableRoot, run_id: str) -> bytes:
     return pack([inventory.take_inventory(table, run_id)])
 
 
@@ -104,11 +107,11 @@ def _split_inventory(packed: bytes) -> Iterator[Any]:
     yield from (beam.pvalue.TaggedOutput(_ORPHANS, part) for part in contents.orphans)
 
 
-def _read_part(part: str, table: str) -> Iterator[Known]:
+def _read_part(table: TableRoot, part: str) -> Iterator[Known]:
     return inventory.read_part(table, part)
 
 
-def _read_orphan(part: str, table: str) -> list[Known]:
+def _read_orphan(table: TableRoot, part: str) -> list[Known]:
     return inventory.read_orphan(table, part)
 
 

@@ -12,7 +12,6 @@ import apache_beam as beam
 
 from pipeline.errors import JobError
 from pipeline.malloc_trim import release_free_memory
-from pipeline.storage.options import current, use
 from pipeline.table.commit import Changes, commit
 from pipeline.table.part_file import Receipt
 from pipeline.table.summaries import ADOPTED, RunSummary
@@ -36,11 +35,6 @@ class PublishFn(beam.DoFn):
     ) -> None:
         self._table, self._run_id, self._model_json = table, run_id, model_json
         self._summary, self._max_pruned = dict(summary), max_pruned
-        self._storage = current()
-
-    def setup(self) -> None:
-        """Opens object stores as the launcher does."""
-        use(self._storage)
 
     def process(self, reports: Sequence[Base | StageCounts | Receipt | Removed | Adopted]) -> Iterator[RunSummary]:
         """Commits the parts that the receipts name."""

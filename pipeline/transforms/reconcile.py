@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+from pipeline.settings import PolicySettings
 from pipeline.sources import ImageReference
 from pipeline.table.rewrite import Action, Edit, Slot
 from pipeline.table.schema import Status
@@ -73,9 +74,9 @@ class Policy:
 
     recipe: str
     scales: tuple[float, ...] = (1.0,)
-    retry_rejected: bool = False
-    rescore: bool = False
-    prune: bool = False
+    retry_rejected: bool = PolicySettings.retry_rejected
+    rescore: bool = PolicySettings.rescore
+    prune: bool = PolicySettings.prune
 
 
 @dataclass(frozen=True)

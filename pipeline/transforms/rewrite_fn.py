@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 
 import apache_beam as beam
 
-from pipeline.storage.options import current, use
 from pipeline.table.part_file import Receipt
 from pipeline.table.rewrite import Edit, rewrite
 from pipeline.timing import timed
@@ -20,11 +19,6 @@ class RewriteFn(beam.DoFn):
 
     def __init__(self, table: str, run_id: str) -> None:
         self._table, self._run_id = table, run_id
-        self._storage = current()
-
-    def setup(self) -> None:
-        """Opens object stores as the launcher does."""
-        use(self._storage)
 
     def process(
         self, element: tuple[tuple[str, bool], Iterable[bytes]]

@@ -14,8 +14,8 @@ from pipeline.errors import EngineError
 from pipeline.maps.recipe import Recipe
 from pipeline.scoring.scorer import Limits, Scored, Scorer, Tiles, TilesFailedError
 from pipeline.sources import ImageReference
-from pipeline.storage.options import current, use
 from pipeline.table.part_file import FLUSH_BYTES, PartWriter, Receipt
+from pipeline.table.paths import TableRoot
 from pipeline.table.rows import MapRow
 from pipeline.timing import timed
 from pipeline.transforms.reports import StageCounts, in_global_window
@@ -49,19 +49,17 @@ class ScoreFn(beam.DoFn):
         self._uncut = uncut
         self._open_engine, self._table, self._run_id, self._recipe = open_engine, table, run_id, recipe
         self._limits, self._flush_bytes = limits, flush_bytes
-        self._storage = current()
         # One model a process, however many threads run this DoFn.
         self._shared = Shared()
 
     def setup(self) -> None:
-        """Sets how object stores are opened, and checks that there is a GPU if one is asked for.
+        """Checks that there is a GPU if one is asked for.
 
         The model is loaded later: a run without changed images loads none.
 
         Raises:
             EngineError: There is no GPU.
         """
-        use(self._storage)
         if isinstance(self._open_engine, TensorFlowEngineFactory):
             self._open_engine.check()
         self._scorer: Scorer | None = None
@@ -110,7 +108,8 @@ class ScoreFn(beam.DoFn):
                 why="its maps would be stored under the wrong model",
                 remedy="do not change a model while it is used; convert the new one to another directory",
             )
-        return Scorer(engine, self._recipe, self._limits, self._run_id, self._uncut, count)
+        options = TableRoot(self._table).options
+        return Scorer(engine, self._recipe, self._limits, self._run_id, self._uncut, count, options=options)
 
     def _new_writer(self) -> PartWriter:
         return PartWriter(self._table, self._run_id, self._recipe.model_digest, flush_bytes=self._flush_bytes)

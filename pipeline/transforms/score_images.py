@@ -1,13 +1,10 @@
-"""`ScoreImages`: the whole job as a PTransform that others can put into their own pipelines."""
+"""`ScoreImages`: a whole scoring run as a PTransform, for pipelines of your own."""
 
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import apache_beam as beam
 
@@ -19,44 +16,49 @@ from pipeline.maps.features import check_tileable, parse_features
 from pipeline.maps.recipe import Recipe
 from pipeline.maps.tiling import cut
 from pipeline.scoring.scorer import UNALIGNED, Limits
+from pipeline.settings import ExecutionSettings, PolicySettings, declared
 from pipeline.sources.reference import resolve
-from pipeline.table.part_file import FLUSH_BYTES, check_run_id
-from pipeline.table.paths import check_root
+from pipeline.storage.options import StorageOptions
+from pipeline.table.part_file import FLUSH_BYTES, check_run_id, new_run_id
+from pipeline.table.paths import TableRoot, check_root
 from pipeline.transforms.plan_run import PlanRun
 from pipeline.transforms.publish_fn import PublishFn
 from pipeline.transforms.reconcile import Policy
 from pipeline.transforms.score_fn import ScoreFn
 
-_LARGE = 1 << 16  # pixels: an image that certainly has to be cut
+_LARGE = 1 << 16  # pixels: a side of an image that is certainly cut into tiles
 
 
 class ScoreImages(beam.PTransform):
     """PCollection[ImageReference] -> PCollection[RunSummary] of one element, the run's.
 
-    What is listed is joined with what the table knows, and only the difference is scored: a run that was killed is
-    resumed, and an unchanged collection costs no more than its listing. References are shuffled, never pixels; after
-    the shuffle one fused stage reads, decodes, infers and writes part files; their receipts are published in one Delta
-    transaction. For bounded, globally windowed collections.
+    The references are joined with what the table already has, and only the difference is scored: a run that was killed
+    is resumed, and an unchanged collection costs no more than its listing. References are shuffled, never pixels. After
+    the shuffle one fused stage reads, decodes, infers and writes part files; their receipts are committed in one Delta
+    transaction. The collection must be bounded and globally windowed.
+
+    The settings `retry_rejected`, `rescore`, `prune`, `max_pruned` and `device` are declared in `pipeline.settings`.
 
     Args:
-        model: A model directory that `conversion.convert` wrote; workers must reach it under the same name.
+        model: A model directory that `conversion.convert` wrote. Workers must reach it under the same name.
         output: The table to write to, a local path or `scheme://`; made if there is none.
-        recipe: What is made of every image, but for the model's digest, which is filled in; by default the top 5
-            classes at scale 1. A precision is taken at its word: `measure_parity` measures its effect.
-        retry_rejected: Whether images that were rejected are tried again though they have not changed.
+        recipe: What is made of every image, by default the top 5 classes at scale 1. The model's digest is filled in.
+            The effect of a precision is not measured here; `measure_parity` measures it.
+        retry_rejected: Whether rejected images are tried again though they have not changed.
         rescore: Whether all images are scored again.
         prune: Whether images of the table that are not among the references are marked as deleted.
-        max_pruned: The share of the table's images, 0 to 1, that may be marked so before the run fails instead.
-        run_id: Names the run; a repeated run id publishes nothing new. Made up from the time by default.
+        max_pruned: The share of the table's images, 0 to 1, that `prune` may mark; the run fails if it would mark more.
+        run_id: Names the run; a repeated run id commits nothing new. Made from the time by default.
         limits: What is read and decoded at all, and how.
-        flush_bytes: Size of gathered rows at which a part file is written.
-        summary: Anything to keep with the run, as JSON.
+        flush_bytes: Size in bytes of gathered rows at which a part file is written.
+        summary: More to keep with the run, as JSON.
         open_engine: Makes the engine on the worker; TensorFlow by default, on `device`.
-        device: `auto` (a GPU where there is one), `cpu`, `gpu` (all of a process, or an error), `gpu:1`.
-        compiled: Batches (images, rows, columns) that XLA compiles when a model is opened; others are run without it.
+        device: `auto` (a GPU where there is one), `cpu`, `gpu` (all GPUs of a process, or an error), `gpu:1`.
+        compiled: Batches (images, rows, columns) that XLA compiles when a model is opened; others run without XLA.
+        storage_options: How object stores are opened, for images and table; None: as the environment says.
 
     Raises:
-        ModelError: `model` is no model.
+        ModelError: `model` is not a model directory.
         JobError: An argument is out of range.
         TableError: The run id cannot be part of a file name, or the output cannot be a table's folder.
     """
@@ -67,22 +69,24 @@ class ScoreImages(beam.PTransform):
         output: str | os.PathLike[str],
         recipe: Recipe | None = None,
         *,
-        retry_rejected: bool = False,
-        rescore: bool = False,
-        prune: bool = False,
-        max_pruned: float = 0.5,
+        retry_rejected: bool = PolicySettings.retry_rejected,
+        rescore: bool = PolicySettings.rescore,
+        prune: bool = PolicySettings.prune,
+        max_pruned: float = PolicySettings.max_pruned,
         run_id: str = "",
         limits: Limits | None = None,
         flush_bytes: int = FLUSH_BYTES,
-        summary: Mapping[str, Any] | None = None,
+        summary: Mapping[str, object] | None = None,
         open_engine: OpenEngine | None = None,
-        device: str = "auto",
+        device: str = ExecutionSettings.device,
         compiled: Sequence[BatchShape] = (),
+        storage_options: StorageOptions | Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
-        # Absolute here, where the user's current folder is known: workers have others.
-        model, self._output = resolve(os.fspath(model)), resolve(os.fspath(output))
-        if not 0 <= max_pruned <= 1:
+        # Made absolute here, where the user's current folder is known: workers run in other folders.
+        model = resolve(os.fspath(model))
+        self._output = TableRoot(resolve(os.fspath(output)), storage_options)
+        if not declared()["max_pruned"].range.allows(max_pruned):
             raise JobError(f"max_pruned is {max_pruned}", why="it is a share, from 0 to 1")
         self.run_id = run_id or new_run_id()
         check_run_id(self.run_id)
@@ -108,8 +112,8 @@ class ScoreImages(beam.PTransform):
             max_pruned=max_pruned,
         )
 
-    def expand(self, references: Any) -> Any:
-        """See the class."""
+    def expand(self, references: beam.PCollection) -> beam.PCollection:
+        """Returns the run's summary as a collection of one element."""
         planned = references | "Plan" >> PlanRun(self._output, self.run_id, self._policy, self._limits.max_image_bytes)
         receipts = (
             planned.work | "Shuffle references" >> beam.Reshuffle() | "Decode, infer, write" >> beam.ParDo(self._score)
@@ -123,7 +127,11 @@ class ScoreImages(beam.PTransform):
 
 
 def _uncut(model: str, metadata: ModelMetadata, recipe: Recipe, limits: Limits) -> str:
-    """Why images cannot be cut into tiles; empty where they can. Raises JobError if the tiles are too small."""
+    """Returns why images cannot be cut into tiles; empty where they can.
+
+    Raises:
+        JobError: The tiles are too small for the model.
+    """
     if metadata.alignment is None:
         return UNALIGNED
     axes = metadata.geometry.y.axis, metadata.geometry.x.axis
@@ -135,8 +143,3 @@ def _uncut(model: str, metadata: ModelMetadata, recipe: Recipe, limits: Limits) 
     except JobError as error:
         return error.what
     return ""
-
-
-def new_run_id() -> str:
-    """A run's name: when it began, in UTC, and a few random letters; names sort by time."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from google.protobuf import text_format
 
-from conversion.caffe_pb2 import NetParameter
+from conversion.caffe.caffe_pb2 import NetParameter
 from conversion.errors import DensecastError, ReadingError
+from conversion.export.preprocessing import channel_mean, read_labels
 from conversion.limits import DEFAULT_LIMITS, Limits
-from conversion.network import load_network
-from conversion.preprocessing import channel_mean, read_labels
-from tests.conversion.definitions import convolution, data
+from conversion.net.load import load_network
+from tests.support.definitions import convolution, data
 
 SMALL = data(1, 3, 8, 8) + convolution("conv", "data", "num_output: 2 kernel_size: 3")
 Content = str | bytes | Callable[[Path], None]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from conversion.errors import LimitError, NetworkError, ReadingError, UnsupportedError, WeightsError
 from tests.attacks.attack import Attack, binary, each, lengthed
-from tests.conversion.definitions import data, layer
+from tests.support.definitions import data, layer
 
 CHARACTERS = {
     "NUL": r"\000",

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from conversion.errors import NetworkError
 from tests.attacks.attack import Attack, each
-from tests.conversion.definitions import data, layer
+from tests.support.definitions import data, layer
 
-UNKNOWN = ("unknown bottom blob", "no layer before it produces it")
+UNKNOWN = ("unknown bottom blob", "no earlier layer produces it")
 ATTACKS = [
     Attack("of two", data(1, 1) + layer("AbsVal", "a", "b") + layer("AbsVal", "b", "a"), NetworkError, UNKNOWN),
     Attack("of itself", data(1, 1) + layer("AbsVal", "a", "a"), NetworkError, UNKNOWN),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from conversion.errors import NetworkError, ReadingError, WeightsError
 from tests.attacks.attack import SMALL, Attack, binary, each
-from tests.conversion.definitions import data, layer
+from tests.support.definitions import data, layer
 
 ATTACKS = [
     Attack(

@@ -14,7 +14,7 @@ ATTACKS = [
     Attack("weights of a name", binary('name: "net"'), ReadingError, ("no layers",), "weights"),
     Attack("a definition in binary form as weights", binary(SMALL), WeightsError, ("0 of 2 weight blobs",), "weights"),
     Attack("npy", b"", ReadingError, ("not a NumPy array",), "mean"),
-    Attack("binaryproto", b"", ReadingError, ("holds 0",), "mean", ".binaryproto"),
+    Attack("binaryproto", b"", ReadingError, ("has 0",), "mean", ".binaryproto"),
 ]
 
 

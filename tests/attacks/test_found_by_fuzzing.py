@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conversion.caffe_pb2 import NetParameter
+from conversion.caffe.caffe_pb2 import NetParameter
+from conversion.caffe.upgrade import upgrade
 from conversion.errors import NetworkError, ReadingError
-from conversion.network import build
-from conversion.upgrade import upgrade
+from conversion.net.build import build
 from tests.attacks.attack import Attack, each, lengthed
 
 NOT_UTF8 = b"\xff\xfe"

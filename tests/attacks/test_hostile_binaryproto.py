@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from conversion.caffe_pb2 import BlobProto
+from conversion.caffe.caffe_pb2 import BlobProto
+from conversion.caffe.reading import blob_message
 from conversion.errors import ConversionError, LimitError, ReadingError
 from conversion.limits import Limits
-from conversion.reading import blob_message
 from tests.attacks.attack import Attack, each, lengthed
-from tests.golden_cases import GOLDEN
+from tests.support.golden_cases import GOLDEN
 
 
 def mean(value: float) -> bytes:
@@ -33,7 +33,7 @@ ATTACKS = [
         **FILE,
     ),
     Attack("packed floats of an odd length", lengthed(5, bytes(7)), ReadingError, (), **FILE),
-    Attack("a shape of nothing", lengthed(7, b""), ReadingError, ("holds 0",), **FILE),
+    Attack("a shape of nothing", lengthed(7, b""), ReadingError, ("has 0",), **FILE),
     Attack("two channels", blob_message(np.ones((1, 2, 2, 2))).SerializeToString(), ConversionError, ("(2,)",), **FILE),
     Attack(
         "two images",

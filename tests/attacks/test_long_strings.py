@@ -31,7 +31,7 @@ ATTACKS = [
     Attack("an old layer's name in weights", huge(2, 4, tail=BLOB), LimitError, LONG, "weights"),
     Attack("layers' names in weights", huge(100, 1, tail=BLOB, times=4), LimitError, LONG, "weights"),
     Attack("an unknown field", huge(100, 1000), WeightsError, ("0 of 2",), "weights"),
-    Attack("an unknown field of a mean", huge(1000), ReadingError, ("holds 0",), "mean", ".binaryproto"),
+    Attack("an unknown field of a mean", huge(1000), ReadingError, ("has 0",), "mean", ".binaryproto"),
     Attack("a type", f"layer {{ name: 'x' type: '{'x' * 900_000}' }}", LimitError, ("--max-name-length",)),
     Attack("without an end", "layer { name: '" + "x" * 900_000, ReadingError, ("missing ending quote",)),
     Attack("backslashes", "layer { name: '" + "\\" * 900_001, ReadingError, ()),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from conversion.errors import LimitError, NetworkError
 from tests.attacks.attack import Attack, each
-from tests.conversion.definitions import data, layer
+from tests.support.definitions import data, layer
 
 LONG = "ab" * 490
 ATTACKS = [
@@ -16,7 +16,7 @@ ATTACKS = [
         NetworkError,
         ("unknown bottom blob 'date'", "did you mean 'data'?"),
     ),
-    Attack("none", data(1, 1) + layer("AbsVal", "a"), NetworkError, ("0 bottom blobs, Caffe asks for 1",)),
+    Attack("none", data(1, 1) + layer("AbsVal", "a"), NetworkError, ("0 bottom blobs, Caffe requires 1",)),
     Attack("too many", data(1, 1) + layer("AbsVal", "a", "data data"), NetworkError, ("2 bottom blobs",)),
     Attack("no top", data(1, 1) + layer("AbsVal", "a", "data", " "), NetworkError, ("0 top blobs",)),
     Attack(

@@ -9,10 +9,10 @@ import pytest
 from google.protobuf import text_format
 
 from conversion import convert, load_network, save
-from conversion.caffe_pb2 import NetParameter
-from conversion.network import build
+from conversion.caffe.caffe_pb2 import NetParameter
+from conversion.net.build import build
 from conversion.surgery import random_parameters
-from tests.conversion.definitions import convolution, data, layer
+from tests.support.definitions import convolution, data, layer
 
 NAMES = (
     "../../outside",

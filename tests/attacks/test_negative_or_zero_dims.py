@@ -6,7 +6,7 @@ from pathlib import Path
 
 from conversion.errors import NetworkError, ReadingError
 from tests.attacks.attack import Attack, binary, each
-from tests.conversion.definitions import convolution, data, layer
+from tests.support.definitions import convolution, data, layer
 
 
 def weights(shape: str) -> bytes:

@@ -8,9 +8,9 @@ import pytest
 
 from conversion.errors import NetworkError
 from conversion.limits import Limits
-from conversion.network import Network
+from conversion.net.network import Network
 from tests.attacks.attack import Attack, each
-from tests.conversion.definitions import convolution, data, layer
+from tests.support.definitions import convolution, data, layer
 
 IMAGE = data(1, 3, 8, 8)
 ATTACKS = [

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conversion.caffe_pb2 import NetParameter
+from conversion.caffe.caffe_pb2 import NetParameter
+from conversion.caffe.reading import blob_message
 from conversion.errors import WeightsError
 from conversion.limits import Limits
-from conversion.network import Network
-from conversion.reading import blob_message
+from conversion.net.network import Network
 from tests.attacks.attack import Attack, binary, each
-from tests.conversion.definitions import data, inner_product
+from tests.support.definitions import data, inner_product
 
 
 def weights(value: float, index: int = 0, bias: float = 0.0) -> bytes:

@@ -32,7 +32,7 @@ def test_refused(attack: Attack, tmp_path: Path):
 
 
 def test_nul_in_the_path():
-    from conversion.reading import read_definition
+    from conversion.caffe.reading import read_definition
 
     with pytest.raises(ReadingError, match=r"null (byte|character)"):
         read_definition("net\x00.prototxt")

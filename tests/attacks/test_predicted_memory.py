@@ -7,7 +7,7 @@ from pathlib import Path
 from conversion.errors import LimitError, NetworkError
 from conversion.limits import Limits
 from tests.attacks.attack import SMALL, Attack, each
-from tests.conversion.definitions import convolution, data, inner_product, layer, pooling
+from tests.support.definitions import convolution, data, inner_product, layer, pooling
 
 IMAGE = data(1, 3, 224, 224)
 PIXEL = data(1, 1, 1, 1)
@@ -112,7 +112,7 @@ def test_refused(attack: Attack, tmp_path: Path):
 
 def test_published_nets_pass():
     """The defaults are generous."""
-    from conversion.network import load_network
+    from conversion.net.load import load_network
     from models import entry
 
     for name in ("caffenet", "alexnet"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from conversion.errors import LimitError, NetworkError, ReadingError
 from tests.attacks.attack import Attack, binary, each
-from tests.conversion.definitions import convolution, data, inner_product, layer
+from tests.support.definitions import convolution, data, inner_product, layer
 
 
 def mean(shape: str) -> bytes:
@@ -47,7 +47,7 @@ ATTACKS = [
         "blob of 2^64 + 4",
         mean(f"shape {{ dim: {2**32} dim: {2**32} }}"),
         ReadingError,
-        ("needs 18446744073709551616 values", "holds 4"),
+        ("needs 18446744073709551616 values", "has 4"),
         "mean",
         ".binaryproto",
     ),
@@ -55,7 +55,7 @@ ATTACKS = [
         "legacy blob of 2^32 + 4",
         mean("num: 2147483647 channels: 2147483647 height: 2147483647 width: 4"),
         ReadingError,
-        ("holds 4",),
+        ("has 4",),
         "mean",
         ".binaryproto",
     ),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from conversion.errors import UnsupportedError
 from tests.attacks.attack import Attack, each
-from tests.conversion.definitions import data, layer
+from tests.support.definitions import data, layer
 
 MODULE = (
     "python_param { module: 'antigravity' layer: 'Layer' param_str: '__import__(\\\"os\\\").system(\\\"false\\\")' }"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from conversion.errors import NetworkError, UnsupportedError
-from conversion.network import Network
+from conversion.net.network import Network
 from tests.attacks.attack import Attack, each
-from tests.conversion.definitions import convolution, data, layer
+from tests.support.definitions import convolution, data, layer
 
 STAGES = "stage: [" + ", ".join(f"'{i}'" for i in range(20_000)) + "]"
 ATTACKS = [

@@ -25,7 +25,7 @@ layers { layer { name: 'r' type: 'relu' } bottom: 'x' top: 'x' }"""
 PROGRAM = """
 import json, sys
 from conversion.errors import DensecastError
-from conversion.network import load_network
+from conversion import load_network
 opened = []
 def hook(event, arguments):
     if event in ("open", "os.listdir", "os.scandir", "subprocess.Popen", "os.system", "socket.connect"):

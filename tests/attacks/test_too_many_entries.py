@@ -6,7 +6,7 @@ from pathlib import Path
 
 from conversion.errors import LimitError
 from tests.attacks.attack import Attack, each, lengthed
-from tests.conversion.definitions import data
+from tests.support.definitions import data
 
 LAYER = data(1, 1, 2, 2) + 'layer { name: "x" type: "Concat" top: "y" '
 ATTACKS = [

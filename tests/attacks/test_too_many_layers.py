@@ -7,7 +7,7 @@ from pathlib import Path
 from conversion.errors import LimitError
 from conversion.limits import Limits
 from tests.attacks.attack import SMALL, Attack, each
-from tests.conversion.definitions import data, layer
+from tests.support.definitions import data, layer
 
 ATTACKS = [
     Attack("text, a hundred thousand", "layer{}" * 100_000, LimitError, ("--max-entries",)),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from conversion.errors import ReadingError, WeightsError
 from tests.attacks.attack import Attack, each
-from tests.golden_cases import GOLDEN
+from tests.support.golden_cases import GOLDEN
 
 LENET = GOLDEN / "nets" / "lenet_small"
 NET = (LENET / "net.prototxt").read_text()
@@ -38,7 +38,7 @@ def test_refused(attack: Attack, tmp_path: Path):
 
 def test_between_two_layers(tmp_path: Path):
     """There the file is a whole message, of fewer layers."""
-    from conversion.caffe_pb2 import NetParameter
+    from conversion.caffe.caffe_pb2 import NetParameter
 
     message = NetParameter.FromString(WHOLE)
     boundary = len(NetParameter(name=message.name, layer=message.layer[:3]).SerializeToString())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from conversion.metadata import FILE_NAME
+from conversion.export.metadata import FILE_NAME
 from pipeline.maps.classification_map import CellScores
 from tests.support.fakes import METADATA, STRIDE, WINDOW
 

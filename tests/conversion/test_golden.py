@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from conversion import cast, evaluate, load_network, receptive_field, to_tensorflow
+from conversion.caffe.reading import read_blob, read_npy
 from conversion.errors import WeightsError
-from conversion.reading import read_blob, read_npy
+from conversion.export.verification import relative_error
 from conversion.surgery import random_parameters
-from conversion.verification import relative_error
 from models import entry
-from tests.golden_cases import GOLDEN, GoldenCase, cases
+from tests.support.golden_cases import GOLDEN, GoldenCase, cases
 
 Record = Callable[[str, object], None]
 REFERENCE_TOLERANCE = 1e-5  # of absmax: what float32 Caffe leaves against float64
@@ -91,7 +91,7 @@ def test_golden_classifier_is_the_source_of_the_fullconv_case():
 
 
 def _learned(network):
-    from conversion.network import learned
+    from conversion.net.network import learned
 
     return learned(network)
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from conversion import Network, cast, evaluate, load_network, save
-from conversion.caffe_pb2 import NetParameter
+from conversion.caffe.caffe_pb2 import NetParameter
 from conversion.errors import WeightsError
-from conversion.network import learned, to_definition
+from conversion.net.network import learned, to_definition
 from conversion.surgery import initialise, random_parameters
-from tests.conversion.definitions import CLASSIFIER, data, inner_product, network
-from tests.golden_cases import GOLDEN, GoldenCase, cases
+from tests.support.definitions import CLASSIFIER, data, inner_product, network
+from tests.support.golden_cases import GOLDEN, GoldenCase, cases
 
 NETS = cases("nets")
 # Forms that are written otherwise than they were read.

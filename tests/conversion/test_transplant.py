@@ -7,7 +7,7 @@ import pytest
 
 from conversion import cast, evaluate, load_network
 from conversion.errors import ConversionError, NetworkError, WeightsError
-from conversion.network import Network
+from conversion.net.network import Network
 from conversion.surgery import (
     gaussian,
     parameters,
@@ -16,8 +16,8 @@ from conversion.surgery import (
     transplant,
     with_parameters,
 )
-from tests.conversion.definitions import CLASSIFIER, convolution, data, layer, network
-from tests.golden_cases import GOLDEN
+from tests.support.definitions import CLASSIFIER, convolution, data, layer, network
+from tests.support.golden_cases import GOLDEN
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_a_net_without_weights_gets_them_layer_by_layer(net: Network):
 
 
 WRONG = {
-    "shape": ({"conv1": (np.zeros((6, 3, 9)), None)}, r"shape \(6, 3, 9\), the layer asks for \(6, 3, 3, 3\)"),
+    "shape": ({"conv1": (np.zeros((6, 3, 9)), None)}, r"shape \(6, 3, 9\), the layer requires \(6, 3, 3, 3\)"),
     "too few": ({"conv1": (np.zeros((6, 3, 3, 3)),)}, "1 blobs for a layer that has 2"),
     "too many": ({"conv1": (None, None, np.zeros(6))}, "3 blobs for a layer that has 2"),
     "for a layer that learns nothing": ({"relu1": (np.zeros(6),)}, "1 blobs for a layer that has 0"),
@@ -81,7 +81,7 @@ def test_what_does_not_fit_is_refused(net: Network, changes: dict, message: str)
 
 
 def test_nothing_is_left_where_there_is_nothing():
-    with pytest.raises(WeightsError, match="blob 1 is left as it is, and there is none"):
+    with pytest.raises(WeightsError, match="blob 1 is to be left as it is but does not exist"):
         with_parameters(network(CLASSIFIER), {"conv1": (np.zeros((6, 3, 3, 3)), None)})
 
 

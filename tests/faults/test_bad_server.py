@@ -11,7 +11,7 @@ from tests.faults.collection import Images, Settle, count, rows_of
 from tests.faults.server import serving
 
 # Small, so that the test is quick; the code that waits is the same.
-_LIMITS = WebLimits(connect_s=2.0, read_s=0.4, total_s=2.5, attempts=3, first_wait_s=0.02)
+_LIMITS = WebLimits(connect_s=2.0, read_s=1.5, total_s=8.0, attempts=3, first_wait_s=0.02)
 _MANNERS: dict[str, tuple[str, str | None, int]] = {
     "500-once": ("a server that answers 500 once", None, 2),
     "503-once": ("a server that answers 503 once", None, 2),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from conversion.reading import blob_message, parse_blob
+from conversion.caffe.reading import blob_message, parse_blob
 from tests.fuzz.harness import LIMITS, launch
 
 

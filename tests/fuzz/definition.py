@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from google.protobuf import text_format
 
-from conversion.network import build, to_definition
-from conversion.reading import parse_definition
+from conversion.caffe.reading import parse_definition
+from conversion.net.build import build
+from conversion.net.network import to_definition
 from tests.fuzz.harness import LIMITS, launch
 
 

@@ -6,7 +6,7 @@ import io
 
 import numpy as np
 
-from conversion.reading import parse_npy
+from conversion.caffe.reading import parse_npy
 from tests.fuzz.harness import LIMITS, launch
 
 

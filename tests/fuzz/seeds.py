@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from google.protobuf import text_format
 
-from conversion.caffe_pb2 import DESCRIPTOR, LayerParameter, NetParameter
+from conversion.caffe.caffe_pb2 import DESCRIPTOR, LayerParameter, NetParameter
+from conversion.caffe.reading import blob_message
 from conversion.layers import registered
-from conversion.reading import blob_message
 from tests.fuzz.harness import TARGETS, WORK, kept
-from tests.golden_cases import GOLDEN
+from tests.support.golden_cases import GOLDEN
 
 _LARGEST = 20_000
 _OLD = ("fmt_v0", "fmt_v1_branches", "fmt_v1_sequential", "fmt_input_dim_field", "fmt_input_shape_field")

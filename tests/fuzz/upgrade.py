@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from conversion.caffe.reading import parse_weights
+from conversion.caffe.upgrade import upgrade
 from conversion.errors import DensecastError
-from conversion.network import build
-from conversion.reading import parse_weights
-from conversion.upgrade import stored_blobs, upgrade
+from conversion.net.build import build
 from tests.fuzz.harness import LIMITS, launch
+from tests.support.definitions import stored_blobs
 
 
 def one_input(data: bytes) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from conversion.caffe.reading import parse_weights, stored_weights
 from conversion.errors import DensecastError
-from conversion.network import Network, build, learned, with_weights
-from conversion.reading import parse_weights, stored_weights
+from conversion.net.build import build
+from conversion.net.network import Network, learned
+from conversion.net.weights import with_weights
 from tests.fuzz.harness import LIMITS, launch
+from tests.support.definitions import message_weights
 
 
 def one_input(data: bytes) -> None:
@@ -15,7 +18,7 @@ def one_input(data: bytes) -> None:
     bare = build(message, limits=LIMITS)
     views = _loaded(bare, data)
     try:
-        network = with_weights(bare, message, limits=LIMITS)
+        network = with_weights(bare, message_weights(message), limits=LIMITS)
     except DensecastError as error:
         if type(views) is not type(error):
             raise AssertionError(f"{type(error)} by the message, {type(views)} by views") from error

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 from google.protobuf import text_format
 
-from conversion import caffe_pb2
+from conversion.caffe import caffe_pb2
 from conversion.errors import DensecastError
 from models import CatalogEntry, UnknownModelError, entries, entry
 

@@ -8,11 +8,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from conversion.casting import cast
-from conversion.evaluation import evaluate
+from conversion.export.net_module import to_tensorflow
 from conversion.layers.normalization import BatchNorm
-from conversion.module import to_tensorflow
-from conversion.network import Network, learned, load_network
+from conversion.net.load import load_network
+from conversion.net.network import Network, learned
+from conversion.net.reference import evaluate
+from conversion.passes.cast import cast
 from conversion.surgery import random_parameters
 from models import entry
 

@@ -11,8 +11,8 @@ from conversion import Network, Preprocessing, cast, evaluate, load_network, rec
 from models import entry
 from models.digits import evaluate as evaluation
 from models.digits.pages import EDGE, GAP, PITCH, WINDOW, Page, compose_page, held_out
-from models.digits.train import BACKGROUND, classes_of, hard, load_digits, sample, split, trained
 from models.fetch import fetch
+from tests.models.train_digits import BACKGROUND, classes_of, hard, load_digits, quick_scorer, sample, split, trained
 
 MODEL = entry("digits")
 PREPROCESSING = Preprocessing(mean=MODEL.mean, scale=MODEL.scale)
@@ -102,7 +102,7 @@ def test_map_equals_the_classifier_on_every_crop(classifier: Network, dense: Net
 
 def test_held_out_digits_are_named_and_background_is_left_alone(dense: Network) -> None:
     accuracy = evaluation.measure(
-        evaluation.quick_scorer(dense), receptive_field(dense), evaluation.pages_of(*held_out(), digits=400, seed=11)
+        quick_scorer(dense), receptive_field(dense), evaluation.pages_of(*held_out(), digits=400, seed=11)
     )
     assert accuracy.digits >= 400
     assert accuracy.digits_right >= 0.97 * accuracy.digits
@@ -111,7 +111,7 @@ def test_held_out_digits_are_named_and_background_is_left_alone(dense: Network) 
 
 
 def test_empty_page_is_background(dense: Network) -> None:
-    found = evaluation.quick_scorer(dense)(page(5, size=(200, 200), count=0).pixels)
+    found = quick_scorer(dense)(page(5, size=(200, 200), count=0).pixels)
     assert found.shape == (43, 43, 11)
     assert (found.argmax(axis=-1) == BACKGROUND).mean() > 0.998
 

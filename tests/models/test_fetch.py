@@ -245,7 +245,7 @@ def test_dropped_connection_is_resumed_where_it_broke(
 
 def test_next_call_goes_on_where_the_last_one_gave_up(get: Callable[..., Path], server: Server, tmp_path: Path) -> None:
     server.faults = [cut_after(300_000), *[status(503)] * 4]
-    with pytest.raises(FetchError, match=r"(?s)503.*call again to go on from the \d+ bytes") as caught:
+    with pytest.raises(FetchError, match=r"(?s)503.*call again to continue after the \d+ bytes") as caught:
         get()
     assert "5 attempts" in str(caught.value)
     partial = left_in(tmp_path)[".partial"]
@@ -379,7 +379,7 @@ def test_refusal_is_final_and_says_what_to_do(
     server.faults = [status(code)]
     with pytest.raises(FetchError, match=f"the server answered {code} {reason}") as caught:
         get()
-    assert f"fetch {server.url} by hand and put it at {tmp_path / NAME} (SHA-1 {SHA1})" in str(caught.value)
+    assert f"download {server.url} by hand and put it at {tmp_path / NAME} (SHA-1 {SHA1})" in str(caught.value)
     assert waits == []
     assert left_in(tmp_path) == {}
 
@@ -419,7 +419,7 @@ def test_page_instead_of_weights_has_its_own_message_and_spares_the_part(
 ) -> None:
     place(tmp_path, CONTENT[:1000], '"v1"')
     server.faults = [page("text/html; charset=utf-8")]
-    with pytest.raises(FetchError, match=r"web page \(HTML\) came instead of weights.*proxy.*login"):
+    with pytest.raises(FetchError, match=r"sent a web page \(HTML\) instead of weights.*proxy.*login"):
         get(sha1)
     assert left_in(tmp_path) == {".partial": CONTENT[:1000], ".partial.version": b'"v1"'}
     assert waits == []
@@ -430,7 +430,7 @@ def test_page_in_disguise_is_kept_aside(
     get: Callable[..., Path], server: Server, tmp_path: Path, sha1: str | None
 ) -> None:
     server.faults = [page("application/octet-stream")]
-    with pytest.raises(FetchError, match=r"web page \(HTML\) came") as caught:
+    with pytest.raises(FetchError, match=r"sent a web page \(HTML\)") as caught:
         get(sha1)
     assert not isinstance(caught.value, DigestError)
     assert left_in(tmp_path) == {".rejected": HTML}
@@ -450,7 +450,7 @@ def test_offline_says_what_where_why_and_what_to_do(
     assert error.what == "the weights of net could not be fetched"
     assert error.where == url
     assert "the connection failed" in error.why
-    assert error.remedy == f"fetch {url} by hand and put it at {tmp_path / NAME} (SHA-1 {SHA1})"
+    assert error.remedy == f"download {url} by hand and put it at {tmp_path / NAME} (SHA-1 {SHA1})"
     assert len(waits) == models.fetch.ATTEMPTS - 1
 
 
@@ -469,10 +469,10 @@ def test_wrong_digest_keeps_the_file_aside_and_says_both(
 ) -> None:
     server.content = OTHER
     found = hashlib.sha1(OTHER, usedforsecurity=False).hexdigest()
-    with pytest.raises(DigestError, match=f"expected SHA-1 {SHA1}, found {found}") as caught:
+    with pytest.raises(DigestError, match=f"expected SHA-1 {SHA1}, got {found}") as caught:
         get()
     assert str(tmp_path / f"{NAME}.rejected") in str(caught.value)
-    assert "call again to download it anew" in caught.value.remedy
+    assert "call again to download it once more" in caught.value.remedy
     assert left_in(tmp_path) == {".rejected": OTHER}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from conversion import convert
-from tests.golden_cases import GOLDEN
+from tests.support.golden_cases import GOLDEN
 
 NET = GOLDEN / "nets" / "caffenet_small"
 

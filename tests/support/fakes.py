@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from conversion.metadata import FILE_NAME, AxisMetadata, GeometryMetadata, ModelMetadata
-from conversion.preprocessing import Preprocessing
+from conversion.export.metadata import FILE_NAME, AxisMetadata, GeometryMetadata, ModelMetadata
+from conversion.export.preprocessing import Preprocessing
 from pipeline.engines import EngineOutOfMemoryError
 from pipeline.errors import EngineError
 from pipeline.maps.classification_map import CellScores, top_k

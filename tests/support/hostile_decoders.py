@@ -26,14 +26,24 @@ def decode(data, limits, **options):
     return globals()[verb](rest, limits, **options)
 
 
-def sleep(seconds, limits):
-    time.sleep(float(seconds))
-    return "awake"
+def sleep(path, limits):
+    """Makes a file at `path`, as a sign that it has begun, and does not end in the time of a test."""
+    Path(path).touch()
+    time.sleep(600)
 
 
-def hold_the_lock(_, limits):
-    """Runs for years in C, without letting another thread of Python run."""
+def hold_the_lock(path, limits):
+    """Makes a file at `path`; then runs for years in C, without letting another thread of Python run."""
+    Path(path).touch()
     re.match("(a*)*b", "a" * 60)
+
+
+def wait_for(path, limits):
+    """Makes a file at `path` and ends when it is removed."""
+    Path(path).touch()
+    while Path(path).exists():
+        time.sleep(0.001)
+    return "awake"
 
 
 def die(number, limits):

@@ -4,56 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
-from rich.markup import escape
-from rich.table import Table
 
-from pipeline.cli.commands.options import storage_options
+from pipeline.cli.commands.options import storage_options, table_root
 from pipeline.cli.console import console
+from pipeline.cli.param_types import FILE_SIZE, RETENTION
 from pipeline.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from pipeline.maintenance.check import Report
-
-_SIZE = re.compile(r"(\d{1,9})\s*([kMG]?)B?")
-_FACTORS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
-
-
-class Bytes(click.ParamType[int]):
-    """A number of bytes: 128MB, 1GB, 500k."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Bytes."""
-        if isinstance(value, int):
-            return value
-        match = _SIZE.fullmatch(value)
-        if match is None or int(match[1]) == 0:
-            self.fail(f"{value!r} is no size: write 128MB or 1GB", param, ctx)
-        return int(match[1]) * _FACTORS[match[2]]
-
-
-class Retention(click.ParamType[int]):
-    """Hours: 12h, 7d, 2w."""
-
-    name = "retention"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Hours."""
-        from pipeline.maintenance.vacuum import parse_retention
-
-        if isinstance(value, int):
-            return value
-        try:
-            return parse_retention(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+    from pipeline.maintenance.untracked_files import Leftover
 
 
 @click.command()
@@ -61,15 +25,20 @@ class Retention(click.ParamType[int]):
 @click.option("--json", "as_json", is_flag=True, help="Print the runs for programs.")
 @storage_options
 def runs(table: str, as_json: bool) -> None:
-    """List the runs that have published to a table, the newest last: what each listed, kept, scored and rejected.
+    """List the runs of a table, the newest last.
+
+    The list says how many images each run listed, kept, scored and rejected.
 
     \b
     densecast runs maps
     densecast runs s3://bucket/maps --json
     """
+    from rich.markup import escape
+    from rich.table import Table
+
     from pipeline.table.run_history import run_lines
 
-    lines = run_lines(table)
+    lines = run_lines(table_root(table))
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(line) for line in lines]))
         return
@@ -86,7 +55,7 @@ def runs(table: str, as_json: bool) -> None:
             "-" if line.seconds is None else f"{line.seconds:,.1f}",
             escape((line.model_digest or "-")[:12]),
         )
-    console().print(shown if lines else "no run has left a summary")
+    console().print(shown if lines else "no run of this table has a summary")
 
 
 @click.command()
@@ -95,10 +64,10 @@ def runs(table: str, as_json: bool) -> None:
 @storage_options
 @click.pass_context
 def check(ctx: click.Context, /, table: str, as_json: bool) -> None:
-    """Read everything in a table again and say what is damaged: files, checksums, maps, images, counts.
+    """Read a whole table and report what is damaged: files, checksums, maps, images, counts.
 
-    Exits with 0 if nothing is, with 4 if something is, with 1 if there is no table that could be read. Files that a
-    dead run left are no damage; they are mentioned.
+    Exits with 0 if nothing is damaged, with 4 if something is, with 1 if there is no table that can be read. Files that
+    a dead run left are mentioned; they are not damage.
 
     \b
     densecast check maps
@@ -107,7 +76,7 @@ def check(ctx: click.Context, /, table: str, as_json: bool) -> None:
     from pipeline.maintenance.check import check as check_table
 
     with _progress("checking", quiet=as_json) as on_progress:
-        report = check_table(table, on_progress)
+        report = check_table(table_root(table), on_progress)
     if as_json:
         click.echo(json.dumps(report.as_json()))
     else:
@@ -120,18 +89,18 @@ def check(ctx: click.Context, /, table: str, as_json: bool) -> None:
 @click.argument("table")
 @click.option(
     "--target-size",
-    type=Bytes(),
+    type=FILE_SIZE,
     default="128MB",
     show_default=True,
-    help="About how large the files become.",
+    help="The approximate size of the merged files.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result for programs.")
 @storage_options
 def compact(table: str, target_size: int, as_json: bool) -> None:
-    """Merge the small files of a table into few large ones; its rows stay the same.
+    """Merge the small files of a table into a few large ones; its rows stay the same.
 
-    Runs may publish meanwhile. The files that were merged stay for readers of earlier versions until
-    `densecast vacuum`. It takes three times the target size of memory, and some 300 MB.
+    Runs may write to the table at the same time. The merged files stay for readers of earlier versions until
+    `densecast vacuum` deletes them. The command takes three times the target size of memory, and about 300 MB.
 
     \b
     densecast compact maps
@@ -140,7 +109,7 @@ def compact(table: str, target_size: int, as_json: bool) -> None:
     from pipeline.maintenance.compact import compact as compact_table
 
     with _progress("compacting", quiet=as_json) as on_progress:
-        done = compact_table(table, target_size, on_progress)
+        done = compact_table(table_root(table), target_size, on_progress)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(done)))
     elif not done.passes:
@@ -155,16 +124,17 @@ def compact(table: str, target_size: int, as_json: bool) -> None:
 @click.command()
 @click.argument("table")
 @click.option(
-    "--retention", type=Retention(), default="7d", show_default=True, help="How long to keep what is not needed."
+    "--retention", type=RETENTION, default="7d", show_default=True, help="How long to keep files that are not needed."
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be deleted, and delete nothing.")
-@click.option("--force", is_flag=True, help="Allow a retention below 1h; no run may be at work.")
+@click.option("--dry-run", is_flag=True, help="List what would be deleted, and delete nothing.")
+@click.option("--force", is_flag=True, help="Allow a retention below 1h; no run may be writing to the table.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result for programs.")
 @storage_options
-def vacuum(table: str, retention: int, dry_run: bool, force: bool, as_json: bool) -> None:
-    """Delete the files of a table that are needed no longer: superseded ones, and those that dead runs left.
+def vacuum(table: str, *, retention: int, dry_run: bool, force: bool, as_json: bool) -> None:
+    """Delete the files of a table that are no longer needed.
 
-    Versions of the table from before the retention can then be read no longer. Files that are not densecast's stay.
+    These are superseded files, and files that dead runs left. Versions of the table from before the retention can no
+    longer be read afterwards. Other files in the folder stay.
 
     \b
     densecast vacuum maps --dry-run
@@ -172,7 +142,7 @@ def vacuum(table: str, retention: int, dry_run: bool, force: bool, as_json: bool
     """
     from pipeline.maintenance.vacuum import vacuum as vacuum_table
 
-    done = vacuum_table(table, retention, dry_run=dry_run, force=force)
+    done = vacuum_table(table_root(table), retention, dry_run=dry_run, force=force)
     if as_json:
         files = {name: [file._asdict() for file in getattr(done, name)] for name in ("deleted", "kept", "foreign")}
         click.echo(json.dumps({"retention_hours": done.retention_hours, "dry_run": done.dry_run, **files}))
@@ -185,10 +155,10 @@ def vacuum(table: str, retention: int, dry_run: bool, force: bool, as_json: bool
         click.echo(f"kept {_files(done.kept)} that are not needed and younger than {_hours(done.retention_hours)}")
     if done.foreign:
         names = ", ".join(file.path for file in done.foreign[:3])
-        click.echo(f"left alone {_files(done.foreign)} that are not densecast's: {names}")
+        click.echo(f"did not touch {_files(done.foreign)} that are not densecast's: {names}")
 
 
-def _files(files: tuple[Any, ...]) -> str:
+def _files(files: tuple[Leftover, ...]) -> str:
     return f"{len(files):,} files, {sum(file.size_bytes for file in files):,} bytes"
 
 
@@ -197,6 +167,9 @@ def _hours(hours: int) -> str:
 
 
 def _print(report: Report) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
     out = console()
     if report.findings:
         shown = Table("damage", "where", "what", box=None)
@@ -214,12 +187,12 @@ def _print(report: Report) -> None:
         f" {report.files:,} files, {report.size_bytes:,} bytes; {report.seconds:.1f} s"
     )
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in report.damage.items())
-    click.echo(f"DAMAGED: {kinds}" if kinds else "clean: everything was read, and is what was written")
+    click.echo(f"DAMAGED: {kinds}" if kinds else "clean: everything was read, and nothing is damaged")
 
 
 @contextmanager
 def _progress(label: str, *, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """A bar on a terminal, nothing elsewhere."""
+    """Shows a bar on a terminal, and nothing elsewhere."""
     terminal = console(stderr=True)
     if quiet or not terminal.is_terminal:
         yield None

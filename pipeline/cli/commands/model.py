@@ -1,27 +1,27 @@
-"""Commands about networks and models: convert, inspect, verify, bench, models."""
+"""Commands about networks and models: convert, inspect, verify, bench, cast, upgrade, models."""
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.progress import Progress
-from rich.table import Table
 
-from conversion import Limits
 from pipeline.cli.commands.options import (
-    Size,
-    device_option,
     limit_options,
     need_tensorflow,
-    numbers,
     print_report,
     refuse_existing,
     take_limits,
 )
 from pipeline.cli.console import console
+from pipeline.cli.param_types import IMAGE_SIZE, WHOLE_NUMBERS
+from pipeline.cli.setting_options import setting_option
+
+if TYPE_CHECKING:
+    from conversion import Limits
+    from models.catalog import CatalogEntry
 
 
 @click.command()
@@ -33,24 +33,28 @@ from pipeline.cli.console import console
 @click.option(
     "--channel-order",
     type=click.Choice(["bgr", "rgb", "gray"]),
-    help="Of the network. Default: bgr, or gray for one channel.",
+    help="The order that the network expects. Default: bgr, or gray for one channel.",
 )
 @click.option("--labels", type=click.Path(), help="Class names, one a line (Caffe's synset_words.txt works).")
-@click.option("--crop", type=Size(), help="The size the classifier was trained at. Default: the definition's own.")
-@click.option("--features", help="Blobs to offer as features, with commas. Default: what InnerProducts read and write.")
+@click.option("--crop", type=IMAGE_SIZE, help="The size the classifier was trained at. Default: the definition's.")
+@click.option(
+    "--features", help="Blobs that can be kept beside a map, with commas. Default: what InnerProducts read and write."
+)
 @click.option(
     "--stage", "stages", multiple=True, help="A stage that include and exclude rules ask for; may be repeated."
 )
-@click.option("--level", type=int, help="The level that they ask for. Default: the definition's own.")
+@click.option("--level", type=int, help="The level that they ask for. Default: the definition's.")
 @click.option("--output-blob", help="Which of several heads gives the probabilities, by its Softmax blob.")
 @click.option(
-    "--output-stride", type=click.IntRange(min=1), help="Pixels between cells: a finer map, at a cost that is told."
+    *("--output-stride",),
+    type=click.IntRange(min=1),
+    help="Pixels between cells: a finer map, at a cost that the command prints.",
 )
-@click.option("--name", default="", help="The model's name. Default: the definition's own.")
-@click.option("--overwrite", is_flag=True, help="Replace a model that is there.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was written to densecast.json.")
+@click.option("--name", default="", help="The model's name. Default: the definition's.")
+@click.option("--overwrite", is_flag=True, help="Replace a model that exists.")
+@click.option("--json", "as_json", is_flag=True, help="Print the content of densecast.json.")
 @limit_options
-def convert(prototxt: str, weights: str, output: str, as_json: bool, **options: Any) -> None:
+def convert(prototxt: str, weights: str, output: str, *, as_json: bool, **options: Any) -> None:
     """Turn a Caffe classifier into a dense model, verified layer by layer.
 
     \b
@@ -65,7 +69,7 @@ def convert(prototxt: str, weights: str, output: str, as_json: bool, **options: 
     limits = take_limits(options)
     labels, features = options.pop("labels"), options.pop("features")
     if options["output_stride"]:
-        _tell_cost(prototxt, options["crop"], options["output_blob"], options["output_stride"], limits)
+        _print_cost(prototxt, options["output_stride"], options["crop"], options["output_blob"], limits=limits)
     need_tensorflow()
     metadata = convert_model(
         prototxt,
@@ -83,8 +87,8 @@ def convert(prototxt: str, weights: str, output: str, as_json: bool, **options: 
         console().print(render(inspect(output)))
 
 
-def _tell_cost(prototxt: str, crop: Any, blob: str | None, stride: int, limits: Limits) -> None:
-    """What a finer map costs, before it is paid."""
+def _print_cost(prototxt: str, stride: int, crop: tuple[int, int] | None, blob: str | None, *, limits: Limits) -> None:
+    """Prints what a finer map costs, before the model is built."""
     from conversion import cast as cast_network
     from conversion import load_network, multiply_adds_by_stride, receptive_field
 
@@ -102,10 +106,10 @@ def _tell_cost(prototxt: str, crop: Any, blob: str | None, stride: int, limits: 
 
 @click.command()
 @click.argument("network", metavar="MODEL|PROTOTXT|NAME")
-@click.option("--input-size", type=Size(), help="HEIGHTxWIDTH of the image. Default: the training size.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--input-size", type=IMAGE_SIZE, help="HEIGHTxWIDTH of the image. Default: the training size.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report for programs.")
 def inspect(network: str, input_size: tuple[int, int] | None, as_json: bool) -> None:
-    """Show layers, shapes, parameters, multiply-adds and geometry.
+    """Show the layers, shapes, parameters, multiply-adds and geometry of a network.
 
     \b
     densecast inspect caffenet --input-size 451x451
@@ -121,15 +125,20 @@ def inspect(network: str, input_size: tuple[int, int] | None, as_json: bool) -> 
 
 @click.command()
 @click.argument("model", type=click.Path())
-@click.option("--sizes", default="", help="Sides of square images, with commas. Default: 1x1, 8x8, larger maps.")
-@click.option("--batches", default="1,8", show_default=True, help="Images a batch, with commas.")
+@click.option(
+    *("--sizes",),
+    type=WHOLE_NUMBERS,
+    default="",
+    help="Sides of square images in pixels, with commas. Default: for maps of 1x1 and 8x8 cells, and a larger one.",
+)
+@click.option("--batches", type=WHOLE_NUMBERS, default="1,8", show_default=True, help="Images a batch, with commas.")
 @click.option(
     "--repeats", type=click.IntRange(min=1), default=7, show_default=True, help="Timed runs; the median counts."
 )
-@device_option
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-def bench(model: str, sizes: str, batches: str, repeats: int, device: str, as_json: bool) -> None:
-    """Measure images a second and the share of this machine's matrix-multiply peak.
+@setting_option("device")
+@click.option("--json", "as_json", is_flag=True, help="Print the report for programs.")
+def bench(model: str, *, sizes: list[int], batches: list[int], repeats: int, device: str, as_json: bool) -> None:
+    """Measure images a second, and the share of this machine's matrix-multiply peak.
 
     \b
     densecast bench caffenet --sizes 227,451 --batches 1,4
@@ -138,7 +147,7 @@ def bench(model: str, sizes: str, batches: str, repeats: int, device: str, as_js
     from pipeline.tools.benchmark import render
 
     need_tensorflow()
-    report = bench_model(model, numbers(sizes, "--sizes"), numbers(batches, "--batches"), repeats, device=device)
+    report = bench_model(model, sizes, batches, repeats=repeats, device=device)
     print_report(report, render, as_json=as_json)
 
 
@@ -146,15 +155,15 @@ def bench(model: str, sizes: str, batches: str, repeats: int, device: str, as_js
 @click.argument("model", type=click.Path())
 @click.argument("images", nargs=-1, type=click.Path())
 @click.option("--crops", is_flag=True, help="Compare the map with the classifier on each window by itself.")
-@click.option("--definition", type=click.Path(), help="The Caffe definition to hold the model against, with --weights.")
-@click.option("--weights", type=click.Path(), help="Its trained weights.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--definition", type=click.Path(), help="The Caffe definition to compare with; needs --weights.")
+@click.option("--weights", type=click.Path(), help="The trained weights of the definition.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report for programs.")
 def verify(
-    model: str, images: tuple[str, ...], crops: bool, definition: str | None, weights: str | None, as_json: bool
+    model: str, *, images: tuple[str, ...], crops: bool, definition: str | None, weights: str | None, as_json: bool
 ) -> None:
-    """Hold a model against its Caffe files, layer by layer, or its maps against their crops.
+    """Compare a model with its Caffe files, or its maps with the classifier on each window.
 
-    IMAGES are for --crops; without them, seeded ones are made up.
+    Caffe files are compared layer by layer. IMAGES are for --crops; without them, the command makes seeded ones.
 
     \b
     densecast verify caffenet --definition deploy.prototxt --weights caffenet.caffemodel
@@ -177,9 +186,11 @@ def verify(
 @click.argument("weights", type=click.Path(), required=False)
 @click.option("--output-prototxt", required=True, type=click.Path(), help="The definition to write.")
 @click.option("--output-weights", type=click.Path(), help="The weights to write; needs WEIGHTS.")
-@click.option("--overwrite", is_flag=True, help="Replace files that are there.")
-def cast(prototxt: str, weights: str | None, output_prototxt: str, output_weights: str | None, overwrite: bool) -> None:
-    """Write the fully convolutional net as Caffe files that Caffe loads.
+@click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+def cast(
+    prototxt: str, weights: str | None, *, output_prototxt: str, output_weights: str | None, overwrite: bool
+) -> None:
+    """Write the fully convolutional network as Caffe files that Caffe loads.
 
     \b
     densecast cast deploy.prototxt net.caffemodel \\
@@ -201,10 +212,10 @@ def cast(prototxt: str, weights: str | None, output_prototxt: str, output_weight
 
 @click.command()
 @click.argument("file", type=click.Path())
-@click.option("--output", "-o", required=True, type=click.Path(), help="The file to write, in the same form.")
-@click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
+@click.option("--output", "-o", required=True, type=click.Path(), help="The file to write, in the same format.")
+@click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
 def upgrade(file: str, output: str, overwrite: bool) -> None:
-    """Write an old definition or old weights in Caffe's current form.
+    """Write an old definition or old weights in Caffe's current format.
 
     \b
     densecast upgrade old.prototxt --output new.prototxt
@@ -219,12 +230,14 @@ def upgrade(file: str, output: str, overwrite: bool) -> None:
 
 @click.group()
 def models() -> None:
-    """The models that densecast knows."""
+    """List, fetch and make the models that densecast knows."""
 
 
 @models.command("list")
 def models_list() -> None:
     """List the models, and where their weights are published."""
+    from rich.table import Table
+
     from models import entries
 
     table = Table()
@@ -238,14 +251,16 @@ def models_list() -> None:
 
 @models.command("fetch")
 @click.argument("name")
-@click.option("--directory", type=click.Path(), help="Where to put it. Default: densecast's cache.")
-@click.option("--output", "-o", type=click.Path(), help="Convert it too, into this model directory.")
+@click.option("--directory", type=click.Path(), help="The folder for the weights. Default: densecast's cache.")
+@click.option("--output", "-o", type=click.Path(), help="Also convert the model, into this model directory.")
 def models_fetch(name: str, directory: str | None, output: str | None) -> None:
-    """Download a model's published weights; an interrupted download goes on where it stopped.
+    """Download a model's published weights; an interrupted download continues where it stopped.
 
     \b
     densecast models fetch caffenet --output caffenet
     """
+    from rich.progress import Progress
+
     from models import entry
     from models.fetch import fetch
 
@@ -265,10 +280,10 @@ def models_fetch(name: str, directory: str | None, output: str | None) -> None:
 
 @models.command("random")
 @click.argument("name")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the random weights.")
 @click.option("--output", "-o", required=True, type=click.Path(), help="The model directory to make.")
 def models_random(name: str, seed: int, output: str) -> None:
-    """Make a model with seeded random weights: full size and full speed, classes without meaning.
+    """Make a model with seeded random weights: it has full size and full speed, and its classes mean nothing.
 
     \b
     densecast models random caffenet --output caffenet-random && densecast bench caffenet-random
@@ -284,8 +299,8 @@ def models_random(name: str, seed: int, output: str) -> None:
     click.echo(output)
 
 
-def _mean(text: str | None) -> Any:
-    """--mean as `convert` takes it: numbers, or a path."""
+def _mean(text: str | None) -> list[float] | Path | None:
+    """Returns --mean as `convert` takes it: numbers, or a path."""
     if text is None:
         return None
     try:
@@ -294,7 +309,7 @@ def _mean(text: str | None) -> Any:
         return Path(text)
 
 
-def _convert_entry(entry: Any, weights: Path, output: str) -> None:
+def _convert_entry(entry: CatalogEntry, weights: Path, output: str) -> None:
     from conversion import convert as convert_model
 
     need_tensorflow()

@@ -1,19 +1,25 @@
-"""Commands for every night: nightly, drift."""
+"""Commands for nightly jobs: nightly, drift."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.markup import escape
-from rich.table import Table
 
 from conversion.errors import DensecastError
-from pipeline.cli.commands.options import check_tensorflow, storage_options, terminated_is_interrupted
+from pipeline.cli.commands.options import (
+    check_tensorflow,
+    given_storage,
+    storage_options,
+    table_root,
+    terminated_is_interrupted,
+)
 from pipeline.cli.console import console
+from pipeline.cli.param_types import SHARE, Parsed
 from pipeline.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -25,38 +31,10 @@ if TYPE_CHECKING:
 _SHOWN_CLASSES = 10
 
 
-class Dates(click.ParamType[list[date]]):
-    """FROM..TO, both included."""
+def _parse_dates(text: str) -> list[date]:
+    from pipeline.jobs.nightly import parse_dates
 
-    name = "from..to"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[date]:
-        """Parses them."""
-        from pipeline.jobs.nightly import parse_dates
-
-        if isinstance(value, list):
-            return value
-        try:
-            return parse_dates(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-class Share(click.ParamType[float]):
-    """A share of a whole: 5% or 0.05."""
-
-    name = "share"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Parses it."""
-        from pipeline.units import parse_share
-
-        if isinstance(value, float):
-            return value
-        try:
-            return parse_share(value)
-        except DensecastError as error:
-            self.fail(f"{error.what}: {error.remedy}", param, ctx)
+    return parse_dates(text)
 
 
 @click.command()
@@ -64,8 +42,8 @@ class Share(click.ParamType[float]):
 @click.option(
     "--date", "day", type=click.DateTime(["%Y-%m-%d"]), help="The date to run for. Default: today by the local clock."
 )
-@click.option("--backfill", type=Dates(), help="Run for each of these dates, until one fails.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and write nothing.")
+@click.option("--backfill", type=Parsed("from..to", _parse_dates), help="Run for each of these dates, until one fails.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done, and write nothing.")
 @click.option("--force", is_flag=True, help="Run dates again that are done.")
 @click.option("--json", "as_json", is_flag=True, help="Print the last line only.")
 @storage_options
@@ -73,6 +51,7 @@ class Share(click.ParamType[float]):
 def nightly(
     ctx: click.Context,
     /,
+    *,
     jobfile: str,
     day: datetime | None,
     backfill: list[date] | None,
@@ -80,46 +59,47 @@ def nightly(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Run the job that a TOML file describes, once for a date; a date that is done is not done again.
+    """Run the job that a TOML file describes, once for each date.
 
-    The last line on standard output is the result as JSON, whatever happens. Exit codes: 0 done, also where there was
-    nothing to do; 1 failed; 3 more images rejected than allowed; 5 another run holds the lease on the table; 6 drift
-    beyond a threshold; 130 interrupted. A date that is done exits as it did, by today's limits.
+    A date that is done is not run again; the command exits with the code of its run, judged by today's limits. The last
+    line on standard output is always the result as JSON.
+
+    Exit codes: 0 done, or nothing to do; 1 failed; 3 more images rejected than allowed; 5 another run holds the lease
+    on the table; 6 drift exceeds a threshold; 130 interrupted.
 
     \b
     densecast nightly photos.toml
     densecast nightly photos.toml --date 2026-11-23 --dry-run
     densecast nightly photos.toml --backfill 2026-11-01..2026-11-05
     """
-    from pipeline.jobs.nightly import announce, failed, run_nights
+    from pipeline.jobs.nightly import Output, announce, failed, run_nights
     from pipeline.jobs.notify import Failure, Report
     from pipeline.jobs.toml_file import load_jobfile
-    from pipeline.storage.options import current, use
 
     if day is not None and backfill is not None:
         raise click.UsageError("give --date or --backfill, not both")
     days = backfill or [day.date() if day is not None else date.today()]
     file, name = None, Path(jobfile).stem
-    # What a bug leaves to be printed while its traceback is on the way.
+    # Printed if a bug raises: its traceback follows.
     unknown = Failure(type="Bug", message="see the traceback on standard error")
     report = Report(job=name, exit_code=ExitCode.FAILED, status="failed", error=unknown)
     try:
         with terminated_is_interrupted():
             file = load_jobfile(jobfile)
-            use(current().over(file.storage))
+            if (given := given_storage()) is not None:
+                file = dataclasses.replace(file, storage=given.over(file.storage))
             if dry_run:
-                report = _dry_run(file, days, force, as_json)
+                report = _dry_run(file, days, force=force, as_json=as_json)
             else:
                 check_tensorflow()
-                report = run_nights(
-                    file, days, force=force, tell=_silent if as_json else click.echo, complain=_complain
-                )
+                output = Output(report=_silent if as_json else click.echo, warn=_warn)
+                report = run_nights(file, days, force=force, output=output)
     except (DensecastError, OSError, KeyboardInterrupt) as error:
         report = failed(file.name if file is not None else name, error)
-        _complain(str(error) or "interrupted")
+        _warn(str(error) or "interrupted")
     finally:
         if file is not None and not dry_run:
-            report = announce(file, report, _complain)
+            report = announce(file, report, _warn)
         click.echo(report.line())
     ctx.exit(report.exit_code)
 
@@ -128,26 +108,29 @@ def nightly(
 @click.argument("table")
 @click.option("--run", help="The run to look at. Default: the last.")
 @click.option("--against", metavar="RUN", help="The run to compare with. Default: the last before it that added maps.")
-@click.option("--max-area", type=Share(), help="Exit with 6 if a class's share of the area moved by more.")
-@click.option("--max-distance", type=Share(), help="Or the Jensen-Shannon distance of the areas, 0 to 1, is more.")
-@click.option("--max-confidence", type=Share(), help="Or the mean confidence moved by more.")
-@click.option("--max-rejections", type=Share(), help="Or the rejection rate rose by more.")
+@click.option("--max-area", type=SHARE, help="Exit with 6 if a class's share of the area changed by more.")
+@click.option(
+    "--max-distance", type=SHARE, help="Exit with 6 if the Jensen-Shannon distance of the areas, 0 to 1, is larger."
+)
+@click.option("--max-confidence", type=SHARE, help="Exit with 6 if the mean confidence changed by more.")
+@click.option("--max-rejections", type=SHARE, help="Exit with 6 if the rejection rate rose by more.")
 @click.option(
     "--min-maps",
     type=click.IntRange(min=0),
     default=100,
     show_default=True,
-    help="New images, and those of a new model, are judged if there are so many.",
+    help="The least number of new images, and of images of a new model, that thresholds are applied to.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report for programs.")
 @storage_options
 @click.pass_context
 def drift(
-    ctx: click.Context, /, table: str, run: str | None, against: str | None, as_json: bool, **limits: Any
+    ctx: click.Context, /, table: str, *, run: str | None, against: str | None, as_json: bool, **limits: Any
 ) -> None:
-    """Compare a table's maps after a run with those after an earlier one: classes, confidence, rejections.
+    """Compare a table's maps after a run with those after an earlier run.
 
-    Images are told apart by what became of them: the same, by another model, edited, new, deleted.
+    The report has classes, confidence and rejections. Images are compared in groups: unchanged, scored by another
+    model, edited, new, deleted.
 
     \b
     densecast drift maps
@@ -156,7 +139,7 @@ def drift(
     from pipeline.drift.measure import measure_drift
     from pipeline.drift.statistics import Thresholds
 
-    report = measure_drift(table, run, against, Thresholds(**limits))
+    report = measure_drift(table_root(table), run, against, Thresholds(**limits))
     if as_json:
         click.echo(report.model_dump_json())
     else:
@@ -167,7 +150,7 @@ def drift(
         ctx.exit(ExitCode.DRIFTED)
 
 
-def _dry_run(file: JobFile, days: list[date], force: bool, as_json: bool) -> Report:
+def _dry_run(file: JobFile, days: list[date], *, force: bool, as_json: bool) -> Report:
     from pipeline.jobs.nightly import plan_nights, resolve_model
     from pipeline.jobs.notify import Night, Report
 
@@ -200,6 +183,9 @@ def _dry_run(file: JobFile, days: list[date], force: bool, as_json: bool) -> Rep
 
 
 def _print(report: DriftReport) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
     out = console()
     points = (("before", report.against), ("after", report.run))
     for name, point in points:
@@ -207,21 +193,21 @@ def _print(report: DriftReport) -> None:
     shown = Table("images", box=None)
     for name in ("maps", "", "rejected", "", "confidence", "", "median", "", "distance", "largest change"):
         shown.add_column(name, justify="right")
-    for name, change in report.groups.items():
-        shown.add_row(name, *_cells(change))
+    for name, group in report.groups.items():
+        shown.add_row(name, *_cells(group))
     out.print(shown)
-    click.echo("(new images are compared with all that were there before, deleted ones with all that are there now)")
+    click.echo("(new images are compared with all earlier images, deleted images with all present ones)")
     everything = report.groups["all"]
     classes = Table("class", box=None)
     for name in ("area before", "after", "change", "probability before", "after"):
         classes.add_column(name, justify="right")
-    for found in everything.classes[:_SHOWN_CLASSES]:
-        means = (found.probability_before, found.probability_after)
+    for change in everything.classes[:_SHOWN_CLASSES]:
+        means = (change.probability_before, change.probability_after)
         classes.add_row(
-            escape(found.name),
-            f"{found.before:.2%}",
-            f"{found.after:.2%}",
-            f"{found.change:+.2%}",
+            escape(change.name),
+            f"{change.before:.2%}",
+            f"{change.after:.2%}",
+            f"{change.change:+.2%}",
             *map(_number, means),
         )
     if everything.classes:
@@ -233,6 +219,8 @@ def _print(report: DriftReport) -> None:
 
 
 def _cells(change: Change) -> Iterator[str]:
+    from rich.markup import escape
+
     before, after = change.before, change.after
     yield from (f"{before.maps:,}", f"{after.maps:,}")
     yield from (_percent(before.rejection_rate), _percent(after.rejection_rate))
@@ -251,9 +239,9 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.2%}"
 
 
-def _complain(text: str) -> None:
+def _warn(text: str) -> None:
     click.echo(f"densecast: {text}", err=True)
 
 
 def _silent(text: str) -> None:
-    """Says nothing."""
+    """Prints nothing."""

@@ -1,34 +1,38 @@
-"""What several commands share: types of arguments, and TensorFlow."""
+"""What several commands share: options, and TensorFlow."""
 
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from pydantic import BaseModel
-from rich.console import RenderableType
 
 from conversion import Limits, limit_flag
 from conversion.errors import ConversionError
 from pipeline.cli.console import console
-from pipeline.engines.load_tensorflow import load_tensorflow
 
-Report = TypeVar("Report", bound=BaseModel)
-Command = TypeVar("Command", bound=Callable[..., Any])
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from rich.console import RenderableType
+
+    from pipeline.storage.options import StorageOptions
+    from pipeline.table.paths import TableRoot
+
+Report = TypeVar("Report", bound="BaseModel")
+_STORAGE = "densecast.storage"
+Command = TypeVar("Command", bound=Callable[..., object])
 
 
 class PassThrough(click.Command):
     """A command whose arguments after `--` go to Beam as they are."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Takes `--` and what follows away before click sees it."""
+        """Takes `--` and what follows out of the arguments before click parses them."""
         if "--" in args:
             at = args.index("--")
             ctx.meta["densecast.beam"] = tuple(args[at + 1 :])
@@ -36,87 +40,55 @@ class PassThrough(click.Command):
         return super().parse_args(ctx, args)
 
 
-class Size(click.ParamType[tuple[int, int]]):
-    """HEIGHTxWIDTH in pixels, or one number for a square."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        """Parses it."""
-        if isinstance(value, tuple):
-            return value
-        parts = str(value).lower().split("x")
-        if len(parts) not in (1, 2) or not all(p.isdecimal() and int(p) > 0 for p in parts):
-            self.fail(f"{value!r} is not a size: write 451x451 (height x width) or 451", param, ctx)
-        return int(parts[0]), int(parts[-1])
-
-
-class Resize(click.ParamType[int | tuple[int, int]]):
-    """The length of an image's shorter side in pixels, or HEIGHTxWIDTH."""
-
-    name = "pixels"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | tuple[int, int]:
-        """Parses it."""
-        if isinstance(value, int | tuple):
-            return value
-        size = Size().convert(value, param, ctx)
-        return size if "x" in str(value).lower() else size[0]
-
-
-class Numbers(click.ParamType[tuple[float, ...]]):
-    """Numbers with commas between them."""
-
-    name = "numbers"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        """Parses them."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(float(part) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not numbers with commas between them, such as 1,0.7,0.5", param, ctx)
-
-
-def device_option(command: Command) -> Command:
-    """Adds `--device`."""
-    return click.option(
-        "--device",
-        default="auto",
-        show_default=True,
-        metavar="auto|cpu|gpu|gpu:N",
-        help="auto: GPUs, or the CPU where there are none. gpu: GPUs, or an error.",
-    )(command)
+def beam_flags(ctx: click.Context) -> tuple[str, ...]:
+    """Returns the arguments after `--` of a `PassThrough` command."""
+    flags: tuple[str, ...] = ctx.meta.get("densecast.beam", ())
+    return flags
 
 
 def storage_options(command: Command) -> Command:
-    """Adds `--storage-option`; what it says holds from then on for all that the command opens."""
+    """Adds `--storage-option`; it holds for all that the command opens."""
     return click.option(
         *("--storage-option", "pairs"),
         multiple=True,
         metavar="NAME=VALUE",
         expose_value=False,
-        callback=_use_storage,
+        callback=_parse_storage,
         help="How object stores are opened, as aws_region=eu-west-1; secrets as aws_secret_access_key=env:NAME.",
     )(command)
 
 
-def _use_storage(ctx: click.Context, param: click.Parameter, pairs: tuple[str, ...]) -> None:
-    from pipeline.storage.options import CredentialsError, parse_options, use
+def _parse_storage(ctx: click.Context, param: click.Parameter, pairs: tuple[str, ...]) -> None:
+    # Completion and help parse without arguments: they need no storage.
+    if not pairs:
+        return
+    from pipeline.storage.options import CredentialsError, parse_options
 
     try:
-        use(parse_options(pairs))
+        ctx.meta[_STORAGE] = parse_options(pairs)
     except CredentialsError as error:
-        told = ": ".join(text for text in (error.where, error.what, error.remedy) if text)
-        raise click.BadParameter(told, ctx, param) from None
+        message = ": ".join(text for text in (error.where, error.what, error.remedy) if text)
+        raise click.BadParameter(message, ctx, param) from None
+
+
+def given_storage() -> StorageOptions | None:
+    """Returns what `--storage-option` of the command that runs says; None where it was not given."""
+    given: StorageOptions | None = click.get_current_context().meta.get(_STORAGE)
+    return given
+
+
+def table_root(table: str) -> TableRoot:
+    """Returns a table's root with the options that `--storage-option` of the command that runs says."""
+    from pipeline.table.paths import TableRoot
+
+    return TableRoot(table, given_storage())
 
 
 @contextmanager
 def terminated_is_interrupted() -> Iterator[None]:
-    """What systemd and Kubernetes send to stop a run ends it as Ctrl-C does.
+    """Makes SIGTERM end a run as Ctrl-C does; systemd and Kubernetes send it to stop a process.
 
-    So a lease is given back, and a job on a cluster is cancelled.
+    So a lease is released, and a job on a cluster is cancelled.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -129,26 +101,26 @@ def terminated_is_interrupted() -> Iterator[None]:
 
 
 def check_tensorflow() -> None:
-    """Raises MissingExtraError if TensorFlow is not there; it is imported where it is used, which may be nowhere."""
-    if importlib.util.find_spec("tensorflow") is None:
+    """Raises MissingExtraError if TensorFlow is not installed; does not import it, since a run may not need it."""
+    from importlib.util import find_spec
+
+    if find_spec("tensorflow") is None:
         need_tensorflow()
 
 
 def need_tensorflow() -> None:
-    """Imports TensorFlow, quietly unless `--debug` was given."""
+    """Imports TensorFlow; hides what it prints unless `--debug` was given.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    from pipeline.engines.load_tensorflow import load_tensorflow
+
     load_tensorflow(debug=bool(click.get_current_context().find_root().obj))
 
 
-def numbers(text: str, option: str) -> list[int]:
-    """Whole numbers with commas between them."""
-    try:
-        return [int(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is not numbers with commas", param_hint=option) from None
-
-
 def limit_options(command: Command) -> Command:
-    """Adds a flag for each of `Limits`: `--max-layers` and so on; `take_limits` reads them."""
+    """Adds an option for each of `Limits`: `--max-layers` and so on; `take_limits` reads them."""
     for field in reversed(dataclasses.fields(Limits)):
         if field.name == "allow_nonfinite":
             option = click.option("--allow-nonfinite", is_flag=True, help="Accept NaN and infinite weights.")
@@ -165,10 +137,10 @@ def limit_options(command: Command) -> Command:
 
 
 def take_limits(options: dict[str, Any]) -> Limits:
-    """The limits among a command's options, which are taken out of them."""
+    """Takes the limits out of a command's options and returns them."""
     names = [field.name for field in dataclasses.fields(Limits)]
     flags = {name: name if name == "allow_nonfinite" else f"limit_{name}" for name in names}
-    return Limits(**{name: options.pop(limit_flag) for name, limit_flag in flags.items()})
+    return Limits(**{name: options.pop(flag) for name, flag in flags.items()})
 
 
 def print_report(report: Report, render: Callable[[Report], RenderableType], *, as_json: bool) -> None:
@@ -180,10 +152,14 @@ def print_report(report: Report, render: Callable[[Report], RenderableType], *, 
 
 
 def refuse_existing(outputs: Sequence[str], inputs: Sequence[str], *, overwrite: bool) -> None:
-    """Raises ConversionError if an output is an input, or is there and may not be replaced."""
-    given = {Path(path).resolve() for path in inputs}
+    """Checks that no output is an input, and that none exists unless it may be overwritten.
+
+    Raises:
+        ConversionError: One is or does.
+    """
+    input_paths = {Path(path).resolve() for path in inputs}
     for output in outputs:
-        if Path(output).resolve() in given:
+        if Path(output).resolve() in input_paths:
             raise ConversionError("the output is the input", where=output, remedy="name another file")
         if Path(output).exists() and not overwrite:
             raise ConversionError("the output exists", where=output, remedy="name another, or give --overwrite")

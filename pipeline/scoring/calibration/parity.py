@@ -13,9 +13,10 @@ from pipeline.errors import JobError
 from pipeline.maps.classification_map import MapError
 from pipeline.maps.recipe import Precision
 from pipeline.scoring.calibration.form import probabilities_of
+from pipeline.settings import ExecutionSettings
 
-DEFAULT_ERROR = 0.01
-DEFAULT_FLIPS = 0.01
+DEFAULT_ERROR = ExecutionSettings.max_parity_error
+DEFAULT_FLIPS = ExecutionSettings.max_parity_flips
 
 
 class ParityError(JobError):

@@ -13,12 +13,19 @@ from pipeline.images.multiscale import ScaledImage
 from pipeline.maps.recipe import Recipe
 from pipeline.scoring.scorer import Limits
 from pipeline.sources import list_images
+from pipeline.storage.options import StorageOptions
 
 IMAGES = 16
 LOOKED_AT = 256
 
 
-def sample(arguments: Sequence[str], metadata: ModelMetadata, recipe: Recipe, limits: Limits) -> Iterator[Pixels]:
+def sample(
+    arguments: Sequence[str],
+    metadata: ModelMetadata,
+    recipe: Recipe,
+    limits: Limits,
+    options: StorageOptions | None = None,
+) -> Iterator[Pixels]:
     """The first `IMAGES` images that can be decoded whole, at the first scale that they can be scored at.
 
     Args:
@@ -26,6 +33,7 @@ def sample(arguments: Sequence[str], metadata: ModelMetadata, recipe: Recipe, li
         metadata: The model's.
         recipe: What is made of the images.
         limits: What is read and decoded.
+        options: How object stores are opened; None: as the environment says.
 
     Yields:
         uint8 RGB [h, w, 3].
@@ -37,7 +45,7 @@ def sample(arguments: Sequence[str], metadata: ModelMetadata, recipe: Recipe, li
     side = math.isqrt(limits.tile_pixels)
     whole = (
         next((v.pixels for v in views if v.pixels is not None), None)
-        for views in _views(arguments, metadata, recipe, limits)
+        for views in _views(arguments, metadata, recipe, limits, options)
     )
     found = 0
     for pixels in itertools.islice((p for p in whole if p is not None), IMAGES):
@@ -53,7 +61,11 @@ def sample(arguments: Sequence[str], metadata: ModelMetadata, recipe: Recipe, li
 
 
 def sample_sizes(
-    arguments: Sequence[str], metadata: ModelMetadata, recipe: Recipe, limits: Limits
+    arguments: Sequence[str],
+    metadata: ModelMetadata,
+    recipe: Recipe,
+    limits: Limits,
+    options: StorageOptions | None = None,
 ) -> Iterator[tuple[int, int]]:
     """(height, width) at every scale of the first images that can be scored, `IMAGES` times four at most; see `sample`.
 
@@ -62,15 +74,19 @@ def sample_sizes(
     """
     scored = (
         [(view.height, view.width) for view in views if view.rejected is None]
-        for views in _views(arguments, metadata, recipe, limits)
+        for views in _views(arguments, metadata, recipe, limits, options)
     )
     for sizes in itertools.islice((sizes for sizes in scored if sizes), 4 * IMAGES):
         yield from sizes
 
 
 def _views(
-    arguments: Sequence[str], metadata: ModelMetadata, recipe: Recipe, limits: Limits
+    arguments: Sequence[str],
+    metadata: ModelMetadata,
+    recipe: Recipe,
+    limits: Limits,
+    options: StorageOptions | None = None,
 ) -> Iterator[Sequence[ScaledImage]]:
-    with limits.loader(recipe, metadata).open() as load:
-        for reference in itertools.islice(list_images(arguments), LOOKED_AT):
+    with limits.loader(recipe, metadata, options).open() as load:
+        for reference in itertools.islice(list_images(arguments, options), LOOKED_AT):
             yield load(reference).views

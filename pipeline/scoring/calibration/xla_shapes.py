@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable
 
 from pipeline.engines.xla import BatchShape
 from pipeline.scoring.batching import BatchBudget, Shape, batch_size
+from pipeline.settings import ExecutionSettings
 
-DEFAULT_SHAPES = 8
+DEFAULT_SHAPES = ExecutionSettings.xla_shapes
 
 
 def coming_shapes(

@@ -148,7 +148,7 @@ def test_logical_devices(small_model: Path):
     assert found["devices"] == ["CPU:0", "CPU:1"]
     assert found["engines"] == 2
     assert found["places"] == ["/device:CPU:0", "/device:CPU:1"], "where the results lie"
-    assert found["identical"] is True
+    assert found["same"] is True
     assert found["calls"] == 24
     assert min(found["by_device"].values()) > 0
     assert found["narrow"] == found["compiled"] == 2, "devices on which float16 and XLA gave the same as on the first"

@@ -180,5 +180,5 @@ def test_bench_is_refused_too(tmp_path: Path):
 
 def test_a_launcher_of_distant_workers_needs_no_gpu():
     values = {"model": "m", "images": ("a",), "output": "o", "device": "gpu"}
-    assert describe_job(**values, runner="FlinkRunner", flink_master="f:1").device_here() == "auto"
-    assert describe_job(**values).device_here() == "gpu"
+    assert describe_job(**values, runner="FlinkRunner", flink_master="f:1").launcher_device() == "auto"
+    assert describe_job(**values).launcher_device() == "gpu"

@@ -21,9 +21,10 @@ from conversion.layers.layout import import_tensorflow
 from pipeline.engines import DevicePool, TensorFlowEngine
 from pipeline.engines.devices import Device, open_devices
 from pipeline.engines.gpu_diagnosis import explain, gather
-from pipeline.maps.classification_map import CellScores
 from pipeline.maps.recipe import Form, Precision
 from pipeline.scoring.calibration.parity import measure_parity
+from pipeline.table.diff import TOLERANCE
+from tests.support.map_distance import ROUNDING, distance
 
 ROOT = Path(__file__).parents[2]
 ON_CPU = Device("/device:CPU:0", "CPU")
@@ -41,12 +42,6 @@ def gpu() -> Device:
 
 def images(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)
-
-
-def assert_same(found: list[CellScores], expected: list[CellScores]) -> None:
-    for cells, others in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(cells.scores, others.scores)
-        np.testing.assert_array_equal(cells.classes, others.classes)
 
 
 def python(code: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -107,34 +102,40 @@ def test_xla(small_model: Path, gpu: Device, precision: Precision):
 @pytest.mark.parametrize("compiled", [(), ((4, 240, 260),)], ids=["plain", "xla"])
 @pytest.mark.parametrize("precision", Precision)
 def test_a_map_depends_on_its_image_alone(small_model: Path, gpu: Device, precision: Precision, compiled: Any):
-    """To the last bit: neither on its place in the batch, nor on its neighbours."""
-    engine = TensorFlowEngine(small_model, k=40, place=gpu, precision=precision, compiled=compiled)
+    """Neither on its place in the batch, nor on its neighbours, but for what kernels round."""
+    options: dict[str, Any] = {"k": 3, "form": Form.FLOAT32, "precision": precision, "compiled": compiled}
+    engine = TensorFlowEngine(small_model, **options, place=gpu)
     batch = images(4, 240, 260)
     straight = engine.score(batch)
-    assert_same(engine.score(batch), straight)
+    narrow = precision is not Precision.FLOAT32
+    assert distance(engine.score(batch), straight, classes=not narrow) <= ROUNDING[precision]
     for place in range(4):
         others = images(4, 240, 260, seed=place + 1)
         others[place] = batch[0]
-        assert_same(engine.score(others)[place : place + 1], straight[:1])
+        moved = engine.score(others)[place : place + 1]
+        assert distance(moved, straight[:1], classes=not narrow) <= ROUNDING[precision]
 
 
-DIGEST = """
-import hashlib, json, sys
+SCORES = """
+import json, sys
 import numpy as np
 from pipeline.engines import TensorFlowEngine
 from pipeline.engines.devices import open_devices
-engine = TensorFlowEngine(sys.argv[1], k=40, place=open_devices("gpu")[0])
-digest = hashlib.sha256()
+engine = TensorFlowEngine(sys.argv[1], k=3, place=open_devices("gpu")[0])
+maps = []
 for shape in [(3, 227, 227, 3), (1, 451, 451, 3), (2, 300, 517, 3)]:
-    for cells in engine.score(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)):
-        digest.update(cells.scores.tobytes() + cells.classes.tobytes())
-print(json.dumps(digest.hexdigest()))
+    maps += engine.score(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
+print(json.dumps([[np.ravel(array).tolist() for array in (cells.scores, cells.classes)] for cells in maps]))
 """
 
 
-def test_another_process_gives_the_same_bits(small_model: Path):
+def test_another_process_gives_the_same_maps(small_model: Path):
     """cuDNN would choose among its kernels by timing them."""
-    assert len({answer(python(DIGEST, small_model)) for _ in range(3)}) == 1
+    first, *others = (answer(python(SCORES, small_model)) for _ in range(3))
+    for other in others:
+        for (scores, classes), (expected, expected_classes) in zip(other, first, strict=True):
+            assert classes == expected_classes
+            np.testing.assert_allclose(scores, expected, rtol=0, atol=TOLERANCE)
 
 
 def test_threads_share_the_engines(small_model: Path):
@@ -143,7 +144,7 @@ def test_threads_share_the_engines(small_model: Path):
 
     def open_engine(place: Device) -> TensorFlowEngine:
         opened.append(place)
-        return TensorFlowEngine(small_model, k=40, place=place)
+        return TensorFlowEngine(small_model, k=3, form=Form.FLOAT32, place=place)
 
     shared = DevicePool(open_engine, places)
     batch = images(2, 240, 300)
@@ -151,7 +152,7 @@ def test_threads_share_the_engines(small_model: Path):
         results = list(threads.map(lambda _: shared.score(batch), range(8 * len(places))))
     assert sorted(set(opened)) == sorted(opened)
     for maps in results:
-        assert_same(maps, results[0])
+        assert distance(maps, results[0]) <= TOLERANCE
 
 
 def test_a_gpu_cut_into_two_logical_devices(small_model: Path):
@@ -164,7 +165,7 @@ def test_a_gpu_cut_into_two_logical_devices(small_model: Path):
     )
     found = answer(done)
     assert found["engines"] == len(found["places"]) == 2
-    assert found["identical"] is True
+    assert found["same"] is True
     assert found["narrow"] == found["compiled"] == 2
 
 

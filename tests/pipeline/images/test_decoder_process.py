@@ -10,6 +10,7 @@ import textwrap
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -38,6 +39,30 @@ def is_running(pid):
     except ProcessLookupError:
         return False
     return True
+
+
+class Clock:
+    """A time limit that is over once there is a file, which the child makes when it hangs, and never before."""
+
+    def __init__(self, sign):
+        self.sign = sign
+
+    def __call__(self, seconds):
+        return self
+
+    def wait(self, event):
+        while not event.poll(1):
+            if self.sign.exists():
+                self.sign.unlink()
+                self.over()
+
+    def over(self):
+        raise decoder_process._HungError
+
+
+@pytest.fixture
+def sign(tmp_path):
+    return tmp_path / "sign"
 
 
 @pytest.fixture
@@ -112,19 +137,41 @@ def test_arguments_and_results_of_any_kind_pass(hostile):
     assert decoder.call(big, LIMITS)[0] == pid
 
 
-@pytest.mark.parametrize("data", [b"sleep 60", b"hold_the_lock"])
-def test_a_hang_is_rejected_and_the_next_image_is_decoded(hostile, data):
-    decoder = hostile(timeout_s=0.3)
+@pytest.mark.parametrize("verb", ["sleep", "hold_the_lock"])
+def test_a_hang_is_rejected_and_the_next_image_is_decoded(hostile, sign, verb):
+    decoder = hostile(timeout_s=0.3, clock=Clock(sign))
     first = decoder.call(b"name_process", LIMITS)[0]
-    assert rejection(decoder, data) == (Reason.DECODER_HUNG, "no end after 0.3 s")
+    assert rejection(decoder, f"{verb} {sign}".encode()) == (Reason.DECODER_HUNG, "no end after 0.3 s")
     assert not is_running(first)
     assert decoder.pid is None
     assert decoder.call(b"name_process", LIMITS)[0] != first
 
 
-def test_the_time_limit_is_for_one_call(hostile):
-    decoder = hostile(timeout_s=0.8)
-    assert [decoder.call(b"sleep 0.2", LIMITS) for _ in range(5)] == ["awake"] * 5
+def test_a_hang_is_rejected_by_the_clock_that_is_used_where_none_is_given(hostile, sign):
+    decoder = hostile(timeout_s=0.1)
+    assert rejection(decoder, f"sleep {sign}".encode()) == (Reason.DECODER_HUNG, "no end after 0.1 s")
+    assert decoder.pid is None
+
+
+def test_the_time_limit_is_for_one_call(hostile, sign):
+    """Each call waits one slice in vain, and has time for no second one."""
+
+    class Slow(decoder_process._Clock):
+        vain = True
+
+        def wait(self, event):
+            super().wait(SimpleNamespace(poll=lambda milliseconds: self.poll(event)))
+
+        def poll(self, event):
+            if self.vain:
+                self.vain = False
+                return []
+            while not (found := event.poll(1)):
+                sign.unlink(missing_ok=True)  # the parent waits: the child may end
+            return found
+
+    decoder = hostile(timeout_s=1.5 * decoder_process._SLICE_S, clock=Slow)
+    assert [decoder.call(f"wait_for {sign}".encode(), LIMITS) for _ in range(5)] == ["awake"] * 5
 
 
 def test_time_in_which_this_process_was_stopped_is_not_counted():
@@ -234,13 +281,13 @@ def test_limits_are_positive(options):
         IsolatedDecoder(**options)
 
 
-def test_nothing_is_left_behind(hostile):
+def test_nothing_is_left_behind(hostile, sign):
     before = sorted(Path("/proc/self/fd").iterdir())
     pids = []
     for _ in range(2):
-        decoder = hostile(timeout_s=0.3)
+        decoder = hostile(clock=Clock(sign))
         pids.append(decoder.call(b"name_process", LIMITS)[0])
-        rejection(decoder, b"sleep 60")
+        rejection(decoder, f"sleep {sign}".encode())
         rejection(decoder, b"leave 1")
         pids.append(decoder.call(b"name_process", LIMITS)[0])
         decoder.close()
@@ -260,20 +307,21 @@ def test_garbage_takes_the_process_along():
     assert not is_running(pid)
 
 
-def test_closing_ends_a_decode_in_another_thread(hostile):
+def test_closing_ends_a_decode_in_another_thread(hostile, sign):
     decoder = hostile()
     decoder.call(b"name_process", LIMITS)
     errors = []
 
     def run():
         try:
-            decoder.call(b"sleep 60", LIMITS)
+            decoder.call(f"sleep {sign}".encode(), LIMITS)
         except ValueError as error:
             errors.append(str(error))
 
     thread = threading.Thread(target=run)
     thread.start()
-    while not decoder._lock.locked():
+    while not sign.exists():
+        assert thread.is_alive()
         time.sleep(0.001)
     decoder.close()
     thread.join()
@@ -298,8 +346,8 @@ def test_threads_that_share_one_get_their_own_answers(decoder):
 
 SCRIPT = """
 import os, sys, threading, time
-from pipeline.decoding import DecodeLimits
-from pipeline.isolation import IsolatedDecoder
+from pipeline.images.decode import DecodeLimits
+from pipeline.images.decoder_process import IsolatedDecoder
 
 print("main", flush=True)
 sys.path.append({here!r})
@@ -311,7 +359,7 @@ decoder.call(b"name_process", DecodeLimits())
 def run_python(*arguments, cwd):
     """Waits until all that write to the script's standard error are gone: its children, too."""
     return subprocess.run(
-        [sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, timeout=200, check=False
     )
 
 
@@ -326,13 +374,16 @@ def test_a_script_is_not_run_again_and_leaves_no_process(form, tmp_path):
 
 
 @pytest.mark.parametrize("verb", ["hold_the_lock", "name_process"])
-def test_the_process_ends_with_a_parent_that_is_killed(verb, tmp_path):
+def test_the_process_ends_with_a_parent_that_is_killed(verb, sign, tmp_path):
     script = SCRIPT.format(here=str(HERE)) + textwrap.dedent(f"""
-        threading.Thread(target=decoder.call, args=(b"{verb}", DecodeLimits()), daemon=True).start()
-        time.sleep(0.2)
+        thread = threading.Thread(target=decoder.call, args=(b"{verb} {sign}", DecodeLimits()), daemon=True)
+        thread.start()
+        while thread.is_alive() and not os.path.exists({str(sign)!r}):
+            time.sleep(0.001)
+        time.sleep(0.1)  # from the sign to the lock it is a moment
         os.kill(os.getpid(), {signal.SIGKILL:d})
     """)
-    ended = run_python("-c", script, cwd=tmp_path)  # times out where the child, asleep for 60 s, lives on
+    ended = run_python("-c", script, cwd=tmp_path)  # times out where the child lives on
     assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGKILL, "main\n", "")
 
 
@@ -374,19 +425,15 @@ def test_ctrl_c_is_for_the_parent(tmp_path):
     assert (ended.stdout, ended.stderr) == ("main\nTrue\n", "")
 
 
-def test_an_interrupt_does_not_leave_an_answer_for_the_next_image(hostile):
+def test_an_interrupt_does_not_leave_an_answer_for_the_next_image(hostile, sign):
     """An answer that is still to come must not be taken for that of the next request."""
-    decoder = hostile()
+
+    class Interrupted(Clock):
+        def over(self):  # the child, too, sees that the file is gone, and answers
+            raise KeyboardInterrupt
+
+    decoder = hostile(clock=Interrupted(sign))
     first = decoder.call(b"name_process", LIMITS)[0]
-
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.2)
-        with pytest.raises(KeyboardInterrupt):
-            decoder.call(b"sleep 0.6", LIMITS)
-    finally:
-        signal.signal(signal.SIGALRM, before)
+    with pytest.raises(KeyboardInterrupt):
+        decoder.call(f"wait_for {sign}".encode(), LIMITS)
     assert decoder.call(b"name_process", LIMITS)[0] == decoder.pid != first

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from conversion.geometry import AxisGeometry
+from conversion.net.geometry import AxisGeometry
 from pipeline.images.decode import DecodeLimits, decode, header
 from pipeline.images.row_reader import can_stream, open_rows
 from pipeline.maps.tiling import cut

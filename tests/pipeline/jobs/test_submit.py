@@ -38,7 +38,7 @@ MODEL = "conversion.errors.ModelError: models/a: the SavedModel cannot be loaded
 TABLE = "pipeline.errors.TableError: maps: is no table"
 CONFLICT = "pipeline.table.commit.ConflictError: maps: another run"
 PRUNED = "pipeline.errors.JobError: too many images would be marked"
-STORAGE = "pipeline.storage.files.StorageError: s3://maps: cannot be read"
+STORAGE = "pipeline.StorageError: s3://maps: cannot be read"
 KILLED = "java.util.concurrent.ExecutionException: CANCELLED: client cancelled\n\tat a.B.c(B.java:1)\n"
 
 

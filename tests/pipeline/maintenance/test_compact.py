@@ -22,11 +22,13 @@ from pipeline.maintenance import compact as compaction
 from pipeline.maintenance.check import check
 from pipeline.maintenance.check_parts import Logged
 from pipeline.maintenance.compact import Group, compact, plan
-from pipeline.storage import files as storage
+from pipeline.storage.errors import StorageError
+from pipeline.storage.local import LocalStore
 from pipeline.table import part_file
 from pipeline.table.commit import ConflictError
 from pipeline.table.reader import MapTable
 from pipeline.table.rows import MapRow
+from pipeline.units import parse_size
 from tests.support.maintained import files, mixed_rows, publish_rows, rows_of, scored, write
 
 
@@ -84,7 +86,7 @@ def test_any_target_size_keeps_the_rows_and_comes_to_rest(root: Path, target: in
 
 
 def test_compacted_parts_have_small_sorted_row_groups(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (part_file, compact):
+    for module in (part_file, compaction):
         monkeypatch.setattr(module, "ROW_GROUP_BYTES", 4000)
     monkeypatch.setattr(compaction, "_CHUNK_BYTES", 1000)
     before = rows_of(root)
@@ -242,9 +244,9 @@ def test_foreign_columns_are_not_lost(root: Path) -> None:
 def test_killed_before_the_commit_it_leaves_the_table_and_files_for_vacuum(root: Path) -> None:
     before = rows_of(root)
     code = (
-        "import os, sys; from pipeline import compacting\n"
-        "compacting._commit = lambda *_: os._exit(9)\n"
-        "compacting.compact(sys.argv[1])"
+        "import os, sys; from pipeline.maintenance import compact\n"
+        "compact._commit = lambda *_: os._exit(9)\n"
+        "compact.compact(sys.argv[1])"
     )
     done = subprocess.run([sys.executable, "-c", code, str(root)], timeout=120, capture_output=True)
     assert done.returncode == 9, done.stderr
@@ -260,14 +262,14 @@ def test_killed_before_the_commit_it_leaves_the_table_and_files_for_vacuum(root:
 def test_killed_after_the_commit_the_table_is_compacted(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = rows_of(root)
 
-    def fail(path: str, data: bytes) -> None:
+    def fail(self: LocalStore, path: str, data: bytes) -> None:
         if "compactions" in path:
-            raise storage.StorageError("disk full", where=path)
-        real(path, data)
+            raise StorageError("disk full", where=path)
+        real(self, path, data)
 
-    real = storage.write_atomically
-    monkeypatch.setattr(storage, "write_atomically", fail)
-    with pytest.raises(storage.StorageError):
+    real = LocalStore.write_atomically
+    monkeypatch.setattr(LocalStore, "write_atomically", fail)
+    with pytest.raises(StorageError):
         compact(str(root))
     monkeypatch.undo()
     assert rows_of(root) == before
@@ -301,4 +303,4 @@ def test_the_command(root: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("text", "size"), [("128MB", 128 * 10**6), ("1G", 10**9), ("500k", 500_000), ("7", 7)])
 def test_sizes(text: str, size: int) -> None:
-    assert maintenance.Bytes().convert(text, None, None) == size
+    assert parse_size(text) == size

@@ -10,8 +10,10 @@ from apache_beam.io.filesystem import FileMetadata
 
 from pipeline.maintenance.current_table import current_table
 from pipeline.maintenance.untracked_files import Kind, leftovers, list_table
-from pipeline.storage import files
-from pipeline.storage.files import Entry
+from pipeline.storage import beam
+from pipeline.storage.errors import StorageError
+from pipeline.storage.factory import open_store
+from pipeline.storage.store import Entry
 from tests.support.maintained import publish_rows, scored
 
 HEX = "0" * 32
@@ -35,10 +37,8 @@ def remote(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, float]]:
         for path in paths:
             del files[path]
 
-    fake = SimpleNamespace(
-        match=match, delete=delete, exists=files.__contains__, get_scheme=files.FileSystems.get_scheme
-    )
-    monkeypatch.setattr(files, "FileSystems", fake)
+    fake = SimpleNamespace(match=match, delete=delete, exists=files.__contains__)
+    monkeypatch.setattr(beam, "FileSystems", fake)
     return files
 
 
@@ -46,14 +46,16 @@ def test_remote_folders_are_listed_with_times(remote: dict[str, tuple[int, float
     remote["fake://b/maps/part-x.parquet"] = (7, 1000.5)
     remote["fake://b/maps/_densecast/runs/.r.json.partial"] = (3, 0.0)
     remote["fake://b/maps/_delta_log/0.json"] = (5, 1.0)
-    assert files.list_entries("fake://b/maps") == [Entry("fake://b/maps/part-x.parquet", 7, 1000.5)]
+    assert open_store("fake://b/maps").list_entries("fake://b/maps") == [
+        Entry("fake://b/maps/part-x.parquet", 7, 1000.5, "7-1000500000000")
+    ]
     assert list_table("fake://b/maps/") == [
-        Entry("part-x.parquet", 7, 1000.5),
+        Entry("part-x.parquet", 7, 1000.5, "7-1000500000000"),
         Entry("_densecast/runs/.r.json.partial", 3, 0.0),
     ]
-    files.delete("fake://b/maps/part-x.parquet")
-    files.delete("fake://b/maps/part-x.parquet")
-    assert files.list_entries("fake://b/maps") == []
+    open_store("fake://b/maps/part-x.parquet").delete("fake://b/maps/part-x.parquet")
+    open_store("fake://b/maps/part-x.parquet").delete("fake://b/maps/part-x.parquet")
+    assert open_store("fake://b/maps").list_entries("fake://b/maps") == []
 
 
 def test_local_folders_are_listed_with_hidden_files_and_without_links(tmp_path: Path) -> None:
@@ -62,19 +64,19 @@ def test_local_folders_are_listed_with_hidden_files_and_without_links(tmp_path: 
     (tmp_path / "é x").write_bytes(b"123")
     (tmp_path / "link").symlink_to(tmp_path / "é x")
     (tmp_path / "nowhere").symlink_to(tmp_path / "nothing")
-    found = files.list_entries(str(tmp_path))
+    found = open_store(str(tmp_path)).list_entries(str(tmp_path))
     assert [(Path(entry.path).name, entry.size_bytes) for entry in found] == [(".hidden", 2), ("é x", 3)]
     assert found[0].modified == (tmp_path / ".hidden").stat().st_mtime
-    assert files.list_entries(str(tmp_path / "nothing")) == []
-    files.delete(str(tmp_path / ".hidden"))
-    files.delete(str(tmp_path / ".hidden"))
-    assert len(files.list_entries(str(tmp_path))) == 1
+    assert open_store(str(tmp_path / "nothing")).list_entries(str(tmp_path / "nothing")) == []
+    open_store(str(tmp_path / ".hidden")).delete(str(tmp_path / ".hidden"))
+    open_store(str(tmp_path / ".hidden")).delete(str(tmp_path / ".hidden"))
+    assert len(open_store(str(tmp_path)).list_entries(str(tmp_path))) == 1
 
 
 def test_a_file_that_cannot_be_deleted_is_told(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    with pytest.raises(files.StorageError, match="cannot be deleted"):
-        files.delete(str(tmp_path / "folder"))
+    with pytest.raises(StorageError, match="cannot be deleted"):
+        open_store(str(tmp_path / "folder")).delete(str(tmp_path / "folder"))
 
 
 @pytest.mark.parametrize(

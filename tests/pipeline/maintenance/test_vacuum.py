@@ -199,7 +199,7 @@ def test_the_command(root: Path) -> None:
     assert "deleted 0 files" in result.output
     assert "kept 1 files" in result.output
     assert "younger than 7d" in result.output
-    assert "left alone 1 files, 4 bytes that are not densecast's: mine.txt" in result.output
+    assert "did not touch 1 files, 4 bytes that are not densecast's: mine.txt" in result.output
     assert runner.invoke(maintenance.vacuum, [str(root), "--retention", "soon"]).exit_code == 2
 
 

@@ -8,8 +8,8 @@ import pytest
 from conversion import Network, cast, load_network
 from pipeline.errors import JobError
 from pipeline.maps.features import Wanted, check_tileable, parse_features
-from tests.golden_cases import GOLDEN
 from tests.support.fakes import METADATA
+from tests.support.golden_cases import GOLDEN
 
 OFFERS = METADATA.model_copy(update={"features": {"fc7": 4096, "pool5": 256, "a:b": 3}})
 SINGLE, HALF = np.dtype(np.float32), np.dtype(np.float16)

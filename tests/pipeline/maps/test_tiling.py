@@ -9,18 +9,18 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from conversion import cast, evaluate, load_network, receptive_field
-from conversion.alignment import alignment_of
 from conversion.errors import CastError, NetworkError
-from conversion.geometry import AxisGeometry
-from conversion.network import Network
-from conversion.striding import finer
+from conversion.export.alignment import alignment_of
+from conversion.net.geometry import AxisGeometry
+from conversion.net.network import Network
+from conversion.passes.dilate import dilate
 from conversion.surgery import random_parameters
 from models import entry
 from pipeline.errors import JobError
 from pipeline.maps.classification_map import MapError
 from pipeline.maps.tiling import TileGrid, cut, place
-from tests.conversion.definitions import convolution, data, inner_product, layer, network, pooling
-from tests.golden_cases import GOLDEN
+from tests.support.definitions import convolution, data, inner_product, layer, network, pooling
+from tests.support.golden_cases import GOLDEN
 
 CAFFENET = AxisGeometry(32, 113, 227, 355)
 
@@ -294,7 +294,7 @@ def test_maps_of_random_nets(drawn: tuple[str, int], height: int, width: int, la
     text, stride = drawn
     try:
         subject = network(text.replace("dim: 1 dim: 1 }", f"dim: {height} dim: {width} }}"), seed=seed)
-        subject = finer(subject, stride) if stride else subject
+        subject = dilate(subject, stride) if stride else subject
         # The window of a blob with one cell is the definition's size: the arithmetic one makes smaller tiles.
         assume(min(receptive_field(subject, "top").nominal_window) >= 1)
     except (NetworkError, CastError):
@@ -322,7 +322,7 @@ def golden(name: str) -> Network:
 )
 def test_maps_of_pieces_of_known_nets(name: str, stride: int, size: tuple[int, int]):
     subject = golden(name)
-    subject = finer(subject, stride) if stride else subject
+    subject = dilate(subject, stride) if stride else subject
     grid = assert_tiles_change_nothing(subject, subject.layers[-1].bottoms[0], *size, larger=1.1)
     assert len(grid) > 1
 
@@ -368,7 +368,7 @@ HEADS = {
 @pytest.mark.parametrize("head", HEADS)
 def test_off_centre_fields_and_cast_heads(head: str, stride: int):
     subject = cast(random_parameters(network(stem(*HEADS[head])), 0))
-    subject = finer(subject, stride) if stride and stride < receptive_field(subject).y.stride else subject
+    subject = dilate(subject, stride) if stride and stride < receptive_field(subject).y.stride else subject
     blob = subject.outputs[-1]
     axis = receptive_field(subject, blob).y
     assert axis.window == 64
@@ -395,7 +395,7 @@ def test_an_upsampling_net_is_aligned_by_its_coarsest_blob():
 
 def test_a_finer_net_is_aligned_by_the_stride_that_it_had():
     """Aligned by its own stride alone a tile would round its end otherwise than the image does."""
-    subject = finer(cast(random_parameters(network(stem(*HEADS["googlenet"])), 0)), 2)
+    subject = dilate(cast(random_parameters(network(stem(*HEADS["googlenet"])), 0)), 2)
     blob = subject.outputs[-1]
     assert receptive_field(subject, blob).stride == (2, 2)
     assert alignment_of(subject, blob) == (8, 8)

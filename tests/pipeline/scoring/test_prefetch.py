@@ -286,11 +286,12 @@ def test_a_loader_that_does_not_open_is_tried_again():
 
 
 def test_closing_in_the_middle_ends_threads_and_loaders():
-    loader = Loader(lambda item: time.sleep(0.01))
+    loader = Loader(lambda item: wait_until(lambda: ahead._closed))
     before = our_threads()
     ahead = prefetcher(loader, threads=3, max_pending=50)
     for i in range(40):
         list(ahead.put(i))
+    wait_until(lambda: loader.running == 3)
     ahead.close()
     ahead.close()
     assert our_threads() == before

@@ -10,6 +10,7 @@ import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,9 +20,9 @@ from pipeline.rejection import Reason, Rejected
 from pipeline.sources import Fetched, ImageReference, Reader, match, streamed
 from pipeline.sources import reader as opening_module
 from pipeline.sources.streams import FileStream
-from pipeline.storage import files
-from tests.pipeline.storage.test_files import FakeRemote
+from pipeline.storage.factory import open_store
 from tests.support.listing import fate, members
+from tests.support.remote import FakeRemote
 
 
 @pytest.fixture
@@ -205,9 +206,9 @@ def test_many_threads_and_few_handles(tmp_path: Path, monkeypatch: pytest.Monkey
     most = 0
     close, start = FileStream.close, FileStream.__init__
 
-    def opened(self: FileStream, path: str) -> None:
+    def opened(self: FileStream, *arguments: Any) -> None:
         nonlocal most
-        start(self, path)
+        start(self, *arguments)
         handles.add(self)
         most = max(most, len(handles))
 
@@ -278,7 +279,7 @@ def test_a_disk_that_fails(tmp_path: Path, reader: Reader, monkeypatch: pytest.M
     found = members(shard(tmp_path / "a.tar", IMAGES))
 
     def fail(self: FileStream, size: int | None = -1) -> bytes:
-        with files.reading(self.path):
+        with open_store(self.path).reading(self.path):
             raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(FileStream, "read", fail)
@@ -312,7 +313,7 @@ def test_a_disk_that_fails_is_not_taken_for_a_damaged_file(
     read = FileStream.read
 
     def fail(self: FileStream, size: int | None = -1) -> bytes:
-        with files.reading(self.path):
+        with open_store(self.path).reading(self.path):
             raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(FileStream, "read", fail)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline.storage.error_mapping import explain
 from pipeline.storage.errors import MissingFileError, StorageError, UnavailableError
-from pipeline.storage.options import use
+from pipeline.storage.options import StorageOptions
 
 _SENT = "Generic S3 error: Error performing {} http://127.0.0.1:7070/images?list-type=2 in 556.481µs - "
 _STATUS = "Server returned non-2xx status code: "
@@ -69,7 +69,7 @@ _REFUSED = (
     ],
 )  # fmt: skip
 def test_what_an_answer_means(error: Exception, kind: type[StorageError], told: str):
-    found = explain(error, "s3://images/a.jpg", "cannot be read", why="so")
+    found = explain(error, "s3://images/a.jpg", "cannot be read", why="so", options=StorageOptions())
     assert type(found) is kind
     assert told in found.what
     assert (found.where, found.why) == ("s3://images/a.jpg", "so")
@@ -77,18 +77,15 @@ def test_what_an_answer_means(error: Exception, kind: type[StorageError], told: 
 
 
 def test_an_answer_is_told_in_one_line_and_without_signatures():
-    text = explain(OSError(_REFUSED), "s3://images", "cannot be listed").what
+    text = explain(OSError(_REFUSED), "s3://images", "cannot be listed", options=StorageOptions()).what
     assert "\n" not in text
     assert not any(word in text for word in ("93a3e215", "AWS4", "Debug", "<"))
 
 
 @given(st.text(), st.text("abcdef0123456789", min_size=8, max_size=20), st.text())
 def test_a_secret_is_never_told(before: str, secret: str, after: str):
-    use({"aws_secret_access_key": secret})
-    try:
-        found = explain(OSError(f"{before}{secret}{after}"), "s3://images", "cannot be listed")
-    finally:
-        use({})
+    options = StorageOptions({"aws_secret_access_key": secret})
+    found = explain(OSError(f"{before}{secret}{after}"), "s3://images", "cannot be listed", options=options)
     assert secret not in str(found)
 
 
@@ -109,6 +106,6 @@ def test_a_secret_is_never_told(before: str, secret: str, after: str):
     ],
 )
 def test_what_is_of_the_store_and_not_of_one_object(text: str, told: str) -> None:
-    found = explain(OSError(text), "s3://b/a.jpg", "cannot be read")
+    found = explain(OSError(text), "s3://b/a.jpg", "cannot be read", options=StorageOptions())
     assert type(found) is UnavailableError
     assert told in str(found)

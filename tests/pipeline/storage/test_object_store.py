@@ -14,14 +14,15 @@ from obstore.store import MemoryStore
 
 from pipeline.sources import Reader, globs, match
 from pipeline.sources.reference import ImageReference
-from pipeline.storage import files, object_store
-from pipeline.storage.errors import MissingFileError, StorageError, UnavailableError
+from pipeline.storage import object_store
+from pipeline.storage.errors import MissingFileError, StorageError, TooLargeError, UnavailableError
+from pipeline.storage.factory import open_store
 
 
 @pytest.fixture
 def memory() -> Iterator[MemoryStore]:
     store = MemoryStore()
-    with mock.patch.object(object_store, "open_store", return_value=store):
+    with mock.patch.object(object_store.ObjectStore, "_bucket", return_value=store):
         yield store
 
 
@@ -29,52 +30,55 @@ def memory() -> Iterator[MemoryStore]:
 @pytest.mark.parametrize("name", ["a.jpg", "a b/ü#1%20?.jpg"])
 def test_what_is_written_is_read(memory: MemoryStore, size: int, name: str):
     path, data = f"s3://bucket/{name}", bytes(range(size))
-    files.write_atomically(path, data)
-    assert files.read_bytes(path) == data
-    assert files.exists(path)
-    assert files.size_of(path) == size
-    facts = files.facts_of(path)
+    open_store(path).write_atomically(path, data)
+    assert open_store(path).read_bytes(path) == data
+    facts = open_store(path).facts(path)
     assert facts is not None
+    assert facts.size_bytes == size
     assert facts.version.startswith(f"{size}-")
-    with files.open_stream(path) as stream:
+    with open_store(path).open_stream(path) as stream:
         assert stream.read() == data
-    assert files.list_files("s3://bucket/" + name.rpartition("/")[0]) == [path]
+    assert open_store("s3://bucket/").list_files("s3://bucket/" + name.rpartition("/")[0]) == [path]
     if size:
-        with pytest.raises(files.TooLargeError):
-            files.read_bytes(path, max_bytes=size - 1)
-    files.delete(path)
-    files.delete(path)
-    assert (files.exists(path), files.size_of(path), files.facts_of(path)) == (False, None, None)
+        with pytest.raises(TooLargeError):
+            open_store(path).read_bytes(path, max_bytes=size - 1)
+    open_store(path).delete(path)
+    open_store(path).delete(path)
+    assert open_store(path).facts(path) is None
     with pytest.raises(MissingFileError):
-        files.read_bytes(path)
+        open_store(path).read_bytes(path)
     with pytest.raises(MissingFileError):
-        files.open_stream(path)
+        open_store(path).open_stream(path)
 
 
 def test_a_version_is_of_the_content(memory: MemoryStore):
-    files.write_atomically("s3://bucket/a", b"one")
-    first = files.facts_of("s3://bucket/a")
-    files.write_atomically("s3://bucket/a", b"two")
-    assert files.facts_of("s3://bucket/a") != first
-    assert object_store.list_folder("s3://bucket/")[0][1:3] == files.facts_of("s3://bucket/a")
+    open_store("s3://bucket/a").write_atomically("s3://bucket/a", b"one")
+    first = open_store("s3://bucket/a").facts("s3://bucket/a")
+    open_store("s3://bucket/a").write_atomically("s3://bucket/a", b"two")
+    assert open_store("s3://bucket/a").facts("s3://bucket/a") != first
+    [entry] = open_store("s3://bucket/").list_entries("s3://bucket/")
+    assert (entry.size_bytes, entry.version) == open_store("s3://bucket/a").facts("s3://bucket/a")
 
 
 def test_nothing_is_stored_under_another_name(memory: MemoryStore):
     with mock.patch.object(obstore, "rename", side_effect=AssertionError):
-        files.write_atomically("s3://bucket/maps/part-1.parquet", b"data")
+        open_store("s3://bucket/maps/part-1.parquet").write_atomically("s3://bucket/maps/part-1.parquet", b"data")
     assert [about["path"] for chunk in obstore.list(memory) for about in chunk] == ["maps/part-1.parquet"]
 
 
 def test_a_folder_is_its_own_files(memory: MemoryStore):
     for name in ("maps/b.json", "maps/a.json", "maps/deep/c.json", "maps2/d.json", "maps/.e.json"):
-        files.write_atomically(f"s3://bucket/{name}", b"1")
-    assert files.list_files("s3://bucket/maps", ".json") == ["s3://bucket/maps/a.json", "s3://bucket/maps/b.json"]
-    entries = files.list_entries("s3://bucket/maps/")
+        open_store(f"s3://bucket/{name}").write_atomically(f"s3://bucket/{name}", b"1")
+    assert open_store("s3://bucket/maps").list_files("s3://bucket/maps", ".json") == [
+        "s3://bucket/maps/a.json",
+        "s3://bucket/maps/b.json",
+    ]
+    entries = open_store("s3://bucket/maps/").list_entries("s3://bucket/maps/")
     assert [entry.path.rpartition("/")[2] for entry in entries] == [".e.json", "a.json", "b.json"]
     assert all(entry.modified > 0 for entry in entries)
-    below = sorted(found.address for found in object_store.list_below("s3://bucket/maps"))
+    below = sorted(entry.path for entry in open_store("s3://bucket/").list_below("s3://bucket/maps/"))
     assert below == [f"s3://bucket/maps/{name}" for name in (".e.json", "a.json", "b.json", "deep/c.json")]
-    assert files.list_files("s3://bucket/nothing") == []
+    assert open_store("s3://bucket/nothing").list_files("s3://bucket/nothing") == []
 
 
 STEPS = st.lists(
@@ -92,9 +96,9 @@ def test_an_object_is_read_as_a_file_is(data: bytes, buffer: int, steps: list[tu
     store = MemoryStore()
     obstore.put(store, "a", data)
     with (
-        mock.patch.object(object_store, "open_store", return_value=store),
+        mock.patch.object(object_store.ObjectStore, "_bucket", return_value=store),
         mock.patch.object(object_store, "_BUFFER", buffer),
-        object_store.open_object("s3://bucket/a") as stream,
+        open_store("s3://bucket/a").open_stream("s3://bucket/a") as stream,
     ):
         file = io.BytesIO(data)
         for step, number in steps:
@@ -108,10 +112,13 @@ def test_an_object_is_read_as_a_file_is(data: bytes, buffer: int, steps: list[tu
 
 
 def test_an_object_that_is_replaced_is_not_read_on(memory: MemoryStore):
-    files.write_atomically("s3://bucket/a", bytes(50))
-    with mock.patch.object(object_store, "_BUFFER", 8), object_store.open_object("s3://bucket/a") as stream:
+    open_store("s3://bucket/a").write_atomically("s3://bucket/a", bytes(50))
+    with (
+        mock.patch.object(object_store, "_BUFFER", 8),
+        open_store("s3://bucket/a").open_stream("s3://bucket/a") as stream,
+    ):
         assert stream.read(4) == bytes(4)
-        files.write_atomically("s3://bucket/a", b"x" * 50)
+        open_store("s3://bucket/a").write_atomically("s3://bucket/a", b"x" * 50)
         stream.seek(30)
         with pytest.raises(StorageError, match="s3://bucket/a: cannot be read: "):
             stream.read(4)
@@ -145,7 +152,7 @@ def test_images_are_listed_with_size_and_version(bucket: str, pattern: str, expe
     found = list(match(bucket + pattern))
     assert sorted(reference.uri.removeprefix(bucket) for reference in found) == expected
     for reference in found:
-        assert files.facts_of(reference.uri) == (reference.size_bytes, reference.version)
+        assert open_store(reference.uri).facts(reference.uri) == (reference.size_bytes, reference.version)
 
 
 def test_an_image_that_was_listed_takes_one_request(bucket: str):
@@ -158,5 +165,9 @@ def test_a_store_that_cannot_be_used_is_no_images_fault(bucket: str):
     def fail(*_: object, **__: object) -> None:
         raise UnavailableError("cannot be read: the store does not answer", where="s3://bucket/photos/a.jpg")
 
-    with mock.patch.object(object_store, "open_store", fail), Reader() as reader, pytest.raises(UnavailableError):
+    with (
+        mock.patch.object(object_store.ObjectStore, "_bucket", fail),
+        Reader() as reader,
+        pytest.raises(UnavailableError),
+    ):
         reader.read(ImageReference(f"{bucket}a.jpg", size_bytes=5))

@@ -5,30 +5,34 @@ from __future__ import annotations
 import pickle
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import MapTable, credentials
 from pipeline.cli.main import cli
-from pipeline.errors import JobError
+from pipeline.errors import JobError, SourceError
 from pipeline.jobs.run import run_job
 from pipeline.jobs.spec import describe_job
 from pipeline.jobs.toml_file import load_jobfile
-from pipeline.storage import options
+from pipeline.sources import ImageReference, Reader, match
+from pipeline.storage import object_store, options
 from pipeline.storage.client_options import delta_options, object_store_arguments, settings
+from pipeline.storage.errors import StorageError
 from pipeline.storage.options import (
     OPTIONS,
     CredentialsError,
     StorageOptions,
-    carrying,
-    current,
+    default_options,
     parse_options,
+    storage_options,
     store_of,
-    use,
     without_secrets,
 )
+from pipeline.table.paths import TableRoot
 from tests.support.fakes import write_model
 
 SECRETS = sorted(name for name, option in OPTIONS.items() if option.secret)
@@ -40,7 +44,7 @@ def nothing_given(monkeypatch: pytest.MonkeyPatch):
     for option in OPTIONS.values():
         for variable in option.variables:
             monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr(options, "_current", StorageOptions())
+    monkeypatch.setattr(options, "_default", StorageOptions())
 
 
 @pytest.mark.parametrize(
@@ -62,41 +66,42 @@ def test_which_store_an_address_is_in(address: str, store: str | None):
 
 
 def test_the_environment_is_taken_where_nothing_is_given(monkeypatch: pytest.MonkeyPatch):
+    given = StorageOptions()
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIA")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "shh")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "https://general.example")
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "https://s3.example")
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/keys.json")
-    assert settings("s3://b/a").options == {
+    assert settings("s3://b/a", given).options == {
         "aws_access_key_id": "AKIA",
         "aws_secret_access_key": "shh",
         "aws_region": "eu-west-1",
         "aws_endpoint_url": "https://s3.example",
     }
-    assert settings("gs://b/a").options == {"google_application_credentials": "/keys.json"}
-    use({"aws_region": "us-west-2"})
-    assert settings("s3://b/a").options["aws_region"] == "us-west-2"
+    assert settings("gs://b/a", given).options == {"google_application_credentials": "/keys.json"}
+    given = storage_options({"aws_region": "us-west-2"})
+    assert settings("s3://b/a", given).options["aws_region"] == "us-west-2"
 
 
 def test_a_value_is_looked_up_where_it_is_used(monkeypatch: pytest.MonkeyPatch):
-    use({**KEYS, "aws_secret_access_key": "env:OURS"})
+    given = storage_options({**KEYS, "aws_secret_access_key": "env:OURS"})
     with pytest.raises(CredentialsError, match=r"(?s)aws_secret_access_key: .* OURS is not set on .*what to do"):
-        settings("s3://b/a")
+        settings("s3://b/a", given)
     monkeypatch.setenv("OURS", "first")
-    assert settings("s3://b/a").options["aws_secret_access_key"] == "first"  # noqa: S105
+    assert settings("s3://b/a", given).options["aws_secret_access_key"] == "first"  # noqa: S105
     monkeypatch.setenv("OURS", "second")
-    assert settings("s3://b/a").options["aws_secret_access_key"] == "second"  # noqa: S105
+    assert settings("s3://b/a", given).options["aws_secret_access_key"] == "second"  # noqa: S105
 
 
 def test_keys_of_options_and_of_the_environment_are_not_mixed(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("AWS_SESSION_TOKEN", "of other keys")
-    use(KEYS)
+    given = storage_options(KEYS)
     with pytest.raises(CredentialsError, match=r"(?s)AWS_SESSION_TOKEN is set.*mixed.*unset"):
-        settings("s3://b/a")
-    assert settings("gs://b/a").options == {}
-    use({"aws_region": "eu-west-1"})
-    assert settings("s3://b/a").options["aws_session_token"] == "of other keys"  # noqa: S105
+        settings("s3://b/a", given)
+    assert settings("gs://b/a", given).options == {}
+    given = storage_options({"aws_region": "eu-west-1"})
+    assert settings("s3://b/a", given).options["aws_session_token"] == "of other keys"  # noqa: S105
 
 
 @pytest.mark.parametrize(
@@ -110,15 +115,15 @@ def test_keys_of_options_and_of_the_environment_are_not_mixed(monkeypatch: pytes
     ],
 )
 def test_plain_http_is_used_where_an_endpoint_says_so(options: dict[str, str], http: bool):
-    use(options)
-    assert settings("s3://b").http is http
-    assert object_store_arguments("s3://b")["client_options"]["allow_http"] is http
-    assert (delta_options("s3://b") or {})["allow_http"] == str(http).lower()
+    given = storage_options(options)
+    assert settings("s3://b", given).http is http
+    assert object_store_arguments("s3://b", given)["client_options"]["allow_http"] is http
+    assert (delta_options("s3://b", given) or {})["allow_http"] == str(http).lower()
 
 
 def test_both_libraries_get_the_same():
-    use({**KEYS, "aws_region": "eu-west-1", "timeout": "2m", "retry_timeout": "500ms"})
-    arguments, delta = object_store_arguments("s3://b/a"), delta_options("s3://b/a")
+    given = storage_options({**KEYS, "aws_region": "eu-west-1", "timeout": "2m", "retry_timeout": "500ms"})
+    arguments, delta = object_store_arguments("s3://b/a", given), delta_options("s3://b/a", given)
     assert delta is not None
     assert arguments["config"] == {**KEYS, "aws_region": "eu-west-1"}
     assert arguments["config"].items() <= delta.items()
@@ -126,30 +131,30 @@ def test_both_libraries_get_the_same():
     assert arguments["retry_config"]["retry_timeout"] == timedelta(milliseconds=500)
     assert (delta["timeout"], delta["retry_timeout"], delta["connect_timeout"]) == ("120000ms", "500ms", "5000ms")
     assert delta["max_retries"] == str(arguments["retry_config"]["max_retries"])
-    assert delta_options("maps") is None
+    assert delta_options("maps", given) is None
     with pytest.raises(CredentialsError, match="in no object store"):
-        settings("maps")
+        settings("maps", given)
 
 
 def test_an_endpoint_that_the_libraries_would_not_take_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "https://theirs.example")
-    use({"aws_endpoint_url": "https://ours.example"})
+    given = storage_options({"aws_endpoint_url": "https://ours.example"})
     with pytest.raises(CredentialsError, match=r"(?s)AWS_ENDPOINT_URL_S3.*unset"):
-        settings("s3://b")
-    use({"aws_endpoint_url": "https://theirs.example"})
-    assert settings("s3://b").options["aws_endpoint_url"] == "https://theirs.example"
+        settings("s3://b", given)
+    given = storage_options({"aws_endpoint_url": "https://theirs.example"})
+    assert settings("s3://b", given).options["aws_endpoint_url"] == "https://theirs.example"
 
 
 def test_nothing_is_asked_again_where_no_time_is_given_for_it():
-    use({"retry_timeout": "0s"})
-    assert object_store_arguments("s3://b")["retry_config"]["max_retries"] == 0
+    given = storage_options({"retry_timeout": "0s"})
+    assert object_store_arguments("s3://b", given)["retry_config"]["max_retries"] == 0
 
 
 @pytest.mark.parametrize("scheme", ["s3://b/maps", "gs://b/maps", "az://c/maps"])
 def test_every_library_takes_every_option(scheme: str):
     """What the libraries would not know, they refuse, or leave out without a word: the latter is looked for here."""
     from pipeline.storage.arrow import arrow_store
-    from pipeline.storage.object_store import open_store
+    from pipeline.storage.object_store import open_bucket
 
     store = store_of(scheme)
     values = {name: "true" if name in options._FLAGS else "value" for name in OPTIONS}
@@ -160,16 +165,18 @@ def test_every_library_takes_every_option(scheme: str):
                "connect_timeout": "1s", "retry_timeout": "1s"}  # fmt: skip
     if store == "azure":
         values |= {"azure_storage_client_id": "", "azure_storage_client_secret": "", "azure_storage_tenant_id": ""}
-    use({name: value for name, value in values.items() if value and OPTIONS[name].store in (None, store)})
-    assert open_store(scheme.removesuffix("/maps")) is open_store(scheme.removesuffix("/maps"))
-    assert arrow_store(scheme).base_path == f"{scheme[5:] if store != 'azure' else 'c/maps'}/"
+    given = storage_options(
+        {name: value for name, value in values.items() if value and OPTIONS[name].store in (None, store)}
+    )
+    assert open_bucket(scheme.removesuffix("/maps"), given) is open_bucket(scheme.removesuffix("/maps"), given)
+    assert arrow_store(scheme, given).base_path == f"{scheme[5:] if store != 'azure' else 'c/maps'}/"
 
 
 def test_arrow_cannot_take_a_service_account():
     from pipeline.storage.arrow import arrow_store
 
-    use({"google_service_account": "/keys.json"})
-    assert arrow_store("gs://b/maps") is None
+    given = storage_options({"google_service_account": "/keys.json"})
+    assert arrow_store("gs://b/maps", given) is None
 
 
 # What is refused
@@ -199,9 +206,10 @@ def test_options_that_are_refused(pair: str, told: str):
 
 
 def test_a_variable_that_makes_no_sense_is_named(monkeypatch: pytest.MonkeyPatch):
+    given = StorageOptions()
     monkeypatch.setenv("DENSECAST_STORAGE_RETRY_TIMEOUT", "soon")
     with pytest.raises(CredentialsError, match="DENSECAST_STORAGE_RETRY_TIMEOUT: is 'soon'"):
-        settings("s3://b")
+        settings("s3://b", given)
 
 
 # Secrets
@@ -212,8 +220,8 @@ def test_no_secret_is_shown(name: str, secret: str):
     options = StorageOptions({name: secret})
     assert secret not in repr(options)
     assert secret not in f"{options}"
-    use(options)
-    assert secret not in without_secrets(f"denied: {secret}, {secret}")
+    given = storage_options(options)
+    assert secret not in without_secrets(f"denied: {secret}, {secret}", given)
     with pytest.raises(CredentialsError) as caught:
         options.check_travels("FlinkRunner")
     assert secret not in str(caught.value)
@@ -225,11 +233,11 @@ def test_no_secret_is_shown(name: str, secret: str):
 def test_secrets_of_the_environment_are_not_shown(name: str):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(OPTIONS[name].variables[0], "tell-nobody")
-        use({})
-        assert without_secrets("it was tell-nobody") == "it was ***"
+        given = storage_options({})
+        assert without_secrets("it was tell-nobody", given) == "it was ***"
         patch.setenv("OURS", "nor-this")
-        use({name: "env:OURS"})
-        assert without_secrets("it was nor-this") == "it was ***"
+        given = storage_options({name: "env:OURS"})
+        assert without_secrets("it was nor-this", given) == "it was ***"
 
 
 def test_a_pair_that_is_none_is_not_shown():
@@ -239,26 +247,58 @@ def test_a_pair_that_is_none_is_not_shown():
 
 
 def test_a_secret_is_not_sent_to_other_machines(tmp_path: Path):
-    use(KEYS)
     model = write_model(tmp_path / "model")
     job = describe_job(
-        model=str(model), images=("s3://b/",), output="s3://b/maps", runner="FlinkRunner", flink_master="f:1"
+        model=str(model),
+        images=("s3://b/",),
+        output="s3://b/maps",
+        runner="FlinkRunner",
+        flink_master="f:1",
+        storage=StorageOptions(KEYS),
     )
     with pytest.raises(CredentialsError, match=r"(?s)sent with the pipeline to FlinkRunner.*env:AWS_SECRET_ACCESS_KEY"):
         run_job(job)
-    assert "tell-nobody" not in job.model_dump_json()
+    assert "tell-nobody" not in f"{job} {job.as_json()} {job.flat()}"
 
 
-def test_functions_of_workers_have_the_options_of_the_launcher():
-    use(KEYS)
-    function = pickle.loads(pickle.dumps(carrying(_region_and, "argument")))  # noqa: S301
-    use({})
-    assert function("element") == (KEYS, "element", "argument")
-    assert dict(current().given) == KEYS
+def test_a_table_travels_with_its_options():
+    root = pickle.loads(pickle.dumps(TableRoot("s3://b/maps", KEYS)))  # noqa: S301
+    assert root == "s3://b/maps"
+    assert dict(root.options.given) == KEYS
+    assert dict(TableRoot(root).options.given) == KEYS
+    assert "tell-nobody" not in f"{root!r} {root}"
 
 
-def _region_and(element: str, argument: str) -> tuple[dict[str, str], str, str]:
-    return dict(current().given), element, argument
+def test_workers_get_the_options_of_the_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Everything that a job opens is opened with its options: images, containers, parts, log and records."""
+    seen: set[tuple[str, str]] = set()
+    opened = object_store.open_bucket
+
+    def note(bucket: str, given: StorageOptions) -> Any:
+        seen.add((bucket, given.given.get("aws_region", "")))
+        return opened(bucket, given)
+
+    monkeypatch.setattr(object_store.ObjectStore, "_bucket", lambda self, bucket: note(bucket, self.options))
+    given = {"aws_region": "mars-1", "aws_endpoint_url": "http://127.0.0.1:1", "retry_timeout": "0s"}
+    keys = {**given, "aws_access_key_id": "a", "aws_secret_access_key": "b"}
+    with pytest.raises(StorageError):
+        MapTable("s3://maps/table", storage_options=keys).runs()
+    with pytest.raises((SourceError, StorageError)):
+        list(match("s3://photos/a/", StorageOptions(keys)))
+    with Reader(options=StorageOptions(keys)) as reader, pytest.raises(StorageError):
+        reader.read(ImageReference("s3://photos/a.jpg", size_bytes=5))
+    table = TableRoot("s3://parts/table", keys)
+    with pytest.raises(StorageError):
+        table.store.list_files(table)
+    assert seen == {("s3://photos", "mars-1"), ("s3://parts", "mars-1")}, "the Delta log is opened by deltalake"
+
+
+def test_use_is_deprecated_and_still_works(monkeypatch: pytest.MonkeyPatch):
+    with pytest.warns(DeprecationWarning, match="storage_options"):
+        credentials.use({"aws_region": "eu-west-1"})
+    assert settings("s3://b", default_options()).options["aws_region"] == "eu-west-1"
+    assert TableRoot("s3://b/maps").options == StorageOptions({"aws_region": "eu-west-1"})
+    assert TableRoot("s3://b/maps", {}).options == StorageOptions()
 
 
 # Job files

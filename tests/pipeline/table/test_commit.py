@@ -15,7 +15,8 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError
 
 from pipeline.errors import TableError
-from pipeline.storage import files
+from pipeline.storage.errors import StorageError
+from pipeline.storage.local import LocalStore
 from pipeline.table import commit, part_file
 from pipeline.table.commit import Changes, ConflictError
 from pipeline.table.part_file import PartWriter, Receipt
@@ -114,12 +115,12 @@ def test_rows_survive_a_failed_flush(root: Path, monkeypatch: pytest.MonkeyPatch
     writer = PartWriter(str(root), "r1", MODEL)
     writer.add(scored("a.jpg"))
 
-    def fail(path: str, data: bytes) -> None:
-        raise files.StorageError("disk full", where=path)
+    def fail(_: LocalStore, path: str, data: bytes) -> None:
+        raise StorageError("disk full", where=path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "write_atomically", fail)
-        with pytest.raises(files.StorageError):
+        patch.setattr(LocalStore, "write_atomically", fail)
+        with pytest.raises(StorageError):
             writer.flush()
     receipt = writer.flush()
     assert receipt is not None
@@ -205,7 +206,7 @@ def test_receipts_given_twice_count_once_and_may_not_contradict(root: Path) -> N
 
 def test_a_file_in_place_of_the_table_is_told(root: Path) -> None:
     root.write_bytes(b"")
-    with pytest.raises(files.StorageError, match="is a file where a folder is needed"):
+    with pytest.raises(StorageError, match="is a file where a folder is needed"):
         publish(str(root), [], run_id="r1")
 
 
@@ -328,7 +329,7 @@ def test_a_full_disk_at_the_commit_is_told_with_its_remedy(root: Path, monkeypat
         raise OSError("Generic \x1b[31mLocalFileSystem\x1b[0m error\n  No space left on device (os error 28)")
 
     monkeypatch.setattr(commit, "_commit_transaction", fail)
-    with pytest.raises(files.StorageError, match="the transaction cannot be written: No space left") as caught:
+    with pytest.raises(StorageError, match="the transaction cannot be written: No space left") as caught:
         publish(str(root), receipts, run_id="r1")
     assert "free space" in caught.value.remedy
     assert "the next run adopts them" in caught.value.why

@@ -219,6 +219,88 @@ def test_a_difference_is_told_with_both_values():
     assert "e.jpg (scale 1, tile 0): no end there, another end here" in told
 
 
+# --- within a tolerance
+
+
+WHOLE = dataclasses.replace(
+    scored("h.jpg", recipe=Recipe(MODEL, Form.FLOAT32)),
+    features=[{**FEATURE, "values": np.linspace(-40, 20, 18, dtype=np.float32).tobytes()}],
+)
+FLOATS = rows_to_arrow([*ROWS, WHOLE])
+AT = len(ROWS)
+
+
+def moved(name: str, by: float) -> Any:
+    """The table with one number of a map moved, and the map's digest changed with it."""
+    value = FLOATS.column(name)[AT].as_py()
+    if name in ("probabilities", "features"):
+        stored = value if name == "probabilities" else value[0]["values"]
+        numbers = np.frombuffer(stored, "<f4").copy()
+        numbers[3] += np.float32(by)
+        value = numbers.tobytes() if name == "probabilities" else [{**value[0], "values": numbers.tobytes()}]
+    else:
+        value[3] = float(np.float32(value[3] + by))
+    return with_value(with_value(FLOATS, name, AT, value), "map_digest", AT, "ef" * 32)
+
+
+def near(right: Any, tolerance: float = 1e-6) -> TableDiff:
+    return compare(pads.dataset(FLOATS), pads.dataset(right), tolerance=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("name", "within", "beyond"),
+    [
+        ("scores", 5e-7, 5e-6),
+        ("residual", 5e-7, 5e-6),
+        ("probabilities", 5e-7, 5e-6),
+        ("features", 3e-5, 3e-4),  # of 40 at most
+    ],
+)
+def test_floats_of_an_engine_are_equal_within_the_tolerance(name: str, within: float, beyond: float):
+    found = near(moved(name, within))
+    assert found.equal
+    assert (found.differing, found.columns, found.rounded) == (0, (), 1)
+    assert found.largest_rounding == pytest.approx(within, rel=0.2)
+    told = "\n".join(summary(found, "there", "here"))
+    assert "1 rows differ in the last digits only, by up to " in told
+    assert "(1e-06 is allowed)" in told
+    assert not near(moved(name, within), tolerance=0.0).equal, "by default nothing is allowed"
+    found = near(moved(name, beyond))
+    assert (found.equal, found.differing, found.rounded) == (False, 1, 0)
+    assert {column.column for column in found.columns} == {"map_digest", name}
+
+
+def test_not_a_number_is_near_itself_alone():
+    values = FLOATS.column("scores")[AT].as_py()
+    left = with_value(FLOATS, "scores", AT, [math.nan, *values[1:]])
+    right = with_value(left, "scores", AT, [math.nan, values[1] + 5e-7, *values[2:]])
+    assert compare(pads.dataset(left), pads.dataset(right), tolerance=1e-6).rounded == 1
+    assert not near(right).equal
+
+
+@given(st.data(), places, st.sampled_from([name for name in COLUMNS if name not in diff.ENGINE_FLOATS]))
+def test_whatever_an_engine_does_not_compute_is_exact(data: st.DataObject, at: int, name: str):
+    """Classes, digests, geometry and all else, also in a table whose scores differ within the tolerance."""
+    value = FLOATS.column(name)[at].as_py()
+    right = with_value(moved("scores", 5e-7), name, at, other(value, SCHEMA.field(name).type, data.draw))
+    found = near(right)
+    assert (found.equal, found.differing, found.rounded) == (False, 1, 1)
+    assert [column.column for column in found.columns] == [name]
+
+
+def test_a_digest_alone_is_no_rounding():
+    found = near(with_value(FLOATS, "map_digest", AT, "ef" * 32))
+    assert [column.column for column in found.columns] == ["map_digest"]
+    found = near(with_value(moved("scores", 5e-7), "map_digest", AT, None))
+    assert [column.column for column in found.columns] == ["map_digest"]
+
+
+def test_a_row_that_differs_anyhow_is_not_said_to_be_rounded():
+    found = near(with_value(moved("scores", 5e-7), "class_count", AT, 99))
+    assert (found.differing, found.rounded) == (1, 0)
+    assert [column.column for column in found.columns] == ["class_count"]
+
+
 def test_tables_without_rows_are_equal():
     empty = TABLE.slice(0, 0)
     assert compared(empty, empty).equal

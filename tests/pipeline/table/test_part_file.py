@@ -7,7 +7,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.storage import files
+from pipeline.storage.errors import StorageError
+from pipeline.storage.local import LocalStore
 from pipeline.table import part_file
 from pipeline.table.part_file import PartWriter
 from tests.support.stored_rows import MODEL, rejected, scored
@@ -45,11 +46,11 @@ def test_rows_are_still_held_where_a_write_fails(tmp_path: Path, monkeypatch: py
         writer.add(scored(f"{number}.jpg"))
 
     def full(*_: object) -> None:
-        raise files.StorageError("cannot be written: no space left", where="x")
+        raise StorageError("cannot be written: no space left", where="x")
 
     with monkeypatch.context() as patched:
-        patched.setattr(files, "write_atomically", full)
-        with pytest.raises(files.StorageError):
+        patched.setattr(LocalStore, "write_atomically", full)
+        with pytest.raises(StorageError):
             writer.flush()
     receipt = writer.flush()
     assert receipt is not None

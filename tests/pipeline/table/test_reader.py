@@ -16,7 +16,8 @@ from pipeline.errors import TableError
 from pipeline.maps.classification_map import MapError
 from pipeline.maps.recipe import Form, Recipe
 from pipeline.rejection import Reason
-from pipeline.storage import files
+from pipeline.storage.address import local_path
+from pipeline.storage.factory import open_store
 from pipeline.table.reader import Deletion, MapTable, Rejection
 from pipeline.table.rows import MapRow
 from pipeline.table.schema import SCHEMA
@@ -28,7 +29,7 @@ FLOAT32 = Recipe(MODEL, Form.FLOAT32)
 
 def publish(root: Path | str, *rows: MapRow, run_id: str = "r1") -> RunSummary:
     """Rows that join those that are there, unlike a run's: tests read tables that no run leaves."""
-    path = files.local_path(str(root))
+    path = local_path(str(root))
     base = DeltaTable(path).version() if path.exists() else -1
     return publish_rows(root, *rows, run_id=run_id, base=base)
 
@@ -212,7 +213,10 @@ def make_nothing(path: Path) -> None:
         (lambda path: path.write_bytes(b""), "is a file"),
         (lambda path: path.mkdir(), "is an empty folder"),
         (lambda path: (path / "images").mkdir(parents=True), "is a folder of 1 entries"),
-        (lambda path: files.write_atomically(str(path / "densecast.json"), b"{}"), "is a model"),
+        (
+            lambda path: open_store(str(path / "densecast.json")).write_atomically(str(path / "densecast.json"), b"{}"),
+            "is a model",
+        ),
     ],
 )
 def test_no_table_says_what_was_found(root: Path, make: Callable[[Path], object], found: str) -> None:

@@ -1,0 +1,1 @@
+"""Caffe's files: reading, checking, upgrading and writing them."""

@@ -1,0 +1,70 @@
+"""Recognises common files that users pass in place of a Caffe file, by their first bytes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+HEAD = 512  # bytes that `sniff` looks at
+
+
+class Look(NamedTuple):
+    """What a file seems to be, and what the user can do."""
+
+    what: str
+    remedy: str
+
+
+_UNPACK = "unpack it, and give the file inside"
+_OTHER = "give the file that Caffe saved; models of other frameworks cannot be read"
+_IMAGE = "give a mean as .binaryproto or .npy, or as numbers"
+_MAGIC: tuple[tuple[bytes, Look], ...] = (
+    (
+        b"version https://git-lfs.github.com/",
+        Look("a git-lfs pointer", "fetch the file itself: git lfs pull"),
+    ),
+    (b"PK\x03\x04", Look("a zip archive (as PyTorch and Keras write)", _UNPACK)),
+    (b"PK\x05\x06", Look("an empty zip archive", _UNPACK)),
+    (b"\x1f\x8b", Look("gzip data", _UNPACK)),
+    (b"BZh", Look("bzip2 data", _UNPACK)),
+    (b"\xfd7zXZ\x00", Look("xz data", _UNPACK)),
+    (b"\x28\xb5\x2f\xfd", Look("zstd data", _UNPACK)),
+    (b"7z\xbc\xaf\x27\x1c", Look("a 7z archive", _UNPACK)),
+    (b"Rar!\x1a\x07", Look("a rar archive", _UNPACK)),
+    (b"\x89HDF\r\n\x1a\n", Look("an HDF5 file", "if Caffe saved it, pass it as the weights")),
+    (b"\x93NUMPY", Look("a NumPy array", "name it .npy if it is a mean")),
+    (b"\x89PNG\r\n", Look("a PNG image", _IMAGE)),
+    (b"\xff\xd8\xff", Look("a JPEG image", _IMAGE)),
+    (b"GIF8", Look("a GIF image", _IMAGE)),
+    (b"%PDF-", Look("a PDF document", _OTHER)),
+    (b"\x7fELF", Look("a program", _OTHER)),
+    *((bytes((0x80, version)), Look("a Python pickle (PyTorch?)", _OTHER)) for version in range(2, 6)),
+    # ModelProto: ir_version, then producer_name, its version, domain, graph or opset. A NetParameter has text there.
+    *(
+        (bytes((8, version, field)), Look("an ONNX model", _OTHER))
+        for version in range(3, 16)
+        for field in (0x12, 0x1A, 0x22, 0x3A, 0x42)
+    ),
+)
+_PAGE = Look("a web page", "the server sent a page in place of the file: download the file from its direct address")
+_TAGS = (b"<!doctype", b"<html", b"<head", b"<body", b"<?xml", b"<script", b"<!--")
+
+
+def sniff(data: bytes) -> Look | None:
+    r"""Returns what a file that begins with these bytes seems to be; None if it may be a Caffe file.
+
+    >>> sniff(b"\x1f\x8b\x08").what
+    'gzip data'
+    >>> sniff(b'name: "CaffeNet"') is None
+    True
+    """
+    head = data[:HEAD]
+    for magic, look in _MAGIC:
+        if head.startswith(magic):
+            return look
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:16].lower().startswith(_TAGS):
+        return _PAGE
+    if head[257:262] == b"ustar":
+        return Look("a tar archive", _UNPACK)
+    if head[8:10] == b'{"' and head[5:8] == bytes(3):
+        return Look("a safetensors file", _OTHER)
+    return None

@@ -1,0 +1,118 @@
+"""The learned blobs of a weights file as views of its bytes, without a message or a copy.
+
+`reading.parse_weights` makes a message, which takes the file's size in memory once more. A network needs only the name
+and the blobs of each layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from conversion.arrays import Array
+from conversion.caffe.caffe_pb2 import BlobProto, LayerParameter, NetParameter, V0LayerParameter, V1LayerParameter
+from conversion.caffe.wire_limits import LENGTH, Walk
+from conversion.errors import NetworkError, ReadingError
+from conversion.limits import DEFAULT_LIMITS, Limits
+
+_NET = NetParameter.DESCRIPTOR.fields_by_name
+_V0_IN_V1 = V1LayerParameter.DESCRIPTOR.fields_by_name["layer"].number
+_BLOB = BlobProto.DESCRIPTOR.fields_by_name
+_DTYPES: dict[int, np.dtype[np.generic]] = {
+    _BLOB["data"].number: np.dtype("<f4"),
+    _BLOB["double_data"].number: np.dtype("<f8"),
+}
+_DIFFS = (_BLOB["diff"].number, _BLOB["double_diff"].number)
+_Span = tuple[int, int]
+
+
+class StoredBlob(NamedTuple):
+    """One blob: its message, and its values.
+
+    Attributes:
+        message: Has its shape, and its values if these are not in one piece in the file.
+        values: A view of the file's bytes, float32 or float64; None if `message` has them.
+    """
+
+    message: BlobProto
+    values: Array | None
+
+
+class StoredWeights(NamedTuple):
+    """The layers of a weights file with blobs, in order; two layers may have one name."""
+
+    layers: list[tuple[str, Sequence[StoredBlob]]]
+
+    def items(self) -> list[tuple[str, Sequence[StoredBlob]]]:
+        """Returns (layer name, blobs) pairs, as a mapping does."""
+        return self.layers
+
+
+def parse_stored(data: bytes, *, where: str, limits: Limits = DEFAULT_LIMITS) -> StoredWeights:
+    """Returns the layers with blobs of a `.caffemodel`'s content, which `wire_limits.check` has passed.
+
+    Raises:
+        ReadingError: It has no layers, or a blob is damaged.
+        LimitError: A layer's name is too long.
+        NetworkError: Layers of the old form and of the current one are mixed.
+    """
+    walk = Walk(data, NetParameter.DESCRIPTOR, limits, where)
+    current: list[_Layer] = []
+    old: list[_Layer] = []
+    for number, kind, _, at, end in walk.fields(0, len(data)):
+        if kind == LENGTH and number == _NET["layer"].number:
+            current.append(_layer(walk, [(at, end)], LayerParameter))
+        elif kind == LENGTH and number == _NET["layers"].number:
+            inner = [span[3:] for span in walk.fields(at, end) if span[:2] == (_V0_IN_V1, LENGTH)]
+            old.append(_layer(walk, inner, V0LayerParameter) if inner else _layer(walk, [(at, end)], V1LayerParameter))
+    if current and old:
+        raise NetworkError("both `layer` and `layers`", where=where, why="a net has one form or the other (Caffe)")
+    if not current and not old:
+        raise ReadingError("it has no layers", where=where, remedy="give the .caffemodel that Caffe saved")
+    return StoredWeights(
+        [(layer.name, [_blob(walk, *span) for span in layer.blobs]) for layer in current + old if layer.blobs]
+    )
+
+
+class _Layer(NamedTuple):
+    name: str
+    blobs: list[_Span]
+
+
+def _layer(
+    walk: Walk, spans: Sequence[_Span], message: type[LayerParameter | V1LayerParameter | V0LayerParameter]
+) -> _Layer:
+    """Returns a layer's name and the places of its blobs; protobuf joins a message that is in several pieces."""
+    numbers = {field: message.DESCRIPTOR.fields_by_name[field].number for field in ("name", "blobs")}
+    name, blobs = b"", []
+    for span in spans:
+        for number, kind, _, at, end in walk.fields(*span):
+            if kind == LENGTH and number == numbers["name"]:
+                walk.limits.check("name_length", end - at, f"a layer name of {end - at:,} bytes", where=walk.where)
+                name = walk.data[at:end]
+            elif kind == LENGTH and number == numbers["blobs"]:
+                blobs.append((at, end))
+    return _Layer(name.decode("utf-8", "backslashreplace"), blobs)
+
+
+def _blob(walk: Walk, start: int, stop: int) -> StoredBlob:
+    """Returns a blob, its values as a view where they are packed in one piece."""
+    parts = list(walk.fields(start, stop))
+    values = [part for part in parts if part[0] in _DTYPES]
+    rest = b"".join(walk.data[p[2] : p[4]] for p in parts if p[0] not in _DIFFS and p[0] not in _DTYPES)
+    view = None
+    if len(values) == 1 and values[0][1] == LENGTH:
+        number, _, _, at, end = values[0]
+        dtype = _DTYPES[number]
+        if (end - at) % dtype.itemsize:
+            raise walk.truncated(at, f"{end - at:,} bytes are not a whole number of values")
+        view = np.frombuffer(walk.data, dtype, (end - at) // dtype.itemsize, at)
+    else:
+        rest += b"".join(walk.data[p[2] : p[4]] for p in values)
+    try:
+        return StoredBlob(BlobProto.FromString(rest), view)
+    except DecodeError as error:
+        raise ReadingError(f"damaged: {error}", where=walk.where, why=walk.why) from error

@@ -1,0 +1,1 @@
+"""Network -> model directory: the TensorFlow form, preprocessing, metadata, verification."""

@@ -1,0 +1,270 @@
+"""`convert`: Caffe files -> a verified model directory, in six steps: read, cast, describe, build, verify, publish."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import importlib.metadata
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from conversion.caffe.reading import PathLike
+from conversion.caffe.strip_training import Size
+from conversion.errors import ConversionError, NetworkError, WeightsError
+from conversion.export import savedmodel
+from conversion.export.alignment import alignment_of
+from conversion.export.metadata import FILE_NAME, NETWORK_FILE, GeometryMetadata, ModelMetadata, digest
+from conversion.export.preprocessing import ChannelOrder, Mean, Preprocessing, channel_mean
+from conversion.export.publish import check_target, partial_directory, publish
+from conversion.export.signatures import default_features, feature_blobs, image_input, probabilities_blob
+from conversion.export.verification import (
+    TOLERANCE,
+    Example,
+    verification_examples,
+    verification_sizes,
+    verify_savedmodel,
+)
+from conversion.limits import DEFAULT_LIMITS, Limits
+from conversion.net.geometry import ReceptiveField, receptive_field
+from conversion.net.load import load_network
+from conversion.net.network import Network
+from conversion.passes.cast import cast
+from conversion.passes.dilate import dilate
+from conversion.passes.prune import prune
+from conversion.surgery import write_definition
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Options:
+    """The settings of a conversion; see `convert`. `where` is the definition's path, for errors."""
+
+    where: str
+    mean: Mean
+    scale: float
+    channel_order: ChannelOrder | None
+    crop: Size | None
+    stages: Sequence[str]
+    level: int | None
+    output_blob: str | None
+    output_stride: int | None
+    labels: Sequence[str]
+    features: Sequence[str] | None
+    name: str
+    tolerance: float
+    limits: Limits
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Model:
+    """A dense model before it is built.
+
+    Attributes:
+        network: Fully convolutional; with weights until TensorFlow has its own copy of them.
+        output: The blob of class probabilities.
+        features: The blob of each feature, by name.
+        metadata: All of it but the verification.
+    """
+
+    network: Network
+    output: str
+    features: Mapping[str, str]
+    metadata: ModelMetadata
+
+
+def convert(
+    prototxt: PathLike,
+    weights: PathLike,
+    output: PathLike,
+    *,
+    mean: Mean = None,
+    scale: float = 1.0,
+    channel_order: ChannelOrder | None = None,
+    crop: Size | None = None,
+    stages: Sequence[str] = (),
+    level: int | None = None,
+    output_blob: str | None = None,
+    output_stride: int | None = None,
+    labels: Sequence[str] = (),
+    features: Sequence[str] | None = None,
+    name: str = "",
+    overwrite: bool = False,
+    tolerance: float = TOLERANCE,
+    limits: Limits = DEFAULT_LIMITS,
+) -> ModelMetadata:
+    """Converts a Caffe classifier into a dense SavedModel, verifies it, and only then puts it in place.
+
+    Args:
+        prototxt: The classifier's definition.
+        weights: Its trained weights.
+        output: The model directory to make.
+        mean: See `channel_mean`.
+        scale: Factor applied after the mean is subtracted.
+        channel_order: The order of the network's channels; by default "bgr" for three and "gray" for one.
+        crop: The size that the classifier was trained at: one number for both sides, (height, width) or (channels,
+            height, width); by default the definition's own.
+        stages: The stages that `include` and `exclude` rules ask for, besides those that the definition states.
+        level: The level that these rules ask for; by default the definition's.
+        output_blob: The head that gives the probabilities, by the name of its Softmax blob; layers that only other
+            heads need are left out. By default there must be exactly one head.
+        output_stride: Pixels between cells, a divisor of the map's own stride; see `dilate`. A smaller stride costs
+            more multiply-adds.
+        labels: The class names in order, one per class.
+        features: The blobs that the `features` signature offers, by the classifier's own names; by default those that
+            the InnerProducts read and write (CaffeNet: pool5, fc6, fc7, fc8).
+        name: The model's name; by default the definition's.
+        overwrite: Whether to replace an existing model directory.
+        tolerance: See `verify_savedmodel`.
+        limits: Upper limits on what the files contain.
+
+    Returns:
+        The contents of `densecast.json`.
+
+    Raises:
+        DensecastError: One of the errors in `conversion.errors`. Nothing is left at `output` then, and a model that
+            was there before is unchanged.
+    """
+    options = _Options(
+        where=str(prototxt),
+        mean=mean,
+        scale=scale,
+        channel_order=channel_order,
+        crop=crop,
+        stages=stages,
+        level=level,
+        output_blob=output_blob,
+        output_stride=output_stride,
+        labels=labels,
+        features=features,
+        name=name,
+        tolerance=tolerance,
+        limits=limits,
+    )
+    target = Path(output)
+    check_target(target, overwrite=overwrite)
+    model = _describe(*_cast(_read(prototxt, weights, options), options), options)
+    module, examples = _build(model)
+    # TensorFlow has its own copy of the weights, which are large.
+    model = dataclasses.replace(model, network=dataclasses.replace(model.network, parameters={}))
+    with partial_directory(target) as partial:
+        savedmodel.save(module, partial)
+        del module
+        gc.collect()  # functions and variables refer to each other: without it the weights stay in memory twice
+        metadata = _verify(model, examples, partial, options)
+        (partial / FILE_NAME).write_text(metadata.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        write_definition(model.network, partial / NETWORK_FILE)
+        publish(partial, target, overwrite=overwrite)
+    return metadata
+
+
+def _read(prototxt: PathLike, weights: PathLike, options: _Options) -> Network:
+    """Reads the classifier; raises ConversionError if its weights do not fit the crop that is asked for."""
+    crop = options.crop
+    try:
+        return load_network(
+            prototxt, weights, crop=crop, stages=options.stages, level=options.level, limits=options.limits
+        )
+    except WeightsError as error:
+        if crop is None:
+            raise
+        size = "x".join(map(str, (crop, crop) if isinstance(crop, int) else crop))
+        raise ConversionError(
+            f"crop {size} does not fit the weights: {error.what}",
+            where=error.where,
+            remedy="give the size that the classifier was trained at",
+        ) from error
+
+
+def _cast(network: Network, options: _Options) -> tuple[Network, str]:
+    """Returns the fully convolutional network, pruned and dilated as asked, and its blob of probabilities."""
+    network = cast(network)
+    output = probabilities_blob(network, options.where, options.output_blob)
+    if options.output_blob is not None:
+        network = prune(network, [output, *feature_blobs(network, options.features or ()).values()])
+    if options.output_stride is not None:
+        network = dilate(network, options.output_stride, output)
+    return network, output
+
+
+def _describe(network: Network, output: str, options: _Options) -> _Model:
+    """Returns the model with its metadata; raises ConversionError for labels, mean or geometry that do not fit."""
+    where = options.where
+    classes = network.shapes[output][1]
+    if options.labels and len(options.labels) != classes:
+        raise ConversionError(
+            f"{len(options.labels)} labels for {classes} classes",
+            where=where,
+            remedy="give one line per class, in order",
+        )
+    image, channels = image_input(network, where)
+    geometry = _geometry(network, output, where)
+    preprocessing, notes = _preprocessing(channels, options)
+    wanted = default_features(network, output) if options.features is None else options.features
+    features = feature_blobs(network, wanted)
+    metadata = ModelMetadata(
+        name=options.name or network.name or Path(where).stem,
+        digest=digest(network, preprocessing, output),
+        converter_version=importlib.metadata.version("densecast"),
+        preprocessing=preprocessing,
+        geometry=GeometryMetadata.of(geometry),
+        alignment=_alignment(network, output),
+        classes=classes,
+        labels=tuple(options.labels),
+        output_blob=output,
+        features={name: network.shapes[blob][1] for name, blob in features.items()},
+        multiply_adds_per_window=network.multiply_adds({image: (1, *network.inputs[image][1:])}),
+        parameters=network.parameter_count(),
+        notes=(*network.notes, *notes),
+    )
+    return _Model(network, output, features, metadata)
+
+
+def _geometry(network: Network, output: str, where: str) -> ReceptiveField:
+    geometry = receptive_field(network, output)
+    if min(geometry.nominal_window) < 1:
+        raise ConversionError(
+            f"a nominal window of {' x '.join(map(str, geometry.nominal_window))} pixels",
+            where=where,
+            why="the net pads more than its windows read, so that its cells correspond to no part of the image",
+            remedy="take the padding out of the definition: a dense model needs none beyond half a kernel",
+        )
+    return geometry
+
+
+def _preprocessing(channels: int, options: _Options) -> tuple[Preprocessing, list[str]]:
+    """Returns the preprocessing of an image, and a note if the mean image was reduced."""
+    scale = options.scale
+    if scale == 0 or not math.isfinite(scale):
+        raise ConversionError(f"scale {scale}", why="all images would look the same to the network")
+    order: ChannelOrder = options.channel_order or ("gray" if channels == 1 else "bgr")
+    if (order == "gray") != (channels == 1):
+        raise ConversionError(f"channel order {order} for a network of {channels} input channels")
+    values, note = channel_mean(options.mean, channels, limits=options.limits)
+    return Preprocessing(channel_order=order, mean=values, scale=scale), [note] if note else []
+
+
+def _alignment(network: Network, output: str) -> tuple[int, int] | None:
+    """Returns the metadata's `alignment`; None for a network that runs on whole images only."""
+    try:
+        return alignment_of(network, output)
+    except NetworkError:
+        return None
+
+
+def _build(model: _Model) -> tuple[savedmodel.DenseModule, list[Example]]:
+    """Returns the TensorFlow form, and the reference's answers that it must reproduce."""
+    network, metadata = model.network, model.metadata
+    (image,) = network.inputs
+    stride = metadata.geometry.y.axis.stride, metadata.geometry.x.axis.stride
+    sizes = verification_sizes(network.inputs[image][2:], stride)
+    # The reference comes first: it needs the network's own weights, and TensorFlow makes a copy of them.
+    examples = verification_examples(network, metadata.preprocessing, sizes)
+    return savedmodel.dense_model(network, metadata.preprocessing, model.output, model.features), examples
+
+
+def _verify(model: _Model, examples: Sequence[Example], directory: Path, options: _Options) -> ModelMetadata:
+    """Returns the metadata with its verification; raises VerificationError if the SavedModel diverges."""
+    verification = verify_savedmodel(
+        savedmodel.load_savedmodel(directory), model.network, model.output, examples, tolerance=options.tolerance
+    )
+    return model.metadata.model_copy(update={"verification": verification})

@@ -1,0 +1,155 @@
+"""`densecast.json`: the description of a model, beside its SavedModel."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from conversion.errors import ModelError
+from conversion.export.preprocessing import Preprocessing
+from conversion.net.geometry import AxisGeometry, ReceptiveField
+from conversion.net.network import Network, to_definition
+
+FILE_NAME = "densecast.json"
+NETWORK_FILE = "network.prototxt"  # the fully convolutional definition, which shows what the graph computes
+SCHEMA_VERSION = 1
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class AxisMetadata(_Frozen):
+    """`AxisGeometry` in JSON, in pixels."""
+
+    stride: float
+    offset: float
+    window: float
+    receptive_field: float
+    shift: float = 0.0
+
+    @property
+    def axis(self) -> AxisGeometry:
+        """The axis with its arithmetic."""
+        return AxisGeometry(self.stride, self.offset, self.window, self.receptive_field, self.shift)
+
+    @classmethod
+    def of(cls, axis: AxisGeometry) -> AxisMetadata:
+        """Returns it from exact fractions."""
+        return cls(
+            stride=float(axis.stride),
+            offset=float(axis.offset),
+            window=float(axis.window),
+            receptive_field=float(axis.receptive_field),
+            shift=float(axis.shift),
+        )
+
+
+class GeometryMetadata(_Frozen):
+    """The map's geometry, by axis."""
+
+    y: AxisMetadata
+    x: AxisMetadata
+
+    @classmethod
+    def of(cls, geometry: ReceptiveField) -> GeometryMetadata:
+        """Returns it from exact fractions."""
+        return cls(y=AxisMetadata.of(geometry.y), x=AxisMetadata.of(geometry.x))
+
+
+class VerificationMetadata(_Frozen):
+    """The difference between the SavedModel and the NumPy reference at the conversion.
+
+    Attributes:
+        sizes: The sizes of the inputs, as [batch, height, width].
+        tolerance: The largest difference allowed, as a share of a blob's largest magnitude.
+        worst: The largest difference, in the same unit.
+        worst_blob: The blob with that difference.
+        blobs: The number of blobs compared at each size.
+    """
+
+    sizes: tuple[tuple[int, int, int], ...]
+    tolerance: float
+    worst: float
+    worst_blob: str
+    blobs: int
+
+
+class ModelMetadata(_Frozen):
+    """What users of the model need to know besides the graph.
+
+    Attributes:
+        schema_version: Version of the format of this file.
+        name: The network's name.
+        digest: SHA-256 of definition, weights and preprocessing: models with one digest compute the same maps.
+        converter_version: The version of densecast that wrote the file.
+        preprocessing: The preprocessing, which the graph contains.
+        geometry: The pixels of the map's cells.
+        alignment: The step of the first rows and columns of tiles, in pixels, at which a tile's cells equal those of
+            the whole image's map; None if there is none.
+        classes: Number of classes.
+        labels: Their names in order; may be empty.
+        output_blob: The Caffe blob behind `probabilities`.
+        features: The features that the `features` signature offers: channels by name.
+        multiply_adds_per_window: For one image of the training size.
+        parameters: Number of learned values.
+        verification: The result of the verification; None before it.
+        notes: Notes for the user on what the conversion changed or ignored.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    digest: str
+    converter_version: str
+    preprocessing: Preprocessing
+    geometry: GeometryMetadata
+    alignment: tuple[int, int] | None = None
+    classes: int
+    labels: tuple[str, ...] = ()
+    output_blob: str
+    features: dict[str, int]
+    multiply_adds_per_window: int
+    parameters: int
+    verification: VerificationMetadata | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def minimum_size(self) -> tuple[int, int]:
+        """(height, width) of the smallest image with a map: one nominal window."""
+        return int(self.geometry.y.window), int(self.geometry.x.window)
+
+
+def read_metadata(model: str | Path) -> ModelMetadata:
+    """Reads `densecast.json` of a model directory; raises ModelError if it is missing or not valid."""
+    path = Path(model) / FILE_NAME
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ModelError(
+            f"not a densecast model: {FILE_NAME} cannot be read ({error.strerror})",
+            where=str(model),
+            remedy="make one with: densecast convert PROTOTXT WEIGHTS --output MODEL",
+        ) from error
+    try:
+        return ModelMetadata.model_validate_json(text)
+    except ValidationError as error:
+        raise ModelError(
+            f"{FILE_NAME} is not valid: {error.error_count()} errors, the first: {error.errors()[0]['msg']}",
+            where=str(path),
+            remedy="convert the model again with this version of densecast",
+        ) from error
+
+
+def digest(network: Network, preprocessing: Preprocessing, output: str) -> str:
+    """Returns the SHA-256 of the definition, the weights in order, the preprocessing and the blob of the maps."""
+    sha = hashlib.sha256(to_definition(network).SerializeToString(deterministic=True))
+    for layer in network.layers:
+        for blob in network.parameters.get(layer.name, ()):
+            sha.update(str(blob.shape).encode())
+            sha.update(np.ascontiguousarray(blob).data)
+    sha.update(preprocessing.model_dump_json().encode())
+    sha.update(output.encode())
+    return sha.hexdigest()

@@ -1,0 +1,52 @@
+"""Putting a model directory in place: readers see the whole model or none."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from conversion.errors import ConversionError
+from conversion.export.metadata import FILE_NAME
+
+
+def check_target(target: Path, *, overwrite: bool) -> None:
+    """Raises ConversionError if something is at the target that may not be replaced."""
+    if not target.exists():
+        return
+    if not overwrite:
+        raise ConversionError("the output exists", where=str(target), remedy="name another, or allow overwriting it")
+    if not (target / FILE_NAME).exists():
+        raise ConversionError(
+            "the output exists and is not a densecast model", where=str(target), why="only models are overwritten"
+        )
+
+
+@contextlib.contextmanager
+def partial_directory(target: Path) -> Iterator[Path]:
+    """Yields a new directory beside the target, under another name, and removes what is left of it afterwards."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+    try:
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def publish(partial: Path, target: Path, *, overwrite: bool) -> None:
+    """Renames the directory to its target; an old model there is replaced, or restored if that fails."""
+    partial.chmod(0o755)  # mkdtemp made it private, and workers of other users read the model
+    if not (overwrite and target.exists()):
+        partial.rename(target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
+    target.rename(old / target.name)
+    try:
+        partial.rename(target)
+    except OSError:
+        (old / target.name).rename(target)
+        old.rmdir()
+        raise
+    shutil.rmtree(old)

@@ -1,0 +1,201 @@
+"""Compares a SavedModel with the NumPy reference, layer by layer; the error names the first layer that diverges."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from conversion.arrays import Array, Tensor
+from conversion.errors import VerificationError
+from conversion.export.metadata import VerificationMetadata
+from conversion.export.preprocessing import Preprocessing
+from conversion.export.savedmodel import SavedModel
+from conversion.layers.layout import import_tensorflow
+from conversion.net.geometry import Number
+from conversion.net.network import Network
+from conversion.net.reference import evaluate
+from conversion.passes.cast_names import blob_names
+
+TOLERANCE = 1e-4  # of a blob's largest magnitude: float32 stays near 1e-6, and a wrong layer is far above
+
+
+class Difference(NamedTuple):
+    """The largest difference in one blob, as a share of the reference's largest magnitude."""
+
+    blob: str
+    error: float
+
+
+def relative_error(actual: Array, expected: Array) -> float:
+    """Returns max |actual - expected| / max |expected|; infinity if shapes, NaNs or infinities differ."""
+    if actual.shape != expected.shape:
+        return float("inf")
+    if not expected.size:
+        return 0.0
+    finite = np.isfinite(expected)
+    if not np.array_equal(actual[~finite], expected[~finite], equal_nan=True) or not np.isfinite(actual[finite]).all():
+        return float("inf")
+    if not finite.any():
+        return 0.0
+    scale = float(np.abs(expected[finite]).max())
+    error = float(np.abs(actual[finite] - expected[finite]).max())
+    return error / scale if scale > 0 else error
+
+
+def compare(network: Network, actual: Mapping[str, Array], expected: Mapping[str, Array]) -> list[Difference]:
+    """Returns the difference of every blob, in the order in which the layers produce them."""
+    order = list(dict.fromkeys(top for layer in network.layers for top in layer.tops))
+    return [Difference(blob, relative_error(actual[blob], expected[blob])) for blob in order]
+
+
+def verification_sizes(window: Sequence[int], stride: tuple[Number, Number]) -> list[tuple[int, int, int]]:
+    """Returns the (batch, height, width) of the images to verify on.
+
+    These are the training size, and two sizes that exercise Caffe's rounding.
+
+    Args:
+        window: The training size, (height, width) in pixels.
+        stride: The map's, (vertical, horizontal) in pixels; the other sizes are not a whole number of strides larger.
+    """
+    y, x = (max(int(s), 1) for s in stride)
+    return [
+        (2, window[0], window[1]),
+        (1, window[0] + y // 2 + 1, window[1] + 2 * x - 1),
+        (1, window[0] + 2 * y + 1, window[1] + x // 3),
+    ]
+
+
+class Example(NamedTuple):
+    """Images, and the reference's answers.
+
+    Attributes:
+        images: uint8 RGB [N, H, W, 3].
+        expected: Every blob by name, in Caffe's axis order; float32, whose rounding errors are far below any tolerance.
+    """
+
+    images: Array
+    expected: Mapping[str, Array]
+
+
+def verification_examples(
+    network: Network, preprocessing: Preprocessing, sizes: Sequence[tuple[int, int, int]], *, seed: int = 0
+) -> list[Example]:
+    """Returns the reference's answers on seeded images; needs no TensorFlow.
+
+    Args:
+        network: With weights and one input blob.
+        preprocessing: The preprocessing of its input.
+        sizes: (batch, height, width) of the images.
+        seed: Seed of the images.
+    """
+    (data,) = network.inputs
+    rng = np.random.default_rng(seed)
+    examples = []
+    for size in sizes:
+        images = _images(rng, *size)
+        blobs = evaluate(network, {data: preprocessing.reference(images)})
+        examples.append(Example(images, {blob: value.astype(np.float32) for blob, value in blobs.items()}))
+    return examples
+
+
+def verify_savedmodel(
+    loaded: SavedModel, network: Network, output: str, examples: Sequence[Example], *, tolerance: float = TOLERANCE
+) -> VerificationMetadata:
+    """Compares a loaded SavedModel with the NumPy reference.
+
+    It runs on the CPU, since GPUs round float32 to fewer digits by default.
+
+    Args:
+        loaded: From `savedmodel.load_savedmodel`.
+        network: The network that it was made from.
+        output: The blob of class probabilities.
+        examples: From `verification_examples`.
+        tolerance: The largest difference allowed, as a share of a blob's largest magnitude.
+
+    Raises:
+        VerificationError: A blob or a signature diverges; the message names the first layer that does.
+    """
+    tf = import_tensorflow()
+    worst = Difference("", 0.0)
+    for images, expected in examples:
+        size = (images.shape[0], images.shape[1], images.shape[2])
+        with tf.device("/device:CPU:0"):
+            tensor = tf.constant(images)
+            actual = {blob: value.numpy() for blob, value in loaded.blobs(tensor).items()}
+        for difference in compare(network, actual, expected):
+            if difference.error > tolerance:
+                _diverges(network, difference, size, tolerance)
+            if difference.error >= worst.error:
+                worst = difference
+        with tf.device("/device:CPU:0"):
+            _check_signatures(loaded, tensor, expected, network=network, output=output, tolerance=tolerance)
+    return VerificationMetadata(
+        sizes=tuple((e.images.shape[0], e.images.shape[1], e.images.shape[2]) for e in examples),
+        tolerance=tolerance,
+        worst=worst.error,
+        worst_blob=worst.blob,
+        blobs=len(examples[0].expected) if examples else 0,
+    )
+
+
+def _images(rng: np.random.Generator, batch: int, height: int, width: int) -> Array:
+    """Returns coarse blotches plus noise: flat areas and edges at several scales, unlike white noise alone."""
+    coarse = rng.integers(0, 256, (batch, height // 16 + 1, width // 16 + 1, 3))
+    smooth = coarse.repeat(16, axis=1).repeat(16, axis=2)[:, :height, :width]
+    return np.clip(smooth + rng.normal(0, 20, smooth.shape), 0, 255).astype(np.uint8)
+
+
+def _check_signatures(
+    loaded: SavedModel,
+    images: Tensor,
+    expected: Mapping[str, Array],
+    *,
+    network: Network,
+    output: str,
+    tolerance: float,
+) -> None:
+    """Raises VerificationError unless the signatures that users call agree with the reference too."""
+    tf = import_tensorflow()
+    blobs = blob_names(network)
+    maps = _nhwc(expected[output])
+    k = min(5, maps.shape[-1])
+    best = -np.sort(-maps, axis=-1)[..., :k]
+    top = loaded.signatures["top_k"](images=images, k=tf.constant(k))
+    at_classes = np.take_along_axis(maps, top["classes"].numpy().astype(np.int64), axis=-1)
+    checks = [
+        ("serving_default", loaded.signatures["serving_default"](images=images)["probabilities"].numpy(), maps),
+        ("top_k", top["scores"].numpy(), best),
+        ("top_k", at_classes, best),
+    ]
+    for name, value in loaded.signatures["features"](images=images).items():
+        checks.append((f"features ({name})", value.numpy(), _nhwc(expected[blobs[name]])))
+    for name, actual, wanted in checks:
+        error = relative_error(actual, wanted)
+        if error > tolerance:
+            raise VerificationError(
+                f"signature {name} differs from the reference by {error:.2e} of its largest value "
+                f"at {_text(images.shape)}",
+                why=f"the tolerance is {tolerance:.0e}",
+            )
+
+
+def _nhwc(blob: Array) -> Array:
+    return blob.transpose(0, 2, 3, 1)
+
+
+def _diverges(network: Network, difference: Difference, size: tuple[int, int, int], tolerance: float) -> None:
+    # A layer in place overwrites its bottom: the blob alone does not show which of its writers is wrong.
+    writers = [layer.where for layer in network.layers if difference.blob in layer.tops]
+    raise VerificationError(
+        f"blob {difference.blob!r} differs from the reference by {difference.error:.2e} of its largest magnitude "
+        f"on images of {_text(size)}; it is the first that does",
+        where=", ".join(writers),
+        why=f"the tolerance is {tolerance:.0e}; nothing was published",
+        remedy="please report this with the definition: the TensorFlow form of that layer is wrong",
+    )
+
+
+def _text(size: Sequence[int]) -> str:
+    return f"{size[0]} x {size[1]}x{size[2]}"

@@ -1,0 +1,1 @@
+"""Network -> network: the passes of the cast, finer maps, pruning."""

@@ -1,0 +1,63 @@
+"""Addresses of files: which are on a disk, which in an object store, and how they are joined. Pure."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+from pipeline.storage.errors import StorageError
+
+_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
+
+
+def scheme_of(address: str) -> str | None:
+    """Returns the scheme of an address in lower case; None where it is a plain path.
+
+    >>> scheme_of("S3://bucket/a.jpg"), scheme_of("photos/a.jpg")
+    ('s3', None)
+    """
+    match = _SCHEME.match(address)
+    return match[1].lower() if match else None
+
+
+def is_remote(address: str) -> bool:
+    """Returns whether an address is on no disk: it has a scheme, and that is not `file`.
+
+    >>> is_remote("s3://bucket/a.jpg"), is_remote("file:///a.jpg"), is_remote("photos/a.jpg")
+    (True, False, False)
+    """
+    return scheme_of(address) not in (None, "file")
+
+
+def local_path(address: str) -> Path:
+    """Returns the file that a local address means.
+
+    Args:
+        address: A plain path, or a `file://` one with percent escapes.
+
+    Raises:
+        StorageError: The address is remote, or a `file://` one that names another host.
+
+    >>> local_path("file:///photos/a%20cat.jpg").as_posix()
+    '/photos/a cat.jpg'
+    """
+    if is_remote(address):
+        raise StorageError("a local path is needed here", where=address, remedy="copy the file to a local disk first")
+    if scheme_of(address) is None:
+        return Path(address)
+    host, _, rest = address.split("://", 1)[1].partition("/")
+    if host not in ("", "localhost"):
+        raise StorageError(f"names the host {host!r}", where=address, remedy="write file:///path, with three slashes")
+    return Path("/" + unquote(rest))
+
+
+def join(folder: str, *names: str) -> str:
+    """Returns the address of `names` below `folder`, in the manner of the folder's storage.
+
+    >>> join("s3://bucket/maps", "_densecast", "runs")
+    's3://bucket/maps/_densecast/runs'
+    """
+    if is_remote(folder):
+        return "/".join([folder.rstrip("/"), *(name.strip("/") for name in names)])
+    return str(local_path(folder).joinpath(*names))

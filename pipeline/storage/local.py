@@ -1,0 +1,205 @@
+"""Files on local and mounted disks."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import stat
+from collections.abc import Iterator
+from typing import IO
+
+import filelock
+
+from conversion import partial_name
+from conversion import write_atomically as write_local_file
+from pipeline.storage.address import local_path
+from pipeline.storage.errors import MissingFileError, NotAFileError, StorageError, TooLargeError
+from pipeline.storage.store import Entry, FileFacts, Stored
+
+REMEDIES = {
+    errno.ENOSPC: "free space on that disk, or choose another folder",
+    errno.EDQUOT: "free space within the quota, or choose another folder",
+    errno.EACCES: "give the user who runs densecast access to it, or choose another path",
+    errno.EPERM: "give the user who runs densecast access to it, or choose another path",
+    errno.EROFS: "choose a folder on a file system that is mounted writable",
+    errno.ENOENT: "check the path for a typing error",
+    errno.ENOTDIR: "a part of the path is a file where a folder is needed: choose another path",
+    errno.EISDIR: "give the path of a file: this is a folder",
+    errno.ENAMETOOLONG: "choose a shorter path",
+}
+"""The way out, by error number of the system."""
+
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+_NUMBER = re.compile(r"\(os error (\d+)\)")
+_LOCK_TIMEOUT_S = 30.0  # the lock is held for a few milliseconds: who waits longer waits for something broken
+
+
+class LocalStore:
+    """Files on disks, see `Store`."""
+
+    def facts(self, path: str) -> FileFacts | None:
+        """See Store."""
+        with typed(path, "cannot be looked up"):
+            try:
+                status = local_path(path).stat()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            return local_facts(status) if stat.S_ISREG(status.st_mode) else None
+
+    def open_stream(self, path: str) -> IO[bytes]:
+        """See Store."""
+        with self.reading(path):
+            try:
+                file = open(local_path(path), "rb", opener=_without_waiting)  # noqa: SIM115 - the caller closes it
+            except IsADirectoryError as error:
+                raise NotAFileError("is a folder, not a file", where=path) from error
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                file.close()
+                raise NotAFileError("is a pipe or a device, not a file", where=path)
+            return file
+
+    def reading(self, path: str) -> contextlib.AbstractContextManager[None]:
+        """See Store."""
+        return typed(path, "cannot be read")
+
+    def read_bytes(self, path: str, max_bytes: int | None = None) -> bytes:
+        """See Store."""
+        with typed(path, "cannot be read"), open(local_path(path), "rb") as file:
+            data = file.read() if max_bytes is None else file.read(max_bytes + 1)
+        return check_size(data, path, max_bytes)
+
+    def list_files(self, folder: str, suffix: str = "") -> list[str]:
+        """See Store."""
+        with typed(folder, "cannot be listed"):
+            here = local_path(folder)
+            paths = [str(entry) for entry in here.iterdir() if entry.is_file()] if here.is_dir() else []
+        return finished(paths, suffix)
+
+    def list_entries(self, folder: str) -> list[Entry]:
+        """See Store."""
+        with typed(folder, "cannot be listed"):
+            here = local_path(folder)
+            entries = []
+            for entry in here.iterdir() if here.is_dir() else ():
+                # A file may vanish between listing and looking, and a link to nothing is not a file.
+                with contextlib.suppress(FileNotFoundError):
+                    status = entry.lstat()
+                    if stat.S_ISREG(status.st_mode):
+                        facts = local_facts(status)
+                        entries.append(Entry(str(entry), status.st_size, status.st_mtime, facts.version))
+            return sorted(entries)
+
+    def list_below(self, beginning: str) -> Iterator[Entry]:
+        """See Store; symbolic links to folders are not followed."""
+        folder = beginning[: beginning.rindex("/") + 1]
+        with typed(folder, "cannot be listed"):
+            for name, folders, _ in os.walk(local_path(folder), onerror=_raise):
+                folders.sort()
+                yield from self.list_entries(name)
+
+    def delete(self, path: str) -> None:
+        """See Store."""
+        with typed(path, "cannot be deleted"):
+            local_path(path).unlink(missing_ok=True)
+
+    def write_atomically(self, path: str, data: bytes) -> None:
+        """See Store."""
+        with typed(path, "cannot be written"):
+            write_local_file(local_path(path), data)
+
+    def read_state(self, path: str) -> Stored | None:
+        """See Store."""
+        try:
+            with typed(path, "cannot be read"), open(local_path(path), "rb") as file:
+                return Stored(file.read(), os.fstat(file.fileno()).st_mtime)
+        except MissingFileError:
+            return None
+
+    def swap(self, path: str, data: bytes, expected: Stored | None) -> Stored | None:
+        """See Store. Writers exclude each other by a lock that the kernel drops with its process."""
+        target = local_path(path)
+        try:
+            with typed(path, "cannot be written"):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with filelock.FileLock(target.with_name(f".{target.name}.lock"), timeout=_LOCK_TIMEOUT_S):
+                    present = self.read_state(path)
+                    if (present and present.data) != (expected and expected.data):
+                        return None
+                    write_local_file(target, data)
+                    return self.read_state(path)
+        except filelock.Timeout as error:
+            raise StorageError("cannot be written: its lock is held by another process", where=path) from error
+
+    def now(self, path: str) -> float:
+        """See Store; a mounted disk may have another clock than this machine."""
+        target = local_path(path)
+        probe = target.with_name(partial_name(target.name))
+        with typed(path, "cannot be written"):
+            try:
+                probe.write_bytes(b"")
+                return probe.stat().st_mtime
+            finally:
+                probe.unlink(missing_ok=True)
+
+    def explain(self, error: Exception, path: str, what: str, why: str = "") -> StorageError:
+        """See Store."""
+        return explain(error, path, what, why)
+
+
+def local_facts(status: os.stat_result) -> FileFacts:
+    """Returns the facts of a local file from its status."""
+    return FileFacts(status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
+
+
+def finished(paths: list[str], suffix: str) -> list[str]:
+    """Returns the paths whose names end in `suffix`, sorted, without those of files still being written."""
+    return sorted(path for path in paths if path.endswith(suffix) and not path.rsplit("/", 1)[-1].startswith("."))
+
+
+def check_size(data: bytes, path: str, max_bytes: int | None) -> bytes:
+    """Returns data of which one byte more than `max_bytes` was asked for.
+
+    Raises:
+        TooLargeError: There are more bytes.
+    """
+    if max_bytes is not None and len(data) > max_bytes:
+        raise TooLargeError(
+            f"is larger than {max_bytes:,} bytes", where=path, remedy="raise the limit if the file is to be trusted"
+        )
+    return data
+
+
+def explain(error: Exception, path: str, what: str, why: str = "") -> StorageError:
+    """Returns what a library with its own access to files raised as an error of ours: the number is in its text."""
+    text = " ".join(_ESCAPES.sub("", str(error)).split())
+    match = _NUMBER.search(text)
+    number = getattr(error, "errno", None) or (int(match[1]) if match else 0)
+    remedy = REMEDIES.get(number, "look at the message of the file system, then run again")
+    return StorageError(f"{what}: {os.strerror(number) if number else text}", where=path, why=why, remedy=remedy)
+
+
+@contextlib.contextmanager
+def typed(path: str, what: str) -> Iterator[None]:
+    """Turns what a file system raises into a `StorageError` about `path`."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise MissingFileError("there is no such file or folder", where=path, remedy=REMEDIES[errno.ENOENT]) from error
+    except filelock.Timeout:
+        raise
+    except OSError as error:
+        remedy = REMEDIES.get(error.errno or 0, "look at the message of the file system, then try again")
+        raise StorageError(f"{what}: {error.strerror or error}", where=path, remedy=remedy) from error
+    except ValueError as error:  # a name that no file system can hold (a NUL character)
+        raise StorageError(f"{what}: {error}", where=path, remedy="check the path for a typing error") from error
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    # A pipe without a writer would block for ever; Windows has no such flag, and no such pipes among its files.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

@@ -283,7 +283,7 @@ def _row_groups(root: str, part: str, columns: Sequence[str] = tuple(_COUNTED)) 
     with reading, open_part(root, part) as file:
         for index in range(file.num_row_groups):
             rows = file.read_row_group(index, columns=list(columns))
-            yield rows.filter(pc.not_equal(rows.column("status"), Status.DELETED.value))
+            yield rows.filter(pc.not_equal(rows.column("status"), pa.scalar(Status.DELETED.value)))
 
 
 def _parts(root: str, version: int) -> set[str]:

@@ -169,7 +169,7 @@ class _Statistics:
         for name in logged.nulls.keys() & set(batch.schema.names):
             self._nulls[name] += batch.column(name).null_count
         for name in (logged.lowest.keys() | logged.highest.keys()) & set(batch.schema.names):
-            found = pc.min_max(batch.column(name)).as_py()
+            found: dict[str, Any] = pc.min_max(batch.column(name)).as_py()  # type: ignore[assignment] # of a struct
             if found["min"] is not None:
                 self._lowest[name] = min(self._lowest.get(name, found["min"]), found["min"])
                 self._highest[name] = max(self._highest.get(name, found["max"]), found["max"])

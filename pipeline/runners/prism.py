@@ -50,7 +50,7 @@ def with_location(flags: Sequence[str]) -> list[str]:
     return list(flags) if named else [*flags, f"--prism_location={location}"]
 
 
-def about(flags: Sequence[str]) -> dict[str, str]:
+def describe(flags: Sequence[str]) -> dict[str, str]:
     """Returns the path of the program and its version of Beam; empty where a running Prism is named.
 
     Raises:

@@ -57,20 +57,20 @@ def beam_flags(runner: PipelineRunner, flags: Sequence[str]) -> list[str]:
     return prism.with_location(flags) if isinstance(runner, PrismRunner) else list(flags)
 
 
-def about_runner(runner: PipelineRunner, flags: Sequence[str]) -> dict[str, str]:
+def describe_runner(runner: PipelineRunner, flags: Sequence[str]) -> dict[str, str]:
     """Returns the class of a runner, and what it reports about itself.
 
     Raises:
         JobError: A program that the runner needs is missing, or its job server does not answer.
     """
     kind = type(runner)
-    about = {"class": f"{kind.__module__}.{kind.__qualname__}"}
+    facts = {"class": f"{kind.__module__}.{kind.__qualname__}"}
     if isinstance(runner, PrismRunner):
-        about |= prism.about(flags)
+        facts |= prism.describe(flags)
     options = PipelineOptions(list(flags)).view_as(PortableOptions)
     if isinstance(runner, PortableRunner) and options.job_endpoint and options.job_endpoint != "embed":
-        about["job server"] = _job_server(about["class"], options.job_endpoint, options.job_server_timeout)
-    return about
+        facts["job server"] = _job_server(facts["class"], options.job_endpoint, options.job_server_timeout)
+    return facts
 
 
 def _job_server(name: str, address: str, timeout_s: float) -> str:

@@ -8,7 +8,6 @@ workers too. A value `env:NAME` is looked up where it is used, so that the secre
 from __future__ import annotations
 
 import os
-import re
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Literal, NamedTuple
 
 from conversion import nearest
 from pipeline.errors import JobError
+from pipeline.storage.address import scheme_of
 from pipeline.units import parse_duration
 
 StoreKind = Literal["aws", "google", "azure"]
@@ -25,7 +25,6 @@ _STORES: dict[str, StoreKind] = {
     "gs": "google",
     **dict.fromkeys(("az", "adl", "azure", "abfs", "abfss"), "azure"),
 }
-_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 _REFERENCE = "env:"
 _HIDDEN = "***"
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
@@ -98,8 +97,7 @@ def store_of(address: str) -> StoreKind | None:
     >>> store_of("s3://bucket/a.jpg"), store_of("abfss://c@account.dfs.core.windows.net/a"), store_of("photos/")
     ('aws', 'azure', None)
     """
-    match = _SCHEME.match(address)
-    return _STORES.get(match[1].lower()) if match else None
+    return _STORES.get(scheme_of(address) or "")
 
 
 @dataclass(frozen=True)

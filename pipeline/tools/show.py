@@ -16,6 +16,8 @@ from pipeline.maps.classification_map import ClassificationMap
 from pipeline.rejection import Rejected
 from pipeline.sources import Reader, locate
 from pipeline.storage.local import LocalStore
+from pipeline.storage.options import StorageOptions
+from pipeline.table.paths import TableRoot
 from pipeline.table.reader import MapTable
 from pipeline.visualization.overlay import overlay
 from pipeline.visualization.terminal_grid import grid
@@ -56,13 +58,13 @@ def show(
     maps = MapTable(table)
     shown = maps.fused(image) if fused else maps.read(image, scale=scale, key=key)
     target = Path(output) if output is not None else Path(f"{Path(shown.uri).stem}-map.png")
-    return Group(grid(shown, width=width), _draw(shown, target))
+    return Group(grid(shown, width=width), _draw(shown, target, TableRoot(table).options))
 
 
-def _draw(shown: ClassificationMap, target: Path) -> Text:
+def _draw(shown: ClassificationMap, target: Path, options: StorageOptions) -> Text:
     try:
-        with Reader() as reader:
-            pixels = decode(reader.read(locate(shown.uri)).data, DecodeLimits()).pixels
+        with Reader(options=options) as reader:
+            pixels = decode(reader.read(locate(shown.uri, options)).data, DecodeLimits()).pixels
     except Rejected as error:
         return Text(f"no picture: {shown.uri} can no longer be read ({error})")
     if pixels.shape[:2] != shown.image_size:

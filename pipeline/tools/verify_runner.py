@@ -22,7 +22,7 @@ from pipeline.jobs.spec import ScoringJob, describe_job
 from pipeline.maintenance.check import check
 from pipeline.maps.recipe import Form
 from pipeline.runners.flink import FlinkCluster
-from pipeline.runners.registry import about_runner, open_runner
+from pipeline.runners.registry import describe_runner, open_runner
 from pipeline.settings import LOCAL
 from pipeline.storage.address import is_remote, join, local_path
 from pipeline.storage.options import StorageOptions
@@ -156,9 +156,11 @@ def try_runner(
     """
     trial = trial or Trial()
     target: dict[str, object] = {"runner": runner, "beam_options": tuple(flags), "flink_master": flink_master}
-    about = about_runner(open_runner(runner), flags)  # a runner without its program fails before anything is made
+    runner_facts = describe_runner(
+        open_runner(runner), flags
+    )  # a runner without its program fails before anything is made
     if flink_master:
-        about["flink"] = FlinkCluster(flink_master).overview().version
+        runner_facts["flink"] = FlinkCluster(flink_master).overview().version
     with _folder(trial.output) as folder, _model(trial.model, folder) as directory:
         shape = shape_for(read_metadata(directory))
         arguments = first_night(TableRoot(join(folder, "images"), trial.storage), trial.pages, shape)
@@ -184,7 +186,7 @@ def try_runner(
             nights.append(_night(tables["there"], there, tables["here"], here))
     return TrialReport(
         runner=runner,
-        about=about,
+        about=runner_facts,
         flags=tuple(flags),
         versions={
             "python": platform.python_version(),
@@ -203,7 +205,8 @@ def compare_tables(left: str, right: str) -> TableDiff:
         TableError: One is not a table, or a part cannot be read.
     """
     datasets = [MapTable(root).dataset() for root in (left, right)]
-    with reading(f"{left}, {right}"):
+    both = TableRoot(f"{left}, {right}", TableRoot(left).options)  # an error shows no secret of theirs
+    with reading(both):
         return diff.compare(*datasets, tolerance=diff.TOLERANCE)
 
 
@@ -258,9 +261,9 @@ def _model(model: str | None, folder: str) -> Iterator[str]:
 
 def render(report: TrialReport) -> RenderableType:
     """Returns the report for a terminal."""
-    about = ", ".join(f"{name} {value}" for name, value in report.about.items())
+    facts = ", ".join(f"{name} {value}" for name, value in report.about.items())
     versions = ", ".join(f"{name} {value}" for name, value in report.versions.items())
-    lines = [f"{report.runner} ({about}) compared with {LOCAL}; {versions}"]
+    lines = [f"{report.runner} ({facts}) compared with {LOCAL}; {versions}"]
     if report.flags:
         lines.append(f"flags: {' '.join(report.flags)}")
     for number, night in enumerate(report.nights, 1):

@@ -18,7 +18,7 @@ from PIL import Image
 from conversion import ModelMetadata
 from models.digits.pages import Pixels
 from pipeline.storage.address import join
-from pipeline.storage.store import open_store
+from pipeline.table.paths import TableRoot
 from pipeline.tools.demo import compose_pages
 
 SCALES = (1.0, 0.5)
@@ -94,7 +94,7 @@ def second_night(folder: str, pages: int, shape: Shape) -> None:
     changed, new, enlarged = _pages(3, 1, shape)
     _write(folder, _page(0), encoded(changed))
     touched = join(folder, _page(1))
-    store = open_store(folder)
+    store = TableRoot(folder).store
     store.write_atomically(touched, store.read_bytes(touched))
     store.delete(join(folder, _page(2)))
     _write(folder, _page(3), b"broken now")
@@ -119,7 +119,7 @@ def _page(number: int) -> str:
 
 
 def _write(folder: str, name: str, data: bytes) -> None:
-    open_store(folder).write_atomically(join(folder, name), data)
+    TableRoot(folder).store.write_atomically(join(folder, name), data)
 
 
 def _tar(members: dict[str, bytes]) -> bytes:

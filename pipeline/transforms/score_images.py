@@ -51,7 +51,7 @@ class ScoreImages(beam.PTransform):
         run_id: Names the run; a repeated run id commits nothing new. Made from the time by default.
         limits: What is read and decoded at all, and how.
         flush_bytes: Size in bytes of gathered rows at which a part file is written.
-        summary: What to keep with the run besides; must be JSON.
+        summary: More to keep with the run, as JSON.
         open_engine: Makes the engine on the worker; TensorFlow by default, on `device`.
         device: `auto` (a GPU where there is one), `cpu`, `gpu` (all GPUs of a process, or an error), `gpu:1`.
         compiled: Batches (images, rows, columns) that XLA compiles when a model is opened; others run without XLA.

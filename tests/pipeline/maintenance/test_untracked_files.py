@@ -12,7 +12,8 @@ from pipeline.maintenance.current_table import current_table
 from pipeline.maintenance.untracked_files import Kind, leftovers, list_table
 from pipeline.storage import beam
 from pipeline.storage.errors import StorageError
-from pipeline.storage.store import Entry, open_store
+from pipeline.storage.factory import open_store
+from pipeline.storage.store import Entry
 from tests.support.maintained import publish_rows, scored
 
 HEX = "0" * 32

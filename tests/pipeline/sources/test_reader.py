@@ -20,7 +20,7 @@ from pipeline.rejection import Reason, Rejected
 from pipeline.sources import Fetched, ImageReference, Reader, match, streamed
 from pipeline.sources import reader as opening_module
 from pipeline.sources.streams import FileStream
-from pipeline.storage.store import open_store
+from pipeline.storage.factory import open_store
 from tests.support.listing import fate, members
 from tests.support.remote import FakeRemote
 

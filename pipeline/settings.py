@@ -24,7 +24,7 @@ FLINK = "FlinkRunner"
 
 
 class Form(StrEnum):
-    """How much of a map is kept: the best k classes of every cell, or all probabilities besides.
+    """How much of a map is kept: the best k classes of every cell, or also all probabilities.
 
     `LOG_UINT8` keeps one byte a class: the logarithm of the probability, see `pipeline.maps.quantization`.
     """
@@ -89,7 +89,7 @@ Count: TypeAlias = Annotated[int, Range(ge=1)]
 
 
 class Help(NamedTuple):
-    """What a setting says besides its type and its default.
+    """What is declared of a setting, except type and default.
 
     Attributes:
         text: The help of its flag.

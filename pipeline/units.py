@@ -1,4 +1,4 @@
-"""Shares, durations and sizes as people write and read them: parsed and formatted in this one place."""
+"""Parses and formats shares, durations and sizes as people write them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def parse_duration(text: str) -> float:
     """
     match = _DURATION.fullmatch(text.strip())
     if match is None:
-        raise JobError(f"{text!r} is not a duration", remedy="write 500ms, 30s, 2m, 12h, 7d or 2w")
+        raise JobError(f"{text!r} is not a duration", remedy="write a duration, as 500ms, 30s, 2m, 12h or 7d")
     return float(match[1]) * _SECONDS[match[2]]
 
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import click
 
+from conversion import nearest
 from conversion.errors import DensecastError
-from conversion.names import nearest
 from pipeline.cli.console import quiet_libraries, quiet_threads
 from pipeline.errors import InterruptedRunError
 from pipeline.exit_codes import ExitCode

@@ -6,7 +6,6 @@ held for each version, and one row group's columns at a time.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict
 
+from conversion import nearest
 from pipeline.drift.statistics import Array, Change, Exceeded, Tally, Thresholds, compare, judge
 from pipeline.errors import TableError
 from pipeline.storage.address import join
@@ -116,7 +116,7 @@ def choose_runs(
     by_id = {str(summary.get("run_id")): summary for summary in runs}
     for name in (run, against):
         if name is not None and name not in by_id:
-            close = difflib.get_close_matches(name, by_id, 1)
+            close = nearest(name, by_id)
             raise TableError(
                 f"there is no run {name!r}",
                 where=root,
@@ -283,7 +283,7 @@ def _row_groups(root: str, part: str, columns: Sequence[str] = tuple(_COUNTED)) 
     with reading, open_part(root, part) as file:
         for index in range(file.num_row_groups):
             rows = file.read_row_group(index, columns=list(columns))
-            yield rows.filter(pc.not_equal(rows.column("status"), Status.DELETED.value))
+            yield rows.filter(pc.not_equal(rows.column("status"), pa.scalar(Status.DELETED.value)))
 
 
 def _parts(root: str, version: int) -> set[str]:

@@ -314,7 +314,7 @@ class _Worker:
         try:
             report = _read_drift(table, path)
             if report is None:
-                report = measure_drift(night.table, night.run_id, None, settings)
+                report = measure_drift(table, night.run_id, None, settings)
                 table.store.write_atomically(path, report.model_dump_json(indent=1).encode())
         except NoEarlierRunError:
             return False  # the first night has no earlier one to compare with

@@ -88,7 +88,7 @@ def check_folder(output: str) -> None:
     """Checks that a table has a folder of its own: other files there might be deleted with it one day.
 
     Raises:
-        TableError: The folder holds something else, or is a file.
+        TableError: The folder has other files, or is a file.
         StorageError: The store that holds it cannot be used.
     """
     if is_remote(output):
@@ -101,7 +101,7 @@ def check_folder(output: str) -> None:
     foreign = [path.name for path in folder.iterdir() if not path.name.startswith(ours)] if folder.exists() else []
     if foreign:
         raise TableError(
-            f"the folder holds something else: {', '.join(sorted(foreign)[:3])}",
+            f"the folder has other files: {', '.join(sorted(foreign)[:3])}",
             where=output,
             remedy="name a new folder with --output",
         )

@@ -140,7 +140,7 @@ def submit(calibration: Calibration, target: Target, show: ShowCounts) -> Pipeli
 
 
 def _follow(job: ScoringJob, name: str, cluster: FlinkCluster, show: ShowCounts) -> None:
-    """Waits until a job on a cluster ends or cannot succeed any more; an error here cancels the job."""
+    """Waits until a job on a cluster ends or can no longer succeed; an error here cancels the job."""
     with contextlib.ExitStack() as undo:
         undo.callback(cluster.cancel, name)
         for state in cluster.follow(name):

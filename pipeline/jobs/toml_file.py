@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from conversion.names import nearest
+from conversion import nearest
 from pipeline.drift.statistics import Thresholds
 from pipeline.errors import JobError
 from pipeline.jobs.spec import JOB_KEYS, ScoringJob, describe_job, problems, read_share
@@ -45,7 +45,7 @@ class DriftSettings(Thresholds):
 
 
 class NightlySettings(_Frozen):
-    """`[nightly]`: what a job file says besides the job.
+    """`[nightly]`: the settings of a job file that do not describe the job.
 
     Attributes:
         name: The job's name in messages and metrics; by default the file's name.
@@ -116,7 +116,8 @@ class JobFile:
         values = dict(self.values)
         values["images"] = tuple(dated(pattern, day) for pattern in _patterns(values.get("images", ())))
         values["output"] = dated(str(values.get("output", "")), day)
-        return describe_job(**{"storage": self.storage, **values, **changes})
+        # Without [storage] the default holds.
+        return describe_job(**{"storage": self.storage or None, **values, **changes})
 
 
 def load_jobfile(path: str | Path) -> JobFile:

@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 
+from pipeline.errors import TableError
 from pipeline.maintenance.check_rows import null_faults, row_faults, schema_faults
 from pipeline.maintenance.findings import Damage, Finding
-from pipeline.table.part_reader import UnreadablePartError, open_part, reading_part
+from pipeline.table.part_reader import open_part, reading_part
 from pipeline.table.paths import TableRoot
 
 _CHUNK_BYTES = 4 << 20
@@ -99,13 +100,13 @@ def check_part(
                 yield Finding(Damage.WRONG_CONTENT, where, what)
             with open_part(root, where) as file:
                 yield from _rows(root, file, logged, recorded, take)
-    except UnreadablePartError as error:
+    except TableError as error:
         yield Finding(Damage.UNREADABLE, where, str(error.__cause__))
 
 
 def narrow_batches(root: str, part: str, columns: list[str]) -> Iterator[Any]:
     """Batches of narrow columns of a part; nothing more once it cannot be read."""
-    with suppress(UnreadablePartError), reading_part(root), open_part(root, part) as file:  # `check_part` reports it
+    with suppress(TableError), reading_part(root), open_part(root, part) as file:  # `check_part` reports it
         for batch in file.iter_batches(batch_size=4096, columns=columns):
             batch.validate(full=True)
             yield batch
@@ -147,7 +148,7 @@ def _rows(
                     for fault in row_faults(batch):
                         yield Finding(Damage.MAP_DIGEST if fault.digest else Damage.ROW, fault.uri, fault.what)
                     take(batch)
-        except UnreadablePartError as error:
+        except TableError as error:
             complete = False
             yield Finding(Damage.UNREADABLE, where, f"row group {group}: {error.__cause__}")
     if complete:
@@ -168,7 +169,7 @@ class _Statistics:
         for name in logged.nulls.keys() & set(batch.schema.names):
             self._nulls[name] += batch.column(name).null_count
         for name in (logged.lowest.keys() | logged.highest.keys()) & set(batch.schema.names):
-            found = pc.min_max(batch.column(name)).as_py()
+            found: dict[str, Any] = pc.min_max(batch.column(name)).as_py()  # type: ignore[assignment] # of a struct
             if found["min"] is not None:
                 self._lowest[name] = min(self._lowest.get(name, found["min"]), found["min"])
                 self._highest[name] = max(self._highest.get(name, found["max"]), found["max"])

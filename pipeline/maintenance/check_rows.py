@@ -86,7 +86,7 @@ def _placement_faults(batch: Any, uris: list[str]) -> Iterator[RowFault]:
 def _emptiness_faults(batch: Any, uris: list[str], statuses: list[str]) -> Iterator[RowFault]:
     """Statuses and reasons that there are none of, and columns that are empty, or not, against the status."""
     status = batch.column("status")
-    scored, rejected = pc.equal(status, Status.SCORED.value), pc.equal(status, Status.REJECTED.value)
+    scored, rejected = (pc.equal(status, pa.scalar(value)) for value in (Status.SCORED.value, Status.REJECTED.value))
     for index, (found, reason) in enumerate(zip(statuses, batch.column("reason").to_pylist(), strict=True)):
         if found not in _STATUSES:
             yield RowFault(uris[index], f"its status is {found!r}")

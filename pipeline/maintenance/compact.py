@@ -273,14 +273,14 @@ def _gather(files: Sequence[Any], order: Any) -> Iterator[Any]:
                 file, group = groups[index]
                 held[index] = file.read_row_group(group)
             mine = rows[wanted == index]
-            tables.append(held[index].take(pa.array(order[mine] - starts[index])))
+            tables.append(held[index].take(order[mine] - starts[index]))
             positions.append(mine)
             left[index] -= len(mine)
             if not left[index]:
                 del held[index]
         # `tables` hold the rows by group; this puts them where they belong.
         back = np.argsort(np.concatenate(positions), kind="stable")
-        yield pa.concat_tables(tables).cast(SCHEMA).take(pa.array(back))
+        yield pa.concat_tables(tables).cast(SCHEMA).take(back)
 
 
 def _commit(root: str, name: str, receipts: Sequence[Receipt], removed: Sequence[Logged]) -> int:

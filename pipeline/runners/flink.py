@@ -1,7 +1,7 @@
-"""A Flink cluster by its REST interface: what a job is submitted with, how far it is, whether it ended, and its end.
+"""A Flink cluster by its REST interface: the flags for a job, its progress, its end, and its cancellation.
 
-Beam's own launcher knows neither what the cluster has (slots, version) nor, until a job is over, what it counted; it
-looks for a job's end at most once a minute, and cannot cancel one that was submitted as a jar.
+Beam's own launcher does not know the cluster's slots and version, and a job's counters only after its end. It checks
+for the end at most once a minute, and cannot cancel a job that was submitted as a jar.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import requests
 from apache_beam.options.pipeline_options import FlinkRunnerOptions
@@ -21,23 +21,24 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 from pipeline import beam_counters
 from pipeline.errors import JobError
 
-RUNNER = "FlinkRunner"
 WORKERS = "localhost:50000"
-"""Where each task manager finds a pool of Python workers if the job does not say: beside it."""
+"""The default address of the pool of Python workers, as each task manager sees it: beside itself."""
 
 _TIMEOUT_S = 10.0
 _ATTEMPTS = 16  # over two minutes: a job manager that was killed and started again answers by then
-_FORGOTTEN, _UNHEARD = 15, 60  # looks, two seconds apart, before a job is given up
+_FORGOTTEN, _UNHEARD = 15, 60  # requests, two seconds apart, before a job is given up
 _ENDED = ("FINISHED", "FAILED", "CANCELED")
 _ACCUMULATOR = "__metricscontainers"
+
+T = TypeVar("T")
 
 
 class Overview(NamedTuple):
     """What a cluster has.
 
     Attributes:
-        version: Of Flink, as `1.19.3`.
-        slots: Of its task managers, those in use too; 0 where task managers are started as they are needed.
+        version: The version of Flink, as `1.19.3`.
+        slots: All slots of its task managers; 0 where task managers start as they are needed.
     """
 
     version: str
@@ -48,9 +49,9 @@ class JobState(NamedTuple):
     """A job at one moment.
 
     Attributes:
-        state: Flink's word for it.
+        state: Flink's name of the state.
         counts: What its workers have counted.
-        failures: Why its tasks have failed so far, the last one first; Flink has tried again what failed before.
+        failures: Why its tasks have failed so far, the last failure first; Flink tries failed tasks again.
     """
 
     state: str
@@ -59,14 +60,14 @@ class JobState(NamedTuple):
 
 
 class FlinkCluster:
-    """A job manager.
+    """A Flink cluster, by the REST interface of its job manager.
 
     Args:
-        master: `host:port` or a URL of its REST interface.
-        sleep: Waits so many seconds.
+        master: `host:port` or the URL of the REST interface.
+        sleep: Waits, in seconds.
 
     Attributes:
-        url: Of its REST interface.
+        url: The URL of the REST interface.
     """
 
     def __init__(self, master: str, sleep: Callable[[float], None] = time.sleep) -> None:
@@ -74,10 +75,10 @@ class FlinkCluster:
         self._sleep = sleep
 
     def overview(self) -> Overview:
-        """What the cluster has.
+        """Returns what the cluster has.
 
         Raises:
-            JobError: Nothing answers there, or it is no Flink.
+            JobError: Nothing answers there, or something that is not Flink.
         """
         try:
             return Overview(str(self._get("config")["flink-version"]), int(self._get("overview")["slots-total"]))
@@ -85,46 +86,48 @@ class FlinkCluster:
             raise JobError(
                 f"no Flink job manager answers: {error}",
                 where=self.url,
-                remedy="name the REST address of a running one (its web page is there too) with --flink-master",
+                remedy="give --flink-master the REST address of a running one, which is also that of its web page",
             ) from error
 
     def flags(self, given: Sequence[str], name: str) -> list[str]:
-        """All of Beam's flags for a job.
+        """Returns all of Beam's flags for a job.
 
         Args:
-            given: What the user wants of Beam; it goes before what we would take.
-            name: The job's name, by which it is found again.
+            given: The user's flags; they replace densecast's.
+            name: The job's name, by which the cluster is asked for it.
 
         Raises:
-            JobError: The cluster does not answer, is of a version that Beam has no job server for, or has no slots yet
-                and the user does not say how many to use.
+            JobError: The cluster does not answer, Beam has no job server for its version, or it has no slots yet and
+                the flags do not say how many to use.
         """
         chosen = {flag.split("=", 1)[0] for flag in given}
         if "--flink_master" in chosen:
             raise JobError("--flink_master is given twice", remedy="give --flink-master alone")
         if "--job_name" in chosen:
-            raise JobError("--job_name is ours: jobs are found again by it", remedy="leave it out")
-        has = self.overview()
+            raise JobError(
+                "--job_name cannot be given", why="densecast finds the job by its name", remedy="leave it out"
+            )
+        overview = self.overview()
         flags = [f"--flink_master={self.url}", f"--job_name={name}"]
         if "--flink_job_server_jar" not in chosen | {"--flink_version"}:
-            flags.append(f"--flink_version={_published(has.version, self.url)}")
+            flags.append(f"--flink_version={_published(overview.version, self.url)}")
         if "--parallelism" not in chosen:
-            if has.slots < 1:
+            if overview.slots < 1:
                 raise JobError(
                     "the cluster has no slots yet", where=self.url, remedy="say how many to use: -- --parallelism=N"
                 )
-            flags.append(f"--parallelism={has.slots}")
+            flags.append(f"--parallelism={overview.slots}")
         if "--environment_type" not in chosen:
             flags += ["--environment_type=EXTERNAL", f"--environment_config={WORKERS}"]
         return [*flags, *given]
 
     def follow(self, name: str, interval_s: float = 2.0) -> Iterator[JobState]:
-        """A job, again and again until it has ended, whatever its end.
+        """Yields the state of a job, again and again until the job has ended.
 
-        A job manager that is gone for a moment is waited for.
+        Waits for a job manager that is away for a moment.
 
         Raises:
-            JobError: The job manager does not answer any more, has forgotten the job, or never heard of it.
+            JobError: The job manager no longer answers, has forgotten the job, or never got it.
         """
         missing, seen = 0, False
         while missing <= (_FORGOTTEN if seen else _UNHEARD):
@@ -133,23 +136,23 @@ class FlinkCluster:
                 missing += 1
             else:
                 missing, seen = 0, True
-                yield JobState(job["state"], *self._patiently(partial(self._told, job["jid"])))
+                yield JobState(job["state"], *self._patiently(partial(self._progress, job["jid"])))
                 if job["state"] in _ENDED:
                     return
             self._sleep(interval_s)
         raise JobError(
-            f"the job manager {'does not know the job any more' if seen else 'never got the job'}",
+            f"the job manager {'no longer knows the job' if seen else 'never got the job'}",
             where=self.url,
-            why="it was started anew: without high availability it forgets its jobs" if seen else "",
-            remedy="look at its log, then run again: what was written is not scored twice",
+            why="it was restarted, and without high availability it forgets its jobs" if seen else "",
+            remedy="check its log, then run again: images whose maps were written are not scored twice",
         )
 
     def cancel(self, name: str, *, wait: bool = False) -> None:
-        """Cancels a job; one that has ended is left alone.
+        """Cancels a job, if it has not ended.
 
         Args:
             name: The job.
-            wait: Whether it may be on its way to the cluster: then half a minute is waited for it.
+            wait: Whether to wait half a minute for the job, since it may be on its way to the cluster.
 
         Raises:
             JobError: It cannot be cancelled.
@@ -166,12 +169,13 @@ class FlinkCluster:
                 answer.raise_for_status()
         except requests.RequestException as error:
             raise JobError(
-                f"the job {name} goes on: it could not be cancelled: {error}",
+                f"the job {name} still runs, because it could not be cancelled: {error}",
                 where=self.url,
                 remedy="cancel it on the web page of the job manager",
             ) from error
 
-    def _patiently(self, ask: Callable[[], Any]) -> Any:
+    def _patiently(self, ask: Callable[[], T]) -> T:
+        """Asks again while the job manager does not answer."""
         retrying = Retrying(
             retry=retry_if_exception_type(requests.RequestException),
             stop=stop_after_attempt(_ATTEMPTS),
@@ -183,17 +187,18 @@ class FlinkCluster:
             return retrying(ask)
         except requests.RequestException as error:
             raise JobError(
-                f"the job manager does not answer any more: {error}",
+                f"the job manager no longer answers: {error}",
                 where=self.url,
-                remedy="look after the cluster, then run again: what was written is not scored twice",
+                remedy="check the cluster, then run again: images whose maps were written are not scored twice",
             ) from error
 
     def _find(self, name: str) -> dict[str, Any] | None:
-        """The latest job of a name."""
+        """Returns the latest job of a name; None where there is none."""
         jobs = [job for job in self._get("jobs/overview")["jobs"] if job["name"] == name]
         return max(jobs, key=lambda job: job["start-time"], default=None)
 
-    def _told(self, job: str) -> tuple[dict[str, int], list[str]]:
+    def _progress(self, job: str) -> tuple[dict[str, int], list[str]]:
+        """Returns what a job's workers have counted, and why its tasks have failed."""
         accumulators = self._get(f"jobs/{job}/accumulators")["user-task-accumulators"]
         text = next((entry["value"] for entry in accumulators if entry["name"] == _ACCUMULATOR), "{}")
         history = self._get(f"jobs/{job}/exceptions")["exceptionHistory"]["entries"]
@@ -206,9 +211,9 @@ class FlinkCluster:
 
 
 def counters(text: str) -> dict[str, int]:
-    """Our counters, from the JSON of Beam's GetJobMetricsResponse (beam_job_api.proto) that Flink keeps.
+    """Returns densecast's counters from the JSON of Beam's GetJobMetricsResponse (beam_job_api.proto) that Flink keeps.
 
-    Nothing where Flink has a message in its place, as while a task is cancelled: it is progress, no more.
+    Empty where Flink has a message in its place, as while a task is cancelled: the counters only show progress.
     """
     try:
         response = json_format.Parse(text, beam_job_api_pb2.GetJobMetricsResponse(), ignore_unknown_fields=True)
@@ -218,7 +223,7 @@ def counters(text: str) -> dict[str, int]:
 
 
 def _published(version: str, url: str) -> str:
-    """The version that Beam names its job server by.
+    """Returns the version in the name of Beam's job server.
 
     >>> _published("1.20.1", "")
     '1.20'

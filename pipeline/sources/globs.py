@@ -28,9 +28,10 @@ from pipeline.sources.listing import expand
 from pipeline.sources.reference import ImageReference, resolve
 from pipeline.storage.address import is_remote, scheme_of
 from pipeline.storage.errors import StorageError
+from pipeline.storage.factory import open_store
 from pipeline.storage.local import local_facts
 from pipeline.storage.options import StorageOptions, store_of
-from pipeline.storage.store import Store, open_store
+from pipeline.storage.store import Store
 
 _MAGIC = re.compile(r"[*?\[]")
 

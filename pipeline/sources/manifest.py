@@ -16,8 +16,8 @@ from pipeline.sources.listing import expand, is_container
 from pipeline.sources.reference import ImageReference, resolve
 from pipeline.storage.address import is_remote
 from pipeline.storage.errors import MissingFileError, StorageError
+from pipeline.storage.factory import open_store
 from pipeline.storage.options import StorageOptions
-from pipeline.storage.store import open_store
 
 EXTENSIONS = (".txt", ".csv", ".jsonl", ".ndjson")
 """What a manifest's name ends in, perhaps followed by `.gz` or `.bz2`."""

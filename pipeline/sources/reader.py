@@ -22,8 +22,9 @@ from pipeline.sources.web import Fetched, Web, WebLimits
 from pipeline.sources.zip import OpenZip
 from pipeline.storage.address import is_remote
 from pipeline.storage.errors import MissingFileError, NotAFileError, StorageError, UnavailableError
+from pipeline.storage.factory import open_store
 from pipeline.storage.options import StorageOptions
-from pipeline.storage.store import FileFacts, open_store
+from pipeline.storage.store import FileFacts
 
 _ATTEMPTS = 4
 _FIRST_WAIT_S = 0.05

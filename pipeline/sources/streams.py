@@ -19,9 +19,10 @@ from typing import IO, Any
 from pipeline.rejection import Reason, Rejected
 from pipeline.storage.address import is_remote
 from pipeline.storage.errors import MissingFileError, StorageError
+from pipeline.storage.factory import open_store
 from pipeline.storage.local import local_facts
 from pipeline.storage.options import StorageOptions
-from pipeline.storage.store import FileFacts, open_store
+from pipeline.storage.store import FileFacts
 
 LOOKBACK = 16 * 2**20
 """Inflated bytes that are kept, so that threads that ask a little out of order do not start it over."""

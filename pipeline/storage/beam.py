@@ -24,6 +24,9 @@ _CLIENT_ERRORS = (
 )
 
 
+_CHECK = "check the credentials, the bucket and the network, then try again"
+
+
 class BeamStore:
     """Files behind Beam's `FileSystems`, see `Store`."""
 
@@ -111,7 +114,7 @@ class BeamStore:
         return local.explain(error, path, what, why)
 
     def _listed(self, pattern: str) -> list[Entry]:
-        with _typed(pattern, "cannot be listed"):
+        with _typed(pattern.rstrip("*"), "cannot be listed"):
             listed = FileSystems.match([pattern])[0].metadata_list
             return [
                 Entry(m.path, int(m.size_in_bytes), float(m.last_updated_in_seconds or 0), _facts(m).version)
@@ -156,16 +159,14 @@ def _typed(path: str, what: str) -> Iterator[None]:
         inner = next((e for e in details.values() if isinstance(e, OSError) and e.errno), error)
         if inner.errno == errno.ENOENT:
             raise _missing(path) from error
-        remedy = local.REMEDIES.get(inner.errno or 0, "look at the message of the file system, then try again")
+        remedy = local.REMEDIES.get(inner.errno or 0, _CHECK)
         raise StorageError(f"{what}: {inner.strerror or error}", where=path, remedy=remedy) from error
     except ValueError as error:  # no file system for the scheme
         raise StorageError(
             f"{what}: {error}", where=path, remedy="check the path; for a remote scheme, install the extra it needs"
         ) from error
     except _client_errors() as error:
-        raise StorageError(
-            f"{what}: {error}", where=path, remedy="check the credentials, the bucket and the network, then try again"
-        ) from error
+        raise StorageError(f"{what}: {error}", where=path, remedy=_CHECK) from error
 
 
 def _missing(path: str) -> MissingFileError:

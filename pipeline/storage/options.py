@@ -7,15 +7,15 @@ workers too. A value `env:NAME` is looked up where it is used, so that the secre
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from conversion import nearest
 from pipeline.errors import JobError
+from pipeline.storage.address import scheme_of
 from pipeline.units import parse_duration
 
 StoreKind = Literal["aws", "google", "azure"]
@@ -25,7 +25,6 @@ _STORES: dict[str, StoreKind] = {
     "gs": "google",
     **dict.fromkeys(("az", "adl", "azure", "abfs", "abfss"), "azure"),
 }
-_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 _REFERENCE = "env:"
 _HIDDEN = "***"
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
@@ -98,8 +97,7 @@ def store_of(address: str) -> StoreKind | None:
     >>> store_of("s3://bucket/a.jpg"), store_of("abfss://c@account.dfs.core.windows.net/a"), store_of("photos/")
     ('aws', 'azure', None)
     """
-    match = _SCHEME.match(address)
-    return _STORES.get(match[1].lower()) if match else None
+    return _STORES.get(scheme_of(address) or "")
 
 
 @dataclass(frozen=True)
@@ -261,7 +259,7 @@ def without_secrets(text: str, options: StorageOptions) -> str:
 def _check(name: str, value: str, variable: str = "") -> None:
     where = variable or f"storage option {name}"
     if name not in OPTIONS:
-        close = difflib.get_close_matches(name, OPTIONS, 1)
+        close = nearest(name, OPTIONS)
         raise CredentialsError(
             f"there is no storage option {name!r}",
             remedy=f"{f'did you mean {close[0]}? ' if close else ''}there are {', '.join(OPTIONS)}",

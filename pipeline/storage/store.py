@@ -9,9 +9,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import IO, NamedTuple, Protocol
 
-from pipeline.storage.address import is_remote
 from pipeline.storage.errors import StorageError
-from pipeline.storage.options import StorageOptions, default_options, store_of
 
 
 class FileFacts(NamedTuple):
@@ -135,23 +133,3 @@ class Store(Protocol):
             what: What cannot be done.
             why: What that means.
         """
-
-
-def open_store(address: str, options: StorageOptions | None = None) -> Store:
-    """Returns the store that an address is in; nothing is connected to.
-
-    Args:
-        address: A local path, `file://`, or another `scheme://`.
-        options: How object stores are opened; None: as the environment says.
-    """
-    if not is_remote(address):
-        from pipeline.storage.local import LocalStore
-
-        return LocalStore()
-    if store_of(address) is not None:
-        from pipeline.storage.object_store import ObjectStore
-
-        return ObjectStore(default_options() if options is None else options)
-    from pipeline.storage.beam import BeamStore  # takes seconds to import
-
-    return BeamStore()

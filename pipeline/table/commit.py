@@ -4,7 +4,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 from deltalake.exceptions import DeltaError
@@ -156,7 +156,7 @@ def check_overlap(root: str, table: DeltaTable | None, changes: Changes, parts: 
 def _uris(root: str, part: str) -> Iterator[str]:
     with reading_part(root, f"the part {part} cannot be read", remedy="run again"), open_part(root, part) as file:
         for batch in file.iter_batches(columns=["uri"]):
-            yield from batch.column(0).to_pylist()
+            yield from cast("list[str]", batch.column(0).to_pylist())
 
 
 def _commit_transaction(

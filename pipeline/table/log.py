@@ -1,5 +1,7 @@
 """The Delta log of a table: opened, checked, and what its current version holds."""
 
+from typing import cast
+
 import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
@@ -18,7 +20,7 @@ FOLDER = "_densecast"
 
 def active_parts(table: DeltaTable) -> set[str]:
     """The files of a version, relative to the table's root."""
-    return set(pa.table(table.get_add_actions()).column("path").to_pylist())
+    return set(cast("list[str]", pa.table(table.get_add_actions()).column("path").to_pylist()))
 
 
 def open_delta(root: str, version: int | None = None) -> DeltaTable | None:
@@ -56,7 +58,7 @@ def check_columns(root: str, table: DeltaTable) -> None:
     Raises:
         TableError: A column is missing or has another type.
     """
-    found = pa.schema(table.schema().to_arrow())
+    found = pa.schema(table.schema().to_arrow())  # type: ignore[arg-type] # any Arrow schema
     types = {field.name: field.type for field in found}
     wrong = [f"{f.name} ({types.get(f.name, 'missing')})" for f in SCHEMA if types.get(f.name) != f.type]
     if wrong:

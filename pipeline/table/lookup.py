@@ -1,6 +1,5 @@
 """Finding an image among the rows of a table by what a person types, and saying what was found instead."""
 
-import difflib
 import heapq
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,6 +8,7 @@ from typing import Any
 
 import pyarrow.dataset as pads
 
+from conversion import nearest
 from pipeline.errors import TableError
 from pipeline.storage.address import is_remote, local_path
 from pipeline.storage.errors import StorageError
@@ -154,7 +154,7 @@ def _no_image(dataset: Any, root: str, image: str) -> TableError:
             ranked = ((_likeness(base := _base_name(name), wanted), base, name) for name in names)
             likely = heapq.nlargest(_COMPARED_NAMES, (*likely, *ranked))
     by_base = {base: name for _, base, name in reversed(likely)}
-    near = [by_base[base] for base in difflib.get_close_matches(wanted, by_base, n=_SUGGESTIONS)]
+    near = [by_base[base] for base in nearest(wanted, by_base, _SUGGESTIONS)]
     meant = f"did you mean {' or '.join(near)}? " if near else ""
     return TableError(
         f"there is no image {image!r} among {count:,}",

@@ -22,10 +22,6 @@ from pipeline.table.paths import TableRoot, delta_location
 _ERRORS = (OSError, pa.ArrowException, ValueError, StorageError, DeltaError)
 
 
-class UnreadablePartError(TableError):
-    """A part of a table is missing or damaged; its cause is what was raised while it was read."""
-
-
 @contextmanager
 def reading_part(
     root: str, what: str = "a part of the table cannot be read", *, why: str = "", remedy: str = ""
@@ -39,7 +35,7 @@ def reading_part(
         remedy: The way out.
 
     Raises:
-        UnreadablePartError: The part is missing or damaged.
+        TableError: The part is missing or damaged; its cause is what was raised while it was read.
         UnavailableError: The store cannot be used, which says nothing about the part.
     """
     try:
@@ -51,7 +47,7 @@ def reading_part(
             explained = TableRoot(root).store.explain(error, root, "cannot be read")
             if isinstance(explained, UnavailableError):
                 raise explained from None
-        raise UnreadablePartError(f"{what}: {error}", where=str(root), why=why, remedy=remedy) from error
+        raise TableError(f"{what}: {error}", where=str(root), why=why, remedy=remedy) from error
 
 
 def row_groups(file: pq.ParquetFile) -> Iterator[Any]:

@@ -8,8 +8,9 @@ from typing import Self
 
 from pipeline.errors import TableError
 from pipeline.storage.address import is_remote, join, local_path
+from pipeline.storage.factory import open_store
 from pipeline.storage.options import StorageOptions, storage_options
-from pipeline.storage.store import Store, open_store
+from pipeline.storage.store import Store
 
 # deltalake takes a folder for a URL here and there: it writes such a table, and does not find it, or its log, again.
 _BAD_ROOT = re.compile(r"%[0-9A-Fa-f]{2}|[#?\\\x00-\x1f\x7f]")

@@ -39,8 +39,8 @@ _FEATURE = pa.struct(
 )
 
 
-SCHEMA: Any = pa.schema(
-    [
+SCHEMA: pa.Schema = pa.schema(
+    [  # type: ignore[arg-type] # the stubs join fields of several types to object
         pa.field("key", pa.string(), nullable=False),
         pa.field("uri", pa.string(), nullable=False),
         pa.field("id", pa.string()),

@@ -1,13 +1,15 @@
-"""`densecast bench`: how fast a model is here, as a share of what this machine's matrix multiplication can do."""
+"""`densecast bench`: the speed of a model here, also as a share of the speed of a matrix product on this machine."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -15,21 +17,22 @@ from rich.table import Table
 from conversion import NETWORK_FILE, load_network
 from pipeline.engines import Engine, TensorFlowEngine
 from pipeline.engines.devices import open_devices
+from pipeline.settings import ExecutionSettings
 
 _PEAK_SIZE = 2048
 
 
 class Timing(BaseModel):
-    """One input size and batch.
+    """The speed at one input size and batch size.
 
     Attributes:
         size: [height, width] in pixels.
         batch: Images a batch.
         map_size: [height, width] in cells.
-        milliseconds: Median time of a batch.
-        images_per_second: From the median.
-        gflops: Arithmetic a second, 1e9; a multiply-add is two operations.
-        share_of_peak: Of the matrix-multiply peak measured in the same run, 0 to 1.
+        milliseconds: The median time of a batch.
+        images_per_second: The rate that follows from the median.
+        gflops: 1e9 operations a second; a multiply-add is two operations.
+        share_of_peak: `gflops` as a share of the matrix-multiply peak measured in the same run, 0 to 1.
     """
 
     size: list[int]
@@ -42,14 +45,14 @@ class Timing(BaseModel):
 
 
 class DenseClaim(BaseModel):
-    """The map against crops, measured in turns in one run.
+    """The time of a map and of its crops, measured in turns in one run.
 
     Attributes:
-        map_size: [height, width] of the map: 8 x 8.
-        map_ms: Median time of the map.
-        window_ms: Median time of one window classified by itself.
-        crops_ms: Median time of as many windows as the map has cells, in batches of `crops_batch`.
-        crops_batch: The batch, of those tried, at which crops are fastest.
+        map_size: [height, width] of the map: 8 x 8 cells.
+        map_ms: The median time of the map, in milliseconds.
+        window_ms: The median time of one window classified by itself.
+        crops_ms: The median time of as many windows as the map has cells, in batches of `crops_batch`.
+        crops_batch: The batch size at which crops are fastest.
     """
 
     map_size: list[int]
@@ -60,7 +63,16 @@ class DenseClaim(BaseModel):
 
 
 class BenchReport(BaseModel):
-    """What `bench` measured."""
+    """What `bench` measured.
+
+    Attributes:
+        model: The model's name.
+        device: The device that it was measured on.
+        peak_gflops: The matrix-multiply peak, in 1e9 operations a second.
+        repeats: How many timed runs each median is of.
+        timings: One for each size and batch.
+        claim: The map compared with its crops.
+    """
 
     model: str
     device: str
@@ -70,13 +82,49 @@ class BenchReport(BaseModel):
     claim: DenseClaim
 
 
+@dataclass(frozen=True)
+class _Stopwatch:
+    """Measures times.
+
+    Attributes:
+        repeats: How many timed runs each median is of.
+        clock: Seconds, monotonic.
+    """
+
+    repeats: int
+    clock: Callable[[], float]
+
+    def medians(self, actions: Sequence[Callable[[], object]]) -> list[float]:
+        """Returns the median seconds of each action; they run in turns, so that a slow moment affects all alike."""
+        seconds: list[list[float]] = [[] for _ in actions]
+        for round_ in range(self.repeats + 1):
+            for index, action in enumerate(actions):
+                start = self.clock()
+                action()
+                if round_:  # the first round warms up
+                    seconds[index].append(self.clock() - start)
+        return [statistics.median(times) for times in seconds]
+
+    def peak(self) -> float:
+        """Returns the best speed of NumPy's single-precision matrix product here, in 1e9 operations a second."""
+        rng = np.random.default_rng(0)
+        a, b = (rng.standard_normal((_PEAK_SIZE, _PEAK_SIZE), dtype=np.float32) for _ in range(2))
+        best = float("inf")
+        for _ in range(5):
+            start = self.clock()
+            np.matmul(a, b)
+            best = min(best, self.clock() - start)
+        return float(2 * _PEAK_SIZE**3 / best / 1e9)
+
+
 def bench(
     model: str,
     sizes: Sequence[int] = (),
     batches: Sequence[int] = (1, 8),
+    *,
     repeats: int = 7,
     clock: Callable[[], float] = time.perf_counter,
-    device: str = "auto",
+    device: str = ExecutionSettings.device,
 ) -> BenchReport:
     """Times a model.
 
@@ -84,16 +132,17 @@ def bench(
         model: A model directory.
         sizes: Sides of square images, in pixels; by default one window, the size of an 8 x 8 map, and twice that.
         batches: Images a batch.
-        repeats: Timed runs of each; the median counts.
+        repeats: How many timed runs; the median counts.
         clock: Seconds, monotonic.
-        device: `auto`, `cpu`, `gpu` or `gpu:1`; the first of several.
+        device: `auto`, `cpu`, `gpu` or `gpu:1`; the first of several devices.
 
     Raises:
-        ModelError: The directory is no model.
+        ModelError: The directory is not a model.
         EngineError: There is no such device.
     """
-    place = open_devices(device)[0]
-    engine = TensorFlowEngine(model, place=place)
+    stopwatch = _Stopwatch(repeats, clock)
+    opened = open_devices(device)[0]
+    engine = TensorFlowEngine(model, device=opened)
     network = load_network(f"{model}/{NETWORK_FILE}")
     (blob,) = network.inputs
     channels = network.inputs[blob][1]
@@ -101,14 +150,14 @@ def bench(
     window = (int(y.window), int(x.window))
     eight = (int(y.window + 7 * y.stride), int(x.window + 7 * x.stride))
     shapes = [(s, s) for s in sizes] or [window, eight, (2 * eight[0], 2 * eight[1])]
-    peak = _peak(clock)
+    peak = stopwatch.peak()
     timings = []
     for height, width in shapes:
         operations = 2 * network.multiply_adds({blob: (1, channels, height, width)})
         for batch in batches:
             images = _images(batch, height, width)
             maps = engine.score(images)
-            seconds = _median([lambda images=images: engine.score(images)], repeats, clock)[0]  # type: ignore[misc]
+            (seconds,) = stopwatch.medians([partial(engine.score, images)])
             gflops = operations * batch / seconds / 1e9
             timings.append(
                 Timing(
@@ -121,20 +170,16 @@ def bench(
                     share_of_peak=gflops / peak,
                 )
             )
-    claim = _claim(engine, window, eight, batches, repeats, clock)
+    claim = _claim(engine, window, eight, batches, stopwatch=stopwatch)
     return BenchReport(
-        model=engine.metadata.name, device=place.label, peak_gflops=peak, repeats=repeats, timings=timings, claim=claim
+        model=engine.metadata.name, device=opened.label, peak_gflops=peak, repeats=repeats, timings=timings, claim=claim
     )
 
 
 def _claim(
-    engine: Engine,
-    window: tuple[int, int],
-    eight: tuple[int, int],
-    batches: Sequence[int],
-    repeats: int,
-    clock: Callable[[], float],
+    engine: Engine, window: tuple[int, int], eight: tuple[int, int], batches: Sequence[int], *, stopwatch: _Stopwatch
 ) -> DenseClaim:
+    """Compares an 8 x 8 map with its crops; `window` and `eight` are (height, width) of the images of both."""
     cells = engine.score(_images(1, *eight))[0].residual.shape
     count = cells[0] * cells[1]
 
@@ -149,8 +194,9 @@ def _claim(
 
     large, single = _images(1, *eight), _images(1, *window)
     candidates = [crops(batch) for batch in batches]
-    map_s, window_s, *crops_s = _median(
-        [lambda: engine.score(large), lambda: engine.score(single), *candidates], max(3, repeats // 2), clock
+    shorter = replace(stopwatch, repeats=max(3, stopwatch.repeats // 2))
+    map_s, window_s, *crops_s = shorter.medians(
+        [partial(engine.score, large), partial(engine.score, single), *candidates]
     )
     best = min(range(len(crops_s)), key=crops_s.__getitem__)
     return DenseClaim(
@@ -162,36 +208,12 @@ def _claim(
     )
 
 
-def _median(actions: Sequence[Callable[[], Any]], repeats: int, clock: Callable[[], float]) -> list[float]:
-    """Median seconds of each action, run in turns so that a slow moment of the machine touches all alike."""
-    taken: list[list[float]] = [[] for _ in actions]
-    for round_ in range(repeats + 1):
-        for index, action in enumerate(actions):
-            start = clock()
-            action()
-            if round_:  # the first round warms up
-                taken[index].append(clock() - start)
-    return [statistics.median(times) for times in taken]
-
-
-def _peak(clock: Callable[[], float]) -> float:
-    """The best single-precision matrix product NumPy does here, in 1e9 operations a second."""
-    rng = np.random.default_rng(0)
-    a, b = (rng.standard_normal((_PEAK_SIZE, _PEAK_SIZE), dtype=np.float32) for _ in range(2))
-    best = float("inf")
-    for _ in range(5):
-        start = clock()
-        np.matmul(a, b)
-        best = min(best, clock() - start)
-    return float(2 * _PEAK_SIZE**3 / best / 1e9)
-
-
-def _images(batch: int, height: int, width: int) -> Any:
+def _images(batch: int, height: int, width: int) -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (batch, height, width, 3), dtype=np.uint8)
 
 
 def render(report: BenchReport) -> RenderableType:
-    """The report for a terminal."""
+    """Returns the report for a terminal."""
     table = Table(
         title=f"{report.model} on {report.device}: median of {report.repeats}; "
         f"peak {report.peak_gflops:.0f} GFLOP/s (NumPy sgemm)"

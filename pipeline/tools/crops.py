@@ -1,7 +1,7 @@
-"""How far a map is from classifying each window by itself: `densecast verify MODEL --crops`.
+"""The difference of a map and the classifier on each window by itself: `densecast verify MODEL --crops`.
 
-They are not equal, and need not be: inside a crop the inner convolutions see zero padding at its borders, in the map
-they see the surroundings. A net without padding gives the same values both ways.
+The two need not be equal: at the borders of a crop the inner convolutions see zero padding, in the map they see the
+surrounding pixels. A network without padding gives the same values both ways.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pipeline.engines import Engine
 from pipeline.errors import EngineError
 from pipeline.maps.geometry import geometry_of
 
-CELLS_A_SIDE = 4  # of the images made up where the user gives none
+CELLS_A_SIDE = 4  # of the map of an example image
 _BATCH = 8
 
 
 class CropsReport(BaseModel):
-    """The map against its crops, over all cells whose window lies inside their image.
+    """The difference over all cells whose window lies inside their image.
 
     Attributes:
         images: How many images.
@@ -30,7 +30,7 @@ class CropsReport(BaseModel):
         largest: The largest difference of one class's probability, 0 to 1.
         mean: The mean absolute difference of probability over cells and classes, 0 to 1.
         mean_total_variation: Half the summed absolute difference of a cell's classes, 0 to 1, averaged over cells.
-        changed: The share of cells whose best class is another, 0 to 1.
+        changed: The share of cells with another best class, 0 to 1.
     """
 
     images: int
@@ -42,14 +42,14 @@ class CropsReport(BaseModel):
 
 
 def compare_with_crops(engine: Engine, images: Iterable[NDArray[np.uint8]]) -> CropsReport:
-    """Scores images whole and window by window.
+    """Scores images whole and window by window, and compares the probabilities.
 
     Args:
-        engine: One that gives all probabilities (`Form.FLOAT32`).
-        images: uint8 RGB [H, W, 3] each.
+        engine: An engine that gives all probabilities (`Form.FLOAT32`).
+        images: The images, each uint8 RGB [H, W, 3].
 
     Raises:
-        EngineError: No image holds a whole window, or the engine gives no probabilities.
+        EngineError: No image has room for a whole window, or the engine gives no probabilities.
     """
     count, differences, changed = 0, [], []
     for image in images:
@@ -75,7 +75,7 @@ def compare_with_crops(engine: Engine, images: Iterable[NDArray[np.uint8]]) -> C
 
 
 def example_images(engine: Engine, count: int = 2, seed: int = 0) -> list[NDArray[np.uint8]]:
-    """Seeded images of coarse blotches, each large enough for a map of 4 x 4 cells."""
+    """Returns seeded images of coarse blotches, uint8 RGB [H, W, 3], each large enough for a map of 4 x 4 cells."""
     geometry = geometry_of(engine.metadata)
     height = int(geometry.window_y + (CELLS_A_SIDE - 1) * geometry.stride_y)
     width = int(geometry.window_x + (CELLS_A_SIDE - 1) * geometry.stride_x)
@@ -85,7 +85,7 @@ def example_images(engine: Engine, count: int = 2, seed: int = 0) -> list[NDArra
 
 
 def _both(engine: Engine, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Probabilities [cells, C] of every cell whose window is inside the image: from the map, and from its crop."""
+    """Returns probabilities [cells, C] of the cells whose window is inside the image: by the map, and by the crops."""
     geometry = geometry_of(engine.metadata)
     whole = _probabilities(engine, image[None])[0]
     cells, crops = [], []
@@ -104,15 +104,16 @@ def _both(engine: Engine, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32]
 
 
 def _probabilities(engine: Engine, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    found = [cells.probabilities for cells in engine.score(images)]
-    present: Sequence[NDArray[np.floating]] = [p for p in found if p is not None]
-    if len(present) < len(found):
+    """Returns all probabilities [N, rows, columns, C], float32."""
+    scores = [cells.probabilities for cells in engine.score(images)]
+    present: Sequence[NDArray[np.floating]] = [probabilities for probabilities in scores if probabilities is not None]
+    if len(present) < len(scores):
         raise EngineError("the engine gives no probabilities", remedy="open it with Form.FLOAT32")
     return np.stack(present).astype(np.float32)
 
 
 def render(report: CropsReport) -> Table:
-    """The report for a terminal."""
+    """Returns the report for a terminal."""
     table = Table.grid(padding=(0, 2))
     table.add_row("compared", f"{report.cells} cells of {report.images} images with the classifier on each window")
     table.add_row("largest difference", f"{report.largest:.3g} of probability")

@@ -1,4 +1,4 @@
-"""`densecast demo`: the main job on what densecast ships; every figure it prints comes from the table it just wrote."""
+"""`densecast demo`: converts and scores what densecast ships; every figure in its report comes from the new table."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def run_demo(folder: Path, pages: int, seed: int, console: Console) -> None:
     """Converts the digits model, composes pages of digits it never saw, scores them, and reports.
 
     Args:
-        folder: Where all goes: `model`, `pages`, `maps`, `demo.png`; what an earlier demo left there is replaced.
+        folder: The folder for `model`, `pages`, `maps` and `demo.png`; those of an earlier demo are replaced.
         pages: How many pages.
-        seed: Of the pages.
-        console: Where the report goes.
+        seed: The seed of the pages.
+        console: The console for the report.
 
     Raises:
-        JobError: The folder holds something else, or fewer than 97 % of the digits are named right.
+        JobError: The folder has other files, or fewer than 97 % of the digits are named right.
     """
     _clear(folder)
     model, images, table = folder / "model", folder / "pages", folder / "maps"
@@ -52,10 +52,10 @@ def run_demo(folder: Path, pages: int, seed: int, console: Console) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Removes what an earlier demo made, and nothing else."""
+    """Removes the files of an earlier demo, and nothing else."""
     marker = folder / ".densecast-demo"
     if folder.exists() and any(folder.iterdir()) and not marker.exists():
-        raise JobError("the folder holds something else", where=str(folder), remedy="name a new folder with --output")
+        raise JobError("the folder has other files", where=str(folder), remedy="name a new folder with --output")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     marker.touch()
@@ -77,7 +77,7 @@ def convert_digits(model: Path) -> ModelMetadata:
 
 
 def compose_pages(pages: int, seed: int) -> Iterator[Page]:
-    """Pages of digits that the model never saw; the same seed gives the same pages."""
+    """Yields pages of digits that the model never saw; the same seed gives the same pages."""
     glyphs, labels = held_out()
     rng = np.random.default_rng(seed)
     for _ in range(pages):
@@ -93,15 +93,15 @@ def _compose(images: Path, pages: int, seed: int) -> None:
 
 
 def _report(folder: Path, result: JobResult, console: Console) -> None:
-    """Holds the table against the truth, draws the page with most digits."""
+    """Compares the table with the true digits, and draws the page with the most digits."""
     right = total = cells = 0
     best: tuple[int, ClassificationMap] | None = None
-    for found in MapTable(str(folder / "maps")):
-        truth = json.loads(Path(found.uri).with_suffix(".json").read_text(encoding="utf-8"))
-        named = sum(found.label(*found.at(digit["y"], digit["x"])) == str(digit["label"]) for digit in truth)
-        right, total, cells = right + named, total + len(truth), cells + found.residual.size
+    for page_map in MapTable(str(folder / "maps")):
+        truth = json.loads(Path(page_map.uri).with_suffix(".json").read_text(encoding="utf-8"))
+        named = sum(page_map.label(*page_map.at(digit["y"], digit["x"])) == str(digit["label"]) for digit in truth)
+        right, total, cells = right + named, total + len(truth), cells + page_map.residual.size
         if best is None or len(truth) > best[0]:
-            best = (len(truth), found)
+            best = (len(truth), page_map)
     if best is None or not total:
         raise JobError("the demo's table has no maps", where=str(folder), remedy="please report this")
     picture = folder / "demo.png"
@@ -114,7 +114,7 @@ def _report(folder: Path, result: JobResult, console: Console) -> None:
     )
     console.print(f"4. {right} of {total} digits ({right / total:.1%}) are named right by the cell at their centre")
     console.print(f"   picture: {picture}")
-    console.print(f"   look on: densecast show {folder / 'maps'} {best[1].uri}")
+    console.print(f"   next: densecast show {folder / 'maps'} {best[1].uri}")
     if right / total < MINIMUM_SHARE:
         raise JobError(
             f"only {right / total:.1%} of the digits are named right", why=f"at least {MINIMUM_SHARE:.0%} should be"

@@ -1,10 +1,9 @@
-"""What `densecast inspect` says of a network: layers, shapes, parameters, multiply-adds, geometry."""
+"""`densecast inspect`: layers, shapes, parameters, multiply-adds and geometry of a network."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel
 from rich.console import Group, RenderableType
@@ -19,6 +18,7 @@ from conversion import (
     Limits,
     ModelMetadata,
     Network,
+    Number,
     cast,
     load_network,
     read_metadata,
@@ -29,7 +29,7 @@ from models import entries
 
 
 class LayerReport(BaseModel):
-    """One layer; shapes in Caffe's axis order."""
+    """One layer; shapes are in Caffe's axis order."""
 
     name: str
     type: str
@@ -42,16 +42,16 @@ class NetworkReport(BaseModel):
     """A network at one input size.
 
     Attributes:
-        name: The network's.
+        name: The network's name.
         input_size: [height, width] in pixels.
         map_size: [height, width] in cells.
         classes: Channels of the output.
         geometry: Which pixels a cell stands for.
-        overhang: By how many pixels the last cell's window reaches past the image, [vertical, horizontal].
-        layers: In order.
-        parameters: Learned values.
-        multiply_adds: Of one image of that size.
-        model: Of a converted model: what it says about itself.
+        overhang: Pixels by which the last cell's window reaches past the image, [vertical, horizontal].
+        layers: The layers, in order.
+        parameters: How many learned values there are.
+        multiply_adds: The cost of one image of that size.
+        model: The metadata of a converted model; None for a definition.
     """
 
     name: str
@@ -67,15 +67,15 @@ class NetworkReport(BaseModel):
 
 
 def inspect(path: str, size: tuple[int, int] | None = None, *, limits: Limits = DEFAULT_LIMITS) -> NetworkReport:
-    """Reports on a model directory, or on a definition as it is after the cast.
+    """Returns the report on a model directory, or on a definition after the cast.
 
     Args:
         path: A model directory, a prototxt, or the name of a model of the catalog.
-        size: (height, width) of the image; the training size by default.
+        size: (height, width) of the image in pixels; the training size by default.
         limits: What a definition may ask for.
 
     Raises:
-        DensecastError: The file cannot be read, cast, or run at that size.
+        DensecastError: The file cannot be read or cast, or the network does not take that size.
     """
     model = read_metadata(path) if Path(path).is_dir() else None
     if model:
@@ -86,15 +86,21 @@ def inspect(path: str, size: tuple[int, int] | None = None, *, limits: Limits = 
 
 
 def report(network: Network, size: tuple[int, int] | None, model: ModelMetadata | None = None) -> NetworkReport:
-    """The report on a fully convolutional network."""
+    """Returns the report on a fully convolutional network.
+
+    Raises:
+        ConversionError: The network does not have one image as its only input.
+    """
     if len(network.inputs) != 1 or any(len(shape) != 4 for shape in network.inputs.values()):
-        raise ConversionError(f"inputs {network.inputs}", where=network.name, why="a map is of one image, N, C, H, W")
+        raise ConversionError(
+            f"the inputs are {network.inputs}", where=network.name, why="a map needs one image, N, C, H, W"
+        )
     ((blob, shape),) = network.inputs.items()
     height, width = size or (shape[2], shape[3])
     steps, shapes = network.trace({blob: (1, shape[1], height, width)})
     output = model.output_blob if model else network.outputs[-1]
-    # A finer network does not say by itself what its training window was: the model remembers.
-    geometry = model.geometry if model else GeometryMetadata.of(receptive_field(network, output))
+    # A dilated network does not have the training window in its layers: the model's metadata keeps it.
+    geometry = model.geometry if model else receptive_field(network, output)
     cells = shapes[output]
     layers = [
         LayerReport(
@@ -113,8 +119,8 @@ def report(network: Network, size: tuple[int, int] | None, model: ModelMetadata 
         classes=cells[1],
         geometry=geometry,
         overhang=[
-            float(geometry.y.axis.overhang(height, cells[2])),
-            float(geometry.x.axis.overhang(width, cells[3])),
+            float(geometry.y.overhang(height, cells[2])),
+            float(geometry.x.overhang(width, cells[3])),
         ],
         layers=layers,
         parameters=sum(layer.parameters for layer in layers),
@@ -124,7 +130,7 @@ def report(network: Network, size: tuple[int, int] | None, model: ModelMetadata 
 
 
 def render(report: NetworkReport) -> RenderableType:
-    """The report for a terminal."""
+    """Returns the report for a terminal."""
     layers = Table(title=f"{report.name}, fully convolutional, {_size(report.input_size)} pixels")
     for column in ("layer", "type", "output"):
         layers.add_column(column)
@@ -184,5 +190,5 @@ def _size(pair: list[int]) -> str:
     return "x".join(map(str, pair))
 
 
-def _pair(y: Any, x: Any) -> str:
-    return f"{y:g}" if y == x else f"{y:g} x {x:g}"
+def _pair(y: Number, x: Number) -> str:
+    return f"{float(y):g}" if y == x else f"{float(y):g} x {float(x):g}"

@@ -16,6 +16,8 @@ from pipeline.maps.classification_map import ClassificationMap
 from pipeline.rejection import Rejected
 from pipeline.sources import Reader, locate
 from pipeline.storage.local import LocalStore
+from pipeline.storage.options import StorageOptions
+from pipeline.table.paths import TableRoot
 from pipeline.table.reader import MapTable
 from pipeline.visualization.overlay import overlay
 from pipeline.visualization.terminal_grid import grid
@@ -35,44 +37,48 @@ def show(
 
     Args:
         table: The table.
-        image: An image of it, by address, path or own id.
-        output: The picture to write; `<name>-map.png` in the present folder by default.
-        scale: Which of its maps, where it has several.
-        fused: Draw the mean of its maps at all scales instead.
-        key: How the map's key begins, where that is not enough.
-        width: Of the terminal, in characters.
+        image: An image of the table, by address, path or own id.
+        output: The picture to write; `<name>-map.png` in the current folder by default.
+        scale: The scale of the map, where the image has several.
+        fused: Whether to draw the mean of the image's maps at all scales.
+        key: The beginning of the map's key, where the scale does not name one map.
+        width: The width of the terminal, in characters.
 
     Returns:
-        What to print; if the image is gone, the table of class names alone, saying so.
+        What to print: the table of class names, and where the picture is or why there is none.
 
     Raises:
-        JobError: A fused map is asked for, and a single scale or key as well.
+        JobError: A fused map is asked for, and also a scale or a key.
         TableError: There is no such table or image, the image was rejected or deleted, or it has several maps.
         MapError: The map's rows contradict each other.
         StorageError: The picture cannot be written.
     """
     if fused and (scale is not None or key):
-        raise JobError("a fused map is of all scales", remedy="leave out either `fused` or the scale and the key")
+        raise JobError("a fused map covers all scales", remedy="leave out either `fused` or the scale and the key")
     maps = MapTable(table)
-    found = maps.fused(image) if fused else maps.read(image, scale=scale, key=key)
-    target = Path(output) if output is not None else Path(f"{Path(found.uri).stem}-map.png")
-    return Group(grid(found, width=width), _draw(found, target))
+    shown = maps.fused(image) if fused else maps.read(image, scale=scale, key=key)
+    target = Path(output) if output is not None else Path(f"{Path(shown.uri).stem}-map.png")
+    return Group(grid(shown, width=width), _draw(shown, target, TableRoot(table).options))
 
 
-def _draw(found: ClassificationMap, target: Path) -> Text:
+def _draw(shown: ClassificationMap, target: Path, options: StorageOptions) -> Text:
     try:
-        with Reader() as reader:
-            pixels = decode(reader.read(locate(found.uri)).data, DecodeLimits()).pixels
+        with Reader(options=options) as reader:
+            pixels = decode(reader.read(locate(shown.uri, options)).data, DecodeLimits()).pixels
     except Rejected as error:
-        return Text(f"no picture: {found.uri} cannot be read any more ({error})")
-    if pixels.shape[:2] != found.image_size:
-        return Text(f"no picture: {found.uri} is another image now than the one that was scored")
-    save_picture(found, pixels, target)
+        return Text(f"no picture: {shown.uri} can no longer be read ({error})")
+    if pixels.shape[:2] != shown.image_size:
+        return Text(f"no picture: {shown.uri} is not the image that was scored")
+    save_picture(shown, pixels, target)
     return Text(f"picture: {target}")  # not markup: a name may hold brackets
 
 
-def save_picture(found: ClassificationMap, pixels: NDArray[np.uint8], target: Path) -> None:
-    """Writes the map over its image as PNG; raises StorageError."""
+def save_picture(shown: ClassificationMap, pixels: NDArray[np.uint8], target: Path) -> None:
+    """Writes a map over its image as PNG.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
     buffer = io.BytesIO()
-    overlay(pixels, found).save(buffer, format="PNG")
+    overlay(pixels, shown).save(buffer, format="PNG")
     LocalStore().write_atomically(str(target), buffer.getvalue())

@@ -1,4 +1,4 @@
-"""`densecast verify`: a model against its Caffe files, and its maps against their crops."""
+"""`densecast verify`: compares a model with its Caffe files, and its maps with the classifier on each window."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from pipeline.tools.crops import CropsReport, compare_with_crops, example_images
 
 
 class VerifyReport(BaseModel):
-    """What was compared; None where it was not asked for."""
+    """The comparisons; None for one that was not asked for."""
 
     caffe: VerificationMetadata | None = None
     crops: CropsReport | None = None
@@ -37,40 +37,40 @@ class VerifyReport(BaseModel):
 def verify_model(
     model: str, *, crops: bool = False, images: Sequence[str] = (), caffe: tuple[str, str] | None = None
 ) -> VerifyReport:
-    """Compares a model with its Caffe files and with its crops.
+    """Compares a model with its Caffe files, and its maps with the classifier on each window.
 
     Args:
         model: A model directory.
-        crops: Compare maps with the classifier on each window.
-        images: Folders, files, patterns or manifests for that; seeded images by default.
-        caffe: Definition and weights to hold every layer against.
+        crops: Whether to compare maps with the classifier on each window.
+        images: Folders, files, patterns or manifests for `crops`; seeded images by default.
+        caffe: Definition and weights that every layer is compared with.
 
     Raises:
         VerificationError: A layer diverges from the reference; it is named.
         Rejected: An image cannot be read or decoded.
         DensecastError: A file cannot be read.
     """
-    against = _against_caffe(model, *caffe) if caffe else None
+    verification = _compare_with_caffe(model, *caffe) if caffe else None
     if not crops:
-        return VerifyReport(caffe=against)
+        return VerifyReport(caffe=verification)
     engine = TensorFlowEngine(model, form=Form.FLOAT32)
     limits = DecodeLimits()
     with Reader() as reader:
         given = [decode(reader.read(reference).data, limits).pixels for reference in list_images(images)]
-    return VerifyReport(caffe=against, crops=compare_with_crops(engine, given or example_images(engine)))
+    return VerifyReport(caffe=verification, crops=compare_with_crops(engine, given or example_images(engine)))
 
 
-def _against_caffe(model: str, definition: str, weights: str) -> VerificationMetadata:
+def _compare_with_caffe(model: str, definition: str, weights: str) -> VerificationMetadata:
     metadata = read_metadata(Path(model))
     network = cast(load_network(definition, weights))
     window = next(iter(network.inputs.values()))[2:]
     sizes = verification_sizes(window, receptive_field(network, metadata.output_blob).stride)
-    against = verification_examples(network, metadata.preprocessing, sizes)
-    return verify_savedmodel(load_savedmodel(model), network, metadata.output_blob, against)
+    examples = verification_examples(network, metadata.preprocessing, sizes)
+    return verify_savedmodel(load_savedmodel(model), network, metadata.output_blob, examples)
 
 
 def render(report: VerifyReport) -> RenderableType:
-    """The report for a terminal."""
+    """Returns the report for a terminal."""
     parts: list[RenderableType] = []
     if report.caffe:
         v = report.caffe

@@ -1,4 +1,4 @@
-"""`densecast verify-runner`: two nights of one collection on a runner and on the local one, and what differs."""
+"""`densecast verify-runner`: scores one collection twice on a runner and on the local one, and compares the tables."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import platform
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 from rich.console import Group, RenderableType
@@ -18,11 +18,12 @@ from conversion import read_metadata
 from pipeline import beam_counters
 from pipeline.errors import JobError
 from pipeline.jobs.run import JobResult, run_job
-from pipeline.jobs.spec import describe_job
+from pipeline.jobs.spec import ScoringJob, describe_job
 from pipeline.maintenance.check import check
 from pipeline.maps.recipe import Form
 from pipeline.runners.flink import FlinkCluster
-from pipeline.runners.registry import LOCAL, about_runner, open_runner
+from pipeline.runners.registry import describe_runner, open_runner
+from pipeline.settings import LOCAL
 from pipeline.storage.address import is_remote, join, local_path
 from pipeline.storage.options import StorageOptions
 from pipeline.table import diff
@@ -35,21 +36,21 @@ from pipeline.tools.demo import convert_digits
 from pipeline.tools.verify_runner_images import MINIMUM_PAGES, SCALES, first_night, second_night, shape_for
 
 
-class _Model(BaseModel):
+class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class Told(_Model):
-    """What a run says of itself.
+class RunReport(_Frozen):
+    """The summary of one run.
 
     Attributes:
         run_id: The run.
         seconds: How long it took.
-        scored: Maps that it added.
-        rejected: Rejections that it added.
-        images: What became of the images, see `pipeline.table.commit.RunSummary`.
+        scored: How many maps it added.
+        rejected: How many rejections it added.
+        images: Counts of the images by outcome, see `pipeline.table.commit.RunSummary`.
         reasons: The rejections by reason.
-        counters: What the runner counted, by name; None where it has no counters. What is done twice counts twice.
+        counters: What the runner counted, by name; None where it has no counters. Repeated work counts twice.
     """
 
     run_id: str
@@ -60,44 +61,44 @@ class Told(_Model):
     reasons: Mapping[str, int]
     counters: Mapping[str, int] | None
 
-    def agrees(self, other: Told) -> bool:
-        """Whether another run says the same, but for its name, its time and its counters."""
-        free = {"run_id", "seconds", "counters"}
-        return self.model_dump(exclude=free) == other.model_dump(exclude=free)
+    def agrees(self, other: RunReport) -> bool:
+        """Returns whether another run has the same summary, except run id, time and counters."""
+        own = {"run_id", "seconds", "counters"}
+        return self.model_dump(exclude=own) == other.model_dump(exclude=own)
 
 
-class Night(_Model):
+class Night(_Frozen):
     """One night on both runners.
 
     Attributes:
-        there: The run on the runner that is tried.
-        here: The local one.
-        tables: Its table (left) against the local one (right).
-        damage: What `densecast check` finds in its table.
+        there: The run on the runner that is tested.
+        here: The run on the local runner.
+        tables: The difference of the table there (left) and the table here (right).
+        damage: What `densecast check` finds in the table there.
     """
 
-    there: Told
-    here: Told
+    there: RunReport
+    here: RunReport
     tables: TableDiff
     damage: tuple[str, ...]
 
     @property
     def equal(self) -> bool:
-        """Whether both left the same rows within the tolerance, and said the same of them."""
+        """Whether both tables have the same rows within the tolerance, and both runs the same summary."""
         return self.tables.equal and self.there.agrees(self.here) and not self.damage
 
 
-class TrialReport(_Model):
+class TrialReport(_Frozen):
     """How a runner compares with the local one.
 
     Attributes:
-        runner: Its name.
-        about: What is known of it, and what it says of itself.
-        flags: What went to Beam.
-        versions: Of Beam's SDK, of Python and of densecast, here; workers have to have the same.
-        folder: Where collection, model and tables are; None where they were deleted.
-        nights: The first one, and one that found a changed collection.
-        equal: Whether all were equal.
+        runner: The runner's name.
+        about: Its class, and what it reports about itself.
+        flags: The flags for Beam.
+        versions: Versions of Beam's SDK, Python and densecast here; workers must have the same.
+        folder: The folder of collection, model and tables; None where it was deleted.
+        nights: The first night, and a second one with a changed collection.
+        equal: Whether all nights were equal.
     """
 
     runner: str
@@ -109,47 +110,63 @@ class TrialReport(_Model):
     equal: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What is scored on both runners, and where.
+
+    Attributes:
+        pages: How many pages of digits the collection has, at least `MINIMUM_PAGES`.
+        model: A model directory; by default the digits model, which is converted first.
+        images: More images, as `densecast score` takes them; they do not change.
+        output: A new folder is made below this one for everything; workers must reach it by the same path. With
+            `scheme://` it holds collection and tables. By default a temporary folder, which is deleted.
+        storage: How object stores are opened; None: as the environment says.
+    """
+
+    pages: int = 12
+    model: str | None = None
+    images: tuple[str, ...] = ()
+    output: str | None = None
+    storage: StorageOptions | None = None
+
+    def __post_init__(self) -> None:
+        if self.pages < MINIMUM_PAGES:
+            raise JobError(f"{self.pages} pages are too few", why=f"the second night changes {MINIMUM_PAGES} of them")
+
+
 def try_runner(
     runner: str,
     flags: Sequence[str] = (),
     *,
     flink_master: str | None = None,
-    pages: int = 12,
-    model: str | None = None,
-    images: Sequence[str] = (),
-    output: str | None = None,
-    storage: StorageOptions | None = None,
-    run: Callable[[Any], JobResult] = run_job,
+    trial: Trial | None = None,
+    run: Callable[[ScoringJob], JobResult] = run_job,
 ) -> TrialReport:
     """Scores a collection of two nights on a runner and on the local one.
 
     Args:
         runner: The name of a Beam runner.
         flags: For Beam, on that runner.
-        flink_master: The REST address of a Flink cluster, where that is the runner.
-        pages: How many pages of digits there are, `MINIMUM_PAGES` at least.
-        model: A model directory; by default the digits model, converted for this.
-        images: More images, as `densecast score` takes them; they do not change.
-        output: A folder for all of it, below which a new one is made, that workers reach by the same path, or
-            `scheme://` for collection and tables; by default a temporary one that is deleted.
-        storage: How object stores are opened; None: as the environment says.
+        flink_master: The REST address of a Flink cluster; FlinkRunner needs it.
+        trial: What is scored, and where; by default pages of digits in a temporary folder.
         run: Runs a job.
 
     Raises:
-        DensecastError: A run failed, see `pipeline.jobs.run.run_job`; a runner cannot be made or reached.
+        DensecastError: A run failed, see `pipeline.jobs.run.run_job`, or a runner cannot be made or reached.
     """
-    if pages < MINIMUM_PAGES:
-        raise JobError(f"{pages} pages are too few", why=f"the second night changes {MINIMUM_PAGES} of them")
-    target: dict[str, Any] = {"runner": runner, "beam_options": tuple(flags), "flink_master": flink_master}
-    about = about_runner(open_runner(runner), flags)  # what lacks its program fails before anything is made
+    trial = trial or Trial()
+    target: dict[str, object] = {"runner": runner, "beam_options": tuple(flags), "flink_master": flink_master}
+    runner_facts = describe_runner(
+        open_runner(runner), flags
+    )  # a runner without its program fails before anything is made
     if flink_master:
-        about["flink"] = FlinkCluster(flink_master).overview().version
-    with _folder(output) as folder, _model(model, folder) as directory:
+        runner_facts["flink"] = FlinkCluster(flink_master).overview().version
+    with _folder(trial.output) as folder, _model(trial.model, folder) as directory:
         shape = shape_for(read_metadata(directory))
-        arguments = first_night(TableRoot(join(folder, "images"), storage), pages, shape)
-        values: dict[str, Any] = {
+        arguments = first_night(TableRoot(join(folder, "images"), trial.storage), trial.pages, shape)
+        values: dict[str, object] = {
             "model": directory,
-            "images": (*arguments, *images),
+            "images": (*arguments, *trial.images),
             "top_k": 3,
             "scores": Form.FLOAT32,
             "scales": SCALES,
@@ -157,25 +174,25 @@ def try_runner(
             "prune": True,
             "max_pruned": 1,
             "max_rejected": 1,
-            "storage": storage,
+            "storage": trial.storage,
         }
-        tables = {where: TableRoot(join(folder, f"maps-{where}"), storage) for where in ("there", "here")}
+        tables = {where: TableRoot(join(folder, f"maps-{where}"), trial.storage) for where in ("there", "here")}
         nights = []
         for number in range(2):
             if number:
-                second_night(arguments[0], pages, shape)
+                second_night(arguments[0], trial.pages, shape)
             there = run(describe_job(**values, **target, output=tables["there"]))
             here = run(describe_job(**values, runner=LOCAL, output=tables["here"]))
             nights.append(_night(tables["there"], there, tables["here"], here))
     return TrialReport(
         runner=runner,
-        about=about,
+        about=runner_facts,
         flags=tuple(flags),
         versions={
             "python": platform.python_version(),
             **{name: version(name) for name in ("apache-beam", "densecast")},
         },
-        folder=folder if output else None,
+        folder=folder if trial.output else None,
         nights=tuple(nights),
         equal=all(night.equal for night in nights),
     )
@@ -185,39 +202,40 @@ def compare_tables(left: str, right: str) -> TableDiff:
     """Compares the newest versions of two tables within `pipeline.table.diff.TOLERANCE`, see `compare` there.
 
     Raises:
-        TableError: One is no table, or a part cannot be read.
+        TableError: One is not a table, or a part cannot be read.
     """
     datasets = [MapTable(root).dataset() for root in (left, right)]
-    with reading(f"{left}, {right}"):
+    both = TableRoot(f"{left}, {right}", TableRoot(left).options)  # an error shows no secret of theirs
+    with reading(both):
         return diff.compare(*datasets, tolerance=diff.TOLERANCE)
 
 
 def _night(there_root: str, there: JobResult, here_root: str, here: JobResult) -> Night:
     findings = check(there_root).findings
     return Night(
-        there=_told(there),
-        here=_told(here),
+        there=_run_report(there),
+        here=_run_report(here),
         tables=compare_tables(there_root, here_root),
         damage=tuple(f"{finding.kind.value}: {finding.where}: {finding.what}" for finding in findings),
     )
 
 
-def _told(result: JobResult) -> Told:
-    said = result.summary
-    return Told(
-        run_id=said.run_id,
+def _run_report(result: JobResult) -> RunReport:
+    summary = result.summary
+    return RunReport(
+        run_id=summary.run_id,
         seconds=result.seconds,
-        scored=said.scored,
-        rejected=said.rejected,
-        images=dict(said.images),
-        reasons=dict(said.reasons),
+        scored=summary.scored,
+        rejected=summary.rejected,
+        images=dict(summary.images),
+        reasons=dict(summary.reasons),
         counters=beam_counters.counters(result.beam),
     )
 
 
 @contextmanager
 def _folder(output: str | None) -> Iterator[str]:
-    """A folder of the trial's own: what others hold is never touched."""
+    """Yields a folder of the trial's own: files of others are never touched."""
     if output is not None:
         yield join(output, f"trial-{new_run_id()}")
         return
@@ -227,13 +245,13 @@ def _folder(output: str | None) -> Iterator[str]:
 
 @contextmanager
 def _model(model: str | None, folder: str) -> Iterator[str]:
-    """The model's directory; the digits model goes beside the collection, or where that is remote, to this machine."""
+    """Yields the model's directory; the digits model is made beside the collection, or here if that is remote."""
     if model is not None:
         yield model
     elif is_remote(folder):
-        with tempfile.TemporaryDirectory(prefix="densecast-") as here:
-            convert_digits(Path(here, "model"))
-            yield str(Path(here, "model"))
+        with tempfile.TemporaryDirectory(prefix="densecast-") as local_folder:
+            convert_digits(Path(local_folder, "model"))
+            yield str(Path(local_folder, "model"))
     else:
         directory = local_path(join(folder, "model")).absolute()
         directory.parent.mkdir(parents=True, exist_ok=True)
@@ -242,39 +260,38 @@ def _model(model: str | None, folder: str) -> Iterator[str]:
 
 
 def render(report: TrialReport) -> RenderableType:
-    """The report for a terminal."""
-    about = ", ".join(f"{name} {value}" for name, value in report.about.items())
-    with_ = ", ".join(f"{name} {value}" for name, value in report.versions.items())
-    lines = [f"{report.runner} ({about}) against {LOCAL}; {with_}"]
+    """Returns the report for a terminal."""
+    facts = ", ".join(f"{name} {value}" for name, value in report.about.items())
+    versions = ", ".join(f"{name} {value}" for name, value in report.versions.items())
+    lines = [f"{report.runner} ({facts}) compared with {LOCAL}; {versions}"]
     if report.flags:
         lines.append(f"flags: {' '.join(report.flags)}")
     for number, night in enumerate(report.nights, 1):
         lines += [f"night {number}: {'equal' if night.equal else 'DIFFERENT'}", *map("  {}".format, _lines(night))]
     if report.folder:
-        lines.append(f"all of it is in {report.folder}")
+        lines.append(f"collection and tables are in {report.folder}")
     lines.append(f"the runners are {'equal' if report.equal else 'NOT EQUAL'}")
     return Group(*map(escape, lines))
 
 
 def _lines(night: Night) -> Iterator[str]:
     there, here = night.there, night.here
-    yield f"{_said(there)} there, in {there.seconds:.1f} s"
+    yield f"{_totals(there)} there, in {there.seconds:.1f} s"
     if not there.agrees(here):
-        yield f"{_said(here)} here: the summaries differ"
+        yield f"{_totals(here)} here: the summaries differ"
     if there.counters is None:
         yield "the runner has no counters"
     elif there.counters != here.counters:
-        yield f"its counters: {_counts(there.counters)}; here: {_counts(here.counters or {})} (what is repeated counts)"
+        counts = f"{_counts(there.counters)}; here: {_counts(here.counters or {})}"
+        yield f"its counters: {counts} (repeated work counts again)"
     else:
         yield f"counters as here: {_counts(there.counters)}"
     yield from diff.summary(night.tables, "there", "here")
     yield from (f"damage: {finding}" for finding in night.damage)
 
 
-def _said(told: Told) -> str:
-    return (
-        f"{told.scored:,} maps, {told.rejected:,} rejections ({_counts(told.reasons)}); images: {_counts(told.images)}"
-    )
+def _totals(run: RunReport) -> str:
+    return f"{run.scored:,} maps, {run.rejected:,} rejections ({_counts(run.reasons)}); images: {_counts(run.images)}"
 
 
 def _counts(counts: Mapping[str, int]) -> str:

@@ -1,7 +1,7 @@
-"""The collection that runners are compared on, and how it changes from one night to the next.
+"""The collection that `densecast verify-runner` scores, and how it changes from one night to the next.
 
-It is made so that a table of it has every kind of row: maps at two scales, whole and in tiles, images that are rejected
-at one scale or at both, and after the second night rows that were kept, replaced, relabelled and marked as deleted.
+A table of it has every kind of row: maps at two scales, whole and in tiles, images that are rejected at one scale or at
+both, and after the second night rows that were kept, replaced, relabelled and marked as deleted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from PIL import Image
 from conversion import ModelMetadata
 from models.digits.pages import Pixels
 from pipeline.storage.address import join
-from pipeline.storage.store import open_store
+from pipeline.table.paths import TableRoot
 from pipeline.tools.demo import compose_pages
 
 SCALES = (1.0, 0.5)
@@ -28,12 +28,12 @@ _TILE = 200  # longer than the shortest page's side, shorter than most
 
 
 class Shape(NamedTuple):
-    """What fits a model.
+    """The sizes that fit a model.
 
     Attributes:
-        window: The longer side of its nominal window, in pixels.
-        enlarged: How many times as large as the digits model's its pages are.
-        tile_pixels: The largest area of a tile: most pages are larger.
+        window: The longer side of the model's nominal window, in pixels.
+        enlarged: The factor by which pages are larger than those for the digits model.
+        tile_pixels: The largest area of a tile, in pixels; most pages are larger.
     """
 
     window: int
@@ -42,7 +42,7 @@ class Shape(NamedTuple):
 
 
 def shape_for(metadata: ModelMetadata) -> Shape:
-    """The sizes at which a model gives maps at both scales, in tiles as well."""
+    """Returns the sizes at which a model gives maps at both scales, whole and in tiles."""
     window = max(metadata.minimum_size)
     alignment = metadata.alignment or (0, 0)
     axes = (metadata.geometry.y, metadata.geometry.x)
@@ -53,15 +53,18 @@ def shape_for(metadata: ModelMetadata) -> Shape:
 
 
 def first_night(folder: str, pages: int, shape: Shape) -> tuple[str, ...]:
-    """Writes the collection, and gives what names it: arguments of `densecast score`.
+    """Writes the collection.
 
     Args:
-        folder: Where to, a local path or `scheme://`.
-        pages: How many pages there are, `MINIMUM_PAGES` at least.
-        shape: What fits the model.
+        folder: The folder to write to, a local path or `scheme://`.
+        pages: How many pages, at least `MINIMUM_PAGES`.
+        shape: The sizes that fit the model.
+
+    Returns:
+        The arguments of `densecast score` that list the collection.
 
     Raises:
-        StorageError: It cannot be written.
+        StorageError: A file cannot be written.
     """
     images = list(_pages(pages + 2, 0, shape))
     for number, pixels in enumerate(images[:pages]):
@@ -73,34 +76,34 @@ def first_night(folder: str, pages: int, shape: Shape) -> tuple[str, ...]:
     _write(folder, "small.png", encoded(images[0][:8, :8]))
     _write(folder, "narrow.png", encoded(images[0][: shape.window + shape.window // 2]))
     _write(folder, "shard.tar", _tar({f"{n}.png": encoded(pixels) for n, pixels in enumerate(images[pages:])}))
-    # Below a folder, archives are left out.
+    # The listing of a folder does not enter archives, so the archive is an argument of its own.
     return folder, join(folder, "shard.tar")
 
 
 def second_night(folder: str, pages: int, shape: Shape) -> None:
-    """Changes the collection: pages are changed, touched, removed, broken and new, and a small one becomes a whole one.
+    """Changes the collection: pages are changed, touched, removed, damaged and added, and a small image becomes large.
 
     Args:
-        folder: Of `first_night`.
-        pages: As there.
-        shape: As there.
+        folder: The folder given to `first_night`.
+        pages: How many pages `first_night` wrote.
+        shape: The sizes that fit the model.
 
     Raises:
-        StorageError: It cannot be written.
+        StorageError: A file cannot be written.
     """
-    changed, new, mended = _pages(3, 1, shape)
+    changed, new, enlarged = _pages(3, 1, shape)
     _write(folder, _page(0), encoded(changed))
     touched = join(folder, _page(1))
-    store = open_store(folder)
+    store = TableRoot(folder).store
     store.write_atomically(touched, store.read_bytes(touched))
     store.delete(join(folder, _page(2)))
     _write(folder, _page(3), b"broken now")
     _write(folder, _page(pages), encoded(new))
-    _write(folder, "small.png", encoded(mended))
+    _write(folder, "small.png", encoded(enlarged))
 
 
 def encoded(pixels: Pixels, form: str = "PNG") -> bytes:
-    """An image file of RGB pixels, uint8 [H, W, 3]."""
+    """Returns an image file of RGB pixels, uint8 [H, W, 3]."""
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, form)
     return stream.getvalue()
@@ -116,14 +119,14 @@ def _page(number: int) -> str:
 
 
 def _write(folder: str, name: str, data: bytes) -> None:
-    open_store(folder).write_atomically(join(folder, name), data)
+    TableRoot(folder).store.write_atomically(join(folder, name), data)
 
 
 def _tar(members: dict[str, bytes]) -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
         for name, data in members.items():
-            about = tarfile.TarInfo(name)
-            about.size = len(data)
-            archive.addfile(about, io.BytesIO(data))
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
     return stream.getvalue()

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.errors import TableError
 from pipeline.maps.encoding import map_digest
 from pipeline.table.log import FOLDER, active_parts, check_columns, open_delta
 from pipeline.table.part_file import NAME_DIGITS
-from pipeline.table.part_reader import UnreadablePartError, open_part, reading_part, row_groups
+from pipeline.table.part_reader import open_part, reading_part, row_groups
 from pipeline.table.paths import TableRoot
 from pipeline.table.schema import ARRAYS, SCHEMA, Status
 from pipeline.table.summaries import ADOPTED, read_json
@@ -114,7 +115,7 @@ def read_orphan(root: str, part: str) -> list[Known]:
                 if not all(_intact(row) for batch in batches for row in batch.to_pylist()):
                     raise pa.ArrowInvalid("a map differs from its digest")
                 return list(_known(file, part, orphan=True))
-    except UnreadablePartError as error:
+    except TableError as error:
         # Its images are scored again, so nothing is lost but time.
         logging.getLogger(__name__).warning(
             "%s, left by a run that died, is damaged and not used: %s", part, error.__cause__

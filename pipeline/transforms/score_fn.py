@@ -41,6 +41,7 @@ class ScoreFn(beam.DoFn):
         table: str,
         run_id: str,
         recipe: Recipe,
+        *,
         limits: Limits,
         flush_bytes: int = FLUSH_BYTES,
         uncut: str = "",
@@ -107,7 +108,7 @@ class ScoreFn(beam.DoFn):
                 remedy="leave a model alone while it is used; convert the new one to another directory",
             )
         options = TableRoot(self._table).options
-        return Scorer(engine, self._recipe, self._limits, self._run_id, self._uncut, count, options=options)
+        return Scorer(engine, self._recipe, self._limits, self._run_id, uncut=self._uncut, count=count, options=options)
 
     def _new_writer(self) -> PartWriter:
         return PartWriter(self._table, self._run_id, self._recipe.model_digest, self._flush_bytes)

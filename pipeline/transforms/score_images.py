@@ -51,7 +51,7 @@ class ScoreImages(beam.PTransform):
         run_id: Names the run; a repeated run id commits nothing new. Made from the time by default.
         limits: What is read and decoded at all, and how.
         flush_bytes: Size in bytes of gathered rows at which a part file is written.
-        summary: What to keep with the run besides; must be JSON.
+        summary: More to keep with the run, as JSON.
         open_engine: Makes the engine on the worker; TensorFlow by default, on `device`.
         device: `auto` (a GPU where there is one), `cpu`, `gpu` (all GPUs of a process, or an error), `gpu:1`.
         compiled: Batches (images, rows, columns) that XLA compiles when a model is opened; others run without XLA.
@@ -100,9 +100,9 @@ class ScoreImages(beam.PTransform):
             self._output,
             self.run_id,
             self._recipe,
-            self._limits,
-            flush_bytes,
-            _uncut(model, metadata, recipe, self._limits),
+            limits=self._limits,
+            flush_bytes=flush_bytes,
+            uncut=_uncut(model, metadata, recipe, self._limits),
         )
         summary = {"recipe": self._recipe.as_json(), **(summary or {})}
         self._publish = PublishFn(self._output, self.run_id, metadata.model_dump(mode="json"), summary, max_pruned)
@@ -129,8 +129,7 @@ def _uncut(model: str, metadata: ModelMetadata, recipe: Recipe, limits: Limits) 
     """
     if metadata.alignment is None:
         return UNALIGNED
-    axes = metadata.geometry.y.axis, metadata.geometry.x.axis
-    cut(_LARGE, _LARGE, axes, limits.tile_pixels, metadata.alignment)
+    cut(_LARGE, _LARGE, metadata.geometry, tile_pixels=limits.tile_pixels, alignment=metadata.alignment)
     wanted = parse_features(recipe.features, metadata)
     try:
         if wanted:

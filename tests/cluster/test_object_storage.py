@@ -22,17 +22,18 @@ from conversion.errors import DensecastError
 from pipeline.cli.main import cli
 from pipeline.errors import SourceError
 from pipeline.exit_codes import ExitCode
-from pipeline.jobs.nightly import run_nights
+from pipeline.jobs.nightly import Output, run_nights
 from pipeline.jobs.run import JobResult
 from pipeline.jobs.toml_file import load_jobfile
 from pipeline.maintenance.check import check
 from pipeline.maintenance.compact import compact
-from pipeline.storage import files
 from pipeline.storage.client_options import delta_options
 from pipeline.storage.errors import StorageError, UnavailableError
-from pipeline.storage.options import StorageOptions, use
+from pipeline.storage.factory import open_store
+from pipeline.storage.options import StorageOptions
 from pipeline.table.lease import Holder, Lease, LeaseHeldError
-from pipeline.table.lease_store import open_store
+from pipeline.table.lease_store import open_lease
+from pipeline.table.paths import TableRoot
 from pipeline.table.reader import MapTable
 from pipeline.table.schema import IDENTITY
 from tests.cluster.s3 import PATIENCE_S, ROOT, Server, served
@@ -49,13 +50,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def bucket(server: Server, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[str]:
+def bucket(server: Server, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
     """A folder of the test's own in the server's bucket; the environment has the keys."""
     server.start()  # where a test has left it dead
     for name in KEYS:
         monkeypatch.setenv(name, server.environment[name])
-    yield f"{server.bucket}/{request.node.name.replace('[', '-').replace(']', '').replace(' ', '-')}"
-    use(StorageOptions())
+    return f"{server.bucket}/{request.node.name.replace('[', '-').replace(']', '').replace(' ', '-')}"
 
 
 class Remote:
@@ -63,16 +63,22 @@ class Remote:
 
     def __init__(self, folder: Path, bucket: str) -> None:
         self.images, self.bucket = Images(folder).fill(), bucket
-        self.table = f"{bucket}/maps"
+        self.storage: StorageOptions | None = None
         self.upload()
+
+    @property
+    def table(self) -> TableRoot:
+        return TableRoot(f"{self.bucket}/maps", self.storage)
 
     def upload(self) -> None:
         for path in self.images.folder.iterdir():
-            files.write_atomically(f"{self.bucket}/images/{path.name}", path.read_bytes())
+            open_store(f"{self.bucket}/images/{path.name}").write_atomically(
+                f"{self.bucket}/images/{path.name}", path.read_bytes()
+            )
 
     def values(self, **options: Any) -> dict[str, Any]:
         return {**self.images.values(Path(self.table)), "output": self.table, "images": (f"{self.bucket}/images/",),
-                **options}  # fmt: skip
+                "storage": self.storage, **options}  # fmt: skip
 
     def run(self, **options: Any) -> JobResult:
         values = self.values(**options)
@@ -131,7 +137,7 @@ def test_a_second_night_replaces_what_has_changed(remote: Remote, tmp_path: Path
     images.run(tmp_path / "local")
     images.change()
     images.run(tmp_path / "local", prune=True)
-    files.delete(f"{remote.bucket}/images/03.png")
+    open_store(f"{remote.bucket}/images/03.png").delete(f"{remote.bucket}/images/03.png")
     remote.upload()
     done = remote.run(prune=True)
     assert (done.summary.images["delete"], done.summary.images["replaced"]) == (1, 5)
@@ -145,8 +151,10 @@ def test_archives_manifests_and_tiles(remote: Remote, tmp_path: Path):
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         for name in ("01.jpg", "02.jpg", "03.png"):
             archive.add(remote.images.folder / name, name)
-    files.write_atomically(f"{remote.bucket}/a.tar", (tmp_path / "a.tar").read_bytes())
-    files.write_atomically(f"{remote.bucket}/list.csv", b"uri,id\nimages/04.jpg,four\nimages/05.jpg,five\n")
+    open_store(f"{remote.bucket}/a.tar").write_atomically(f"{remote.bucket}/a.tar", (tmp_path / "a.tar").read_bytes())
+    open_store(f"{remote.bucket}/list.csv").write_atomically(
+        f"{remote.bucket}/list.csv", b"uri,id\nimages/04.jpg,four\nimages/05.jpg,five\n"
+    )
     images = (f"{remote.bucket}/*.tar", f"@{remote.bucket}/list.csv", f"{remote.bucket}/images/0[67].*")
     done = remote.run(images=images, tile_pixels=700)
     assert (done.summary.scored, done.summary.rejected) == (7, 0)
@@ -186,20 +194,20 @@ def test_all_commands(remote: Remote, tmp_path: Path):
 
 def test_more_objects_than_a_page_has(bucket: str):
     for number in range(1003):
-        files.write_atomically(f"{bucket}/many/{number:04}.parquet", b"-")
-    assert len(files.list_files(f"{bucket}/many", ".parquet")) == 1003
-    assert len(files.list_entries(f"{bucket}/many")) == 1003
+        open_store(f"{bucket}/many/{number:04}.parquet").write_atomically(f"{bucket}/many/{number:04}.parquet", b"-")
+    assert len(open_store(f"{bucket}/many").list_files(f"{bucket}/many", ".parquet")) == 1003
+    assert len(open_store(f"{bucket}/many").list_entries(f"{bucket}/many")) == 1003
 
 
 def test_a_large_part_leaves_no_upload_behind(bucket: str, server: Server, tmp_path: Path):
     data = os.urandom(1 << 20) * 20
-    files.write_atomically(f"{bucket}/large", data)
-    assert files.read_bytes(f"{bucket}/large") == data
-    with files.open_stream(f"{bucket}/large") as stream:
+    open_store(f"{bucket}/large").write_atomically(f"{bucket}/large", data)
+    assert open_store(f"{bucket}/large").read_bytes(f"{bucket}/large") == data
+    with open_store(f"{bucket}/large").open_stream(f"{bucket}/large") as stream:
         stream.seek(19 << 20)
         assert stream.read() == data[: 1 << 20]
         # Replaced while it is read: what was read and what comes would be of two files.
-        files.write_atomically(f"{bucket}/large", data[:-1] + b"x")
+        open_store(f"{bucket}/large").write_atomically(f"{bucket}/large", data[:-1] + b"x")
         stream.seek(10 << 20)
         with pytest.raises(StorageError, match="replaced"):
             stream.read(1)
@@ -215,7 +223,7 @@ def test_options_reach_workers_in_processes_of_their_own(
     monkeypatch.setenv("OUR_SECRET", given["aws_secret_access_key"])
     for name in KEYS:
         monkeypatch.delenv(name)
-    use({**given, "aws_secret_access_key": "env:OUR_SECRET"})
+    remote.storage = StorageOptions({**given, "aws_secret_access_key": "env:OUR_SECRET"})
     remote.run(beam_options=("--direct_running_mode=multi_processing", "--direct_num_workers=2"))
     remote.settled(undisturbed)
 
@@ -231,11 +239,19 @@ def test_options_of_a_command(remote: Remote, monkeypatch: pytest.MonkeyPatch):
 
 def test_no_secret_is_kept(remote: Remote, server: Server):
     given = {name.lower(): os.environ[name] for name in KEYS}
-    use(given)
+    remote.storage = StorageOptions(given)
     done = remote.run()
     secret = given["aws_secret_access_key"]
-    kept = files.read_bytes(f"{remote.table}/_densecast/runs/{done.summary.run_id}.json").decode()
-    log = files.read_bytes(f"{remote.table}/_delta_log/00000000000000000000.json").decode()
+    kept = (
+        open_store(f"{remote.table}/_densecast/runs/{done.summary.run_id}.json")
+        .read_bytes(f"{remote.table}/_densecast/runs/{done.summary.run_id}.json")
+        .decode()
+    )
+    log = (
+        open_store(f"{remote.table}/_delta_log/00000000000000000000.json")
+        .read_bytes(f"{remote.table}/_delta_log/00000000000000000000.json")
+        .decode()
+    )
     assert secret not in kept + log
     assert "aws_" not in kept + log
 
@@ -284,7 +300,7 @@ def test_what_refuses_is_told_at_once(
             assert "what to do" in text
             assert place in text
             assert secret not in text
-    assert files.list_files(remote.table) == []
+    assert open_store(remote.table).list_files(remote.table) == []
 
 
 def test_a_bucket_that_may_be_read_and_not_written(remote: Remote, server: Server, tmp_path: Path):
@@ -345,7 +361,7 @@ def test_every_version_is_written_once(bucket: str):
     assert [child.returncode for child in children] == [0] * writers
     made = {run: int(version) for run, version in (line.split() for text in told for line in text.splitlines())}
     assert sorted(made.values()) == list(range(writers * commits))
-    delta = DeltaTable(table, storage_options=delta_options(table))
+    delta = DeltaTable(table, storage_options=delta_options(table, StorageOptions()))
     assert {entry["densecast"]["run_id"]: entry["version"] for entry in delta.history()} == made
     report = check(table)
     assert (report.clean, report.images) == (True, writers * commits)
@@ -403,7 +419,7 @@ def test_killed_runs_leave_what_the_next_one_adopts(remote: Remote, undisturbed:
     assert ended.status == -signal.SIGKILL
     assert remote.run().summary.images["adopt"] == 20
     remote.settled(undisturbed)
-    assert not [entry for entry in files.list_entries(remote.table) if ".partial" in entry.path]
+    assert not [entry for entry in open_store(remote.table).list_entries(remote.table) if ".partial" in entry.path]
 
 
 # The lease, and nights
@@ -429,9 +445,9 @@ def test_nights_with_a_table_of_options(
     for name in KEYS:
         monkeypatch.delenv(name)
     file = load_jobfile(job)
-    use(file.storage)
+    remote.storage = file.storage
     with without_tensorflow():
-        reports = [run_nights(file, [date(2026, 11, day)], tell=str, complain=str) for day in (1, 2, 2)]
+        reports = [run_nights(file, [date(2026, 11, day)], output=Output(str, str)) for day in (1, 2, 2)]
     assert [(r.exit_code, r.nights[0].status) for r in reports] == [(0, "done"), (0, "done"), (0, "done-before")]
     remote.settled(undisturbed)
     planned = densecast("nightly", str(job), "--date", "2026-11-02", "--dry-run")
@@ -444,7 +460,7 @@ def test_of_two_nights_at_once_one_is_told_who_works(remote: Remote, tmp_path: P
         ended = densecast("nightly", str(_job(remote, tmp_path)))
     assert ended.exit_code == ExitCode.BUSY, ended.output
     assert "run theirs" in ended.output
-    assert not files.list_files(remote.table, ".parquet")
+    assert not open_store(remote.table).list_files(remote.table, ".parquet")
 
 
 def test_of_many_that_find_the_lease_free_one_gets_it(remote: Remote):
@@ -485,7 +501,7 @@ def test_the_lease_of_a_killed_run_is_broken_and_one_of_another_machine_lapses(r
     process.kill()
     process.communicate()
     with Lease(remote.table, "ours"):
-        store = open_store(remote.table)
+        store = open_lease(remote.table)
         found = store.read()
         assert found is not None
     elsewhere = Holder.model_validate_json(found.data).model_copy(update={"space": "another machine", "seconds": 1.0})

@@ -103,7 +103,7 @@ def test_program_takes_the_parameters_that_the_template_offers():
 def test_workers_with_an_accelerator_use_it_or_fail(arguments: tuple[str, ...], device: str):
     parse = runpy.run_path(str(FOLDER / "main.py"))["parse"]
     job, _ = parse(["--images=gs://bucket/a/", "--output=gs://bucket/maps", *arguments])
-    assert job.device == device
+    assert job.execution.device == device
 
 
 def test_image_has_the_program_where_the_launcher_looks():
@@ -175,7 +175,8 @@ def test_parameters_become_the_job():
     flags = ["--images=a '@my list.csv'", "--output=gs://b/maps", "--features=fc6 fc7:float16", "--scores=float16"]
     job, options = parse([*flags, "--project=p", f"--dataflow_accelerator={GPU}", "--dataflow_service_options=x"])
     assert job.images == ("a", "@my list.csv")
-    assert (job.features, job.scores, job.model) == (("fc6", "fc7:float16"), "float16", "/opt/densecast/model")
+    assert (job.recipe.features, job.recipe.scores) == (("fc6", "fc7:float16"), "float16")
+    assert job.model == "/opt/densecast/model"
     google = options.view_as(GoogleCloudOptions)
     assert google.project == "p"
     assert google.dataflow_service_options == ["x", f"worker_accelerator={GPU}"]

@@ -188,7 +188,7 @@ def job() -> Any:
 def test_the_job_is_for_this_cluster(job: Any):
     cluster, options = one("FlinkDeployment"), PipelineOptions(list(job.beam_options))
     flink = options.view_as(FlinkRunnerOptions)
-    assert job.runner == "FlinkRunner"
+    assert job.execution.runner == "FlinkRunner"
     # The operator's name for a cluster's REST service.
     assert job.flink_master == f"{cluster['metadata']['name']}-rest:8081"
     assert flink.flink_submit_uber_jar

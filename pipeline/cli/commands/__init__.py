@@ -1,1 +1,1 @@
-"""The commands of `densecast`, by what they are about; `pipeline.cli.main` puts them together."""
+"""The commands of `densecast`, by subject; `pipeline.cli.main` lists them."""

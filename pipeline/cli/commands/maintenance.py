@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print the runs for programs.")
 @storage_options
 def runs(table: str, as_json: bool) -> None:
-    """List the runs of a table, the newest last: how many images each listed, kept, scored and rejected.
+    """List the runs of a table, the newest last.
+
+    The list says how many images each run listed, kept, scored and rejected.
 
     \b
     densecast runs maps
@@ -129,9 +131,10 @@ def compact(table: str, target_size: int, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the result for programs.")
 @storage_options
 def vacuum(table: str, *, retention: int, dry_run: bool, force: bool, as_json: bool) -> None:
-    """Delete the files of a table that are no longer needed: superseded files, and files that dead runs left.
+    """Delete the files of a table that are no longer needed.
 
-    Versions of the table from before the retention can no longer be read afterwards. Other files in the folder stay.
+    These are superseded files, and files that dead runs left. Versions of the table from before the retention can no
+    longer be read afterwards. Other files in the folder stay.
 
     \b
     densecast vacuum maps --dry-run

@@ -138,7 +138,7 @@ def inspect(network: str, input_size: tuple[int, int] | None, as_json: bool) -> 
 @setting_option("device")
 @click.option("--json", "as_json", is_flag=True, help="Print the report for programs.")
 def bench(model: str, *, sizes: list[int], batches: list[int], repeats: int, device: str, as_json: bool) -> None:
-    """Measure images a second, and arithmetic as a share of this machine's matrix-multiply peak.
+    """Measure images a second, and the share of this machine's matrix-multiply peak.
 
     \b
     densecast bench caffenet --sizes 227,451 --batches 1,4
@@ -161,9 +161,9 @@ def bench(model: str, *, sizes: list[int], batches: list[int], repeats: int, dev
 def verify(
     model: str, *, images: tuple[str, ...], crops: bool, definition: str | None, weights: str | None, as_json: bool
 ) -> None:
-    """Compare a model with its Caffe files, layer by layer, or its maps with the classifier on each window.
+    """Compare a model with its Caffe files, or its maps with the classifier on each window.
 
-    IMAGES are for --crops; without them, the command makes seeded ones.
+    Caffe files are compared layer by layer. IMAGES are for --crops; without them, the command makes seeded ones.
 
     \b
     densecast verify caffenet --definition deploy.prototxt --weights caffenet.caffemodel

@@ -59,11 +59,13 @@ def nightly(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Run the job that a TOML file describes, once for each date; a date that is done is not run again.
+    """Run the job that a TOML file describes, once for each date.
 
-    The last line on standard output is always the result as JSON. Exit codes: 0 done, or nothing to do; 1 failed; 3
-    more images rejected than allowed; 5 another run holds the lease on the table; 6 drift exceeds a threshold; 130
-    interrupted. A date that is done exits with the code of its run, judged by today's limits.
+    A date that is done is not run again; the command exits with the code of its run, judged by today's limits. The last
+    line on standard output is always the result as JSON.
+
+    Exit codes: 0 done, or nothing to do; 1 failed; 3 more images rejected than allowed; 5 another run holds the lease
+    on the table; 6 drift exceeds a threshold; 130 interrupted.
 
     \b
     densecast nightly photos.toml
@@ -125,9 +127,10 @@ def nightly(
 def drift(
     ctx: click.Context, /, table: str, *, run: str | None, against: str | None, as_json: bool, **limits: Any
 ) -> None:
-    """Compare a table's maps after a run with those after an earlier one: classes, confidence, rejections.
+    """Compare a table's maps after a run with those after an earlier run.
 
-    Images are compared in groups: unchanged, scored by another model, edited, new, deleted.
+    The report has classes, confidence and rejections. Images are compared in groups: unchanged, scored by another
+    model, edited, new, deleted.
 
     \b
     densecast drift maps

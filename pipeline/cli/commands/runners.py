@@ -24,7 +24,7 @@ from pipeline.exit_codes import ExitCode
 @click.option("--model", type=click.Path(), help="A model directory. Default: the digits model.")
 @click.option("--output", "-o", help="Keep images and tables in a new folder below this one.")
 @storage_options
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report for programs.")
 @click.pass_context
 def verify_runner(
     ctx: click.Context,
@@ -38,37 +38,29 @@ def verify_runner(
     output: str | None,
     as_json: bool,
 ) -> None:
-    """Score one collection on a runner and on the local one, over two nights, and compare all rows.
+    """Score one collection on a runner and on the local one, and compare all rows.
 
-    Scores, residuals, probabilities and features have to be equal within 1e-6, for TensorFlow may round their last
-    digits otherwise at another place of a batch or on another processor; where it does, the digest of the map differs
-    too. Classes and everything else have to be exactly equal, but for run id and time.
+    Scores, residuals, probabilities and features must be equal within 1e-6: TensorFlow may round their last digits
+    differently at another place of a batch or on another processor, and then the digest of the map differs too. Classes
+    and everything else must be exactly equal, except run id and time.
 
-    The collection is made for it: pages of digits, whole and in tiles, at two scales, in files and in an archive, and
-    images that are rejected; some change before the second night. IMAGES are scored besides. What follows -- goes to
-    Beam on that runner. Exits with 0 if the tables are equal, with 1 if they are not, or a run failed.
+    The command makes the collection: pages of digits, whole and in tiles, at two scales, in files and in an archive,
+    and images that are rejected. Some images change before a second run. IMAGES are scored too. Arguments after -- go
+    to Beam on that runner. Exits with 0 if the tables are equal, with 1 if they differ or a run failed.
 
-    The folder and the model have to be where the workers find them under the same name: without --output both are in a
-    temporary folder, which does for workers on this machine. For others, give --output on storage that is shared, or
-    --model there and --output s3://...
+    Workers must find the folder and the model under the same name as this machine. Without --output both are in a
+    temporary folder, which workers on this machine find. For other workers, give --output on shared storage, or
+    --output s3://... and a --model that they find.
 
     \b
     densecast verify-runner --runner PrismRunner
     densecast verify-runner --runner FlinkRunner --flink-master localhost:8081 --output /shared/trials
     """
-    from pipeline.tools.verify_runner import render, try_runner
+    from pipeline.tools.verify_runner import Trial, render, try_runner
 
     need_tensorflow()
-    report = try_runner(
-        runner,
-        beam_flags(ctx),
-        flink_master=flink_master,
-        pages=pages,
-        model=model,
-        images=images,
-        output=output,
-        storage=given_storage(),
-    )
+    trial = Trial(pages=pages, model=model, images=images, output=output, storage=given_storage())
+    report = try_runner(runner, beam_flags(ctx), flink_master=flink_master, trial=trial)
     print_report(report, render, as_json=as_json)
     if not report.equal:
         ctx.exit(ExitCode.FAILED)

@@ -144,7 +144,10 @@ def show(table: str, image: str, *, output: str | None, scale: float | None, fus
 @click.option("--pages", type=click.IntRange(min=1), default=40, show_default=True, help="Pages to compose and score.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the pages.")
 def demo(output: str, pages: int, seed: int) -> None:
-    """Convert the digits model, score pages of digits that it never saw, and report how many it names right."""
+    """Convert the digits model, score pages of digits, and report how many digits it names right.
+
+    densecast ships all that it needs. The model has never seen the digits of these pages.
+    """
     from pipeline.tools.demo import run_demo
 
     need_tensorflow()

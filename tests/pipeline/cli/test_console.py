@@ -7,7 +7,7 @@ import sys
 
 DYING = """
 import threading
-from pipeline.console import quiet_threads
+from pipeline.cli.console import quiet_threads
 
 class Rpc(Exception):
     def __init__(self, status):

@@ -14,8 +14,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from conversion import evaluate, load_network
-from pipeline.cli.commands.options import Size
 from pipeline.cli.main import cli
+from pipeline.cli.param_types import IMAGE_SIZE
 from pipeline.table.reader import MapTable
 from tests.support.golden_cases import GOLDEN
 
@@ -156,9 +156,14 @@ def test_every_command_has_help_with_an_example():
     def walk(command: click.Command, path: list[str]) -> None:
         result = CliRunner().invoke(cli, [*path, "--help"])
         assert result.exit_code == 0
-        for name, child in getattr(command, "commands", {}).items():
-            walk(child, [*path, name])
-        if path and not hasattr(command, "commands") and path not in (["rejected"], ["demo"], ["models", "list"]):
+        if isinstance(command, click.Group):
+            context = click.Context(command)
+            for name in command.list_commands(context):
+                child = command.get_command(context, name)
+                assert child is not None
+                assert child.name == name
+                walk(child, [*path, name])
+        elif path not in (["rejected"], ["demo"], ["models", "list"]):
             assert f"densecast {' '.join(path)}" in result.output, path
 
     walk(cli, [])
@@ -166,7 +171,7 @@ def test_every_command_has_help_with_an_example():
 
 @pytest.mark.parametrize(("text", "expected"), [("451", (451, 451)), ("227x300", (227, 300)), ("5X6", (5, 6))])
 def test_size(text: str, expected: tuple[int, int]):
-    assert Size().convert(text, None, None) == expected
+    assert IMAGE_SIZE.convert(text, None, None) == expected
 
 
 def test_verify_holds_a_model_against_its_caffe_files_and_its_crops(model: Path):

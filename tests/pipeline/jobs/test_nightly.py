@@ -428,7 +428,7 @@ class TestDrift:
         assert job.run(day=date(2026, 11, 24))[0] == 0, "it was measured before"
         Path(found["drift_report"]).write_text("half")
         code, failed, _ = job.run(day=date(2026, 11, 24))
-        assert (code, failed["error"]["type"]) == (1, "TableError")
+        assert (code, failed["error"]["type"]) == (1, "UnreadablePartError")
         job.write("rescore = true")
         code, told, result = job.run(day=date(2026, 11, 24))
         assert (code, told["drift"]) == (0, None)
@@ -563,7 +563,7 @@ class TestTelling:
         code, found, result = job.run()
         assert code == 0
         assert "cannot be written" in found["metrics"]
-        assert "no metrics" in result.stderr
+        assert "the metrics were not written" in result.stderr
 
     @pytest.mark.parametrize("old", [b"", b"{ nonsense", b"\xff"])
     def test_a_damaged_file_is_replaced(self, tmp_path: Path, old: bytes):

@@ -65,11 +65,14 @@ def test_all_that_a_job_may_say(tmp_path: Path):
         "https://host/a.jpg",
     )
     assert job.output == str(tmp_path / "maps")
-    assert (job.top_k, job.scores, job.max_rejected) == (3, Form.LOG_UINT8, 0.01)
-    assert (job.scales, job.resize, job.prune) == ((1.0, 0.5), (300, 400), True)
-    assert (job.beam_options, job.run_id) == (("--job_name=x",), "r")
-    assert (job.device, job.precision, job.recipe().precision) == ("gpu:1", "bfloat16", "bfloat16")
-    assert (job.max_parity_error, job.max_parity_flips, job.xla, job.xla_shapes) == (0.05, 0.02, True, 3)
+    assert (job.recipe.top_k, job.recipe.scores, job.policy.max_rejected) == (3, Form.LOG_UINT8, 0.01)
+    assert (job.recipe.scales, job.recipe.resize, job.policy.prune) == ((1.0, 0.5), (300, 400), True)
+    assert (job.recipe.precision, job.map_recipe().precision) == ("bfloat16", "bfloat16")
+    assert job.run_id == "r"
+    execution = job.execution
+    assert (execution.beam_options, execution.device) == (("--job_name=x",), "gpu:1")
+    assert (execution.max_parity_error, execution.max_parity_flips) == (0.05, 0.02)
+    assert (execution.xla, execution.xla_shapes) == (True, 3)
     assert file.name == "all photos"
     assert (file.nightly.webhook, file.nightly.lease_minutes) == ("env:HOOK", 5)
     assert file.nightly.metrics == str(tmp_path / "metrics/photos.prom")
@@ -98,7 +101,8 @@ def test_a_short_one(tmp_path: Path):
         (GOOD + "[nightly]\nwebhok = 1", ["nightly.webhok", "did you mean webhook?"]),
         (GOOD + "[nightly.drift]\nmax-aera = 1", ["nightly.drift.max-aera", "max-area"]),
         (GOOD + "[nightly.drift]\nmax-area = 2", ["max_area"]),
-        (GOOD + '[nightly.drift]\nmax-area = "much"', ["not a share"]),
+        (GOOD + '[nightly.drift]\nmax-area = "much"', ["max_area", "not a share"]),
+        (GOOD + 'max-rejected = "many"', ["photos.toml", "max_rejected", "not a share"]),
         (GOOD + "nightly = 3", ["nightly", "table"]),
         (GOOD + "[nightly]\nlease-minutes = -1", ["lease_minutes"]),
         (GOOD + "[nightly]\nlease-minutes = inf", ["lease_minutes"]),
@@ -131,6 +135,22 @@ def test_a_file_that_cannot_be_read(tmp_path: Path):
 
 class TestIdentity:
     """What makes a date's run another one."""
+
+    @pytest.mark.parametrize(
+        ("lines", "identity"),
+        [
+            ("", "f8b130a3"),
+            ('device = "cpu"\nxla-shapes = 3', "f8b130a3"),
+            ("scales = [1,0.5]", "c964d07b"),
+            ('features = ["fc7:float16","a"]', "6cedd8ab"),
+            ("retry-rejected = true\nresize = [300, 400]", "9711a01d"),
+            ("xla = true\nmax-image-bytes = 1000", "bd6cd063"),
+        ],
+    )
+    def test_it_is_that_of_version_0_1(self, tmp_path: Path, lines: str, identity: str):
+        """So dates that are done stay done after an update."""
+        text = f'model = "/m"\nimages = ["/photos/", "@/l{{date}}.csv"]\noutput = "/maps"\n{lines}'
+        assert load(tmp_path, text).identity == identity
 
     def test_what_changes_the_maps_changes_it(self, tmp_path: Path):
         changes = [

@@ -28,6 +28,7 @@ from pipeline.table import part_file
 from pipeline.table.commit import ConflictError
 from pipeline.table.reader import MapTable
 from pipeline.table.rows import MapRow
+from pipeline.units import parse_size
 from tests.support.maintained import files, mixed_rows, publish_rows, rows_of, scored, write
 
 
@@ -85,7 +86,7 @@ def test_any_target_size_keeps_the_rows_and_comes_to_rest(root: Path, target: in
 
 
 def test_compacted_parts_have_small_sorted_row_groups(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (part_file, compact):
+    for module in (part_file, compaction):
         monkeypatch.setattr(module, "ROW_GROUP_BYTES", 4000)
     monkeypatch.setattr(compaction, "_CHUNK_BYTES", 1000)
     before = rows_of(root)
@@ -243,9 +244,9 @@ def test_foreign_columns_are_not_lost(root: Path) -> None:
 def test_killed_before_the_commit_it_leaves_the_table_and_files_for_vacuum(root: Path) -> None:
     before = rows_of(root)
     code = (
-        "import os, sys; from pipeline import compacting\n"
-        "compacting._commit = lambda *_: os._exit(9)\n"
-        "compacting.compact(sys.argv[1])"
+        "import os, sys; from pipeline.maintenance import compact\n"
+        "compact._commit = lambda *_: os._exit(9)\n"
+        "compact.compact(sys.argv[1])"
     )
     done = subprocess.run([sys.executable, "-c", code, str(root)], timeout=120, capture_output=True)
     assert done.returncode == 9, done.stderr
@@ -302,4 +303,4 @@ def test_the_command(root: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("text", "size"), [("128MB", 128 * 10**6), ("1G", 10**9), ("500k", 500_000), ("7", 7)])
 def test_sizes(text: str, size: int) -> None:
-    assert maintenance.Bytes().convert(text, None, None) == size
+    assert parse_size(text) == size

@@ -12,7 +12,8 @@ from pipeline.maintenance.current_table import current_table
 from pipeline.maintenance.untracked_files import Kind, leftovers, list_table
 from pipeline.storage import beam
 from pipeline.storage.errors import StorageError
-from pipeline.storage.store import Entry, open_store
+from pipeline.storage.factory import open_store
+from pipeline.storage.store import Entry
 from tests.support.maintained import publish_rows, scored
 
 HEX = "0" * 32
@@ -46,10 +47,10 @@ def test_remote_folders_are_listed_with_times(remote: dict[str, tuple[int, float
     remote["fake://b/maps/_densecast/runs/.r.json.partial"] = (3, 0.0)
     remote["fake://b/maps/_delta_log/0.json"] = (5, 1.0)
     assert open_store("fake://b/maps").list_entries("fake://b/maps") == [
-        Entry("fake://b/maps/part-x.parquet", 7, 1000.5)
+        Entry("fake://b/maps/part-x.parquet", 7, 1000.5, "7-1000500000000")
     ]
     assert list_table("fake://b/maps/") == [
-        Entry("part-x.parquet", 7, 1000.5),
+        Entry("part-x.parquet", 7, 1000.5, "7-1000500000000"),
         Entry("_densecast/runs/.r.json.partial", 3, 0.0),
     ]
     open_store("fake://b/maps/part-x.parquet").delete("fake://b/maps/part-x.parquet")

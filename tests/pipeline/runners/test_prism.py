@@ -29,14 +29,14 @@ def no_download(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_the_one_on_the_path_is_taken(tmp_path: Path):
     found = program(tmp_path / "prism")
     assert prism.with_location(["--job_name=a"]) == ["--job_name=a", f"--prism_location={found}"]
-    assert prism.about([]) == {"prism": "v2.77.0", "program": str(found)}
+    assert prism.describe([]) == {"prism": "v2.77.0", "program": str(found)}
 
 
 def test_the_one_that_is_named_is_taken_whatever_is_on_the_path(tmp_path: Path):
     program(tmp_path / "prism")
     flags = [f"--prism_location={program(tmp_path / 'mine', 'v2.78.0')}"]
     assert prism.with_location(flags) == flags
-    assert prism.about(flags)["prism"] == "v2.78.0"
+    assert prism.describe(flags)["prism"] == "v2.78.0"
 
 
 def test_without_one_the_error_says_how_to_build_it():
@@ -57,17 +57,17 @@ def test_without_one_the_error_says_how_to_build_it():
     ],
 )
 def test_what_is_no_prism_on_this_machine_is_refused(location: str):
-    with pytest.raises(JobError, match="is no Prism program"):
+    with pytest.raises(JobError, match="is not a Prism program"):
         prism.with_location([f"--prism_location={location}"])
 
 
 def test_an_empty_file_is_no_prism(tmp_path: Path):
     (tmp_path / "prism").touch(mode=0o755)
-    with pytest.raises(JobError, match="is no Prism program"):
+    with pytest.raises(JobError, match="is not a Prism program"):
         prism.with_location([])
 
 
 def test_one_that_runs_already_needs_no_program():
     flags = ["--job_endpoint=localhost:8073"]
     assert prism.with_location(flags) == flags
-    assert prism.about(flags) == {}
+    assert prism.describe(flags) == {}

@@ -19,7 +19,7 @@ from pipeline import beam_counters
 from pipeline.errors import JobError
 from pipeline.jobs.run import run_job
 from pipeline.jobs.spec import describe_job
-from pipeline.runners.registry import about_runner, beam_flags, open_runner, runner_lost
+from pipeline.runners.registry import beam_flags, describe_runner, open_runner, runner_lost
 from pipeline.transforms.list_images import ListImages
 from pipeline.transforms.score_images import ScoreImages
 from tests.support.fakes import write_model
@@ -28,7 +28,9 @@ from tests.support.fakes import write_model
 def test_flags_go_through_as_they_are():
     runner = open_runner("local")
     assert beam_flags(runner, ("--job_name=a",)) == ["--job_name=a"]
-    assert about_runner(runner, ()) == {"class": "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"}
+    assert describe_runner(runner, ()) == {
+        "class": "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
+    }
 
 
 @pytest.mark.parametrize("name", ["PrismRunner", "prismrunner"])
@@ -74,12 +76,12 @@ def test_a_job_server_is_asked_what_it_is():
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
-        about = about_runner(open_runner("PortableRunner"), [f"--job_endpoint=127.0.0.1:{port}"])
+        about = describe_runner(open_runner("PortableRunner"), [f"--job_endpoint=127.0.0.1:{port}"])
     finally:
         server.stop(None).wait()
     assert about["job server"] == f"spark at 127.0.0.1:{port}"
     with pytest.raises(JobError, match="does not answer"):
-        about_runner(open_runner("PortableRunner"), [f"--job_endpoint=127.0.0.1:{port}", "--job_server_timeout=1"])
+        describe_runner(open_runner("PortableRunner"), [f"--job_endpoint=127.0.0.1:{port}", "--job_server_timeout=1"])
 
 
 def test_the_pipeline_asks_for_nothing_that_older_runners_lack(job: dict[str, Any]):

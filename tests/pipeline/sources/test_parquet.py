@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.sources import ImageReference, Reader, parquet, streams
+from pipeline.storage.store import FileFacts
 from tests.support.listing import fate, fates, members
 
 
@@ -80,7 +81,7 @@ def test_an_endless_id_rejects_one(tmp_path):
 def test_announced_rows_are_not_believed(tmp_path, monkeypatch):
     path = written(tmp_path, {"image": pa.array([None] * 500, pa.binary())})
     monkeypatch.setattr(parquet, "_ROWS_OF_ANY_FILE", 0)
-    monkeypatch.setattr(streams.FileStream, "facts_now", lambda self: streams.storage.FileFacts(400, ""))
+    monkeypatch.setattr(streams.FileStream, "facts_now", lambda self: FileFacts(400, ""))
     assert fates(path) == {"": "compression-bomb"}
 
 

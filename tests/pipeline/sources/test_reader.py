@@ -10,6 +10,7 @@ import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,7 +20,7 @@ from pipeline.rejection import Reason, Rejected
 from pipeline.sources import Fetched, ImageReference, Reader, match, streamed
 from pipeline.sources import reader as opening_module
 from pipeline.sources.streams import FileStream
-from pipeline.storage.store import open_store
+from pipeline.storage.factory import open_store
 from tests.support.listing import fate, members
 from tests.support.remote import FakeRemote
 
@@ -205,9 +206,9 @@ def test_many_threads_and_few_handles(tmp_path: Path, monkeypatch: pytest.Monkey
     most = 0
     close, start = FileStream.close, FileStream.__init__
 
-    def opened(self: FileStream, path: str) -> None:
+    def opened(self: FileStream, *arguments: Any) -> None:
         nonlocal most
-        start(self, path)
+        start(self, *arguments)
         handles.add(self)
         most = max(most, len(handles))
 

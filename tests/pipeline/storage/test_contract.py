@@ -11,9 +11,10 @@ from obstore.store import MemoryStore
 
 from pipeline.storage.beam import BeamStore
 from pipeline.storage.errors import MissingFileError, StorageError, TooLargeError
+from pipeline.storage.factory import open_store
 from pipeline.storage.local import LocalStore
 from pipeline.storage.object_store import ObjectStore
-from pipeline.storage.store import Store, open_store
+from pipeline.storage.store import Store
 from tests.support.remote import FakeRemote
 
 

@@ -16,7 +16,7 @@ from pipeline.sources import Reader, globs, match
 from pipeline.sources.reference import ImageReference
 from pipeline.storage import object_store
 from pipeline.storage.errors import MissingFileError, StorageError, TooLargeError, UnavailableError
-from pipeline.storage.store import open_store
+from pipeline.storage.factory import open_store
 
 
 @pytest.fixture

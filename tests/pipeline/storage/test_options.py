@@ -278,7 +278,7 @@ def test_workers_get_the_options_of_the_launcher(tmp_path: Path, monkeypatch: py
         seen.add((bucket, given.given.get("aws_region", "")))
         return opened(bucket, given)
 
-    monkeypatch.setattr(object_store, "open_bucket", note)
+    monkeypatch.setattr(object_store.ObjectStore, "_bucket", lambda self, bucket: note(bucket, self.options))
     given = {"aws_region": "mars-1", "aws_endpoint_url": "http://127.0.0.1:1", "retry_timeout": "0s"}
     keys = {**given, "aws_access_key_id": "a", "aws_secret_access_key": "b"}
     with pytest.raises(StorageError):

@@ -11,7 +11,7 @@ from apache_beam.io.filesystem import FileMetadata
 from pipeline.storage import beam
 from pipeline.storage.address import join, local_path
 from pipeline.storage.errors import MissingFileError, NotAFileError, StorageError, TooLargeError
-from pipeline.storage.store import open_store
+from pipeline.storage.factory import open_store
 from tests.support.remote import FakeRemote
 
 

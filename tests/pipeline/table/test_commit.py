@@ -115,7 +115,7 @@ def test_rows_survive_a_failed_flush(root: Path, monkeypatch: pytest.MonkeyPatch
     writer = PartWriter(str(root), "r1", MODEL)
     writer.add(scored("a.jpg"))
 
-    def fail(path: str, data: bytes) -> None:
+    def fail(_: LocalStore, path: str, data: bytes) -> None:
         raise StorageError("disk full", where=path)
 
     with monkeypatch.context() as patch:

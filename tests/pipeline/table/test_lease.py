@@ -276,7 +276,7 @@ class TestDeadProcesses:
 # Takes the lease again and again and notes when it is inside; odd ones die while they are.
 _TAKER = """
 import os, sys, time
-from pipeline.lease import Lease, LeaseHeldError
+from pipeline.table.lease import Lease, LeaseHeldError
 
 root, number, log = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 print("ready", flush=True)

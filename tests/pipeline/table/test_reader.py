@@ -17,7 +17,7 @@ from pipeline.maps.classification_map import MapError
 from pipeline.maps.recipe import Form, Recipe
 from pipeline.rejection import Reason
 from pipeline.storage.address import local_path
-from pipeline.storage.store import open_store
+from pipeline.storage.factory import open_store
 from pipeline.table.reader import Deletion, MapTable, Rejection
 from pipeline.table.rows import MapRow
 from pipeline.table.schema import SCHEMA

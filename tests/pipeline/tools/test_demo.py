@@ -42,6 +42,6 @@ def test_figures_come_from_the_table(demo: tuple[Path, str], tmp_path: Path, mon
 
 def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(JobError, match="something else"):
+    with pytest.raises(JobError, match="other files"):
         run_demo(tmp_path, 1, 0, Console(file=io.StringIO()))
     assert (tmp_path / "thesis.tex").read_text() == "years of work"

@@ -22,7 +22,7 @@ from pipeline.jobs.run import JobResult, run_job
 from pipeline.jobs.spec import ScoringJob
 from pipeline.runners.registry import LOCAL
 from pipeline.table.reader import MapTable
-from pipeline.tools.verify_runner import TrialReport, compare_tables, render, try_runner
+from pipeline.tools.verify_runner import Trial, TrialReport, compare_tables, render, try_runner
 from pipeline.tools.verify_runner_images import shape_for
 from tests.faults.collection import without_tensorflow
 from tests.support.fakes import METADATA, WINDOW, FullEngine, write_model
@@ -36,7 +36,7 @@ Run = Callable[[ScoringJob], JobResult]
 
 def tried(model: Path, run: Run = run_job, **options: Any) -> TrialReport:
     with without_tensorflow(FullEngine, flush_bytes=20_000):
-        return try_runner(RUNNER, pages=4, model=str(model), run=run, **options)
+        return try_runner(RUNNER, trial=Trial(pages=4, model=str(model), **options), run=run)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_a_runner_equals_itself(kept: tuple[TrialReport, Path]):
     first, second = report.nights
     assert first.there.counters == first.here.counters == {"listed": 22, "scored": 15, "rejected": 7}
     assert second.there.images["listed"] == 11
-    assert f"all of it is in {folder}" in shown(report)
+    assert f"collection and tables are in {folder}" in shown(report)
     assert "the runners are equal" in shown(report)
 
 
@@ -112,7 +112,7 @@ def test_workers_in_other_processes_make_the_same_table(model: Path):
     """Beam's own runner with two worker processes: what is shipped to them is all that they need."""
     with without_tensorflow(FullEngine):
         flags = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
-        report = try_runner(RUNNER, flags, pages=4, model=str(model))
+        report = try_runner(RUNNER, flags, trial=Trial(pages=4, model=str(model)))
     assert report.equal, shown(report)
     assert report.flags == flags
     assert report.folder is None
@@ -123,18 +123,18 @@ def test_workers_in_other_processes_make_the_same_table(model: Path):
 
 def there(change: Callable[[ScoringJob], JobResult]) -> Run:
     """A runner that does something else; the local one is left alone."""
-    return lambda job: run_job(job) if job.runner == LOCAL else change(job)
+    return lambda job: run_job(job) if job.execution.runner == LOCAL else change(job)
 
 
 def loses_an_archive(job: ScoringJob) -> JobResult:
     """Until the second night, which finds it."""
     lost = job.images if Path(job.output, "_delta_log").exists() else tuple(i for i in job.images if "tar" not in i)
-    return run_job(job.model_copy(update={"images": lost}))
+    return run_job(job.replace(images=lost))
 
 
 def computes_something_else_and_forgets_to_prune(job: ScoringJob) -> JobResult:
     with without_tensorflow(functools.partial(FullEngine, 1e-4)):
-        return run_job(job.model_copy(update={"prune": False}))
+        return run_job(job.replace(prune=False))
 
 
 def publishes_a_part_twice(job: ScoringJob) -> JobResult:
@@ -206,12 +206,12 @@ def test_pages_are_as_large_as_a_model_needs(window: int):
 
 def test_too_few_pages_for_a_second_night_are_refused(model: Path):
     with pytest.raises(JobError, match="3 pages are too few"):
-        try_runner(RUNNER, pages=3, model=str(model))
+        try_runner(RUNNER, trial=Trial(pages=3, model=str(model)))
 
 
 def test_a_runner_that_is_none_is_refused_before_anything_is_made(tmp_path: Path, model: Path):
     with pytest.raises(JobError, match="no runner 'Abacus'"):
-        try_runner("Abacus", model=str(model), output=str(tmp_path / "out"))
+        try_runner("Abacus", trial=Trial(model=str(model), output=str(tmp_path / "out")))
     assert not (tmp_path / "out").exists()
 
 
@@ -242,10 +242,7 @@ def test_the_exit_code_says_whether_they_are_equal(
         "runner": "X",
         "flags": ("--flag=1",),
         "flink_master": None,
-        "pages": 5,
-        "model": None,
-        "images": ("a.jpg",),
-        "output": None,
+        "trial": Trial(pages=5, images=("a.jpg",)),
     }
 
 

@@ -1,0 +1,25 @@
+"""`open_store`: the store that an address is in."""
+
+from __future__ import annotations
+
+from pipeline.storage.address import is_remote
+from pipeline.storage.local import LocalStore
+from pipeline.storage.object_store import ObjectStore
+from pipeline.storage.options import StorageOptions, default_options, store_of
+from pipeline.storage.store import Store
+
+
+def open_store(address: str, options: StorageOptions | None = None) -> Store:
+    """Returns the store that an address is in; nothing is connected to.
+
+    Args:
+        address: A local path, `file://`, or another `scheme://`.
+        options: How object stores are opened; None: as the environment says.
+    """
+    if not is_remote(address):
+        return LocalStore()
+    if store_of(address) is not None:
+        return ObjectStore(default_options() if options is None else options)
+    from pipeline.storage.beam import BeamStore  # takes seconds to import
+
+    return BeamStore()

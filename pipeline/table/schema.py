@@ -1,26 +1,25 @@
-"""The columns of the table, and what a row says of its image."""
+"""The columns of the table."""
 
 from dataclasses import fields
 from enum import StrEnum
-from typing import Any
 
 import pyarrow as pa
 
 from pipeline.maps.geometry import Geometry
 
-DETAIL_LENGTH = 2000  # characters: a detail is for people, and a decoder may quote half a file
+DETAIL_LENGTH = 2000  # characters: a decoder's message may quote half a file
 
 
 class Status(StrEnum):
-    """What became of an image: it has a map, it has none for a reason, or it is in the collection no longer."""
+    """The status of an image: it has a map, it was rejected for a reason, or it was deleted from the collection."""
 
     SCORED = "scored"
     REJECTED = "rejected"
     DELETED = "deleted"
 
 
-def _list_of(value: Any) -> Any:
-    # Delta, and Parquet's own rules, call the inner field "element"; Arrow's default is "item".
+def _list_of(value: pa.DataType) -> pa.DataType:
+    # Delta and the Parquet format call the inner field "element"; Arrow's default is "item".
     return pa.list_(pa.field("element", value))
 
 
@@ -39,8 +38,8 @@ _FEATURE = pa.struct(
 )
 
 
-SCHEMA: Any = pa.schema(
-    [
+SCHEMA: pa.Schema = pa.schema(
+    [  # type: ignore[arg-type] # the stubs join fields of several types to object
         pa.field("key", pa.string(), nullable=False),
         pa.field("uri", pa.string(), nullable=False),
         pa.field("id", pa.string()),
@@ -84,4 +83,4 @@ ARRAYS = ("classes", "scores", "residual", "probabilities", "features")
 
 
 IDENTITY = ("uri", "scale", "tile_index")
-"""What no two rows of a table have in common."""
+"""The columns that identify a row: no two rows of a table agree in all of them."""

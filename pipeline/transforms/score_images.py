@@ -100,12 +100,17 @@ class ScoreImages(beam.PTransform):
             self._output,
             self.run_id,
             self._recipe,
-            self._limits,
-            flush_bytes,
-            _uncut(model, metadata, recipe, self._limits),
+            limits=self._limits,
+            flush_bytes=flush_bytes,
+            uncut=_uncut(model, metadata, recipe, self._limits),
         )
-        summary = {"recipe": self._recipe.as_json(), **(summary or {})}
-        self._publish = PublishFn(self._output, self.run_id, metadata.model_dump(mode="json"), summary, max_pruned)
+        self._publish = PublishFn(
+            self._output,
+            self.run_id,
+            metadata.model_dump(mode="json"),
+            summary={"recipe": self._recipe.as_json(), **(summary or {})},
+            max_pruned=max_pruned,
+        )
 
     def expand(self, references: beam.PCollection) -> beam.PCollection:
         """Returns the run's summary as a collection of one element."""
@@ -129,8 +134,7 @@ def _uncut(model: str, metadata: ModelMetadata, recipe: Recipe, limits: Limits) 
     """
     if metadata.alignment is None:
         return UNALIGNED
-    axes = metadata.geometry.y.axis, metadata.geometry.x.axis
-    cut(_LARGE, _LARGE, axes, limits.tile_pixels, metadata.alignment)
+    cut(_LARGE, _LARGE, metadata.geometry, tile_pixels=limits.tile_pixels, alignment=metadata.alignment)
     wanted = parse_features(recipe.features, metadata)
     try:
         if wanted:

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.jobs.run import run_job
 from pipeline.jobs.spec import describe_job
-from pipeline.transforms.reports import globally
+from pipeline.transforms.reports import in_global_window
 from pipeline.transforms.score_fn import ScoreFn
 from tests.faults.collection import Night, Settle, maps_left_behind, without_tensorflow
 
@@ -26,8 +26,8 @@ _MODES = {
 class RepeatedFn(beam.DoFn):
     """`ScoreFn` on a runner that makes two attempts at every bundle and keeps the second's receipts."""
 
-    def __init__(self, mode: str, *args: Any) -> None:
-        self._mode, self._args = mode, args
+    def __init__(self, mode: str, *args: Any, **settings: Any) -> None:
+        self._mode, self._args, self._settings = mode, args, settings
 
     def start_bundle(self) -> None:
         self._work: list[bytes] = []
@@ -50,13 +50,13 @@ class RepeatedFn(beam.DoFn):
         yield from attempts[1]
 
     def _attempt(self, kept: list[Any], start: threading.Barrier | None = None, half: bool = False) -> None:
-        fn = ScoreFn(*self._args)
+        fn = ScoreFn(*self._args, **self._settings)
         fn.setup()
         if start is not None:
             start.wait(60)
         fn.start_bundle()
         for work in self._work[: len(self._work) // 2] if half else self._work:
-            kept += map(globally, fn.process(work))
+            kept += map(in_global_window, fn.process(work))
         if half:  # a worker that is lost: what it wrote by size stays behind
             kept += fn._write(fn._scorer.flush()) if fn._scorer else ()
         else:
@@ -68,8 +68,8 @@ class RepeatedFn(beam.DoFn):
 def test_a_repeated_bundle_gives_no_image_two_maps(mode: str, first_night: Night, tmp_path: Path, settle: Settle):
     output, images = tmp_path / "maps", first_night.images
 
-    def score_fn(*args: Any) -> RepeatedFn:
-        return RepeatedFn(mode, *args)
+    def score_fn(*args: Any, **settings: Any) -> RepeatedFn:
+        return RepeatedFn(mode, *args, **settings)
 
     with without_tensorflow(score_fn=score_fn):
         summary = run_job(describe_job(**images.values(output))).summary

@@ -11,7 +11,7 @@ from pipeline.maps.recipe import Recipe
 from pipeline.scoring.scorer import Limits
 from pipeline.sources import ImageReference
 from pipeline.table.part_file import FLUSH_BYTES, Receipt
-from pipeline.transforms.reports import Tally
+from pipeline.transforms.reports import StageCounts
 from pipeline.transforms.score_fn import ScoreFn
 from pipeline.transforms.shuffle import pack
 from tests.pipeline.scoring.test_scorer import noise, save
@@ -22,23 +22,23 @@ def test_parts_written_while_the_last_batches_are_flushed_are_not_lost(tmp_path:
     """Many shapes wait for the end of the bundle, and each row fills a part of its own."""
     references = [save(tmp_path / f"i{n}.png", noise(n, 16, 16 + n)) for n in range(12)]
     recipe = Recipe(METADATA.digest, k=2)
-    fn = ScoreFn(FakeEngine, str(tmp_path / "table"), "run", recipe, Limits(), flush_bytes=1)
+    fn = ScoreFn(FakeEngine, str(tmp_path / "table"), "run", recipe, limits=Limits(), flush_bytes=1)
     fn.setup()
     fn.start_bundle()
     assert not list(fn.process(pack(references))), "all of them wait for a full batch"
     reports = [windowed.value for windowed in fn.finish_bundle()]
     fn.teardown()
     assert sum(report.rows for report in reports if isinstance(report, Receipt)) == 12
-    [tally] = [report for report in reports if isinstance(report, Tally)]
-    assert tally.counts["read"] == 12
-    assert {"seconds.read", "seconds.decode", "seconds.infer", "seconds.write"} <= tally.counts.keys()
+    [counts] = [report for report in reports if isinstance(report, StageCounts)]
+    assert counts.counts["read"] == 12
+    assert {"seconds.read", "seconds.decode", "seconds.infer", "seconds.write"} <= counts.counts.keys()
 
 
 def test_a_model_that_was_replaced_meanwhile_is_refused():
-    fn = ScoreFn(FakeEngine, "table", "run", Recipe("e" * 64, k=2), Limits())
+    fn = ScoreFn(FakeEngine, "table", "run", Recipe("e" * 64, k=2), limits=Limits())
     fn.setup()
     fn.start_bundle()
-    with pytest.raises(EngineError, match="another one now"):
+    with pytest.raises(EngineError, match="the model has changed"):
         list(fn.process(pack([ImageReference("a.jpg")])))
 
 
@@ -50,7 +50,7 @@ def test_one_engine_serves_all_threads_of_a_process():
         return FakeEngine()
 
     work = pack([ImageReference("/nowhere/a.jpg")])
-    fn = ScoreFn(open_engine, "table", "run", Recipe(METADATA.digest, k=2), Limits())
+    fn = ScoreFn(open_engine, "table", "run", Recipe(METADATA.digest, k=2), limits=Limits())
     fn.setup()
     fn.start_bundle()
     assert not opened, "where there is nothing to score, no model is loaded"
@@ -67,7 +67,7 @@ def bundle(
 ) -> list[Receipt]:
     """The receipts of one bundle."""
     recipe = Recipe(METADATA.digest, k=2)
-    fn = ScoreFn(FakeEngine, str(tmp_path / "table"), "run", recipe, Limits(**limits), flush_bytes)
+    fn = ScoreFn(FakeEngine, str(tmp_path / "table"), "run", recipe, limits=Limits(**limits), flush_bytes=flush_bytes)
     fn.setup()
     fn.start_bundle()
     reports = list(fn.process(pack(references)))
@@ -105,7 +105,7 @@ def test_of_a_large_image_that_fails_after_parts_were_written_nothing_counts(tmp
 
 
 def test_a_bundle_that_failed_leaves_nothing_to_the_next(tmp_path: Path):
-    fn = ScoreFn(FakeEngine, str(tmp_path / "table"), "run", Recipe(METADATA.digest, k=2), Limits())
+    fn = ScoreFn(FakeEngine, str(tmp_path / "table"), "run", Recipe(METADATA.digest, k=2), limits=Limits())
     fn.setup()
     fn.start_bundle()
     list(fn.process(pack([save(tmp_path / "first.png", noise(0))])))

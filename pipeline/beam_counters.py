@@ -1,4 +1,4 @@
-"""Counters for Beam: counted on every runner, and read from what a runner reports."""
+"""Beam counters: counted on every runner, and read from its metrics."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ NAMESPACE = "densecast"
 
 
 def count(name: str, amount: int = 1) -> None:
-    """Counts for Beam (all runners) and for this process (the local runner)."""
+    """Adds to a counter of Beam (for all runners) and of this process (for the local runner)."""
     Metrics.counter(NAMESPACE, name).inc(amount)
     PROCESS.add(name, amount)
 
 
 def counters(result: Any) -> dict[str, int] | None:
-    """Returns what a run counted, as its runner reports it; None where it reports nothing.
+    """Returns the counters that a runner reports; None if it reports none.
 
     Work that was done twice counts twice.
 
@@ -34,7 +34,7 @@ def counters(result: Any) -> dict[str, int] | None:
 
 
 def totals(metrics: Any) -> dict[str, int]:
-    """Returns our counters among Beam's MetricResults, summed over all steps that count."""
+    """Returns densecast's counters from Beam's MetricResults, summed over all steps."""
     sums: Counter[str] = Counter()
     for counter in metrics.query(MetricsFilter().with_namespace(NAMESPACE))["counters"]:
         sums[counter.key.metric.name] += counter.attempted if counter.committed is None else counter.committed

@@ -1,4 +1,4 @@
-"""How far a run is, counted by name in this process; `pipeline.beam_counters` counts for Beam too."""
+"""Named counters of this process, for the progress of a run; `pipeline.beam_counters` also counts for Beam."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ LISTED, SCORED, REJECTED, KEPT = "listed", "scored", "rejected", "kept"
 
 
 class Counters:
-    """Counts by name, thread-safe."""
+    """Named counters; thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
 
     def add(self, name: str, count: int = 1) -> None:
-        """Adds to a count."""
+        """Adds to a counter."""
         with self._lock:
             self._counts[name] += count
 
     def snapshot(self) -> dict[str, int]:
-        """Returns all counts at this moment."""
+        """Returns the current value of every counter."""
         with self._lock:
             return dict(self._counts)
 
 
-# Beam's own counters reach the caller of a local run only when it has ended.
+# The caller of a local run sees Beam's own counters only when the run has ended.
 PROCESS = Counters()
-"""The counts of this process, which the progress of a run on the local runner is read from."""
+"""The counters of this process; the progress of a run on the local runner is read from them."""

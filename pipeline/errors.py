@@ -1,17 +1,17 @@
-"""Typed errors of the pipeline; what each attribute holds is documented at `conversion.errors.DensecastError`.
+"""Typed errors of the pipeline; `conversion.errors.DensecastError` documents their attributes.
 
-These stop a run, or keep it from starting. What befalls a single image does not: see `pipeline.rejection`.
+These errors stop a run or keep it from starting. A problem with a single image does not: see `pipeline.rejection`.
 """
 
 from conversion.errors import DensecastError
 
 
 class SourceError(DensecastError):
-    """Images cannot be listed: a pattern that matches nothing, an unreadable or contradictory manifest."""
+    """Images cannot be listed: a pattern matches nothing, or a manifest is unreadable or contradicts itself."""
 
 
 class TableError(DensecastError):
-    """A directory is not a densecast table, is one already where a new one was asked for, or is damaged."""
+    """A directory is not a densecast table, is damaged, or is a table although a new one was requested."""
 
 
 class JobError(DensecastError):
@@ -19,11 +19,11 @@ class JobError(DensecastError):
 
 
 class EngineError(DensecastError):
-    """An engine cannot load a model or run it at all; an image that it cannot take is rejected instead."""
+    """An engine cannot load or run a model; an image that it cannot process is rejected instead."""
 
 
 class WorkerError(JobError):
-    """A worker failed by an error that is not ours; its text is the message."""
+    """A worker failed with an error that is not densecast's; its text is the message."""
 
 
 class InterruptedRunError(JobError):

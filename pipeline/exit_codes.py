@@ -1,4 +1,4 @@
-"""The exit codes of `densecast`: stable, since schedulers and scripts decide by them."""
+"""The exit codes of `densecast`. They are stable, because schedulers and scripts depend on them."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """What the command says to whoever started it.
+    """Why the command ended.
 
     Attributes:
-        DONE: All went well; also where there was nothing to do.
+        DONE: The command succeeded; also if there was nothing to do.
         FAILED: An error ended the command.
         USAGE: The command line is wrong.
-        REJECTED: The run has published, and more images than allowed have no map.
+        REJECTED: The run has committed its rows, and more images than allowed have no map.
         DAMAGED: The table is damaged.
         BUSY: Another run holds the lease on the table; nothing was done.
-        DRIFTED: The run has published, and its maps differ from earlier ones by more than a threshold.
+        DRIFTED: The run has committed its rows, and its maps differ from earlier ones by more than a threshold.
         INTERRUPTED: The command was stopped by SIGINT or SIGTERM.
     """
 

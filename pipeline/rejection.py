@@ -1,13 +1,13 @@
 """Why an image gets no map: a closed list of reasons, and the exception that carries one of them.
 
-A rejection concerns one image and becomes a row of the table; it never stops a run (what does: `pipeline.errors`).
+A rejection concerns one image and becomes a row of the table. It never stops a run; `pipeline.errors` do.
 """
 
 import enum
 import unicodedata
 
 MAX_DETAIL = 500
-"""Characters of `Rejected.detail` at most: it is stored with every rejected image."""
+"""The most characters in `Rejected.detail`, which is stored with every rejected image."""
 
 
 class Reason(enum.StrEnum):
@@ -16,34 +16,34 @@ class Reason(enum.StrEnum):
     The listing and the bytes:
 
     Attributes:
-        MISSING: Nothing is at the address, or no longer.
-        UNREADABLE: Something is there and cannot be read: permissions, or a fault that outlived the retries.
-        EMPTY: The file has no byte.
+        MISSING: There is nothing at the address, or it has been deleted since it was listed.
+        UNREADABLE: The file exists and cannot be read: missing permissions, or a fault that outlasted the retries.
+        EMPTY: The file has no bytes.
         TOO_MANY_BYTES: The file is larger than the job allows; it was not read.
         NOT_A_FILE: A folder, a pipe or a device; in an archive also a link or a sparse member.
-        UNSAFE_NAME: A member of an archive whose name leads out of it (absolute, or with `..`), or is endless.
-        COMPRESSION_BOMB: The archive inflates to so much that it was given up.
+        UNSAFE_NAME: The name of an archive member leads out of the archive (absolute, or with `..`), or is too long.
+        COMPRESSION_BOMB: The archive decompresses to far more bytes than an honest one; reading was stopped.
 
     The image:
 
     Attributes:
-        UNKNOWN_FORMAT: The first bytes are those of no format that densecast decodes.
-        FORMAT_NOT_ALLOWED: The format is one that densecast decodes, and the job leaves out.
+        UNKNOWN_FORMAT: The first bytes do not match a format that densecast decodes.
+        FORMAT_NOT_ALLOWED: densecast decodes the format, but the job does not allow it.
         TRUNCATED: The file ends before its image does.
         CORRUPT: The file contradicts its format or itself.
-        TOO_MANY_PIXELS: Its header announces more pixels than the job allows; none was decoded.
-        TOO_SMALL: Its header announces fewer rows or columns than the job asks for, or than the model needs.
-        UNSUPPORTED_MODE: The file is in order and of a kind that is not decoded: samples of no defined range
+        TOO_MANY_PIXELS: The header announces more pixels than the job allows; none was decoded.
+        TOO_SMALL: The image has fewer rows or columns than the model needs, or would have to be enlarged too much.
+        UNSUPPORTED_MODE: The file is valid but of a kind that is not decoded: samples without a defined range
             (floating point, 32-bit integers), or a variant of its format that Pillow does not read.
-        DECODER_HUNG: Its decoder did not come to an end in the time that the job gives; it was killed.
-        DECODER_DIED: Its decoder took its process down: a crash, an exit, or a kill from outside, twice.
+        DECODER_HUNG: The decoder did not finish in the time that the job allows; it was killed.
+        DECODER_DIED: The decoder ended its process: a crash, an exit, or a kill from outside, twice.
 
     The map:
 
     Attributes:
-        OUT_OF_MEMORY: It does not fit in memory, not even alone in its batch.
-        ENGINE_FAILED: The engine failed on it, not even alone in its batch did it give a map.
-        MAP_TOO_LARGE: Its map, in the form that was asked for, does not fit in one row.
+        OUT_OF_MEMORY: The image does not fit in memory, even alone in a batch.
+        ENGINE_FAILED: The engine failed on the image, even alone in a batch.
+        MAP_TOO_LARGE: The map, in the requested form, does not fit in one row.
     """
 
     MISSING = "missing"
@@ -67,13 +67,13 @@ class Reason(enum.StrEnum):
     MAP_TOO_LARGE = "map-too-large"
 
 
-class Rejected(Exception):  # noqa: N818 - not an error of the program: the image's fate, and named after it
+class Rejected(Exception):  # noqa: N818 - not an error of the program but what happens to an image
     r"""One image gets no map.
 
     Attributes:
         reason: One of the closed list.
-        detail: One line for a person: what was found. No control characters, no surrogates (it is stored as UTF-8),
-            at most `MAX_DETAIL` characters; empty where the reason says it all.
+        detail: One line for a person: what is wrong with the image. It has no control characters and no surrogates (it
+            is stored as UTF-8), and at most `MAX_DETAIL` characters; empty if the reason says everything.
 
     >>> Rejected(Reason.CORRUPT, "two\nlines").detail
     'two lines'
@@ -82,7 +82,7 @@ class Rejected(Exception):  # noqa: N818 - not an error of the program: the imag
     def __init__(self, reason: Reason, detail: str = "") -> None:
         self.reason = reason
         self.detail = _one_line(detail)
-        # Both arguments, so that the default pickling rebuilds it: Beam pickles what workers raise.
+        # With both arguments default pickling can rebuild it: Beam pickles what workers raise.
         super().__init__(self.reason, self.detail)
 
     def __str__(self) -> str:
@@ -90,10 +90,10 @@ class Rejected(Exception):  # noqa: N818 - not an error of the program: the imag
 
     @classmethod
     def parse(cls, text: str) -> "Rejected":
-        """What `str` of a rejection gave, back as one.
+        """Returns the rejection whose `str` is `text`.
 
         Raises:
-            ValueError: The text begins with no reason.
+            ValueError: The text does not begin with a reason.
 
         >>> Rejected.parse("corrupt: a: b").args
         (<Reason.CORRUPT: 'corrupt'>, 'a: b')
@@ -103,8 +103,8 @@ class Rejected(Exception):  # noqa: N818 - not an error of the program: the imag
 
 
 def _one_line(text: str) -> str:
-    """`text` without what would break a line, a terminal or UTF-8, cut to `MAX_DETAIL` characters."""
-    # Messages quote hostile files: cut before looking at every character of a very long one.
+    """Returns `text` without characters that break a line, a terminal or UTF-8, cut to `MAX_DETAIL` characters."""
+    # Messages quote hostile files: a very long one is cut before its characters are examined.
     head = text[: 4 * MAX_DETAIL]
     # C*: control, format (bidirectional overrides among them), surrogate, private, unassigned; Zl, Zp: line breaks.
     kept = (" " if (category := unicodedata.category(c))[0] == "C" or category in {"Zl", "Zp"} else c for c in head)

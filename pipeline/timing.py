@@ -1,4 +1,4 @@
-"""How long a stage took, summed by name, for `StageCounts` and a run's summary."""
+"""Durations of stages, summed by name; they are reported in a run's summary."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator, MutableMapping
 
 @contextlib.contextmanager
 def timed(counts: MutableMapping[str, float], stage: str) -> Iterator[None]:
-    """Adds the seconds that the block takes to `counts["seconds.<stage>"]`, an error in it or not."""
+    """Adds the seconds that the block takes to `counts["seconds.<stage>"]`, also if the block raises."""
     start = time.perf_counter()
     try:
         yield

@@ -1,4 +1,4 @@
-"""Shares, durations and sizes as people write and read them: parsed and formatted in this one place."""
+"""Parses and formats shares, durations and sizes as people write them."""
 
 from __future__ import annotations
 

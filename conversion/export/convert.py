@@ -14,7 +14,7 @@ from conversion.caffe.strip_training import Size
 from conversion.errors import ConversionError, NetworkError, WeightsError
 from conversion.export import savedmodel
 from conversion.export.alignment import alignment_of
-from conversion.export.metadata import FILE_NAME, NETWORK_FILE, GeometryMetadata, ModelMetadata, digest
+from conversion.export.metadata import FILE_NAME, NETWORK_FILE, ModelMetadata, digest
 from conversion.export.preprocessing import ChannelOrder, Mean, Preprocessing, channel_mean
 from conversion.export.publish import check_target, partial_directory, publish
 from conversion.export.signatures import default_features, feature_blobs, image_input, probabilities_blob
@@ -206,7 +206,7 @@ def _describe(network: Network, output: str, options: _Options) -> _Model:
         digest=digest(network, preprocessing, output),
         converter_version=importlib.metadata.version("densecast"),
         preprocessing=preprocessing,
-        geometry=GeometryMetadata.of(geometry),
+        geometry=geometry,
         alignment=_alignment(network, output),
         classes=classes,
         labels=tuple(options.labels),
@@ -255,7 +255,7 @@ def _build(model: _Model) -> tuple[savedmodel.DenseModule, list[Example]]:
     """Returns the TensorFlow form, and the reference's answers that it must reproduce."""
     network, metadata = model.network, model.metadata
     (image,) = network.inputs
-    stride = metadata.geometry.y.axis.stride, metadata.geometry.x.axis.stride
+    stride = metadata.geometry.y.stride, metadata.geometry.x.stride
     sizes = verification_sizes(network.inputs[image][2:], stride)
     # The reference comes first: it needs the network's own weights, and TensorFlow makes a copy of them.
     examples = verification_examples(network, metadata.preprocessing, sizes)

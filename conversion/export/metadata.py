@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from conversion.errors import ModelError
 from conversion.export.preprocessing import Preprocessing
@@ -22,42 +24,14 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class AxisMetadata(_Frozen):
-    """`AxisGeometry` in JSON, in pixels."""
-
-    stride: float
-    offset: float
-    window: float
-    receptive_field: float
-    shift: float = 0.0
-
-    @property
-    def axis(self) -> AxisGeometry:
-        """The axis with its arithmetic."""
-        return AxisGeometry(self.stride, self.offset, self.window, self.receptive_field, self.shift)
-
-    @classmethod
-    def of(cls, axis: AxisGeometry) -> AxisMetadata:
-        """Returns it from exact fractions."""
-        return cls(
-            stride=float(axis.stride),
-            offset=float(axis.offset),
-            window=float(axis.window),
-            receptive_field=float(axis.receptive_field),
-            shift=float(axis.shift),
-        )
+def _in_floats(geometry: ReceptiveField) -> ReceptiveField:
+    """Returns a geometry whose exact fractions are floats, as JSON needs them."""
+    y, x = (AxisGeometry(*map(float, dataclasses.astuple(axis))) for axis in (geometry.y, geometry.x))
+    return ReceptiveField(y, x)
 
 
-class GeometryMetadata(_Frozen):
-    """The map's geometry, by axis."""
-
-    y: AxisMetadata
-    x: AxisMetadata
-
-    @classmethod
-    def of(cls, geometry: ReceptiveField) -> GeometryMetadata:
-        """Returns it from exact fractions."""
-        return cls(y=AxisMetadata.of(geometry.y), x=AxisMetadata.of(geometry.x))
+GeometryMetadata = Annotated[ReceptiveField, AfterValidator(_in_floats)]
+"""The geometry as a field of a pydantic model, in floats."""
 
 
 class VerificationMetadata(_Frozen):

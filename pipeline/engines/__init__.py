@@ -1,4 +1,4 @@
-"""What runs a dense model: one module an engine, all behind `Engine`."""
+"""Engines, which run a dense model: one module per engine, all behind `Engine`."""
 
 from pipeline.engines.base import Engine, EngineOutOfMemoryError, OpenEngine
 from pipeline.engines.device_pool import Counting, DevicePool, counts_of

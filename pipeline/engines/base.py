@@ -1,4 +1,4 @@
-"""What an engine is: images in, cells out."""
+"""The interface of an engine: images in, cells out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.maps.classification_map import CellScores
 
 
 class EngineOutOfMemoryError(EngineError):
-    """A batch does not fit in the device's memory; a smaller one may."""
+    """A batch does not fit in the device's memory; a smaller one may fit."""
 
 
 class Engine(Protocol):
@@ -22,10 +22,10 @@ class Engine(Protocol):
 
     @property
     def metadata(self) -> ModelMetadata:
-        """What the model says about itself."""
+        """The model's `densecast.json`."""
 
     def score(self, images: NDArray[np.uint8]) -> list[CellScores]:
-        """The maps of a batch.
+        """Returns the maps of a batch.
 
         Args:
             images: uint8 RGB [N, H, W, 3].
@@ -34,11 +34,10 @@ class Engine(Protocol):
             One for each image, in order.
 
         Raises:
-            EngineOutOfMemoryError: A smaller batch may fit.
+            EngineOutOfMemoryError: The batch does not fit in memory; a smaller one may fit.
             EngineError: The engine failed on this batch.
         """
 
 
-# Makes an engine where it is needed: called on the worker, pickled on the way there.
 OpenEngine = Callable[[], Engine]
-"""How a worker makes its engine."""
+"""Makes an engine on a worker; it is pickled to get there."""

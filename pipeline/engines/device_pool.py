@@ -1,4 +1,4 @@
-"""One engine a device, shared by all threads of a process."""
+"""A pool with one engine per device, shared by all threads of a process."""
 
 from __future__ import annotations
 
@@ -20,46 +20,46 @@ from pipeline.maps.classification_map import CellScores
 
 @runtime_checkable
 class Counting(Protocol):
-    """An engine that tells what it did."""
+    """An engine that counts its work."""
 
     def take_counts(self) -> dict[str, float]:
-        """What it did for this thread since this was asked last, by name: `devices.GPU:0` -> images and so on."""
+        """Returns this thread's counts since the last call, by name: `devices.GPU:0` -> images, and so on."""
 
 
 class ThreadCounts(threading.local):
-    """Counts by name, a set of them for each thread: a bundle's thread tells what was done for this bundle."""
+    """Counts by name, separate for each thread, so that a bundle's thread reports the work of that bundle."""
 
     def __init__(self) -> None:
         self.counts: defaultdict[str, float] = defaultdict(float)
 
     def take(self) -> dict[str, float]:
-        """The thread's counts, which begin anew."""
-        found, self.counts = dict(self.counts), defaultdict(float)
-        return found
+        """Returns the thread's counts and resets them."""
+        counts, self.counts = dict(self.counts), defaultdict(float)
+        return counts
 
 
 class DevicePool:
-    """An engine over several devices, for any number of threads.
+    """An engine on several devices, for any number of threads.
 
-    A call takes an idle device, of these the one that was used last; while all that have an engine are busy it opens
-    one on the next device, and where there is none it waits. So a single thread uses one device, and n threads up to n.
+    A call takes the idle device that was used last. If all devices with an engine are busy, it opens an engine on the
+    next device; if there is none, it waits. So a single thread uses one device, and n threads use up to n devices.
 
-    A device runs one call at a time. Two calls at once would need twice the memory for values between layers, so that
-    whether a batch fits would depend on what else runs; TensorFlow has one stream of kernels a GPU in any case.
+    A device runs one call at a time. Two calls at once would need twice the memory for the values between layers, so
+    whether a batch fits would depend on the other call. Also, TensorFlow has only one stream of kernels per GPU.
 
     Args:
         open_engine: Makes the engine of a device.
-        places: The devices, at least one.
-        first: Which is opened first, counted from 0: processes that share several GPUs should differ in it.
+        devices: The devices, at least one.
+        first: The device to open first, counted from 0. Processes that share several GPUs should use different ones.
 
     Raises:
         JobError: The first engine cannot be opened; from `score`, another one.
     """
 
-    def __init__(self, open_engine: Callable[[Device], Engine], places: Sequence[Device], first: int = 0) -> None:
-        first %= len(places)
+    def __init__(self, open_engine: Callable[[Device], Engine], devices: Sequence[Device], first: int = 0) -> None:
+        first %= len(devices)
         self._open_engine = open_engine
-        self._unopened = [*places[first:], *places[:first]]
+        self._unopened = [*devices[first:], *devices[:first]]
         self._idle: list[tuple[Device, Engine]] = []
         self._changed = threading.Condition()
         self._counts = ThreadCounts()
@@ -68,43 +68,43 @@ class DevicePool:
 
     @property
     def metadata(self) -> ModelMetadata:
-        """What the model says about itself."""
+        """The model's `densecast.json`."""
         return self._metadata
 
     def score(self, images: NDArray[np.uint8]) -> list[CellScores]:
         """See `Engine`; waits for a device."""
-        with self._engine() as (place, engine):
+        with self._engine() as (device, engine):
             maps = engine.score(images)
-            self._counts.counts[f"devices.{place.label}"] += len(images)
+            self._counts.counts[f"devices.{device.label}"] += len(images)
             if isinstance(engine, Counting):
                 for name, count in engine.take_counts().items():
                     self._counts.counts[name] += count
         return maps
 
     def take_counts(self) -> dict[str, float]:
-        """See `Counting`: images by device, and what the engines tell."""
+        """See `Counting`: images by device, and the counts of the engines."""
         return self._counts.take()
 
     @contextlib.contextmanager
     def _engine(self) -> Iterator[tuple[Device, Engine]]:
-        place, engine = self._take()
+        device, engine = self._take()
         if engine is None:
             try:
-                engine = self._open_engine(place)
-            except EngineError as error:  # as it is, it would be taken for a failure on these images
+                engine = self._open_engine(device)
+            except EngineError as error:  # an EngineError would be reported as a failure on these images
                 raise JobError(
-                    f"no engine on {place.label}: {error.what}", why=error.why, remedy=error.remedy
+                    f"no engine on {device.label}: {error.what}", why=error.why, remedy=error.remedy
                 ) from error
             finally:
                 if engine is None:
                     with self._changed:
-                        self._unopened.insert(0, place)
+                        self._unopened.insert(0, device)
                         self._changed.notify()
         try:
-            yield place, engine
+            yield device, engine
         finally:
             with self._changed:
-                self._idle.append((place, engine))
+                self._idle.append((device, engine))
                 self._changed.notify()
 
     def _take(self) -> tuple[Device, Engine | None]:
@@ -114,5 +114,5 @@ class DevicePool:
 
 
 def counts_of(engine: Engine) -> Mapping[str, float]:
-    """What an engine has to tell of this thread; nothing where it does not count."""
+    """Returns an engine's counts for this thread; empty if the engine does not count."""
     return engine.take_counts() if isinstance(engine, Counting) else {}

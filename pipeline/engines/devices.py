@@ -1,6 +1,6 @@
-"""Which devices TensorFlow computes on in this process: `auto`, `cpu`, `gpu`, or `gpu:1`.
+"""Selects the devices that TensorFlow uses in this process: `auto`, `cpu`, `gpu`, or `gpu:1`.
 
-A GPU is never given up in silence: where one is asked for and none can be seen, an error says why.
+A requested GPU is never replaced silently: if TensorFlow does not see it, an error says why.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ import logging
 import os
 import re
 import threading
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from types import ModuleType
+from typing import NamedTuple
 
 from conversion import import_tensorflow
 from pipeline.engines.gpu_diagnosis import explain, gather
@@ -27,8 +29,8 @@ class Device(NamedTuple):
     """A device.
 
     Attributes:
-        name: As TensorFlow calls it: `/device:GPU:0`.
-        label: As people do: `GPU:0 NVIDIA H100 80GB HBM3`, or `CPU`.
+        name: TensorFlow's name: `/device:GPU:0`.
+        label: The name for people: `GPU:0 NVIDIA H100 80GB HBM3`, or `CPU`.
     """
 
     name: str
@@ -41,31 +43,31 @@ class Device(NamedTuple):
 
 
 def check_wanted(wanted: str) -> str:
-    """`wanted` itself; raises JobError if it is no choice of a device. Looks at no device.
+    """Returns `wanted`; raises JobError if it is not a valid choice. Does not look at devices.
 
     >>> check_wanted("gpu:1")
     'gpu:1'
     """
     if not _WANTED.fullmatch(wanted):
-        raise JobError(f"{wanted!r} is no device", remedy="write auto, cpu, gpu, or gpu:0 and so on")
+        raise JobError(f"{wanted!r} is not a device", remedy="write auto, cpu, gpu, or gpu:0 and so on")
     return wanted
 
 
-def open_devices(wanted: str = AUTO, tf: Any = None) -> tuple[Device, ...]:
-    """The devices to compute on, at least one; makes TensorFlow ready for them.
+def open_devices(wanted: str = AUTO, tf: ModuleType | None = None) -> tuple[Device, ...]:
+    """Returns the devices to compute on, at least one, and configures TensorFlow for them.
 
-    GPUs then take memory as they need it (TensorFlow would take all of it), float32 is float32 (TensorFlow would use
-    10 bits of its 23 on recent GPUs: TF32), and kernels are chosen such that one input always has one result. GPUs that
-    are not wanted are hidden from this process. Doing it again with the same choice changes nothing.
+    GPUs then allocate memory as needed (by default TensorFlow takes all of it), float32 is full float32 (by default
+    TensorFlow uses TF32 on recent GPUs, with 10 of the 23 bits), and kernels are deterministic. GPUs that are not
+    selected are hidden from this process. A second call with the same choice changes nothing.
 
     Args:
-        wanted: `auto`: all GPUs that can be seen, the CPU if there is none; `cpu`; `gpu`: all of them; `gpu:1`: the
-            second of those that CUDA_VISIBLE_DEVICES lets through.
+        wanted: `auto` (all visible GPUs, or the CPU if there is none), `cpu`, `gpu` (all visible GPUs), or `gpu:1` (the
+            second of the GPUs in CUDA_VISIBLE_DEVICES).
         tf: The tensorflow module; imported by default.
 
     Raises:
         JobError: There is no such choice.
-        EngineError: A GPU is asked for and there is none, or TensorFlow was initialized too early to be made ready.
+        EngineError: A GPU is requested and there is none, or TensorFlow was initialized before it could be configured.
         MissingExtraError: TensorFlow is not installed.
     """
     index = _index(check_wanted(wanted))
@@ -75,21 +77,21 @@ def open_devices(wanted: str = AUTO, tf: Any = None) -> tuple[Device, ...]:
         if not gpus and wanted != CPU:
             if wanted != AUTO:
                 why, remedy = explain(gather(tf))
-                raise EngineError(f"no GPU can be seen, and the device is to be {wanted}", why=why, remedy=remedy)
-            _log.info("device: CPU, for no GPU can be seen (%s)", explain(gather(tf))[0])
+                raise EngineError(f"TensorFlow sees no GPU, and the device is {wanted}", why=why, remedy=remedy)
+            _log.info("device: CPU, because TensorFlow sees no GPU (%s)", explain(gather(tf))[0])
         if index is not None:
             if index >= len(gpus):
                 raise EngineError(
-                    f"there is no {wanted}: {len(gpus)} GPU{'s' * (len(gpus) != 1)} can be seen, counted from gpu:0",
-                    remedy=f"name a lower one, or {GPU} for all",
+                    f"there is no {wanted}: {len(gpus)} GPU{'s' * (len(gpus) != 1)} visible, counted from gpu:0",
+                    remedy=f"use a lower number, or {GPU} for all GPUs",
                 )
             gpus = [gpus[index]]
         _show(tf, gpus, wanted)
         if gpus:
             _prepare(tf, gpus)
-        places = _places(tf, gpus)
-        _log.info("device: %s", ", ".join(place.label for place in places))
-        return places
+        devices = _devices(tf, gpus)
+        _log.info("device: %s", ", ".join(device.label for device in devices))
+        return devices
 
 
 def _index(wanted: str) -> int | None:
@@ -97,59 +99,61 @@ def _index(wanted: str) -> int | None:
     return int(match[1]) if match and match[1] else None
 
 
-def _show(tf: Any, gpus: list[Any], wanted: str) -> None:
-    """Hides what is not wanted: TensorFlow takes memory of every GPU that it can see."""
+def _show(tf: ModuleType, gpus: Sequence[object], wanted: str) -> None:
+    """Hides all other GPUs: TensorFlow allocates memory on every GPU that it sees."""
     visible = tf.config.get_visible_devices("GPU")
     if visible == gpus:
         return
     try:
         tf.config.set_visible_devices(gpus, "GPU")
-    except RuntimeError as error:  # it is initialized already
+    except RuntimeError as error:  # TensorFlow is already initialized
         if set(gpus) <= set(visible):
             return
         raise EngineError(
-            f"the device is to be {wanted}, and this process has hidden it",
-            why="what TensorFlow can see is settled by the first engine of a process",
-            remedy="use one choice of device a process",
+            f"the device is {wanted}, and this process has hidden it",
+            why="the first engine of a process decides which devices TensorFlow sees",
+            remedy="use one choice of device per process",
         ) from error
 
 
-def _prepare(tf: Any, gpus: list[Any]) -> None:
+def _prepare(tf: ModuleType, gpus: Sequence[object]) -> None:
+    """Configures the GPUs: memory as needed, full float32, deterministic kernels."""
     for gpu in gpus:
         if tf.config.get_logical_device_configuration(gpu):
-            continue  # whoever cut it into parts has said what memory these have
+            continue  # cut into logical devices, whose memory is configured
         try:
             tf.config.experimental.set_memory_growth(gpu, True)
-        except RuntimeError as error:  # it is initialized already
+        except RuntimeError as error:  # TensorFlow is already initialized
             if tf.config.experimental.get_memory_growth(gpu) or os.environ.get(_GROWTH, "").lower() == "true":
                 continue
             raise EngineError(
-                "TensorFlow was initialized before it could be told to take the GPU's memory as it needs it",
-                why="it has taken all of it, and leaves none to other processes",
-                remedy=f"set {_GROWTH}=true, or open the engine before TensorFlow is used otherwise",
+                "TensorFlow was initialized before it could be configured to allocate the GPU's memory as needed",
+                why="it has allocated all of the memory, and leaves none to other processes",
+                remedy=f"set {_GROWTH}=true, or open the engine before any other use of TensorFlow",
             ) from error
     tf.config.experimental.enable_tensor_float_32_execution(False)
     tf.config.experimental.enable_op_determinism()
 
 
-def _places(tf: Any, gpus: list[Any]) -> tuple[Device, ...]:
+def _devices(tf: ModuleType, gpus: Sequence[object]) -> tuple[Device, ...]:
+    """Returns the logical devices of the GPUs; the CPU if there are none."""
     kind = "GPU" if gpus else "CPU"
-    found = tf.config.list_logical_devices(kind)
+    logical = tf.config.list_logical_devices(kind)
     visible = tf.config.get_visible_devices(kind)
-    if gpus and len(visible) > len(gpus) and len(found) == len(visible):  # hidden ones that could not be hidden
-        found = [device for device, physical in zip(found, visible, strict=True) if physical in gpus]
-    if not found:
+    if gpus and len(visible) > len(gpus) and len(logical) == len(visible):  # it was too late to hide some
+        logical = [device for device, physical in zip(logical, visible, strict=True) if physical in gpus]
+    if not logical:
         raise EngineError(
-            "TensorFlow lists GPUs and computes on none of them",
-            why="it leaves out those with few multiprocessors or an old compute capability, as its log says",
+            "TensorFlow lists GPUs but uses none of them",
+            why="it ignores GPUs with few multiprocessors or an old compute capability; its log says which",
             remedy="use another GPU, or --device cpu",
         )
     models = [tf.config.experimental.get_device_details(gpu).get("device_name", "") for gpu in gpus]
-    if len(models) != len(found):  # a CPU, or GPUs that were cut into parts
-        models = [models[0] if len(set(models)) == 1 else ""] * len(found)
-    places = []
-    for device, model in zip(found, models, strict=True):
+    if len(models) != len(logical):  # a CPU, or GPUs that are cut into logical devices
+        models = [models[0] if len(set(models)) == 1 else ""] * len(logical)
+    devices = []
+    for device, model in zip(logical, models, strict=True):
         short = device.name.removeprefix("/device:")
-        label = f"{short} {model}".strip() if gpus or len(found) > 1 else "CPU"
-        places.append(Device(device.name, label))
-    return tuple(places)
+        label = f"{short} {model}".strip() if gpus or len(logical) > 1 else "CPU"
+        devices.append(Device(device.name, label))
+    return tuple(devices)

@@ -1,4 +1,4 @@
-"""How a worker makes its engine."""
+"""Makes the engine of a worker."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from pipeline.maps.recipe import Recipe
 
 @dataclass(frozen=True)
 class TensorFlowEngineFactory:
-    """Opens a model on the devices of the process that calls it; pickled on the way to the workers.
+    """Opens a model on the devices of the calling process; it is pickled to get to the workers.
 
     Attributes:
         model: The model directory.
-        recipe: What is made of every image.
+        recipe: How maps are computed and stored.
         device: `auto`, `cpu`, `gpu` or `gpu:1`, see `open_devices`.
         compiled: Shapes of batches that XLA compiles when an engine is opened.
     """
@@ -35,27 +35,27 @@ class TensorFlowEngineFactory:
         check_wanted(self.device)
 
     def check(self) -> None:
-        """Raises EngineError where a GPU is asked for and there is none; else it loads nothing."""
+        """Raises EngineError if a GPU is requested and there is none; TensorFlow is loaded only for that."""
         if self.device not in (AUTO, CPU):
-            _places(self.device)
+            _devices(self.device)
 
     def __call__(self) -> Engine:
-        """One engine for all threads of this process, on every device that it may use."""
-        return DevicePool(self._open, _places(self.device), first=os.getpid())
+        """Returns an engine for all threads of this process, on all of its devices."""
+        return DevicePool(self._open, _devices(self.device), first=os.getpid())
 
-    def _open(self, place: Device) -> Engine:
+    def _open(self, device: Device) -> Engine:
         recipe = self.recipe
         return TensorFlowEngine(
             self.model,
             recipe.k,
             recipe.form,
             recipe.features,
-            place=place,
+            device=device,
             precision=recipe.precision,
             compiled=self.compiled,
         )
 
 
-def _places(device: str) -> tuple[Device, ...]:
+def _devices(device: str) -> tuple[Device, ...]:
     load_tensorflow(debug=logging.getLogger().isEnabledFor(logging.INFO))
     return open_devices(device)

@@ -1,4 +1,4 @@
-"""Why TensorFlow sees no GPU here: facts about the machine, and what they mean."""
+"""Explains why TensorFlow sees no GPU, from facts about the machine."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
-# What hides all GPUs as a value of CUDA_VISIBLE_DEVICES: CUDA stops at the first that is no device.
+# Values of CUDA_VISIBLE_DEVICES that hide all GPUs: CUDA stops at the first entry that is not a device.
 _NOTHING = ("", "-1", "none", "void", "NoDevFiles")
 
 
 @dataclass(frozen=True)
 class GpuFacts:
-    """What can be known without CUDA.
+    """Facts that are known without CUDA.
 
     Attributes:
         cuda_build: Whether this TensorFlow was built with CUDA.
-        cuda_version: The CUDA that it was built with; empty where it was not.
-        visible_devices: CUDA_VISIBLE_DEVICES; None where it is not set.
+        cuda_version: The CUDA version that it was built with; empty if it was not.
+        visible_devices: CUDA_VISIBLE_DEVICES; None if it is not set.
         device_files: NVIDIA's device files, as /dev/nvidia0.
-        driver: The version of NVIDIA's kernel driver; empty where none is loaded.
+        driver: The version of NVIDIA's kernel driver; empty if none is loaded.
     """
 
     cuda_build: bool
@@ -31,13 +31,13 @@ class GpuFacts:
     driver: str = ""
 
 
-def gather(tf: Any, environment: Mapping[str, str] = os.environ, root: Path = Path("/")) -> GpuFacts:
-    """The facts of this machine.
+def gather(tf: ModuleType, environment: Mapping[str, str] = os.environ, root: Path = Path("/")) -> GpuFacts:
+    """Returns the facts about this machine.
 
     Args:
         tf: The tensorflow module.
-        environment: Of the process.
-        root: Where /dev and /proc are.
+        environment: The environment variables of the process.
+        root: The folder with /dev and /proc.
     """
     build = tf.sysconfig.get_build_info()
     try:
@@ -46,7 +46,7 @@ def gather(tf: Any, environment: Mapping[str, str] = os.environ, root: Path = Pa
         lines = []
     # NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024
     words = [word for word in (lines[0].split() if lines else []) if word[0].isdigit() and "." in word]
-    files = [*(root / "dev").glob("nvidia[0-9]*"), *(root / "dev").glob("dxg")]  # dxg: the GPU of Windows' Linux
+    files = [*(root / "dev").glob("nvidia[0-9]*"), *(root / "dev").glob("dxg")]  # dxg: the GPU under WSL
     return GpuFacts(
         bool(build.get("is_cuda_build")),
         str(build.get("cuda_version", "")),
@@ -57,7 +57,7 @@ def gather(tf: Any, environment: Mapping[str, str] = os.environ, root: Path = Pa
 
 
 def explain(facts: GpuFacts) -> tuple[str, str]:
-    """Why there is no GPU, and what to do about it; the first thing that has to be mended comes first.
+    """Returns why there is no GPU and what to do; the first thing to fix comes first.
 
     >>> explain(GpuFacts(cuda_build=False, device_files=("/dev/nvidia0",)))
     ('this TensorFlow is built without CUDA', 'install densecast[gpu] instead of densecast[cpu]')
@@ -67,7 +67,7 @@ def explain(facts: GpuFacts) -> tuple[str, str]:
         whys.append("this TensorFlow is built without CUDA")
         remedies.append("install densecast[gpu] instead of densecast[cpu]")
     if not facts.device_files:
-        whys.append("there is no device file of NVIDIA's (/dev/nvidia0): no GPU, no driver, or a container without it")
+        whys.append("there is no NVIDIA device file (/dev/nvidia0): no GPU, no driver, or a container without access")
         remedies.append("start the container with the GPU (docker run --gpus all; nvidia.com/gpu in Kubernetes)")
     if facts.visible_devices is not None and facts.visible_devices.split(",")[0].strip() in _NOTHING:
         whys.append(f"CUDA_VISIBLE_DEVICES={facts.visible_devices!r} hides all GPUs")
@@ -78,5 +78,5 @@ def explain(facts: GpuFacts) -> tuple[str, str]:
             f"{driver}, and TensorFlow (for CUDA {facts.cuda_version or 'unknown'}) cannot use it: CUDA's libraries "
             "are missing, or the driver is too old for them"
         )
-        remedies.append("run nvidia-smi, and densecast --debug, which shows what TensorFlow says of each library")
+        remedies.append("run nvidia-smi, and densecast --debug, which shows TensorFlow's message on each library")
     return "; ".join(whys), "; ".join(remedies)

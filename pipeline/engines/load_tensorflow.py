@@ -1,4 +1,4 @@
-"""Importing TensorFlow without the lines that it always prints."""
+"""Imports TensorFlow without the lines that it always prints."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
-# TensorFlow prints these while it is imported, whatever its log level: they are no news to a user.
+# TensorFlow prints these lines on import at every log level; they do not concern a user.
 _NOISE = (b"All log messages before absl::InitializeLog()", b"oneDNN custom operations are on", b"rebuild TensorFlow")
 
 
 def load_tensorflow(*, debug: bool) -> None:
-    """Imports TensorFlow without the lines that it always prints; anything else it prints is passed on.
+    """Imports TensorFlow without the lines that it always prints; all other output is passed on.
 
     Raises:
-        MissingExtraError: It is not installed.
+        MissingExtraError: TensorFlow is not installed.
     """
     from conversion import import_tensorflow
 
@@ -26,18 +26,18 @@ def load_tensorflow(*, debug: bool) -> None:
 
 @contextlib.contextmanager
 def _without_noise() -> Iterator[None]:
-    """Holds back what native code writes to standard error, and passes on all but the known noise at the end."""
+    """Captures what native code writes to standard error, and at the end passes on all but the known lines."""
     sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
+    original = os.dup(2)
+    with tempfile.TemporaryFile() as captured:
+        os.dup2(captured.fileno(), 2)
         try:
             yield
         finally:
             sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
-            held.seek(0)
-            for line in held:
+            os.dup2(original, 2)
+            os.close(original)
+            captured.seek(0)
+            for line in captured:
                 if not any(noise in line for noise in _NOISE):
                     os.write(2, line)

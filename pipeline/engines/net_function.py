@@ -1,10 +1,10 @@
-"""What an engine calls: a model's maps and features as one TensorFlow function, in float32 or in 16 bits."""
+"""The TensorFlow function that an engine calls: a model's maps and features, in float32 or in 16 bits."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from conversion import (
     CAST_SUFFIX,
@@ -20,21 +20,24 @@ from pipeline.maps.features import Wanted
 from pipeline.maps.recipe import Precision
 
 FEATURE = "feature/"
-"""Before the name of a feature among a function's outputs."""
+"""Prefix of a feature's name among a function's outputs."""
+
+Tensor: TypeAlias = Any
+"""A tf.Tensor. TensorFlow has no types: its functions and models are `Any` as well."""
 
 
 class NetFunction:
-    """A model's function of images (and k): its best classes or all probabilities, and features.
+    """A model's function of images (and k) that returns the best classes or all probabilities, and features.
 
     Args:
         model: The model directory.
-        metadata: What it says.
-        features: What is given beside the map. The net is run once for all of them.
-        best: Whether the best k classes are found in it, instead of giving all probabilities.
-        precision: What the net computes in where it can; inputs, softmax and all outputs are float32.
+        metadata: The model's `densecast.json`.
+        features: The blobs to return with the map. The network is run once for all of them.
+        best: Whether the function returns the best k classes instead of all probabilities.
+        precision: The type that the network computes in where it can. Inputs, softmax and all outputs are float32.
 
     Raises:
-        ModelError: The directory is no model.
+        ModelError: The directory is not a model.
     """
 
     def __init__(
@@ -47,9 +50,9 @@ class NetFunction:
         precision: Precision,
     ) -> None:
         loaded = load_savedmodel(model)
-        self._kept: Any = loaded  # functions hold variables weakly
+        self._variables: object = loaded  # functions only have weak references to their variables
         if precision is not Precision.FLOAT32:
-            blobs, self._kept = _narrowed(model, metadata, loaded, precision)
+            blobs, self._variables = _narrowed(model, metadata, loaded, precision)
             self.concrete = _traced(blobs, metadata.output_blob, features, best=best)
         elif features:
             self.concrete = _traced(_channels_last(loaded.blobs), metadata.output_blob, features, best=best)
@@ -58,37 +61,38 @@ class NetFunction:
 
     @property
     def outputs(self) -> list[str]:
-        """The names of the outputs, in the order in which a frozen function gives them."""
+        """The names of the outputs, in the order in which a frozen function returns them."""
         return sorted(self.concrete.structured_outputs)
 
-    def frozen(self) -> Any:
-        """The function with its variables turned into constants; it needs nothing else to live.
+    def frozen(self) -> Callable[..., list[Tensor]]:
+        """Returns the function with its variables turned into constants; it does not need this object any more.
 
-        oneDNN lays weights out in its own way: once for a constant, at every call for a variable. Measured on CaffeNet,
-        3 images of 227 pixels: 38 ms against 120.
+        oneDNN converts weights to its own layout: once for a constant, but at every call for a variable. Measured on
+        CaffeNet with 3 images of 227 pixels: 38 ms instead of 120.
         """
         from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-        return convert_variables_to_constants_v2(self.concrete)
+        frozen: Callable[..., list[Tensor]] = convert_variables_to_constants_v2(self.concrete)
+        return frozen
 
 
-_Blobs = Callable[[Any], Mapping[str, Any]]
+_Blobs = Callable[[Tensor], Mapping[str, Tensor]]
 """uint8 RGB [N, H, W, 3] -> every blob by name, those of four axes [N, h, w, C]."""
 
 
 def _traced(blobs: _Blobs, output: str, features: Sequence[Wanted], *, best: bool) -> Any:
-    """A function of images (and k) to the map and the features.
+    """Returns a function of images (and k) that computes the map and the features.
 
-    Two signatures would run the net twice, for TensorFlow finds less than half of what they have in common. One
-    function of the model gives all blobs; what is not asked for is left out when it is frozen or compiled.
+    Two signatures would run the network twice, because TensorFlow merges less than half of their common operations. The
+    model's function computes all blobs; those that are not returned are removed when it is frozen or compiled.
     """
     tf = import_tensorflow()
 
-    def outputs(images: Any, k: Any = None) -> dict[str, Any]:
-        found = blobs(images)
+    def outputs(images: Tensor, k: Tensor = None) -> dict[str, Tensor]:
+        computed = blobs(images)
 
-        def values(name: str) -> Any:
-            return tf.cast(found[name if name in found else name + CAST_SUFFIX], tf.float32)
+        def values(name: str) -> Tensor:
+            return tf.cast(computed[name if name in computed else name + CAST_SUFFIX], tf.float32)
 
         kept = {FEATURE + wanted.name: values(wanted.name) for wanted in features}
         if not best:
@@ -102,27 +106,27 @@ def _traced(blobs: _Blobs, output: str, features: Sequence[Wanted], *, best: boo
     return tf.function(outputs, input_signature=inputs, autograph=False).get_concrete_function()
 
 
-def _channels_last(blobs: Callable[[Any], Mapping[str, Any]]) -> _Blobs:
-    """What the model's own `blobs` gives in Caffe's order."""
+def _channels_last(blobs: _Blobs) -> _Blobs:
+    """Returns a function that returns the model's blobs, which have Caffe's order of axes, with channels last."""
     tf = import_tensorflow()
 
-    def turned(images: Any) -> dict[str, Any]:
+    def transposed(images: Tensor) -> dict[str, Tensor]:
         return {
             name: tf.transpose(value, [0, 2, 3, 1]) if value.shape.rank == 4 else value
             for name, value in blobs(images).items()
         }
 
-    return turned
+    return transposed
 
 
 def _narrowed(
     model: str | Path, metadata: ModelMetadata, loaded: Any, precision: Precision
-) -> tuple[_Blobs, dict[str, list[Any]]]:
-    """The net wired anew from its definition, in 16 bits where `Layer.narrow` lets it; and its weights.
+) -> tuple[_Blobs, dict[str, list[Tensor]]]:
+    """Returns the network built from its definition, in 16 bits where `Layer.narrow` allows it, and its weights.
 
-    TensorFlow's own pass over the graph (`auto_mixed_precision`) was tried: it is switched for a whole process, while
-    the gate needs both precisions in one; does nothing, and says nothing, where it sees no GPU; and knows float16 on
-    GPUs and bfloat16 on CPUs alone. Here the layers say what is covered, the same on every device.
+    TensorFlow's own graph pass (`auto_mixed_precision`) does not suffice. It is switched on for a whole process, but
+    `measure_parity` needs both precisions in one. It silently does nothing if there is no GPU. It supports float16 only
+    on GPUs and bfloat16 only on CPUs. Here the layers say what is computed in 16 bits, equally on every device.
     """
     tf = import_tensorflow()
     network = load_network(Path(model) / NETWORK_FILE)
@@ -130,10 +134,12 @@ def _narrowed(
     kind = tf.as_dtype(str(precision))
     weights = {}
     for layer in network.layers:
-        own = kind if layer.narrow is Narrow.ALLOW else tf.float32
-        weights[layer.name] = [tf.Variable(tf.cast(value, own)) for value in loaded.network.weights.get(layer.name, ())]
+        dtype = kind if layer.narrow is Narrow.ALLOW else tf.float32
+        weights[layer.name] = [
+            tf.Variable(tf.cast(value, dtype)) for value in loaded.network.weights.get(layer.name, ())
+        ]
 
-    def blobs(images: Any) -> Mapping[str, Any]:
+    def blobs(images: Tensor) -> Mapping[str, Tensor]:
         return apply_network(network, weights, {data: metadata.preprocessing.tensorflow(tf, images)}, kind)
 
     return blobs, weights

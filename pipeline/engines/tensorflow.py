@@ -1,4 +1,4 @@
-"""A dense model run by TensorFlow, on CPU or GPU."""
+"""The TensorFlow engine: runs a dense model on CPU or GPU."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from pipeline.engines.base import EngineOutOfMemoryError
 from pipeline.engines.device_pool import ThreadCounts
 from pipeline.engines.devices import Device, open_devices
 from pipeline.engines.load_tensorflow import load_tensorflow
-from pipeline.engines.net_function import FEATURE, NetFunction
+from pipeline.engines.net_function import FEATURE, NetFunction, Tensor
 from pipeline.engines.xla import BatchShape, CompiledFunction
 from pipeline.errors import EngineError, JobError
 from pipeline.malloc_trim import release_free_memory
@@ -25,25 +25,25 @@ from pipeline.maps.classification_map import DEFAULT_K, CellScores, Feature, res
 from pipeline.maps.features import Wanted, parse_features
 from pipeline.maps.recipe import Form, Precision
 
-# How CUDA's libraries say that memory is short where TensorFlow does not make a ResourceExhaustedError of it.
+# Messages of CUDA's libraries for a lack of memory that TensorFlow does not report as ResourceExhaustedError.
 _SHORT = ("out of memory", "out_of_memory", "alloc_failed", "resource_exhausted")
 
 
 class TensorFlowEngine:
-    """Loads a model directory and runs what its form needs. Threads may call it at once.
+    """Loads a model directory and runs the model. Several threads may call it at once.
 
     Args:
         model: The directory that `conversion.convert` wrote.
-        k: How many classes a cell keeps; all of them where the model has fewer.
-        form: With `TOP_K` the best classes are found where the net runs, so that only k numbers a cell leave the
-            device; with the others all probabilities do.
-        features: Blobs to give beside the map, as `Recipe.features`. The net is run once for all of them.
-        place: The device; the first that `open_devices` gives by default.
-        precision: What the net computes in; the maps are float32 in any case.
-        compiled: Shapes of batches that XLA compiles, now; others are run without it.
+        k: Number of classes that a cell keeps; all classes if the model has fewer.
+        form: With `TOP_K` the device selects the best classes, so that only k numbers per cell leave it; with the other
+            forms all probabilities leave it.
+        features: Blobs to return with the map, as in `Recipe.features`. The network is run once for all of them.
+        device: The device; by default the first that `open_devices` returns.
+        precision: The type that the network computes in. The maps are always float32.
+        compiled: Shapes of batches that XLA compiles when the engine is opened; other shapes are run without XLA.
 
     Raises:
-        ModelError: The directory is no model.
+        ModelError: The directory is not a model.
         JobError: The model does not offer such a blob.
         EngineError: XLA cannot compile the model.
         MissingExtraError: TensorFlow is not installed.
@@ -56,7 +56,7 @@ class TensorFlowEngine:
         form: Form = Form.TOP_K,
         features: Sequence[str] = (),
         *,
-        place: Device | None = None,
+        device: Device | None = None,
         precision: Precision = Precision.FLOAT32,
         compiled: Sequence[BatchShape] = (),
     ) -> None:
@@ -66,9 +66,9 @@ class TensorFlowEngine:
         self._form = form
         load_tensorflow(debug=logging.getLogger().isEnabledFor(logging.INFO))
         self._tf = import_tensorflow()
-        self._place = (place or open_devices()[0]).name
+        self._device = (device or open_devices()[0]).name
         self._counts = ThreadCounts()
-        with self._tf.device(self._place):
+        with self._tf.device(self._device):
             net = NetFunction(
                 model, self._metadata, self._features, best=form is Form.TOP_K, precision=Precision(precision)
             )
@@ -80,14 +80,14 @@ class TensorFlowEngine:
 
     @property
     def metadata(self) -> ModelMetadata:
-        """What the model says about itself."""
+        """The model's `densecast.json`."""
         return self._metadata
 
     def score(self, images: NDArray[np.uint8]) -> list[CellScores]:
         """See `Engine`."""
         tf = self._tf
         try:
-            with tf.device(self._place):
+            with tf.device(self._device):
                 maps = self._score(tf.constant(images))
         except (tf.errors.OpError, MemoryError, ValueError, TypeError, RuntimeError) as error:
             if _out_of_memory(tf, error):
@@ -95,10 +95,10 @@ class TensorFlowEngine:
                 raise EngineOutOfMemoryError(
                     f"a batch of {count} images of {height} x {width} does not fit in memory"
                 ) from error
-            if "GPU" in self._place and isinstance(error, _sick(tf)):
+            if "GPU" in self._device and isinstance(error, _device_errors(tf)):
                 raise JobError(
-                    f"the GPU failed, so no image is to blame: {error}",
-                    where=self._place,
+                    f"the GPU failed, which is not due to an image: {error}",
+                    where=self._device,
                     remedy="look at the driver's messages; run again, in a new process: nothing is scored twice",
                 ) from error
             raise EngineError(f"TensorFlow failed on images of {images.shape}: {error}") from error
@@ -108,10 +108,10 @@ class TensorFlowEngine:
         return maps
 
     def take_counts(self) -> dict[str, float]:
-        """See `Counting`: with XLA, images that it ran and others, and the seconds that it compiled."""
+        """See `Counting`: with XLA, images that it ran, other images, and the seconds of compilation."""
         return self._counts.take()
 
-    def _score(self, images: Any) -> list[CellScores]:
+    def _score(self, images: Tensor) -> list[CellScores]:
         out = self._run(images)
         if self._form is Form.TOP_K:
             classes, scores = out["classes"].numpy(), out["scores"].numpy()
@@ -127,18 +127,17 @@ class TensorFlowEngine:
             cells._replace(features=features) for cells, features in zip(maps, zip(*blobs, strict=True), strict=True)
         ]
 
-    def _run(self, images: Any) -> dict[str, Any]:
+    def _run(self, images: Tensor) -> dict[str, Tensor]:
         if self._programs is not None:
             program = self._programs.program(tuple(images.shape[:3]))
             self._counts.counts["xla.other" if program is None else "xla.compiled"] += len(images)
             if program is not None:
-                found: dict[str, Any] = program(images)
-                return found
+                return program(images)
         best = {"k": self._tf.constant(self._k)} if self._form is Form.TOP_K else {}
         return dict(zip(self._outputs, self._function(images=images, **best), strict=True))
 
     def _compile(self, net: NetFunction, shapes: Sequence[BatchShape]) -> CompiledFunction:
-        """XLA's programs; k is a constant there, for XLA has to know the sizes of what it computes."""
+        """Returns XLA's programs. In them k is a constant, because XLA needs to know all sizes."""
         best = {"k": self._tf.constant(self._k)} if self._form is Form.TOP_K else {}
         started = time.perf_counter()
         try:
@@ -151,26 +150,26 @@ class TensorFlowEngine:
         return programs
 
 
-def _out_of_memory(tf: Any, error: Exception) -> bool:
+def _out_of_memory(tf: ModuleType, error: Exception) -> bool:
     if isinstance(error, MemoryError | tf.errors.ResourceExhaustedError):
         return True
     return isinstance(error, tf.errors.OpError) and any(sign in str(error).lower() for sign in _SHORT)
 
 
-def _sick(tf: Any) -> tuple[type[Exception], ...]:
-    """What TensorFlow raises when a GPU is lost or in an error that stays: every further image would fail, too."""
+def _device_errors(tf: ModuleType) -> tuple[type[Exception], ...]:
+    """Returns what TensorFlow raises if a GPU is lost or has a permanent error: every further image would fail."""
     return (tf.errors.InternalError, tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.UnknownError)
 
 
 def _release() -> None:
-    """Lets go of the copies that TensorFlow makes of the weights while it freezes a model, and at the first call.
+    """Frees the copies of the weights that TensorFlow makes while it freezes a model, and at the first call.
 
-    Measured on CaffeNet, 244 MB of weights: 2.8 GB stay in the end instead of 4.0; the peak is 4.5 instead of 5.5.
+    Measured on CaffeNet (244 MB of weights): 2.8 GB stay in use instead of 4.0; the peak is 4.5 GB instead of 5.5.
     """
     gc.collect()
     release_free_memory()
 
 
 def _values(batch: NDArray[np.float32], wanted: Wanted) -> list[Feature]:
-    with np.errstate(over="ignore"):  # infinity shows in `check_values`
+    with np.errstate(over="ignore"):  # `check_values` reports infinity
         return [Feature(wanted.name, values) for values in batch.astype(wanted.dtype, copy=False)]

@@ -1,32 +1,35 @@
-"""XLA for the shapes that were announced; TensorFlow's own kernels for all others."""
+"""Compiles a function with XLA for a fixed set of shapes; all other shapes use TensorFlow's own kernels."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TypeAlias
 
 from conversion import import_tensorflow
+from pipeline.engines.net_function import Tensor
 
 BatchShape = tuple[int, int, int]
 """Images, rows and columns of a batch."""
 
+Program: TypeAlias = Callable[[Tensor], dict[str, Tensor]]
+"""images uint8 [N, H, W, 3] -> tensors by name."""
+
 
 class CompiledFunction:
-    """A function of images that XLA has compiled for some shapes of a batch, each once, before it is called.
+    """A function of images that XLA has compiled for some shapes of a batch, once each and before the first call.
 
-    A shape alone decides who computes it: one that was not announced is never compiled later, however often it comes,
-    so that an image's map does not depend on what came before it.
+    Only the shape decides whether XLA computes a batch: other shapes are never compiled later. So an image's map does
+    not depend on earlier images.
 
     Args:
-        function: images uint8 [N, H, W, 3] -> tensors. Its weights should be variables: of constants every
-            program would hold a copy.
-        shapes: What is compiled.
+        function: The function. Its weights should be variables: every program would contain a copy of constants.
+        shapes: The shapes to compile for.
     """
 
-    def __init__(self, function: Callable[[Any], Any], shapes: Iterable[BatchShape]) -> None:
+    def __init__(self, function: Program, shapes: Iterable[BatchShape]) -> None:
         tf = import_tensorflow()
-        self._function = function  # what it refers to lives as long as this: programs hold variables weakly
-        self._programs: dict[BatchShape, Any] = {}
+        self._function = function  # keeps its variables alive, to which programs only have weak references
+        self._programs: dict[BatchShape, Program] = {}
         for shape in sorted(set(shapes)):
             spec = tf.TensorSpec([*shape, 3], tf.uint8)
             program = tf.function(function, input_signature=[spec], autograph=False, jit_compile=True)
@@ -35,9 +38,9 @@ class CompiledFunction:
 
     @property
     def shapes(self) -> tuple[BatchShape, ...]:
-        """What is compiled."""
+        """The compiled shapes."""
         return tuple(self._programs)
 
-    def program(self, shape: BatchShape) -> Any:
-        """The compiled function of a shape; None where it was not announced."""
+    def program(self, shape: BatchShape) -> Program | None:
+        """Returns the compiled function for a shape; None if it was not compiled."""
         return self._programs.get(shape)

@@ -1,16 +1,17 @@
-"""The process that decodes for `pipeline.images.decoder_process`, which starts it; it ends with its parent.
+"""The child process that decodes images. `pipeline.images.decoder_process` starts it; it ends with its parent.
 
-Imports little, because every start of it is waited for: no Beam, no TensorFlow, nothing of the user's main script.
+It imports as little as possible, because the parent waits for every start: no Beam, no TensorFlow, no `conversion`
+beyond its errors, and not the user's main script.
 
-A message is three lengths (the pickle, the table of buffer lengths, the buffers), then these three parts. The buffers
-are what pickle's protocol 5 leaves out of band: pixels travel once, from array to socket to array.
+A message is three lengths (of the pickle, of the table of buffer lengths, of the buffers), then these three parts. The
+buffers are what pickle's protocol 5 sends out of band, so pixels are copied once into the socket and once out of it.
 """
 
 import contextlib
 import fcntl
+import importlib
 import os
 import pickle
-import pkgutil
 import resource
 import signal
 import socket
@@ -24,22 +25,22 @@ from typing import Any, BinaryIO, Self
 from pipeline.rejection import Rejected
 
 LENGTHS = struct.Struct("<3Q")
-"""Begins every message: bytes of the pickle, of the table of buffer lengths (8 each), and of all buffers."""
+"""The head of every message: bytes of the pickle, of the table of buffer lengths (8 each), and of all buffers."""
 
 PROTOCOL = 5
-"""Of pickle: the first that leaves buffers out of band."""
+"""The pickle protocol: 5 is the first that sends buffers out of band."""
 
 STATUS_NOT_FOUND = 3
-"""Exit status where the function to run cannot be imported; the reason is on standard error."""
+"""Exit status if the function to run cannot be imported; standard error has the reason."""
 
 _SMALL = 2**16
 
 
 def message(content: object) -> list[bytes | memoryview]:
-    """`content`, pickled, in the pieces to send one after the other."""
-    kept: list[pickle.PickleBuffer] = []
-    pickled = pickle.dumps(content, PROTOCOL, buffer_callback=kept.append)
-    buffers = [buffer.raw() for buffer in kept]
+    """Returns a message that holds `content`, as the pieces to send one after the other."""
+    out_of_band: list[pickle.PickleBuffer] = []
+    pickled = pickle.dumps(content, PROTOCOL, buffer_callback=out_of_band.append)
+    buffers = [buffer.raw() for buffer in out_of_band]
     sizes = [buffer.nbytes for buffer in buffers]
     table = struct.pack(f"<{len(sizes)}Q", *sizes)
     head = LENGTHS.pack(len(pickled), len(table), sum(sizes)) + pickled + table
@@ -47,23 +48,23 @@ def message(content: object) -> list[bytes | memoryview]:
 
 
 def joined(pieces: list[bytes | memoryview]) -> list[bytes | memoryview]:
-    """One piece of several, if it is small: each wakes the reader. The copy of a large one would cost more."""
+    """Returns the pieces, joined if they are small: each piece wakes the reader, and a large one is costly to copy."""
     return [b"".join(pieces)] if sum(map(len, pieces)) < _SMALL else pieces
 
 
 def content(pickled: bytes | memoryview, table: bytes | memoryview, buffers: memoryview) -> Any:
-    """What `message` packed, from its three parts; arrays in it are views of `buffers`."""
+    """Returns what `message` packed, from its three parts. Arrays in it are views of `buffers`."""
     sizes = struct.unpack(f"<{len(table) // 8}Q", table)
     ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
     views = [buffers[end - size : end] for size, end in zip(sizes, ends, strict=True)]
-    return pickle.loads(pickled, buffers=views)  # noqa: S301 - of a process that runs our own code
+    return pickle.loads(pickled, buffers=views)  # noqa: S301 - sent by a process that runs our own code
 
 
 class Outcome:
-    """How a call ended: `value`, or the `error` that it raised, where it came from noted in it.
+    """How a call ended: its `value`, or the `error` that it raised, with its traceback as a note.
 
-    A context: what its body raises is kept for `get`, in whatever process that is called; SystemExit and
-    KeyboardInterrupt pass.
+    As a context manager it catches what its body raises, and `get` raises that again, in any process. SystemExit and
+    KeyboardInterrupt pass through.
 
     >>> with Outcome() as outcome:
     ...     outcome.value = 1 // 0
@@ -72,7 +73,7 @@ class Outcome:
     """
 
     def __init__(self) -> None:
-        self.value: Any = None
+        self.value: object = None
         self.error: Exception | None = None
 
     def __enter__(self) -> Self:
@@ -83,29 +84,34 @@ class Outcome:
     ) -> bool:
         if not isinstance(error, Exception):
             return False
-        if not isinstance(error, Rejected):  # an error of the program, whose origin does not survive pickling
+        if not isinstance(error, Rejected):  # a bug: pickling loses its traceback
             error.add_note("".join(traceback.format_exception(error)))
         self.error = error
         return True
 
-    def get(self) -> Any:
-        """`value`; raises `error` if there is one."""
+    def get(self) -> object:
+        """Returns `value`; raises `error` if there is one."""
         if self.error is not None:
             raise self.error
         return self.value
 
 
 def serve(descriptor: int, function: str, memory_bytes: int) -> None:
-    """Answers requests from the socket `descriptor` until it is closed: calls `function`, "module:name", on them.
+    """Answers requests until the socket is closed.
 
-    A request is the bytes to decode, then positional and keyword arguments; the answer is an `Outcome`. The first
-    answer, to no request, says that the function was found.
+    A request holds the bytes to decode, positional arguments and keyword arguments. The answer is an `Outcome`. The
+    first answer is sent before any request: it says that the function was imported.
+
+    Args:
+        descriptor: File descriptor of the socket.
+        function: The function to call for each request, as "module:name".
+        memory_bytes: Limit of this process's address space (Linux).
     """
     _die_with_parent()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _limit_memory(memory_bytes)
     try:
-        called: Callable[..., Any] = pkgutil.resolve_name(function)
+        called = _resolve(function)
     except (ImportError, AttributeError, ValueError):
         traceback.print_exc()
         sys.exit(STATUS_NOT_FOUND)
@@ -113,15 +119,22 @@ def serve(descriptor: int, function: str, memory_bytes: int) -> None:
     with (
         socket.socket(fileno=descriptor) as connection,
         connection.makefile("rb") as requests,
-        contextlib.suppress(ConnectionError),  # the parent is gone
+        contextlib.suppress(ConnectionError),  # the parent has ended
     ):
         _send(connection, message(Outcome()))
         while header := requests.read(LENGTHS.size):
             _answer(called, header, requests, connection)
 
 
-def _answer(called: Callable[..., Any], header: bytes, requests: BinaryIO, connection: socket.socket) -> None:
-    """In a function of its own, so that no pixels are held while the next request is waited for."""
+def _resolve(function: str) -> Callable[..., object]:
+    """Returns the function "module:name"."""
+    module, _, name = function.partition(":")
+    resolved: Callable[..., object] = getattr(importlib.import_module(module), name)
+    return resolved
+
+
+def _answer(called: Callable[..., object], header: bytes, requests: BinaryIO, connection: socket.socket) -> None:
+    """Answers one request. A separate function, so that its pixels are freed before the next request is awaited."""
     pickled, table, data = (requests.read(length) for length in LENGTHS.unpack(header))
     arguments, options = content(pickled, table, memoryview(b""))
     with Outcome() as outcome:
@@ -135,10 +148,10 @@ def _send(connection: socket.socket, pieces: Sequence[bytes | memoryview]) -> No
 
 
 def _die_with_parent() -> None:
-    """Has the kernel end this process when its standard input is closed, as it is when the parent dies.
+    """Asks the kernel to end this process when its standard input is closed, which happens when the parent dies.
 
-    The socket's end alone would not do: a decoder that hangs does not read it, nor runs it any Python code. SIGIO's
-    default action on Linux is to end the process.
+    Watching the socket is not enough: a decoder that hangs neither reads it nor runs Python code. On Linux the default
+    action of SIGIO ends the process.
     """
     if sys.platform == "linux":
         signal.signal(signal.SIGIO, signal.SIG_DFL)
@@ -147,18 +160,18 @@ def _die_with_parent() -> None:
 
 
 def _silence_libraries() -> None:
-    """Leaves standard error to Python: of every damaged TIFF libtiff prints there what its rejection says as well."""
-    sys.stderr = open(os.dup(2), "w", buffering=1, errors="backslashreplace")  # noqa: SIM115 - as long as the process
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
+    """Keeps C libraries from writing to standard error, where libtiff repeats what a rejection says."""
+    sys.stderr = open(os.dup(2), "w", buffering=1, errors="backslashreplace")  # noqa: SIM115 - open until the process ends
+    with open(os.devnull, "wb") as null:
+        os.dup2(null.fileno(), 2)
 
 
 def _limit_memory(memory_bytes: int) -> None:
-    """Caps the address space, and offers this process first where the machine runs out of memory all the same."""
+    """Caps the address space, and makes this process the kernel's first choice if the machine runs out of memory."""
     if sys.platform == "linux":
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
         soft = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-        # Not every container has the file, or lets it be written; then the largest process is taken, as ever.
+        # Some containers lack the file or do not allow writing it. Then the kernel chooses as usual.
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
             file.write("1000")

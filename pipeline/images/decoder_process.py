@@ -1,9 +1,10 @@
-"""Decoding in a process of its own, so that a decoder that hangs or crashes costs one image, not the run.
+"""Decoding in a child process, so that a decoder that hangs or crashes costs one image, not the run.
 
-Why not the process pool of a library: a round trip with a 451 x 451 image costs 1.5 ms of CPU in pebble, 1.4 ms in
-concurrent.futures and 1.8 ms in loky, which pickle the pixels through a pipe, and 0.3 ms here; one with a tiny image
-0.27, 0.30 and 0.39 ms, and 0.11 ms (2 cores, one sitting). And multiprocessing, on which the first two rest, runs the
-user's main script again in a child that is not forked, and lets its own daemonic processes have no children.
+Why no process pool from a library is used: pebble, concurrent.futures and loky pickle the pixels through a pipe. A
+round trip with a 451 x 451 image costs 1.5, 1.4 and 1.8 ms of CPU there and 0.3 ms here; with a tiny image it costs
+0.27, 0.30 and 0.39 ms there and 0.11 ms here (measured together, on 2 cores). Also, the first two use multiprocessing,
+which runs the user's main script again in a child that is not forked, and which does not allow a daemonic process to
+have children.
 """
 
 import os
@@ -26,10 +27,10 @@ from pipeline.rejection import Reason, Rejected
 from pipeline.settings import LimitSettings
 
 TIMEOUT_S = LimitSettings.decode_timeout
-"""Seconds that one decode may take. The largest images take a few; this is for a machine that is overloaded as well."""
+"""Seconds that one decode may take. The largest images take a few; the rest is reserve for an overloaded machine."""
 
 MEMORY_BYTES = 8 * 2**30
-"""Address space of the process. The largest image that `DecodeLimits` allows by default takes less than half of it."""
+"""Address space of the child. The largest image that `DecodeLimits` allows by default needs less than half of it."""
 
 _START_S = 300.0
 _SLICE_S = 1.0
@@ -38,22 +39,23 @@ _SOCKET_BYTES = 2**20
 
 
 class IsolationError(DensecastError):
-    """The process that decodes cannot be started; no image is to blame."""
+    """The decoder process cannot be started. The cause is not an image."""
 
 
 class IsolatedDecoder:
     """Calls a function that decodes images in a child process.
 
-    The child is started by the first call, and again by the first call after it was lost. It ends with `close`, with
-    the garbage, and with this process, however that ends, even in the middle of a decode. Threads may share one, but
-    wait for each other; each should have its own. After a fork the new process starts a child of its own.
+    The first call starts the child; if the child is lost, the next call starts another one. The child ends with
+    `close`, when this object is garbage collected, and when this process ends in any way, also during a decode. Threads
+    may share a decoder but then wait for each other, so each thread should have its own. After a fork the new process
+    starts its own child.
 
     Args:
-        timeout_s: Seconds that one decode may take, starting the child not counted. Only time in which this process
-            runs too is counted: that a machine or a container was suspended is no image's fault.
-        memory_bytes: Address space that the child may take (Linux); more ends in OUT_OF_MEMORY.
-        function: What to call in the child, as "module:name"; its first argument is an image file.
-        clock: Makes the clock of a wait from its limit in seconds.
+        timeout_s: Seconds that one decode may take, without the start of the child. Time in which this process does not
+            run (a suspended machine or container) does not count.
+        memory_bytes: Address space that the child may use (Linux). More ends in OUT_OF_MEMORY.
+        function: The function to call in the child, as "module:name". Its first argument is an image file.
+        clock: Makes the clock that a wait uses, from its time limit in seconds.
 
     Raises:
         ValueError: A limit is not positive.
@@ -76,18 +78,23 @@ class IsolatedDecoder:
 
     @property
     def pid(self) -> int | None:
-        """The child's process id; None while there is none."""
+        """The child's process id; None while there is no child."""
         child = self._child
         return child.process.pid if child else None
 
-    def call(self, data: bytes, *arguments: Any, **options: Any) -> Any:
-        """What the function returns for these arguments; `data` is an image file.
+    def call(self, data: bytes, *arguments: object, **options: object) -> Any:
+        """Returns what the function returns for these arguments.
 
-        A child that is killed by a signal is replaced and asked once more: the kernel may have taken it because of
-        something else on the machine. A time limit is not given twice.
+        If a signal kills the child, the call is repeated once in a new child: the kernel may have killed it because of
+        another process on the machine. A call that exceeds the time limit is not repeated.
+
+        Args:
+            data: An image file.
+            *arguments: Further positional arguments of the function.
+            **options: Its keyword arguments.
 
         Raises:
-            Rejected: What the function raises; DECODER_HUNG, DECODER_DIED.
+            Rejected: The function raised it; or DECODER_HUNG or DECODER_DIED.
             IsolationError: The child cannot be started.
             ValueError: The decoder was closed.
         """
@@ -98,11 +105,11 @@ class IsolatedDecoder:
                 raise Rejected(Reason.OUT_OF_MEMORY, "the pixels do not fit in memory") from error
 
     def close(self) -> None:
-        """Ends the child at once; a decode that runs in another thread raises ValueError there."""
+        """Ends the child at once. A decode that runs in another thread raises ValueError there."""
         self._closed = True
         child = self._child
         if child and child.is_ours():
-            child.process.kill()  # wakes the thread that waits for it
+            child.process.kill()  # wakes a thread that waits for an answer
         with self._lock:
             self._end()
 
@@ -112,7 +119,7 @@ class IsolatedDecoder:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _outcome(self, data: bytes, arguments: tuple[Any, ...], options: dict[str, Any]) -> decoder_child.Outcome:
+    def _outcome(self, data: bytes, arguments: tuple[object, ...], options: dict[str, object]) -> decoder_child.Outcome:
         try:
             return self._call(data, arguments, options)
         except _DiedError as died:
@@ -123,7 +130,7 @@ class IsolatedDecoder:
             except _DiedError as again:
                 raise Rejected(Reason.DECODER_DIED, f"{died}, then {again}") from None
 
-    def _call(self, data: bytes, arguments: tuple[Any, ...], options: dict[str, Any]) -> decoder_child.Outcome:
+    def _call(self, data: bytes, arguments: tuple[object, ...], options: dict[str, object]) -> decoder_child.Outcome:
         child = self._started()
         answered = False
         try:
@@ -131,9 +138,9 @@ class IsolatedDecoder:
             outcome = child.receive(self._timeout_s)
             answered = True
         except _HungError:
-            raise Rejected(Reason.DECODER_HUNG, f"no end after {self._timeout_s:g} s") from None
+            raise Rejected(Reason.DECODER_HUNG, f"not finished after {self._timeout_s:g} s") from None
         finally:
-            if not answered:  # for whatever reason: its answer, if it still came, would be taken for another image's
+            if not answered:  # a late answer would be taken for that of the next image
                 self._end()
         return outcome
 
@@ -157,8 +164,8 @@ class IsolatedDecoder:
                 raise IsolationError(
                     f"the process that decodes images could not be started: {error}",
                     where=self._function,
-                    why="images are decoded in a process of its own, so that a crash costs one image",
-                    remedy="see what it wrote to standard error",
+                    why="images are decoded in a separate process, so that a crash costs one image",
+                    remedy="read what it wrote to standard error",
                 ) from None
             finally:
                 if not ready:
@@ -179,11 +186,11 @@ class WaitClock(Protocol):
 
 
 class _HungError(Exception):
-    """No answer in time."""
+    """No answer came in time."""
 
 
 class _DiedError(Exception):
-    """The child is gone."""
+    """The child has ended."""
 
     def __init__(self, status: int) -> None:
         self.by_signal = status < 0
@@ -193,7 +200,7 @@ class _DiedError(Exception):
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
-    except ValueError:  # the real-time ones have no names
+    except ValueError:  # real-time signals have no names
         return f"signal {number}"
 
 
@@ -201,14 +208,14 @@ _BOOTSTRAP = (
     "import sys; sys.path[:] = sys.argv[4:]; from pipeline.images.decoder_child import serve; "
     "serve(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))"
 )
-"""The parent's module path is taken over, so that the child finds what the parent found, wherever it was started."""
+"""The child takes over the parent's module path, so that it finds the same modules from any working directory."""
 
 
 _ENVIRONMENT = {
-    # NumPy's pool of threads, which nothing uses.
+    # No thread pool for NumPy: nothing here uses it.
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
-    # glibc otherwise gives an image's memory back after every image, and the next one pays its page faults again.
+    # Otherwise glibc returns the memory after every image, and the next image causes the page faults again.
     "MALLOC_MMAP_THRESHOLD_": str(2**25),
     "MALLOC_TRIM_THRESHOLD_": str(2**26),
 }
@@ -228,10 +235,10 @@ class _Child:
                 self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and code
                     command,
                     bufsize=0,
-                    stdin=subprocess.PIPE,  # never written to: its end tells the child that this process is gone
+                    stdin=subprocess.PIPE,  # never written to; when it closes, the child ends
                     stdout=subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],
-                    process_group=0,  # the terminal's Ctrl-C is for this process
+                    process_group=0,  # the terminal's Ctrl-C then reaches only this process
                     env={**os.environ, **_ENVIRONMENT},
                 )
             except OSError as error:
@@ -249,11 +256,11 @@ class _Child:
         self._finalizer = weakref.finalize(self, _end, self.process, ours)
 
     def is_ours(self) -> bool:
-        """False in a process that was forked from the one that started the child."""
+        """Returns False in a process that was forked from the one that started the child."""
         return os.getpid() == self._owner
 
     def end(self) -> None:
-        """Kills the child and waits for it; may be called again, and from any thread."""
+        """Kills the child and waits for it. May be called repeatedly and from any thread."""
         self._finalizer()
 
     def send(self, data: bytes, arguments: tuple[object, ...], options: dict[str, object], timeout_s: float) -> None:
@@ -272,11 +279,11 @@ class _Child:
                     raise self._died() from None
 
     def receive(self, timeout_s: float) -> decoder_child.Outcome:
-        """Waits for an answer.
+        """Waits for an answer and returns it.
 
         Raises:
-            _HungError: None came in `timeout_s`.
-            _DiedError: The child is gone.
+            _HungError: No answer came within `timeout_s`.
+            _DiedError: The child has ended.
         """
         clock = self._clock(timeout_s)
         lengths = decoder_child.LENGTHS.unpack(self._exactly(decoder_child.LENGTHS.size, clock))
@@ -302,13 +309,13 @@ class _Child:
     def _died(self) -> _DiedError:
         try:
             return _DiedError(self.process.wait(_DYING_S))
-        except subprocess.TimeoutExpired:  # it closed its socket, and lives
+        except subprocess.TimeoutExpired:  # it closed its socket but still runs
             self.process.kill()
             return _DiedError(self.process.wait())
 
 
 def _end(process: "subprocess.Popen[bytes]", connection: socket.socket) -> None:
-    process.kill()  # in a fork's copy it sees that the child is not its own, and does nothing
+    process.kill()  # does nothing in a forked process, whose child it is not
     process.wait()
     if process.stdin:
         process.stdin.close()
@@ -316,16 +323,16 @@ def _end(process: "subprocess.Popen[bytes]", connection: socket.socket) -> None:
 
 
 class _Clock:
-    """A time limit that counts the seconds waited in vain, not those that passed.
+    """A time limit that counts the seconds spent waiting, not the seconds that passed.
 
-    While this process does not run, because it was stopped or the machine slept, nothing is counted but one slice.
+    Time in which this process does not run (it was stopped, or the machine slept) counts as one slice at most.
     """
 
     def __init__(self, seconds: float) -> None:
         self._left = seconds
 
     def wait(self, event: select.poll) -> None:
-        """Waits for `event`; raises _HungError when the time is over."""
+        """Waits for `event`; raises _HungError when the time is up."""
         while not event.poll(min(self._left, _SLICE_S) * 1000):
             self._left -= _SLICE_S
             if self._left <= 0:

@@ -1,13 +1,13 @@
-"""What Pillow is shown of a file: what the pixels of its first image depend on, and nothing else.
+"""Selects the parts of a file that Pillow sees: only what the pixels of its first image depend on.
 
-Three things come of reading the containers before Pillow does. The size and the orientation are known, and can be
-refused, before anything is allocated (Pillow allocates whole canvases while it opens a WebP or a GIF). Metadata can
-neither cost an image nor make Pillow warn: what it never sees it cannot stumble over. And a file that ends early is
-told from one that is damaged.
+Reading the container before Pillow does has three purposes. The size and the orientation are known, and an image can be
+rejected, before anything is allocated (Pillow allocates a whole canvas while it opens a WebP or a GIF). Damaged
+metadata neither costs an image nor makes Pillow warn, because Pillow never sees it. And a truncated file can be told
+from a damaged one.
 
-JPEG, BMP and PPM pass as they are: Pillow's own parsers stop before the pixels and allocate nothing.
+JPEG, BMP and PPM are passed on unchanged: Pillow's own parsers stop before the pixels and allocate nothing.
 
-Facts: PNG, third edition (W3C, 2025); GIF89a specification (CompuServe, 1990); WebP container and VP8L bitstream
+Sources: PNG, third edition (W3C, 2025); GIF89a specification (CompuServe, 1990); WebP container and VP8L bitstream
 specifications (Google); RFC 6386, section 9.1 (VP8 frame header).
 """
 
@@ -21,26 +21,24 @@ import struct
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from PIL.TiffImagePlugin import COMPRESSION_INFO
-
 from pipeline.images import tiff
 from pipeline.rejection import Reason, Rejected
 
 File: TypeAlias = bytes | mmap.mmap
-"""A whole file; mapped where it is too large to be read."""
+"""A whole file; memory-mapped if it is too large to be read."""
 
 
 _FORGET_EVERY = 2**26
 
 
 def forget(data: File) -> None:
-    """Lets go of the pages of a mapped file that were read: they would count as this process's memory."""
+    """Releases the pages of a mapped file that were read: they would count as memory of this process."""
     if isinstance(data, mmap.mmap):
         data.madvise(mmap.MADV_DONTNEED)
 
 
 class Joined(io.RawIOBase):
-    """A file made of parts of other files, none of which is copied."""
+    """A file that consists of parts of other files, without copying them."""
 
     def __init__(self, parts: Sequence[bytes | memoryview]) -> None:
         super().__init__()
@@ -49,15 +47,15 @@ class Joined(io.RawIOBase):
         self._position = 0
 
     def readable(self) -> bool:
-        """Always."""
+        """Returns True."""
         return True
 
     def seekable(self) -> bool:
-        """Always."""
+        """Returns True."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """As files do; also beyond the end."""
+        """Moves the position, as files do; also beyond the end."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._starts[-1]}[whence]
         if base + offset < 0:
             raise ValueError(f"position {base + offset}")
@@ -65,7 +63,7 @@ class Joined(io.RawIOBase):
         return self._position
 
     def read(self, size: int | None = -1) -> bytes:
-        """Up to `size` bytes, or the rest."""
+        """Returns up to `size` bytes, or the rest."""
         end = self._starts[-1] if size is None or size < 0 else min(self._position + size, self._starts[-1])
         pieces = []
         index = bisect.bisect_right(self._starts, self._position) - 1
@@ -83,15 +81,15 @@ class Container:
 
     Attributes:
         format: Pillow's name of the format.
-        parts: The file to show to Pillow, in pieces.
-        size: (height, width) in pixels, as stored; None where Pillow's own parser says it at no cost.
-        orientation: EXIF orientation, 1 to 8; None where Pillow's own parser keeps the EXIF block.
-        complete: False where the file ends before what it announces: what then fails is truncated, not corrupt.
-        largest: The highest value of a 16-bit grey sample: 65535, or 4095 in a TIFF of 12 bits.
+        parts: The file that Pillow sees, in pieces.
+        size: (height, width) in pixels, as stored; None if Pillow's own parser reads it at no cost.
+        orientation: EXIF orientation, 1 to 8; None if Pillow's own parser keeps the EXIF block.
+        complete: False if the file ends before its announced end: a failure then means truncated, not corrupt.
+        largest: The highest value of a 16-bit grey sample: 65535, or 4095 in a TIFF with 12 bits.
         inverted: Whether that value is black (TIFF: WhiteIsZero), which Pillow leaves to its callers above 8 bits.
-        tile: (height, width) of the tiles that have to be decoded whole; None where there are none.
-        flaw: What to reject the file for, unless its size is to be refused, which is found out later; mostly None.
-        streams: Whether its rows can be decoded from top to bottom, at a bounded memory, to the same pixels.
+        tile: (height, width) of the tiles that have to be decoded whole; None if there are none.
+        flaw: Why the file is rejected, unless it is rejected for its size, which is checked later; None if it is valid.
+        streams: Whether the rows can be decoded from top to bottom, in bounded memory, to the same pixels.
     """
 
     format: str
@@ -107,20 +105,20 @@ class Container:
 
     @property
     def data(self) -> bytes:
-        """The file to show to Pillow."""
+        """The file that Pillow sees."""
         (first, *more) = self.parts
         return first if isinstance(first, bytes) and not more else b"".join(self.parts)
 
 
 def sniff(data: File) -> str:
-    """The format that the first bytes are those of, by Pillow's name; empty where of none that densecast decodes."""
+    """Returns Pillow's name of the format that the first bytes show; empty if densecast does not decode it."""
     data = data[:16]
     for format_name, beginnings in _MAGIC.items():
         if data.startswith(beginnings):
             return format_name
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
-    # Two letters are too few to tell a PPM from a text: what follows must be what the format asks for.
+    # Two letters do not distinguish a PPM from a text, so the bytes after them are checked as well.
     if data[:1] == b"P" and data[1:2] in b"123456f" and data[2:3] in b"\t\n\v\f\r #" and len(data) > 2:
         return "PPM"
     return ""
@@ -139,10 +137,10 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 
 def read(data: File) -> Container:
-    """Reads the container of `data`.
+    """Reads the container of `data`, a whole file.
 
     Raises:
-        Rejected: UNKNOWN_FORMAT, or what is wrong with the container.
+        Rejected: UNKNOWN_FORMAT, or the container is damaged or not supported.
         struct.error, IndexError: The file ends within a header.
     """
     format_name = sniff(data)
@@ -158,9 +156,9 @@ def read(data: File) -> Container:
 
 
 def _only_scan(data: File) -> int:
-    """Where the data of a JPEG begin that has one scan, of Huffman codes; 0 where it is of another kind.
+    """Returns where the data of the only scan of a Huffman-coded JPEG begins; 0 for any other kind of JPEG.
 
-    Of several scans (progressive JPEG), a decoder holds the coefficients of all pixels.
+    For several scans (progressive JPEG) a decoder holds the coefficients of all pixels.
     """
     position, components = 2, b""
     while data[position : position + 1] == b"\xff" and position + 4 <= len(data):
@@ -181,18 +179,18 @@ _END_OF_IMAGE = b"\xff\xd9"
 
 
 def check_scan(data: File) -> None:
-    """Looks for a marker within the data of a JPEG of one scan, where libjpeg gives grey rows and only warns.
+    """Looks for a marker within the data of a JPEG with one scan; libjpeg gives grey rows there and only warns.
 
-    Pillow stumbles over it behind the last row, a reader of rows does not.
+    Pillow fails on it after the last row; a row reader would not notice it.
 
     Raises:
         Rejected: CORRUPT.
     """
-    found = _MARKER.search(data, _only_scan(data))
+    marker = _MARKER.search(data, _only_scan(data))
     forget(data)
-    if found and found.group() != _END_OF_IMAGE:
+    if marker and marker.group() != _END_OF_IMAGE:
         raise Rejected(
-            Reason.CORRUPT, f"JPEG: the marker {found.group().hex()} at byte {found.start()}, within the image"
+            Reason.CORRUPT, f"JPEG: the marker {marker.group().hex()} at byte {marker.start()}, within the image"
         )
 
 
@@ -201,7 +199,7 @@ _PNG_KEPT = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
 
 
 def _png(data: File) -> Container:
-    """Keeps the critical chunks: transparency is dropped anyway, and an APNG's default image is its IDAT."""
+    """Keeps the critical chunks: transparency is dropped in any case, and the default image of an APNG is its IDAT."""
     if data[12:16] != b"IHDR":
         raise Rejected(Reason.CORRUPT if len(data) >= 16 else Reason.TRUNCATED, "PNG: no IHDR chunk at the beginning")
     width, height = struct.unpack_from(">II", data, 16)
@@ -226,8 +224,8 @@ def _png(data: File) -> Container:
             forget(data)
         position = end
     if kind != b"IEND" and (kind in _PNG_KEPT or not kind.isalpha()):
-        kept.append(view[position:])  # a chunk cut short, or none at all: Pillow says whether it matters
-    streams = data[28:29] == b"\0"  # interlaced, the first row needs the last
+        kept.append(view[position:])  # a truncated chunk, or not a chunk at all: Pillow decides whether it matters
+    streams = data[28:29] == b"\0"  # if interlaced, the first row needs the last byte
     return Container("PNG", tuple(kept), (height, width), tiff.orientation(exif), complete, streams=streams)
 
 
@@ -238,8 +236,8 @@ _GIF_DISPOSAL = 0b00011100
 def _gif(data: File) -> Container:
     """Keeps the palette, the transparent index and the first image.
 
-    What Pillow would allocate while opening goes: the disposal method (it matters to later frames alone), and a screen
-    smaller than its image (Pillow grows it; here the header does).
+    Pillow would allocate memory while it opens the file for two reasons, which are removed: the disposal method (it
+    only matters to later frames), and a screen smaller than its image (Pillow enlarges it; here the header does).
     """
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     start = position = _GIF_HEADER + ((6 << (flags & 7)) if flags & 0x80 else 0)
@@ -249,7 +247,7 @@ def _gif(data: File) -> Container:
         if kind == 0x3B:
             raise Rejected(Reason.CORRUPT, "GIF: it ends before any image")
         if kind != 0x21:
-            continue  # filler between blocks, which every reader skips
+            continue  # filler between blocks, which all readers skip
         label, block = data[position], position + 1
         if label == 0xF9 and data[block] >= 4:
             control = data[block + 1 : block + 5]
@@ -267,10 +265,11 @@ def _gif(data: File) -> Container:
 
 
 def _webp(data: File) -> Container:
+    """Keeps the file as it is, and reads size and orientation."""
     (announced,) = struct.unpack_from("<I", data, 4)
     kind = data[12:16]
     if kind == b"VP8X":
-        width, height = (1 + int.from_bytes(data[at : at + 3], "little") for at in (24, 27))
+        width, height = (1 + int.from_bytes(data[start : start + 3], "little") for start in (24, 27))
     elif kind == b"VP8L":
         (packed,) = struct.unpack_from("<I", data, 21)
         width, height = 1 + (packed & 0x3FFF), 1 + (packed >> 14 & 0x3FFF)
@@ -290,6 +289,9 @@ def _webp(data: File) -> Container:
 
 
 def _tiff(data: File) -> Container:
+    """Keeps a directory with only the tags that the pixels depend on."""
+    from PIL.TiffImagePlugin import COMPRESSION_INFO  # slow to import; most decoder processes see no TIFF
+
     directory = tiff.read_directory(data)
     height, width = directory.integer(tiff.HEIGHT, 0), directory.integer(tiff.WIDTH, 0)
     compression = directory.integer(tiff.COMPRESSION, 1)
@@ -302,13 +304,13 @@ def _tiff(data: File) -> Container:
         directory = tiff.check_strips(directory, len(data))
     except Rejected as rejected:
         flaw = rejected
-    stated = directory.integer(tiff.ORIENTATION, 1)
+    orientation = directory.integer(tiff.ORIENTATION, 1)
     tile = (directory.integer(tiff.TILE_HEIGHT, 1), directory.integer(tiff.TILE_WIDTH, 1))
     return Container(
         "TIFF",
         tiff.with_one_directory(data, directory),
         (height, width),
-        stated if 1 <= stated <= 8 else 1,
+        orientation if 1 <= orientation <= 8 else 1,
         largest=4095 if directory.integer(tiff.BITS, 1) == 12 else 65535,
         inverted=directory.integer(tiff.PHOTOMETRIC, 0) == 0,
         tile=tile if tiff.TILE_OFFSETS in directory.entries else None,

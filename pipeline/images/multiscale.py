@@ -1,4 +1,4 @@
-"""An image as the model is to see it: decoded, and resampled to every scale. Runs where images are decoded."""
+"""An image as the model sees it: decoded and resampled to every scale. Runs in the process that decodes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from pipeline.errors import JobError
 from pipeline.images.decode import DecodeLimits, Pixels, decode, header
-from pipeline.images.resize import Scaling, resample
+from pipeline.images.resize import Scaling, Size, resample
 from pipeline.rejection import Reason, Rejected
 
 
@@ -14,11 +14,11 @@ class ScaledImage(NamedTuple):
     """An image at one scale.
 
     Attributes:
-        scale: The scale that was asked for.
+        scale: One of `Scaling.scales`.
         height: Rows of pixels at that scale.
-        width: Columns.
-        pixels: uint8 RGB [height, width, 3]; None where the image has to be read by window.
-        rejected: Why it cannot be scored at this scale; mostly None.
+        width: Columns of pixels at that scale.
+        pixels: uint8 RGB [height, width, 3]; None if the image has to be read by rows, or is rejected.
+        rejected: Why the image cannot be scored at this scale; None if it can.
     """
 
     scale: float
@@ -32,77 +32,81 @@ class ScaledImages(NamedTuple):
     """An image at all scales.
 
     Attributes:
-        height: Rows of pixels of the image as it was read, upright.
-        width: Columns.
-        views: One for each scale, in order.
+        height: Rows of pixels of the image as read, upright.
+        width: Columns of pixels of the same.
+        images: One for each scale, in order.
     """
 
     height: int
     width: int
-    views: tuple[ScaledImage, ...]
+    images: tuple[ScaledImage, ...]
 
 
 class ScalingLimits(NamedTuple):
-    """What becomes a view.
+    """Which images are decoded and scaled.
 
     Attributes:
-        decode: What is decoded.
-        min_height: Rows of pixels that the model needs, after scaling.
-        min_width: Columns.
-        whole_pixels: Images with more are not decoded whole where their format can be read by window.
+        decode: The limits on files.
+        minimum_size: (height, width) in pixels that the model needs, after scaling.
+        whole_pixels: An image with more pixels than this is not decoded whole if its format can be read by rows.
     """
 
     decode: DecodeLimits
-    min_height: int = 1
-    min_width: int = 1
+    minimum_size: Size = (1, 1)
     whole_pixels: int = 2**26
 
 
-def views(data: bytes, limits: ScalingLimits, scaling: Scaling) -> ScaledImages:
+def decode_scaled(data: bytes, limits: ScalingLimits, scaling: Scaling) -> ScaledImages:
     """Decodes an image once and resamples it to every scale.
 
-    An image that has more than `whole_pixels` is left to be read by window at a scale that leaves it as it is. At other
-    scales it has to be decoded whole, within the pixels that `limits.decode` allows.
+    An image with more than `whole_pixels` pixels is left to be read by rows at a scale that keeps its size. For other
+    scales it is decoded whole if it has no more pixels than `limits.decode` allows.
+
+    Args:
+        data: The image file.
+        limits: Which images are decoded and scaled.
+        scaling: The sizes to scale to.
 
     Raises:
-        Rejected: All that `decode` refuses at any scale.
+        Rejected: The image cannot be decoded, for any of the reasons of `decode`, or would have to grow too much.
     """
     head = header(data, limits.decode.tiled())
     height, width = head.height, head.width
-    huge = head.streams and height * width > min(limits.whole_pixels, limits.decode.max_pixels)
+    by_rows = head.streams and height * width > min(limits.whole_pixels, limits.decode.max_pixels)
     try:
         sizes = scaling.target_sizes(height, width)
-    except JobError as error:  # it would grow too much
+    except JobError as error:  # it would have to grow too much
         raise Rejected(Reason.TOO_SMALL, error.what) from error
-    refused = {scale: _refusal(rows, columns, limits) for scale, rows, columns in sizes}
-    by_window = {scale for scale, *size in sizes if huge and size == [height, width]}
-    wanted = [(rows, columns) for scale, rows, columns in sizes if not refused[scale] and scale not in by_window]
+    refusals = {scale: _refusal(rows, columns, limits) for scale, rows, columns in sizes}
+    unread = {scale for scale, *size in sizes if by_rows and size == [height, width]}
+    wanted = [(rows, columns) for scale, rows, columns in sizes if not refusals[scale] and scale not in unread]
     whole = None
     if wanted:
         largest = max(rows for rows, _ in wanted), max(columns for _, columns in wanted)
         try:
             whole = decode(data, limits.decode, at_least=largest).pixels
         except Rejected as rejected:
-            if not by_window:
+            if not unread:
                 raise
-            refused = {scale: refused[scale] or (None if scale in by_window else rejected) for scale in refused}
+            refusals = {scale: refusals[scale] or (None if scale in unread else rejected) for scale in refusals}
 
-    def pixels(scale: float, size: tuple[int, int]) -> Pixels | None:
-        return None if whole is None or refused[scale] or scale in by_window else resample(whole, size)
+    def pixels(scale: float, size: Size) -> Pixels | None:
+        return None if whole is None or refusals[scale] or scale in unread else resample(whole, size)
 
     return ScaledImages(
         height,
         width,
         tuple(
-            ScaledImage(scale, rows, cols, pixels(scale, (rows, cols)), refused[scale]) for scale, rows, cols in sizes
+            ScaledImage(scale, rows, columns, pixels(scale, (rows, columns)), refusals[scale])
+            for scale, rows, columns in sizes
         ),
     )
 
 
 def _refusal(height: int, width: int, limits: ScalingLimits) -> Rejected | None:
-    if height < limits.min_height or width < limits.min_width:
-        least = f"{limits.min_height} x {limits.min_width}"
-        return Rejected(Reason.TOO_SMALL, f"{height} rows x {width} columns; at least {least}")
+    rows, columns = limits.minimum_size
+    if height < rows or width < columns:
+        return Rejected(Reason.TOO_SMALL, f"{height} rows x {width} columns; at least {rows} x {columns}")
     most = limits.decode.tiled().max_pixels
     if height * width > most:
         return Rejected(Reason.TOO_MANY_PIXELS, f"{height} x {width} is {height * width} pixels; at most {most}")

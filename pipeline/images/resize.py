@@ -1,4 +1,4 @@
-"""To which sizes an image is scaled before it is scored, and where the cells of its map lie in the image as it was."""
+"""The sizes that an image is scaled to before it is scored, and the resampling."""
 
 import dataclasses
 import math
@@ -14,20 +14,20 @@ Size: TypeAlias = tuple[int, int]
 
 MAX_SCALES = 16
 MAX_ENLARGEMENT = 8.0
-"""By what either side of an image may grow at most: no pixel of a map comes of nothing."""
+"""The largest factor by which a side of an image may grow: enlarging adds no information."""
 MAX_SIDE = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
 class Scaling:
-    """The sizes that an image is scored at. The steps follow each other: `resize`, `max_side`, `scales`.
+    """The sizes that an image is scored at. The steps are applied in this order: `resize`, `max_side`, `scales`.
 
     Attributes:
-        resize: None: as it is. A number: the shorter side becomes that, the aspect is kept, as torchvision's Resize
-            does. A pair: (height, width), whatever the aspect, as Caffe does (`convert_imageset --resize_height`,
-            `caffe.io.resize_image`).
-        max_side: The longer side at most; larger images shrink, others stay.
-        scales: What comes of that is multiplied by each; one map a scale.
+        resize: None keeps the size. A number is the new length of the shorter side in pixels, and the aspect ratio is
+            kept, as in torchvision's Resize. A pair is the new (height, width), and the aspect ratio may change, as in
+            Caffe (`convert_imageset --resize_height`, `caffe.io.resize_image`).
+        max_side: Pixels of the longer side at most. Larger images are reduced; others keep their size.
+        scales: The resulting size is multiplied by each of these factors; there is one map per scale.
 
     Raises:
         JobError: A number is out of range, or two scales are equal.
@@ -40,7 +40,7 @@ class Scaling:
     def __post_init__(self) -> None:
         sides = () if self.resize is None else (self.resize,) if isinstance(self.resize, int) else self.resize
         if isinstance(self.resize, tuple) and len(sides) != 2:
-            raise JobError(f"resize {self.resize}", why="it is one number, or height and width")
+            raise JobError(f"resize {self.resize}", why="it must be one number, or height and width")
         for name, side in [*(("resize", side) for side in sides), ("max_side", self.max_side or 1)]:
             if not 1 <= side <= MAX_SIDE:
                 raise JobError(f"{name} {side}", why=f"it must be between 1 and {MAX_SIDE} pixels")
@@ -50,17 +50,17 @@ class Scaling:
             raise JobError(f"{len(self.scales)} scales", why=f"there must be between 1 and {MAX_SCALES}")
         if not all(math.isfinite(scale) and 0 < scale <= MAX_ENLARGEMENT for scale in self.scales):
             raise JobError(
-                f"scales {', '.join(map(str, self.scales))}", why=f"each must be above 0, and {MAX_ENLARGEMENT} at most"
+                f"scales {', '.join(map(str, self.scales))}", why=f"each must be above 0 and at most {MAX_ENLARGEMENT}"
             )
         if len(set(self.scales)) != len(self.scales):
-            raise JobError(f"scales {', '.join(map(str, self.scales))}", why="two are equal")
+            raise JobError(f"scales {', '.join(map(str, self.scales))}", why="each scale may occur only once")
 
     def target_sizes(self, height: int, width: int) -> tuple[tuple[float, int, int], ...]:
-        """For an image of this size, each scale with the height and width to score at.
+        """Returns (scale, height, width) for each scale of an image of this size, in pixels.
 
-        One rounding at the end, of each side by itself, half up, to at least 1 pixel; the sides of a `resize` by the
-        shorter one, and of `max_side`, are so at most half a pixel off the aspect. (torchvision rounds the longer side
-        down instead: it differs by one pixel at times.) A size that several scales round to is given once for each.
+        Each side is rounded once, at the end, half up, to at least 1 pixel. So after a `resize` of the shorter side, or
+        after `max_side`, a side differs from the exact aspect ratio by half a pixel at most. (torchvision rounds the
+        longer side down, so its result may differ by one pixel.) If several scales give one size, each is listed.
 
         Raises:
             JobError: A side would grow by more than `MAX_ENLARGEMENT`.
@@ -79,15 +79,10 @@ class Scaling:
             if h > height * MAX_ENLARGEMENT or w > width * MAX_ENLARGEMENT:
                 raise JobError(
                     f"{height} x {width} pixels would become {h} x {w} at scale {scale}",
-                    why=f"no side may grow more than {MAX_ENLARGEMENT:g} times",
-                    remedy="ask for a smaller size, or leave out images that small (min_height, min_width)",
+                    why=f"a side may grow {MAX_ENLARGEMENT:g} times at most",
+                    remedy="ask for a smaller size",
                 )
         return sizes
-
-    def largest(self, height: int, width: int) -> Size:
-        """The height and width that none of the target sizes exceeds: `at_least` of `pipeline.images.decode.decode`."""
-        sizes = self.target_sizes(height, width)
-        return max(h for _, h, _ in sizes), max(w for _, _, w in sizes)
 
 
 def _rounded(side: float) -> int:
@@ -95,12 +90,16 @@ def _rounded(side: float) -> int:
 
 
 def resample(pixels: Pixels, size: Size) -> Pixels:
-    """`pixels`, uint8 [h, w, 3], at another (height, width); the same array where it has it already.
+    """Returns an image at another (height, width); the same array if it already has that size.
 
-    Bilinear, with the triangle widened by the factor where it shrinks (antialiased). Bilinear is what the nets of the
-    field were trained on: Caffe's `convert_imageset` and `caffe.io.resize_image` (OpenCV's and scikit-image's, order
-    1), and torchvision's Resize, whose antialiased form is this very function of Pillow. It never overshoots, unlike
-    bicubic and Lanczos.
+    The interpolation is bilinear; for a reduction the triangle filter is widened by the factor (antialiasing). Bilinear
+    resampling was used to train the common networks: Caffe's `convert_imageset` (OpenCV) and `caffe.io.resize_image`
+    (scikit-image, order 1), and torchvision's Resize, whose antialiased form is this function of Pillow. Unlike bicubic
+    and Lanczos it never overshoots.
+
+    Args:
+        pixels: uint8 [h, w, 3].
+        size: (height, width) in pixels.
     """
     if pixels.shape[:2] == tuple(size):
         return pixels

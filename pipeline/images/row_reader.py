@@ -1,10 +1,10 @@
-"""Reading an image too large to be decoded whole: rows from top to bottom, at a bounded memory.
+"""Reads an image that is too large to be decoded whole: rows from top to bottom, in bounded memory.
 
-libvips decodes, with libraries of the same kin as Pillow's (libjpeg, libtiff), and sees what Pillow is shown of a file
-(`pipeline.images.formats`). It is asked only where the pixels are those of `pipeline.images.decode.decode`, which
-`can_stream` says; tests/pipeline/test_windows.py compares them bit by bit. Everything else is decoded whole, within
-`DecodeLimits.max_pixels`: other orientations than upright, progressive JPEG and interlaced PNG (their first row
-needs the last byte), CMYK, alpha multiplied in, planes stored apart, other formats.
+libvips decodes, with the same libraries as Pillow (libjpeg, libtiff), and sees the same parts of a file
+(`pipeline.images.formats`). It is used only if its pixels equal those of `pipeline.images.decode.decode`
+(`ImageHeader.streams`); tests/pipeline/images/test_row_reader.py compares them bit by bit. All other images are decoded
+whole, up to `DecodeLimits.max_pixels`: images that are not upright, progressive JPEG and interlaced PNG (their first
+row needs the last byte), CMYK, premultiplied alpha, separate planes, other formats.
 """
 
 from __future__ import annotations
@@ -27,19 +27,14 @@ from pipeline.rejection import Reason, Rejected
 Source: TypeAlias = bytes | str | Path
 
 _ROWS_AT_ONCE = 64
-"""Rows fetched at once: what libvips, its copy and the conversion to RGB hold besides the band."""
+"""Rows per fetch: this many rows are held by libvips, in a copy and as RGB, besides the band."""
 
 _TRUNCATED = ("premature end of jpeg", "premature end of input", "truncated", "not enough data", "end of file")
-"""Parts of the decoders' messages about files that end early."""
-
-
-def can_stream(found: ImageHeader) -> bool:
-    """Whether `open_rows` reads such an image; others have to be decoded whole."""
-    return found.streams
+"""Parts of the decoders' messages about truncated files."""
 
 
 class Rows(Protocol):
-    """What gives an image's rows from top to bottom."""
+    """Gives the rows of an image from top to bottom."""
 
     def rows(self, top: int, bottom: int) -> Pixels:
         """See `RowReader.rows`."""
@@ -49,36 +44,36 @@ class RowReader:
     """The rows of an image, from top to bottom; made by `open_rows`.
 
     Attributes:
-        height: Rows of the image.
-        width: Columns.
+        height: Rows of pixels of the image.
+        width: Columns of pixels.
     """
 
-    def __init__(self, decoder: _Decoder, found: ImageHeader, *, complete: bool, release: Callable[[], None]) -> None:
-        self.height, self.width = found.height, found.width
+    def __init__(self, decoder: _Decoder, head: ImageHeader, *, complete: bool, release: Callable[[], None]) -> None:
+        self.height, self.width = head.height, head.width
         self._decoder: _Decoder | None = decoder
-        self._found, self._complete, self._release = found, complete, release
+        self._head, self._complete, self._release = head, complete, release
         self._band = np.empty((0, self.width, 3), np.uint8)
-        self._top = self._bottom = 0  # the rows that the band holds
+        self._top = self._bottom = 0  # the band holds rows [_top, _bottom)
         self._failed: Rejected | None = None
 
     def rows(self, top: int, bottom: int) -> Pixels:
-        """Rows [top, bottom) as uint8 [bottom - top, width, 3], RGB, read-only.
+        """Returns rows [top, bottom) as RGB, uint8 [bottom - top, width, 3], read-only.
 
-        The array is a view of the reader's own band, which the next call overwrites.
+        The array is a view of the reader's buffer, which the next call overwrites.
 
         Args:
-            top: The first row; none before the last call's `top` can be had again.
-            bottom: The row behind the last; not before the last call's `bottom`.
+            top: The first row; not less than the last call's `top`.
+            bottom: The row after the last; not less than the last call's `bottom`.
 
         Raises:
             Rejected: TRUNCATED, CORRUPT, OUT_OF_MEMORY.
-            ValueError: The rows lie outside the image, or before those read last.
+            ValueError: The rows are outside the image, or are before those of the last call; or the reader is closed.
         """
         if self._decoder is None:
             raise ValueError("the image is closed")
         if not (self._top <= top < bottom <= self.height and self._bottom <= bottom):
             raise ValueError(
-                f"rows {top} to {bottom} of {self.height}, after rows {self._top} to {self._bottom}: forward only"
+                f"rows {top} to {bottom} of {self.height} after rows {self._top} to {self._bottom}: only forward"
             )
         if self._failed is not None:
             raise Rejected(self._failed.reason, self._failed.detail)
@@ -92,17 +87,17 @@ class RowReader:
         return rows
 
     def _advance(self, decoder: _Decoder, top: int, bottom: int) -> None:
-        """Makes the band hold rows [top, bottom)."""
-        with _rejecting(self._found.format, complete=self._complete):
+        """Reads on until the band holds rows [top, bottom)."""
+        with _rejecting(self._head.format, complete=self._complete):
             kept = max(0, self._bottom - top)
             if bottom - top > len(self._band):
                 band = np.empty((bottom - top, self.width, 3), np.uint8)
                 band[:kept] = self._band[self._bottom - self._top - kept : self._bottom - self._top]
                 self._band = band
-            else:  # NumPy copies overlapping memory in the right order
+            else:  # NumPy handles overlapping memory
                 self._band[:kept] = self._band[self._bottom - self._top - kept : self._bottom - self._top]
             start = max(top, self._bottom)
-            # Rows that no one wants are decoded and dropped: the file has one direction.
+            # Skipped rows are decoded and dropped: the file is read in one direction.
             self._top, self._bottom = top, bottom
             for row in range(start, bottom, _ROWS_AT_ONCE):
                 count = min(_ROWS_AT_ONCE, bottom - row)
@@ -110,32 +105,32 @@ class RowReader:
             self._release()
 
     def close(self) -> None:
-        """Lets go of decoder and band; called by `open_rows`."""
+        """Releases decoder and band; called by `open_rows`."""
         self._decoder, self._band = None, self._band[:0]
 
 
 class _Decoder:
-    """libvips, reading a stream as rows are fetched."""
+    """A libvips image that reads from a stream while rows are fetched."""
 
-    def __init__(self, stream: formats.Joined, found: ImageHeader) -> None:
+    def __init__(self, stream: formats.Joined, head: ImageHeader) -> None:
         vips = _vips()
         source = vips.SourceCustom()
         source.on_read(stream.read)
         source.on_seek(stream.seek)
-        load = {"JPEG": "jpegload_source", "PNG": "pngload_source", "TIFF": "tiffload_source"}[found.format]
+        load = {"JPEG": "jpegload_source", "PNG": "pngload_source", "TIFF": "tiffload_source"}[head.format]
         image = getattr(vips.Image, load)(source, access="sequential", fail_on="error")
-        if (image.height, image.width) != (found.height, found.width) or image.format not in ("uchar", "ushort"):
+        if (image.height, image.width) != (head.height, head.width) or image.format not in ("uchar", "ushort"):
             raise Rejected(
-                Reason.CORRUPT, f"{found.format}: {image.height} x {image.width} {image.format} by another reader"
+                Reason.CORRUPT, f"{head.format}: {image.height} x {image.width} {image.format} by another reader"
             )
         self._width, self._bands = image.width, image.bands
         self._dtype = np.dtype({"uchar": np.uint8, "ushort": np.uint16}[image.format])
         self._region = vips.Region.new(image)
-        # libvips calls back into this object as long as there is a region: it must go last.
+        # libvips calls back into the source while the region exists, so the source must be freed last.
         self._source = source
 
     def fetch(self, row: int, count: int) -> Pixels:
-        """uint8 [count, width, 3] from `row` on."""
+        """Returns `count` rows from `row` on, uint8 [count, width, 3]."""
         fetched = self._region.fetch(0, row, self._width, count)
         samples = np.frombuffer(fetched, self._dtype).reshape(count, self._width, self._bands)
         if samples.dtype == np.uint16:
@@ -151,29 +146,29 @@ def open_rows(source: Source, limits: DecodeLimits) -> Iterator[RowReader]:
     """Opens an image for reading by rows.
 
     Args:
-        source: The bytes of a whole file, or the path of one, which is mapped and not read.
-        limits: `max_tiled_pixels` counts, not `max_pixels`.
+        source: The bytes of a whole file, or the path of a file, which is memory-mapped.
+        limits: The size limit is `max_tiled_pixels`, not `max_pixels`.
 
     Raises:
-        Rejected: All that `header` refuses; UNSUPPORTED_MODE where the image cannot be read by rows (`can_stream`);
-            MISSING or UNREADABLE where there is no such path; TRUNCATED, CORRUPT, OUT_OF_MEMORY.
+        Rejected: `header` rejects the file; UNSUPPORTED_MODE if the image cannot be read by rows
+            (`ImageHeader.streams`); MISSING or UNREADABLE if there is no such path; TRUNCATED, CORRUPT, OUT_OF_MEMORY.
     """
     with _opened(source) as data:
-        found = header(data, limits.tiled())
-        if not can_stream(found):
+        head = header(data, limits.tiled())
+        if not head.streams:
             raise Rejected(
                 Reason.UNSUPPORTED_MODE,
-                f"{found.format} of mode {found.mode}, orientation {found.orientation}: cannot be read by rows",
+                f"{head.format} of mode {head.mode}, orientation {head.orientation}: cannot be read by rows",
             )
-        if found.format == "JPEG":
+        if head.format == "JPEG":
             formats.check_scan(data)
         container = formats.read(data)
         with contextlib.closing(formats.Joined(container.parts)) as stream:
-            with _rejecting(found.format, complete=container.complete):
+            with _rejecting(head.format, complete=container.complete):
                 release = functools.partial(formats.forget, data)
-                strips = RowReader(_Decoder(stream, found), found, complete=container.complete, release=release)
-            with contextlib.closing(strips):
-                yield strips
+                reader = RowReader(_Decoder(stream, head), head, complete=container.complete, release=release)
+            with contextlib.closing(reader):
+                yield reader
 
 
 @contextlib.contextmanager
@@ -190,13 +185,13 @@ def _opened(source: Source) -> Iterator[formats.File]:
         raise Rejected(Reason.MISSING, str(error)) from error
     except (OSError, ValueError) as error:
         raise Rejected(Reason.UNREADABLE, str(error)) from error
-    # Not closed: views of it may be alive in a traceback. It goes with the last of them.
+    # Not closed, because a traceback may still refer to views of it. It is freed with the last of them.
     yield mapped
 
 
 @contextlib.contextmanager
 def _rejecting(format_name: str, *, complete: bool) -> Iterator[None]:
-    """Turns what libvips raises into `Rejected`."""
+    """Turns the exceptions of libvips into `Rejected`."""
     try:
         yield
     except MemoryError as error:
@@ -211,8 +206,8 @@ def _rejecting(format_name: str, *, complete: bool) -> Iterator[None]:
 
 @functools.cache
 def _vips() -> Any:
-    """pyvips, set up: only loaders that are fuzzed, no cache of operations, no threads but the caller's."""
-    # Warnings of decoders about odd metadata: what matters is raised.
+    """Returns pyvips, configured: only fuzzed loaders, no operation cache, no threads except the caller's."""
+    # Decoders warn about odd metadata. Whatever matters is raised as an error.
     logging.getLogger("pyvips").setLevel(logging.ERROR)
     import pyvips
 

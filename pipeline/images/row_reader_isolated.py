@@ -1,8 +1,9 @@
-"""The rows of a huge image, decoded in a process of its own: the caller's half, and what answers it in the child."""
+"""The rows of a huge image, decoded in a child process: the caller's side, and the function that runs in the child."""
 
 from __future__ import annotations
 
 import contextlib
+from typing import Self
 
 from pipeline.images.decode import DecodeLimits, Pixels
 from pipeline.images.decoder_process import IsolatedDecoder
@@ -12,13 +13,13 @@ from pipeline.rejection import Reason, Rejected
 _FUNCTION = "pipeline.images.row_reader_isolated:rows"
 
 
-class Bands:
-    """The rows of an image, from top to bottom, as `RowReader` gives them; a context manager.
+class IsolatedRowReader:
+    """Reads the rows of an image from top to bottom, as `RowReader` does, in a child process; a context manager.
 
     Args:
         data: The image file.
-        limits: `max_tiled_pixels` counts.
-        timeout_s: Seconds that the decoding of one band may take.
+        limits: The size limit is `max_tiled_pixels`.
+        timeout_s: Seconds that one call of `rows` may take.
     """
 
     def __init__(self, data: bytes, limits: DecodeLimits, timeout_s: float) -> None:
@@ -26,13 +27,13 @@ class Bands:
         self._decoder = IsolatedDecoder(timeout_s, function=_FUNCTION)
 
     def rows(self, top: int, bottom: int) -> Pixels:
-        """See `RowReader.rows`; DECODER_HUNG and DECODER_DIED besides."""
-        # The file travels once; the child keeps it.
+        """See `RowReader.rows`; also raises Rejected with DECODER_HUNG and DECODER_DIED."""
+        # The file is sent once; the child keeps it.
         data, self._data = self._data, b""
         band: Pixels = self._decoder.call(data, self._limits, top, bottom)
         return band
 
-    def __enter__(self) -> Bands:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -40,24 +41,24 @@ class Bands:
 
 
 class _Image:
-    """The image of this process, which serves one."""
+    """The image that this child process reads; there is one at a time."""
 
     def __init__(self) -> None:
         self._opened = contextlib.ExitStack()
-        self._strips: RowReader | None = None
+        self._reader: RowReader | None = None
 
-    def strips(self, data: bytes, limits: DecodeLimits) -> RowReader:
+    def reader(self, data: bytes, limits: DecodeLimits) -> RowReader:
         if data:
             self._opened.close()
-            self._strips = self._opened.enter_context(open_rows(data, limits))
-        if self._strips is None:
-            raise Rejected(Reason.DECODER_DIED, "in the middle of the image")
-        return self._strips
+            self._reader = self._opened.enter_context(open_rows(data, limits))
+        if self._reader is None:
+            raise Rejected(Reason.DECODER_DIED, "while the image was read")
+        return self._reader
 
 
 _image = _Image()
 
 
 def rows(data: bytes, limits: DecodeLimits, top: int, bottom: int) -> Pixels:
-    """Rows [top, bottom) of the image in `data`, or of the last one where `data` is empty; runs in the child."""
-    return _image.strips(data, limits).rows(top, bottom)
+    """Returns rows [top, bottom) of the image in `data`, or of the last image if `data` is empty. Runs in the child."""
+    return _image.reader(data, limits).rows(top, bottom)

@@ -1,11 +1,11 @@
-"""TIFF directories: the orientation an EXIF block states, and a TIFF file reduced to its first image.
+"""TIFF directories: reads the orientation of an EXIF block, and reduces a TIFF file to its first image.
 
-Why not Pillow's own reader alone: it warns on every odd tag (`warnings.warn`, which no thread can silence for itself
-before Python 3.14), follows directories that have nothing to do with the pixels, and leaves rows black where a file
-lists fewer strips than its image has. So Pillow is shown a directory that holds only what the pixels depend on, each
-value checked.
+Why Pillow's reader is not enough: it warns about every odd tag (with `warnings.warn`, which a thread cannot silence for
+itself before Python 3.14), it follows directories that do not affect the pixels, and it leaves rows black if a file
+lists fewer strips than its image has. So Pillow sees a directory that holds only the tags that the pixels depend on,
+and every value is checked.
 
-Facts: TIFF 6.0 (Adobe, 1992), sections 2, 8 and 15; the BigTIFF design of libtiff; EXIF 2.32, section 4.6.
+Sources: TIFF 6.0 (Adobe, 1992), sections 2, 8 and 15; the BigTIFF design of libtiff; EXIF 2.32, section 4.6.
 """
 
 import dataclasses
@@ -27,12 +27,13 @@ _SINGLE = frozenset({
     WIDTH, HEIGHT, COMPRESSION, PHOTOMETRIC, 266, ORIENTATION, SAMPLES, ROWS_PER_STRIP, PLANAR, 292, 293, 317,
     TILE_WIDTH, TILE_HEIGHT, 512, 513, 514, 515, 531,
 })  # fmt: skip
-"""Tags of one value: fill order, T4 and T6 options, predictor, old-style JPEG and YCbCr position besides the named."""
+"""Tags with one value. Those not named above: fill order, T4 and T6 options, predictor, old JPEG, YCbCr position."""
 
 _LISTS = frozenset({
-    BITS, STRIP_OFFSETS, STRIP_BYTES, 320, TILE_OFFSETS, TILE_BYTES, 338, 339, 347, 519, 520, 521, 529, 530, 532,
+    BITS, STRIP_OFFSETS, STRIP_BYTES, 320, TILE_OFFSETS, TILE_BYTES, EXTRA_SAMPLES, SAMPLE_FORMAT,
+    347, 519, 520, 521, 529, 530, 532,
 })  # fmt: skip
-"""Tags of several: colour map, extra samples, sample format, JPEG tables, YCbCr's coefficients and range besides."""
+"""Tags with several values. Those not named above: colour map, JPEG tables, YCbCr coefficients and range."""
 
 _LONG, _LONG8 = 4, 16
 _VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
@@ -45,7 +46,7 @@ _LOSSLESS = frozenset({_UNCOMPRESSED, 5, 8, 32773, 32946})  # and LZW, deflate, 
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
 _ASSOCIATED = 1
 _MAX_TILE_ROW = 2**26
-"""Pixels of a row of tiles: what a reader of rows holds at least."""
+"""The most pixels in a row of tiles, which a row reader has to hold."""
 
 
 class _Entry(NamedTuple):
@@ -55,7 +56,7 @@ class _Entry(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Directory:
-    """The first directory of a file, as far as pixels depend on it.
+    """The entries of a file's first directory that the pixels depend on.
 
     Attributes:
         order: "<" or ">", for `struct` and NumPy.
@@ -66,50 +67,49 @@ class Directory:
     entries: dict[int, _Entry]
 
     def integers(self, tag: int) -> npt.NDArray[np.int64]:
-        """The values of `tag`, int64 [n]; none where it is absent or not of an unsigned integer type."""
+        """Returns the values of `tag`, int64 [n]; empty if it is absent or not of an unsigned integer type."""
         entry = self.entries.get(tag)
         if entry is None or entry.kind not in _UNSIGNED:
             return np.empty(0, np.int64)
         values = np.frombuffer(entry.value, np.dtype(self.order + _UNSIGNED[entry.kind]))
-        # Positions beyond any file, lowered so that sums of two do not wrap around.
+        # Positions beyond any file are lowered, so that the sum of two does not overflow.
         lowered: npt.NDArray[np.int64] = np.minimum(values, np.uint64(2**61)).astype(np.int64)
         return lowered
 
     def integer(self, tag: int, default: int) -> int:
-        """The first value of `tag`, or `default` where it has none."""
+        """Returns the first value of `tag`, or `default` if it has none."""
         values = self.integers(tag)
         return int(values[0]) if values.size else default
 
 
 def orientation(exif: bytes) -> int:
-    """The orientation, 1 to 8, that an EXIF block states (with or without its "Exif" prefix).
+    """Returns the orientation, 1 to 8, of an EXIF block (with or without its "Exif" prefix).
 
-    Returns:
-        1, upright, where it states none, states nonsense or is damaged: odd metadata must not cost an image.
+    It is 1, upright, if the block has none, has an invalid one, or is damaged: odd metadata must not cost an image.
     """
     try:
-        stated = read_directory(exif.removeprefix(b"Exif\0\0"), frozenset({ORIENTATION})).integer(ORIENTATION, 1)
+        value = read_directory(exif.removeprefix(b"Exif\0\0"), frozenset({ORIENTATION})).integer(ORIENTATION, 1)
     except Rejected:
         return 1
-    return stated if 1 <= stated <= 8 else 1
+    return value if 1 <= value <= 8 else 1
 
 
 def read_directory(data: bytes | mmap.mmap, tags: frozenset[int] = _SINGLE | _LISTS) -> Directory:
-    """Reads those of the first directory's entries that are among `tags`.
+    """Reads the entries of the first directory whose tags are in `tags`.
 
     Raises:
-        Rejected: TRUNCATED where the directory or a value of it lies beyond the end; CORRUPT where `data` is no TIFF.
+        Rejected: TRUNCATED if the directory or one of its values is beyond the end; CORRUPT if `data` is not a TIFF.
     """
     order = {b"II": "<", b"MM": ">"}.get(data[:2], "")
     version = struct.unpack_from(order + "H", data, 2)[0] if order and len(data) >= 8 else 0
     if version not in (42, 43):
         raise Rejected(Reason.CORRUPT, "TIFF: not the header of a TIFF file")
-    # Where the first directory's position is (BigTIFF first), and of what type; its number of entries; one entry.
-    at, position_format = (8, order + "Q") if version == 43 else (4, order + "I")
+    # Where the position of the first directory is, and its format (BigTIFF first); then those of its count and entries.
+    position_at, position_format = (8, order + "Q") if version == 43 else (4, order + "I")
     count_format, entry_format = (order + "Q", order + "HHQ8s") if version == 43 else (order + "H", order + "HHI4s")
     entries: dict[int, _Entry] = {}
     try:
-        (start,) = struct.unpack_from(position_format, data, at)
+        (start,) = struct.unpack_from(position_format, data, position_at)
         (count,) = struct.unpack_from(count_format, data, start)
         for index in range(min(count, _MAX_ENTRIES)):
             place = start + struct.calcsize(count_format) + index * struct.calcsize(entry_format)
@@ -129,13 +129,13 @@ def read_directory(data: bytes | mmap.mmap, tags: frozenset[int] = _SINGLE | _LI
 
 
 def with_one_directory(data: bytes | mmap.mmap, directory: Directory) -> tuple[bytes | memoryview, ...]:
-    """`data` as a TIFF, in parts, whose header leads to `directory` alone: no other image, no metadata, no orientation.
+    """Returns `data` as a TIFF, in parts, whose header leads only to `directory`: one image, no metadata.
 
-    What `data` holds stays where it is, so the positions of the strips stay valid; the directory and its values are
-    appended. Classic also where `data` is a BigTIFF, which Pillow 12.3 misreads if it is big-endian.
+    The contents of `data` keep their place, so the positions of the strips stay valid; the directory and its values are
+    appended. The result is a classic TIFF also for a BigTIFF, because Pillow 12.3 misreads a big-endian BigTIFF.
 
     Raises:
-        Rejected: TOO_MANY_BYTES where positions do not fit in 32 bits.
+        Rejected: TOO_MANY_BYTES if positions do not fit in 32 bits.
     """
     order = directory.order
     start = len(data) + len(data) % 2  # TIFF 6.0, section 2: a directory begins on a word boundary
@@ -156,18 +156,18 @@ def with_one_directory(data: bytes | mmap.mmap, directory: Directory) -> tuple[b
 
 
 def check_strips(directory: Directory, data_size: int) -> Directory:
-    """Compares the strips or tiles listed with those that the image's size asks for.
+    """Compares the listed strips or tiles with those that an image of its size needs.
 
     Returns:
-        The directory, less what is listed beyond the image.
+        The directory, without the entries beyond the image.
 
     Raises:
-        Rejected: CORRUPT where fewer are listed than the image has (Pillow would leave the rest black); TRUNCATED where
-            one ends beyond `data_size` bytes (where our own directory would be taken for pixels).
+        Rejected: CORRUPT if fewer are listed than the image has (Pillow would leave the rest black); TRUNCATED if one
+            ends beyond `data_size` bytes (the appended directory would be decoded as pixels).
     """
     compression = directory.integer(COMPRESSION, _UNCOMPRESSED)
     if compression == _OLD_JPEG:
-        return directory  # may list none, and be one JPEG stream: libtiff sorts it out
+        return directory  # may list none and be one JPEG stream: libtiff handles it
     height, width = directory.integer(HEIGHT, 0), directory.integer(WIDTH, 0)
     if STRIP_OFFSETS in directory.entries:
         tags, rows, columns = (STRIP_OFFSETS, STRIP_BYTES), directory.integer(ROWS_PER_STRIP, height), width
@@ -180,11 +180,11 @@ def check_strips(directory: Directory, data_size: int) -> Directory:
     across, down = -(-width // columns), -(-height // rows)
     planes, bits = _planes_and_bits(directory)
     needed = across * down * planes
-    directory = _less_beyond(directory, tags, needed)
+    directory = _with_at_most(directory, tags, needed)
     offsets, sizes = (directory.integers(tag) for tag in tags)
     if offsets.size < needed:
-        raise Rejected(Reason.CORRUPT, f"TIFF: {offsets.size} strips or tiles are listed of {needed}")
-    if compression == _UNCOMPRESSED:  # some writers state the sizes wrongly or not at all, and no reader minds
+        raise Rejected(Reason.CORRUPT, f"TIFF: {offsets.size} of {needed} strips or tiles are listed")
+    if compression == _UNCOMPRESSED:  # some writers give wrong sizes or none, and all readers accept that
         first_rows = np.arange(needed) % (across * down) // across * rows
         sizes = np.minimum(rows, height - first_rows) * -(-columns * bits // 8)
     elif sizes.size < needed:
@@ -195,10 +195,10 @@ def check_strips(directory: Directory, data_size: int) -> Directory:
 
 
 def streams(directory: Directory) -> bool:
-    """Whether rows decoded by libtiff one after another are the pixels that Pillow gives, and take little memory.
+    """Returns whether libtiff, row by row, gives the same pixels as Pillow in little memory.
 
-    So it is for whole samples of 8 and 16 bits, black to white, RGB or by palette (YCbCr in JPEG alone), alpha not
-    multiplied in, all samples of a pixel in one place.
+    This holds for samples of 8 and 16 bits that are grey (black is zero), RGB or palette indices (YCbCr only in JPEG),
+    with alpha not premultiplied and the samples of a pixel stored together.
     """
     compression, photometric = directory.integer(COMPRESSION, _UNCOMPRESSED), directory.integer(PHOTOMETRIC, -1)
     bits, samples = set(directory.integers(BITS).tolist()), directory.integer(SAMPLES, 1)
@@ -216,7 +216,7 @@ def streams(directory: Directory) -> bool:
 
 
 def _planes_and_bits(directory: Directory) -> tuple[int, int]:
-    """The planes stored apart, and the bits of a pixel in one of them."""
+    """Returns the number of planes, and the bits of a pixel in one of them."""
     samples = max(1, directory.integer(SAMPLES, 1))
     bits = directory.integers(BITS)
     if directory.integer(PLANAR, 1) == _SEPARATE_PLANES:
@@ -224,7 +224,8 @@ def _planes_and_bits(directory: Directory) -> tuple[int, int]:
     return 1, int(bits.sum()) if bits.size == samples else samples * directory.integer(BITS, 1)
 
 
-def _less_beyond(directory: Directory, tags: tuple[int, int], needed: int) -> Directory:
+def _with_at_most(directory: Directory, tags: tuple[int, int], needed: int) -> Directory:
+    """Returns the directory with at most `needed` values in each of the `tags`."""
     entries = dict(directory.entries)
     for tag in tags:
         if tag in entries:
@@ -234,7 +235,7 @@ def _less_beyond(directory: Directory, tags: tuple[int, int], needed: int) -> Di
 
 
 def _classic(directory: Directory, tag: int) -> tuple[int, bytes]:
-    """Type and value of `tag`, 8-byte integers narrowed to the 4 bytes that classic TIFF has."""
+    """Returns type and value of `tag`, with 8-byte integers narrowed to the 4 bytes of classic TIFF."""
     kind, value = directory.entries[tag]
     if kind != _LONG8:
         return kind, value

@@ -122,14 +122,15 @@ def _shapes(job: ScoringJob, metadata: ModelMetadata) -> tuple[BatchShape, ...]:
         if run.get("compiled") and run.get("job", {}).get("xla_shapes") == most:
             return tuple((int(n), int(height), int(width)) for n, height, width in run["compiled"])
     limits, alignment = job.worker_limits(), metadata.alignment
-    axes = metadata.geometry.y.axis, metadata.geometry.x.axis
 
     def tiles(size: tuple[int, int]) -> Iterator[tuple[int, int]]:
-        for tile in cut(*size, axes, limits.tile_pixels, alignment) if alignment else ():
+        for tile in (
+            cut(*size, metadata.geometry, tile_pixels=limits.tile_pixels, alignment=alignment) if alignment else ()
+        ):
             yield tile.bottom - tile.top, tile.right - tile.left
 
-    sizes = sample_sizes(job.images, metadata, job.map_recipe(), limits, job.storage)
-    return coming_shapes(sizes, tiles, limits.budget, limits.tile_pixels, most)
+    sizes = sample_sizes(job.images, metadata, job.map_recipe(), limits, options=job.storage)
+    return coming_shapes(sizes, tiles, limits.budget, tile_pixels=limits.tile_pixels, most=most)
 
 
 def _engine(job: ScoringJob, precision: Precision) -> Engine:
@@ -139,4 +140,4 @@ def _engine(job: ScoringJob, precision: Precision) -> Engine:
 
 
 def _sample(job: ScoringJob, metadata: ModelMetadata) -> Iterator[Pixels]:
-    return sample(job.images, metadata, job.map_recipe(), job.worker_limits(), job.storage)
+    return sample(job.images, metadata, job.map_recipe(), job.worker_limits(), options=job.storage)

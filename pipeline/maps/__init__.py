@@ -1,1 +1,1 @@
-"""The classification map and the arithmetic behind it. Pure."""
+"""The classification map and its arithmetic, without input or output."""

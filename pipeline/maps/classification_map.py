@@ -1,8 +1,8 @@
-"""The classification map: the probabilities of the classes at every position of an image, and where those lie in it."""
+"""The classification map: class probabilities at every position of an image, and where the positions are."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,42 +13,52 @@ from pipeline.settings import RecipeSettings
 
 Floats: TypeAlias = NDArray[np.float32]
 Integers: TypeAlias = NDArray[np.int32]
-Probabilities: TypeAlias = NDArray[np.float32] | NDArray[np.float16]
+Probabilities: TypeAlias = NDArray[np.float32 | np.float16]
+
+Cells = TypeVar("Cells", bound=np.generic)
+"""The type of an array's values, which indexing does not change."""
 
 DEFAULT_K = RecipeSettings.top_k
-_ROUNDING = 1e-3  # float16's at 1
+_ROUNDING = 1e-3  # of float16 near 1
 
 
 class MapError(DensecastError):
-    """A map or its row contradicts itself, or cannot be stored; the message names the row and the array."""
+    """A map or its row is not consistent, or cannot be stored; the message names the row and the array."""
 
 
 class CellError(MapError, IndexError):
-    """A cell, or a pixel, lies outside the map."""
+    """A cell or a pixel is outside the map."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Feature:
-    """A blob kept beside a map.
+    """A blob that is kept with a map.
 
     Attributes:
-        name: The classifier's name of the blob.
-        values: float32 or float16 [h', w', channels]; its cells need not be those of the map.
+        name: The name of the blob in the model.
+        values: float32 or float16 [h', w', channels]; h' and w' can differ from those of the map.
     """
 
     name: str
     values: Probabilities
 
 
+class Cut(Protocol):
+    """Takes a part of an array [h, w, ...], whatever its type; `pipeline.maps.tiling.Tile.kept`."""
+
+    def __call__(self, cells: NDArray[Cells], /) -> NDArray[Cells]:
+        """Returns the part."""
+
+
 class CellScores(NamedTuple):
-    """What an engine computed of one image.
+    """What an engine computes for one image.
 
     Attributes:
         classes: int32 [h, w, k], best first.
         scores: float32 [h, w, k], the probabilities of `classes`, descending in k.
         residual: float32 [h, w], the probability mass outside `classes`.
-        probabilities: float16 [h, w, C] for the form of that name, None for the top k, else float32.
-        features: The blobs that were asked for.
+        probabilities: [h, w, C]: float16 for the form of that name, otherwise float32; None for the top k.
+        features: The requested blobs.
     """
 
     classes: Integers
@@ -57,14 +67,14 @@ class CellScores(NamedTuple):
     probabilities: Probabilities | None = None
     features: tuple[Feature, ...] = ()
 
-    def part(self, kept: Callable[[NDArray[Any]], NDArray[Any]]) -> "CellScores":
-        """A part of the cells: what a tile contributes to the map of its image.
+    def part(self, kept: Cut) -> "CellScores":
+        """Returns a part of the cells: those that a tile contributes to the map of its image.
 
         Args:
-            kept: Takes the part of an array [h, w, ...]; `pipeline.maps.tiling.Tile.kept`.
+            kept: Takes the part of each array.
 
         Raises:
-            MapError: A feature has other cells than the map; see `pipeline.maps.features.check_tileable`.
+            MapError: A feature has a different number of cells; see `pipeline.maps.features.check_tileable`.
         """
         for feature in self.features:
             if feature.values.shape[:2] != self.residual.shape:
@@ -85,11 +95,11 @@ class CellScores(NamedTuple):
 
 
 def top_k(probabilities: Probabilities, k: int = DEFAULT_K) -> CellScores:
-    """The best `k` classes of every cell; of equal ones the lower index comes first.
+    """Returns the best `k` classes of every cell; of equal probabilities the lower class comes first.
 
     Args:
         probabilities: float [h, w, C].
-        k: How many to keep; all of them where C is smaller.
+        k: Number of classes to keep; all classes if C is smaller.
 
     Returns:
         The scores, without the full probabilities.
@@ -100,13 +110,13 @@ def top_k(probabilities: Probabilities, k: int = DEFAULT_K) -> CellScores:
 
 
 def residual_mass(scores: Floats) -> Floats:
-    """The probability outside the kept classes: float32 [..., h, w] for scores [..., h, w, k], 0 to 1."""
+    """Returns the probability outside the kept classes, 0 to 1: float32 [..., h, w] for scores [..., h, w, k]."""
     outside: NDArray[np.float64] = np.clip(1 - scores.sum(axis=-1, dtype=np.float64), 0, 1)
     return outside.astype(np.float32)
 
 
 class RankedClass(NamedTuple):
-    """A class of a map, and how much of the map it explains.
+    """A class of a map, and its mean probability.
 
     Attributes:
         number: The class, counted from 0.
@@ -124,25 +134,25 @@ class ClassificationMap:
     """The class probabilities at every cell of one image at one scale; the arrays are read-only.
 
     Attributes:
-        uri: Where the image came from.
-        id: The name that its owner gave it, if any.
-        image_size: Height and width of the image in pixels.
-        labels: The label of every class; empty where the model has none.
+        uri: The address of the image.
+        id: The image's id, if it has one.
+        image_size: (height, width) of the image in pixels.
+        labels: The label of every class; empty if the model has none.
         classes: int32 [h, w, k], best first.
         scores: float32 [h, w, k], the probabilities of `classes`, descending in k.
         residual: float32 [h, w], the probability mass outside `classes`.
-        probabilities: float32 or float16 [h, w, C], or None where only the top k were kept.
+        probabilities: float32 or float16 [h, w, C]; None if only the top k were kept.
         geometry: Where the cells lie in the image.
-        model_digest: The model.
-        run_id: The run that computed it.
-        scale: By what the image was enlarged before it was scored.
-        key: The content address of the map; empty for a fused one.
-        features: Blobs kept beside the map by name, float32 or float16 [h', w', channels] each.
-        scored_size: Height and width in pixels of what the model saw, None where that is not known.
-        fused_from: The scales that a fused map is the mean of; empty for a map as it was computed.
+        model_digest: The digest of the model.
+        run_id: The run that computed the map.
+        scale: The factor by which the image was enlarged before it was scored.
+        key: The content address of the map; empty for a fused map.
+        features: The blobs kept with the map, by name: float32 or float16 [h', w', channels].
+        scored_size: (height, width) in pixels of the image that the model saw; None if it is not known.
+        fused_from: The scales whose mean a fused map is; empty for any other map.
 
     Raises:
-        MapError: The arrays do not fit each other.
+        MapError: The shapes or types of the arrays do not match.
     """
 
     uri: str
@@ -171,12 +181,12 @@ class ClassificationMap:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the map in cells."""
+        """(height, width) of the map in cells."""
         height, width, _ = self.classes.shape
         return height, width
 
     def window(self, y: int, x: int) -> tuple[float, float, float, float]:
-        """What cell (y, x) classifies: (top, left, bottom, right) in pixels, half-open; may overhang the image.
+        """Returns the nominal window of cell (y, x): (top, left, bottom, right) in pixels, half-open; may overhang.
 
         Raises:
             CellError: There is no such cell.
@@ -184,7 +194,7 @@ class ClassificationMap:
         return self.geometry.window(*self._cell(y, x))
 
     def center(self, y: int, x: int) -> tuple[float, float]:
-        """The pixel (y, x) on which cell (y, x) is centred; may lie between pixels.
+        """Returns the pixel (y, x) on which cell (y, x) is centred; it may lie between pixels.
 
         Raises:
             CellError: There is no such cell.
@@ -192,15 +202,15 @@ class ClassificationMap:
         return self.geometry.center(*self._cell(y, x))
 
     def at(self, pixel_y: float, pixel_x: float) -> tuple[int, int]:
-        """The cell (y, x) that is centred nearest to a pixel.
+        """Returns the cell (y, x) whose centre is nearest to a pixel.
 
         Raises:
-            CellError: The pixel lies outside the image.
+            CellError: The pixel is outside the image.
         """
         height, width = self.image_size
         if not (0 <= pixel_y < height and 0 <= pixel_x < width):
             raise CellError(
-                f"pixel ({pixel_y}, {pixel_x}) lies outside the image of {height} x {width} pixels", where=self.uri
+                f"pixel ({pixel_y}, {pixel_x}) is outside the image of {height} x {width} pixels", where=self.uri
             )
         rows, columns = self.size
         y, x = self.geometry.y.cell_at(pixel_y), self.geometry.x.cell_at(pixel_x)
@@ -208,19 +218,19 @@ class ClassificationMap:
 
     @property
     def interior(self) -> tuple[slice, slice]:
-        """The cells that no padding touches, for indexing: `map.scores[map.interior]`; empty where there are none."""
+        """The cells whose receptive field has no padding, for indexing: `map.scores[map.interior]`; may be empty."""
         (height, width), (rows, columns) = self.image_size, self.size
         y, x = self.geometry.y.interior(height, rows), self.geometry.x.interior(width, columns)
         return slice(y.start, y.stop), slice(x.start, x.stop)
 
     @property
     def overhang(self) -> tuple[float, float]:
-        """By how many pixels the last windows reach past the image, (down, right); 0 where they do not."""
+        """Pixels by which the last windows reach past the image, as (down, right); 0 if they do not."""
         (height, width), (rows, columns) = self.image_size, self.size
         return float(self.geometry.y.overhang(height, rows)), float(self.geometry.x.overhang(width, columns))
 
     def label(self, y: int, x: int) -> str:
-        """The label of the best class of a cell; `class 17` where the model has no labels.
+        """Returns the label of the best class of a cell; `class 17` if the model has no labels.
 
         Raises:
             CellError: There is no such cell.
@@ -229,18 +239,18 @@ class ClassificationMap:
         return self.label_of(int(self.classes[y, x, 0]))
 
     def label_of(self, index: int) -> str:
-        """The label of a class; `class 17` where the model has none for it."""
+        """Returns the label of a class; `class 17` if the model has none for it."""
         label = self.labels[index] if 0 <= index < len(self.labels) else ""
         return label if label.strip() else f"class {index}"
 
     def top(self, n: int = DEFAULT_K) -> list[RankedClass]:
-        """The classes that explain most of the map, by their mean probability over all cells, best first.
+        """Returns the classes with the highest mean probability over all cells, best first.
 
-        Without `probabilities`, a class counts 0 in the cells that have it outside their top k: the mean is a lower
-        bound, by no more than the mean of `residual`.
+        Without `probabilities`, the probability of a class counts as 0 in the cells where it is outside the top k. So
+        the mean is a lower bound; it is too low by no more than the mean of `residual`.
 
         Args:
-            n: How many; fewer are returned where fewer occur.
+            n: Number of classes; fewer are returned if fewer occur.
         """
         if self.probabilities is not None:
             means = self.probabilities.mean(axis=(0, 1), dtype=np.float64)
@@ -262,15 +272,15 @@ class ClassificationMap:
 
 
 def check_cells(where: str, cells: CellScores, class_count: int | None = None) -> None:
-    """Check that the arrays of a map fit each other.
+    """Checks that the arrays of a map match.
 
     Args:
         where: The image, for the message.
         cells: The arrays.
-        class_count: C, where it is known.
+        class_count: C, if it is known.
 
     Raises:
-        MapError: An array has another shape or type than the others ask for, or a class lies outside of 0 to C - 1.
+        MapError: The shape or type of an array does not match the others, or a class is not from 0 to C - 1.
     """
     shape = cells.classes.shape
     if len(shape) != 3 or 0 in shape:
@@ -290,10 +300,10 @@ def check_cells(where: str, cells: CellScores, class_count: int | None = None) -
                 where=where,
             )
     for feature in cells.features:
-        found, dtype = feature.values.shape, feature.values.dtype.name
-        if len(found) != 3 or 0 in found or dtype not in ("float32", "float16"):
+        size, dtype = feature.values.shape, feature.values.dtype.name
+        if len(size) != 3 or 0 in size or dtype not in ("float32", "float16"):
             raise MapError(
-                f"feature {feature.name} is {dtype} {list(found)} where float32 or float16 [h, w, c] is needed",
+                f"feature {feature.name} is {dtype} {list(size)} where float32 or float16 [h, w, c] is needed",
                 where=where,
             )
     lowest, highest = int(cells.classes.min()), int(cells.classes.max())
@@ -302,17 +312,19 @@ def check_cells(where: str, cells: CellScores, class_count: int | None = None) -
 
 
 def check_values(where: str, cells: CellScores) -> None:
-    """Check that what should be probabilities are some, and that features are numbers.
+    """Checks that probabilities are from 0 to 1, and that features are finite.
 
     Raises:
-        MapError: A value is NaN or infinite, or a probability is outside 0 to 1 by more than rounding.
+        MapError: A value is NaN or infinite, or a probability is outside 0 to 1 by more than rounding errors.
     """
     for name, values in (
         ("scores", cells.scores),
         ("residual", cells.residual),
         ("probabilities", cells.probabilities),
     ):
-        if values is not None and not ((values >= -_ROUNDING) & (values <= 1 + _ROUNDING)).all():  # NaN is neither
+        if (
+            values is not None and not ((values >= -_ROUNDING) & (values <= 1 + _ROUNDING)).all()
+        ):  # NaN fails both comparisons
             raise MapError(f"{name} are not all between 0 and 1", where=where, why="a map holds probabilities")
     for feature in cells.features:
         if not np.isfinite(feature.values).all():

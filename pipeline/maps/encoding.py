@@ -1,48 +1,73 @@
-"""The arrays of a map as the table stores them: flat, little-endian, probabilities in the form that was asked for."""
+"""The arrays of a map as the table stores them: flat, little-endian, probabilities in the requested form."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias, TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pipeline.maps.classification_map import CellScores, Feature, MapError
+from pipeline.maps.classification_map import Cells, CellScores, Feature, MapError, Probabilities
 from pipeline.maps.quantization import quantize, restore
 from pipeline.maps.recipe import Form
 
-LARGEST_VALUE_BYTES = 1 << 30  # Parquet and Arrow count the bytes of a value, and of a page, in 31 bits
+LARGEST_VALUE_BYTES = 1 << 30  # Parquet and Arrow count the bytes of a value, and of a page, with 31 bits
 
-DTYPES: dict[Form, np.dtype[Any]] = {
+DTYPES: dict[Form, np.dtype[np.uint8] | np.dtype[np.float16] | np.dtype[np.float32]] = {
     Form.LOG_UINT8: np.dtype("u1"),
     Form.FLOAT16: np.dtype("<f2"),
     Form.FLOAT32: np.dtype("<f4"),
 }
-"""How `probabilities` are stored; the other form has none."""
+"""The type of the stored `probabilities`, by form; `Form.TOP_K` has none."""
+
+
+Numbers: TypeAlias = Sequence[float] | NDArray[np.int32] | NDArray[np.float32]
 
 
 class MapTooLargeError(MapError):
     """A map does not fit in one row."""
 
 
-def encode(where: str, cells: CellScores, form: Form) -> dict[str, Any]:
-    """The bulky columns of a row.
+class StoredFeature(TypedDict):
+    """A feature as the table stores it; see `pipeline.table.schema`."""
+
+    name: str
+    height: int
+    width: int
+    channels: int
+    dtype: str
+    values: bytes
+
+
+class StoredArrays(TypedDict):
+    """The array columns of a row; see `pipeline.table.schema`."""
+
+    classes: NDArray[np.int32]
+    scores: NDArray[np.float32]
+    residual: NDArray[np.float32]
+    probabilities: bytes | None
+    features: list[StoredFeature] | None
+
+
+def encode(where: str, cells: CellScores, form: Form) -> StoredArrays:
+    """Returns the array columns of a row.
 
     Args:
         where: The image, for messages.
-        cells: Arrays that fit each other (`check_cells`).
+        cells: Arrays that match (`check_cells`).
         form: How the probabilities are stored.
 
     Raises:
-        MapError: There are probabilities and the form has none, or the other way about.
+        MapError: There are probabilities although the form has none, or there are none although it has.
         MapTooLargeError: An array does not fit in one row.
     """
     dtype = DTYPES.get(form)
     if (dtype is None) != (cells.probabilities is None):
-        found = "no probabilities" if cells.probabilities is None else "probabilities"
-        raise MapError(f"{found} for a map of the form {form}", where=where)
+        given = "no probabilities" if cells.probabilities is None else "probabilities"
+        raise MapError(f"{given} for a map of the form {form}", where=where)
     stored = None
     if cells.probabilities is not None and dtype is not None:
-        _check_storable(where, f"{cells.probabilities.shape[2]} classes", form, cells.probabilities, dtype)
+        _check_storable(where, f"{cells.probabilities.shape[2]} classes", cells.probabilities, form=form, dtype=dtype)
         coded = quantize(cells.probabilities) if form is Form.LOG_UINT8 else cells.probabilities
         stored = np.ascontiguousarray(coded, dtype=dtype).tobytes()
     return {
@@ -55,16 +80,16 @@ def encode(where: str, cells: CellScores, form: Form) -> dict[str, Any]:
 
 
 def decode(row: Mapping[str, Any], form: Form, height: int, width: int) -> CellScores:
-    """The arrays of a row, as they were given; `Form.LOG_UINT8` as float32, see `pipeline.maps.quantization.restore`.
+    """Returns the arrays of a row; probabilities of `Form.LOG_UINT8` become float32, see `quantization.restore`.
 
     Args:
-        row: The bulky columns as Arrow scalars.
+        row: The array columns as Arrow scalars.
         form: How the probabilities are stored.
-        height: Cells.
-        width: Cells.
+        height: Rows of cells.
+        width: Columns of cells.
 
     Raises:
-        ValueError, TypeError, AttributeError: A column is empty, or of another size.
+        ValueError, TypeError, AttributeError: A column is empty or has a wrong size.
     """
     classes = _values(row["classes"], np.int32).reshape(height, width, -1)
     scores = _values(row["scores"], np.float32).reshape(height, width, -1)
@@ -75,9 +100,9 @@ def decode(row: Mapping[str, Any], form: Form, height: int, width: int) -> CellS
             probabilities = restore(probabilities, classes, scores)
     features = []
     for item in row["features"] if row["features"].is_valid else ():
-        about = {name: item[name].as_py() for name in ("name", "height", "width", "channels", "dtype")}
-        values = _array(item["values"], np.dtype(about["dtype"]).newbyteorder("<"))
-        features.append(Feature(about["name"], values.reshape(about["height"], about["width"], about["channels"])))
+        stored = {name: item[name].as_py() for name in ("name", "height", "width", "channels", "dtype")}
+        values = _array(item["values"], np.dtype(stored["dtype"]).newbyteorder("<"))
+        features.append(Feature(stored["name"], values.reshape(stored["height"], stored["width"], stored["channels"])))
     residual = _values(row["residual"], np.float32).reshape(height, width)
     return CellScores(classes, scores, residual, probabilities, tuple(features))
 
@@ -86,17 +111,17 @@ def map_digest(
     height: int,
     width: int,
     *,
-    classes: Any,
-    scores: Any,
-    residual: Any,
+    classes: Numbers,
+    scores: Numbers,
+    residual: Numbers,
     probabilities: bytes | None,
-    features: Sequence[Mapping[str, Any]] | None,
+    features: Sequence[Mapping[str, Any] | StoredFeature] | None,
 ) -> str:
-    """SHA-256 in hex of a map as it is stored, whatever files it is copied to: what `densecast check` compares.
+    """Returns the SHA-256, in hex, of a stored map; it does not depend on the file. `densecast check` compares it.
 
     Args:
-        height: Cells.
-        width: Cells.
+        height: Rows of cells.
+        width: Columns of cells.
         classes: int32, flat.
         scores: float32, flat.
         residual: float32, flat.
@@ -113,7 +138,8 @@ def map_digest(
     return sha.hexdigest()
 
 
-def _check_storable(where: str, what: str, form: str, array: Any, dtype: np.dtype[Any]) -> None:
+def _check_storable(where: str, what: str, array: Probabilities, *, form: str, dtype: np.dtype[Cells]) -> None:
+    """Raises MapTooLargeError if an array, stored as `dtype`, does not fit in one row."""
     size = array.size * dtype.itemsize
     if size > LARGEST_VALUE_BYTES:
         raise MapTooLargeError(
@@ -124,10 +150,11 @@ def _check_storable(where: str, what: str, form: str, array: Any, dtype: np.dtyp
         )
 
 
-def _stored_feature(where: str, feature: Feature) -> dict[str, Any]:
+def _stored_feature(where: str, feature: Feature) -> StoredFeature:
     height, width, channels = feature.values.shape
     values = np.ascontiguousarray(feature.values).astype(feature.values.dtype.newbyteorder("<"), copy=False)
-    _check_storable(where, f"{channels} channels of {feature.name}", values.dtype.name, values, values.dtype)
+    what = f"{channels} channels of {feature.name}"
+    _check_storable(where, what, values, form=values.dtype.name, dtype=values.dtype)
     return {
         "name": feature.name,
         "height": height,
@@ -139,7 +166,7 @@ def _stored_feature(where: str, feature: Feature) -> dict[str, Any]:
 
 
 def _array(scalar: Any, dtype: np.dtype[Any]) -> Any:
-    # A copy, because the bytes of a row may lie at any address.
+    # A copy, because the bytes of a row may start at any address.
     return np.frombuffer(scalar.as_buffer(), dtype=dtype).astype(dtype.newbyteorder("="))
 
 

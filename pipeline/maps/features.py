@@ -1,41 +1,42 @@
-"""Blobs kept beside the maps, `--features fc7`: which there are, and which have the cells of the map."""
+"""Features, the blobs kept with the maps (`--features fc7`): parsing, and a check that they can be tiled."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from conversion import ModelMetadata, Network, blob_names, prune, spans
 from pipeline.errors import JobError
 
-_DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16)}
+FeatureType: TypeAlias = np.dtype[np.float32] | np.dtype[np.float16]
+_DTYPES: dict[str, FeatureType] = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16)}
 
 
 class Wanted(NamedTuple):
-    """A blob that is to be kept.
+    """A blob to keep.
 
     Attributes:
-        name: As the model offers it.
-        dtype: What its values are kept as, float32 or float16.
+        name: One of the features that the model offers.
+        dtype: The type that its values are stored as, float32 or float16.
     """
 
     name: str
-    dtype: np.dtype[Any]
+    dtype: FeatureType
 
 
 def parse_features(features: Sequence[str], metadata: ModelMetadata) -> tuple[Wanted, ...]:
-    """What a recipe's features ask for.
+    """Parses the features of a recipe.
 
     Args:
-        features: Each `name`, for float32, or `name:float16`.
+        features: Each is `name`, for float32, or `name:float16`.
         metadata: The model's.
 
     Raises:
-        JobError: The model does not offer such a blob, a type is neither float32 nor float16, or a name comes twice.
+        JobError: The model does not offer such a blob, a type is neither float32 nor float16, or a name occurs twice.
     """
     wanted: list[Wanted] = []
     for text in features:
-        # A blob of Caffe's may have a colon in its own name.
+        # The name of a Caffe blob may contain a colon.
         name, dtype = text, "float32"
         if text not in metadata.features and ":" in text:
             name, _, dtype = text.rpartition(":")
@@ -49,15 +50,15 @@ def parse_features(features: Sequence[str], metadata: ModelMetadata) -> tuple[Wa
         if dtype not in _DTYPES:
             raise JobError(f"feature {name!r} cannot be kept as {dtype!r}", remedy="use float32 or float16")
         if name in (other.name for other in wanted):
-            raise JobError(f"feature {name!r} is asked for twice")
+            raise JobError(f"feature {name!r} is requested twice")
         wanted.append(Wanted(name, _DTYPES[dtype]))
     return tuple(wanted)
 
 
 def check_tileable(features: Sequence[Wanted], network: Network, output: str) -> None:
-    """Check that features can be put together from tiles: that their cells are those of the map.
+    """Checks that features can be put together from tiles, which requires the cells of the map.
 
-    They are if the map is computed from the blob, both have one stride, and both have one cell more for each stride.
+    A blob has the cells of the map if the map is computed from it, and if both have the same stride and size.
 
     Args:
         features: The blobs.
@@ -65,7 +66,7 @@ def check_tileable(features: Sequence[Wanted], network: Network, output: str) ->
         output: The blob of the map, `ModelMetadata.output_blob`.
 
     Raises:
-        JobError: A feature has other cells than the map.
+        JobError: The cells of a feature are not those of the map.
     """
     used = prune(network, [output])
     known, names = spans(used), blob_names(network)
@@ -75,11 +76,11 @@ def check_tileable(features: Sequence[Wanted], network: Network, output: str) ->
         if pair is None or wanted is None or used.shapes[blob][2:] != used.shapes[output][2:]:
             same = False
         else:
-            same = all(found.stride == axis.stride for found, axis in zip(pair, wanted, strict=True))
+            same = all(span.stride == axis.stride for span, axis in zip(pair, wanted, strict=True))
         if not same:
             raise JobError(
                 f"feature {feature.name!r} cannot be kept of images that are cut into tiles",
                 where=f"network {network.name!r}",
                 why="its cells are not those of the map, by which tiles are put together",
-                remedy="keep a blob behind the last pooling, or raise the pixels from which images are cut",
+                remedy="keep a blob after the last pooling, or increase the size from which images are cut",
             )

@@ -1,37 +1,37 @@
-"""One map of an image from its maps at several scales: large things are seen at small scales, small ones at large.
+"""Fuses the maps of an image at several scales into one: small scales show large objects, large scales small ones.
 
-Every map is resampled onto the grid of the finest one, bilinearly between the centres of its cells, and the mean of the
-probabilities is taken: average pooling over scales as in Chen, Yang, Wang, Xu and Yuille, "Attention to Scale" (2016),
-section 3, on probabilities, which are what Sermanet et al., "OverFeat" (2014), average over scales too.
+Every map is resampled onto the grid of the finest map, bilinearly between the centres of its cells, and the mean of the
+probabilities is taken. This is average pooling over scales as in Chen, Yang, Wang, Xu and Yuille, "Attention to Scale"
+(2016), section 3, applied to probabilities, which Sermanet et al., "OverFeat" (2014), average over scales as well.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from conversion import AxisGeometry
-from pipeline.maps.classification_map import CellScores, ClassificationMap, Floats, MapError, top_k
+from pipeline.maps.classification_map import CellScores, ClassificationMap, Floats, MapError, Probabilities, top_k
+from pipeline.maps.geometry import Geometry
 
 
 def fuse(maps: Sequence[ClassificationMap], class_count: int = 0) -> ClassificationMap:
-    """The mean of an image's maps at several scales.
+    """Returns the mean of an image's maps at several scales.
 
-    Where a map has its best k classes only, the others count 0 in it. The result's probabilities are lower bounds then,
-    and `1 - probabilities.sum(axis=-1)` is how much is missing in a cell.
+    If a map has only its best k classes, the other classes count as 0. The probabilities of the result are then lower
+    bounds, and `1 - probabilities.sum(axis=-1)` is the missing probability of a cell.
 
     Args:
-        maps: One map a scale, of one image and one model, in any order.
-        class_count: C, how many classes the model has; at least as many as occur or have labels are taken.
+        maps: One map per scale, of one image and one model, in any order.
+        class_count: C, the number of classes of the model; it is raised to the number that occurs or has labels.
 
     Returns:
-        A map on the cells of the finest map (the one with the most cells), with float32 `probabilities` [h, w, C], as
-        many best classes as any of the maps has, and the mass outside of those as `residual`. Features are left out.
+        A map on the cells of the finest map (the one with the most cells). It has float32 `probabilities` [h, w, C],
+        the largest k of the maps, and the probability outside its best k classes as `residual`. It has no features.
 
     Raises:
-        MapError: There is no map, they are not of one image and one model, or two have one scale.
+        MapError: There is no map, the maps are not of one image and one model, or two have the same scale.
     """
     if not maps:
         raise MapError("there is no map to fuse")
@@ -46,7 +46,7 @@ def fuse(maps: Sequence[ClassificationMap], class_count: int = 0) -> Classificat
             )
     scales = tuple(sorted(map_.scale for map_ in maps))
     if len(set(scales)) < len(scales):
-        raise MapError(f"two maps have one scale: {', '.join(f'{s:g}' for s in scales)}", where=finest.uri)
+        raise MapError(f"two maps have the same scale: {', '.join(f'{s:g}' for s in scales)}", where=finest.uri)
     occurring = (int(m.classes.max()) + 1 if m.probabilities is None else m.probabilities.shape[2] for m in maps)
     total = np.zeros((*finest.size, max(len(finest.labels), class_count, *occurring)), np.float32)
     for map_ in maps:
@@ -65,24 +65,24 @@ def fuse(maps: Sequence[ClassificationMap], class_count: int = 0) -> Classificat
     )
 
 
-def resample(values: NDArray[Any], cells: tuple[AxisGeometry, AxisGeometry], onto: ClassificationMap) -> Floats:
-    """Values between the centres of a map's cells, bilinearly; beyond the outer centres the nearest value.
+def resample(values: Probabilities, cells: Geometry, onto: ClassificationMap) -> Floats:
+    """Resamples values bilinearly between the centres of cells; beyond the outer centres the nearest value is used.
 
     Args:
-        values: float [h, w, C], one vector a cell.
-        cells: Where those cells lie, vertical and horizontal.
-        onto: The map at whose cell centres the values are wanted.
+        values: float [h, w, C], one vector per cell.
+        cells: Where those cells lie.
+        onto: The map at whose cell centres the values are computed.
 
     Returns:
         float32 [h', w', C], within the range of `values`.
     """
-    down = _weights(values.shape[0], cells[0], onto.size[0], onto.geometry.y)
-    across = _weights(values.shape[1], cells[1], onto.size[1], onto.geometry.x)
+    down = _weights(values.shape[0], cells.y, onto.size[0], onto.geometry.y)
+    across = _weights(values.shape[1], cells.x, onto.size[1], onto.geometry.x)
     return _between(_between(values.astype(np.float32, copy=False), *down, axis=0), *across, axis=1)
 
 
-def dense(map_: ClassificationMap, class_count: int) -> NDArray[Any]:
-    """The probabilities of a map, float [h, w, class_count]; 0 for the classes that it does not have."""
+def dense(map_: ClassificationMap, class_count: int) -> Probabilities:
+    """Returns the probabilities of a map, float [h, w, class_count]; 0 for the classes that the map does not have."""
     if map_.probabilities is None:
         return scattered(CellScores(map_.classes, map_.scores, map_.residual), class_count)
     missing = class_count - map_.probabilities.shape[2]
@@ -90,29 +90,29 @@ def dense(map_: ClassificationMap, class_count: int) -> NDArray[Any]:
 
 
 def scattered(cells: CellScores, class_count: int) -> Floats:
-    """The best classes as probabilities of all, float32 [h, w, class_count]; the others are 0."""
-    found = np.zeros((*cells.residual.shape, class_count), np.float32)
-    np.put_along_axis(found, cells.classes.astype(np.intp), cells.scores, axis=-1)
-    return found
+    """Returns the best classes as probabilities of all classes, float32 [h, w, class_count]; the others are 0."""
+    probabilities = np.zeros((*cells.residual.shape, class_count), np.float32)
+    np.put_along_axis(probabilities, cells.classes.astype(np.intp), cells.scores, axis=-1)
+    return probabilities
 
 
 def _add(total: Floats, map_: ClassificationMap, onto: ClassificationMap) -> None:
     values = dense(map_, total.shape[2])
-    total += values if map_ is onto else resample(values, (map_.geometry.y, map_.geometry.x), onto)
+    total += values if map_ is onto else resample(values, map_.geometry, onto)
 
 
 def _weights(
     count: int, axis: AxisGeometry, wanted: int, onto: AxisGeometry
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], Floats]:
-    """Of every wanted cell: the cells before and behind it, and how far it is from the one to the other, 0 to 1."""
+    """Returns, for every wanted cell, the cells before and after it, and its position between them, 0 to 1."""
     centers = float(onto.offset) + float(onto.stride) * np.arange(wanted)
-    place = np.clip((centers - float(axis.offset)) / float(axis.stride), 0, count - 1)
-    before = np.floor(place).astype(np.intp)
-    return before, np.minimum(before + 1, count - 1), (place - before).astype(np.float32)
+    position = np.clip((centers - float(axis.offset)) / float(axis.stride), 0, count - 1)
+    before = np.floor(position).astype(np.intp)
+    return before, np.minimum(before + 1, count - 1), (position - before).astype(np.float32)
 
 
-def _between(values: Floats, before: NDArray[np.intp], behind: NDArray[np.intp], share: Floats, *, axis: int) -> Floats:
-    near, far = values.take(before, axis=axis), values.take(behind, axis=axis)
+def _between(values: Floats, before: NDArray[np.intp], after: NDArray[np.intp], share: Floats, *, axis: int) -> Floats:
+    near, far = values.take(before, axis=axis), values.take(after, axis=axis)
     far -= near
     far *= share.reshape([-1 if i == axis else 1 for i in range(values.ndim)])
     near += far

@@ -1,35 +1,35 @@
-"""What a run makes of every image, and the content addresses that follow from it."""
+"""The recipe of a run, which says how maps are computed and stored, and the content addresses of maps."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 from pipeline.images.resize import Scaling
 from pipeline.settings import Form, Precision, RecipeSettings
 
 __all__ = ["Form", "Precision", "Recipe"]
 
-# Bumped when the same settings begin to give other maps: every image is then scored anew.
+# Incremented if the same settings give different maps than before; every image is then scored again.
 _GENERATION = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What a run makes of every image: with the image's digest, everything that its maps depend on.
+    """How a run computes and stores maps: together with an image's digest, everything that its maps depend on.
 
     Attributes:
         model_digest: Digest of the model (weights, definition, preprocessing); empty until it is known.
-        form: How much of a map is kept.
-        k: How many classes a cell keeps, at most.
-        precision: What the net computes in. The device, and whether XLA compiles the net, are not here: they too change
-            last digits, but not what is computed, and another machine is no reason to score everything again.
-        scales: By what an image is enlarged before it is scored, positive; one map each.
-        resize: Before that, an image's shorter side becomes so many pixels, or its (height, width) these; None: as is.
-        max_side: And no side is longer than so many pixels; None: no limit.
-        features: The blobs that are kept beside the map, as `name` or `name:float16`.
+        form: What is stored of a map.
+        k: The most classes that a cell keeps.
+        precision: The type that the network computes in. The recipe does not contain the device or whether XLA compiles
+            the network: they also change the last digits, but moving to another machine should not score all images
+            again.
+        scales: Factors by which an image is enlarged before it is scored, positive; one map per factor.
+        resize: See `pipeline.images.resize.Scaling`.
+        max_side: See `pipeline.images.resize.Scaling`.
+        features: The blobs kept with the map, each as `name` or `name:float16`.
     """
 
     model_digest: str = ""
@@ -48,11 +48,11 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """SHA-256 in hex: two recipes with one digest make the same rows of an image."""
+        """SHA-256 in hex: recipes with the same digest make the same rows of an image."""
         return _digest([*self._settings(), sorted(map(float, self.scales))])
 
     def key(self, image_digest: str, scale: float) -> str:
-        """The content address of a map: equal keys mean equal maps, so what a table has need not be computed again.
+        """Returns the content address of a map: maps with one key are equal, so a stored map is not computed again.
 
         Args:
             image_digest: SHA-256 of the image file, in hex.
@@ -64,11 +64,11 @@ class Recipe:
         return _digest([*self._settings(), image_digest, float(scale)])
 
     def of_model(self, digest: str) -> Recipe:
-        """The same for a model."""
+        """Returns the same recipe for a model with this digest."""
         return replace(self, model_digest=digest)
 
-    def as_json(self) -> dict[str, Any]:
-        """The settings and their digest, for a run's summary."""
+    def as_json(self) -> dict[str, object]:
+        """Returns the settings and their digest, for a run's summary."""
         return {**asdict(self), "digest": self.digest}
 
     def _settings(self) -> list[object]:
@@ -79,5 +79,5 @@ class Recipe:
 
 
 def _digest(parts: list[object]) -> str:
-    # JSON, because a mere concatenation would let two different lists spell the same text.
+    # As JSON, because concatenated parts of two different lists could be the same text.
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

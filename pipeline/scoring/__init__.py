@@ -1,1 +1,1 @@
-"""Images into rows, without Beam."""
+"""Scores images: from references to rows, without Beam."""

@@ -1,10 +1,10 @@
-"""Pixels into batches: images of one shape, as many as the shape alone says.
+"""Groups images into batches of one shape, whose size depends only on the shape.
 
-Why the batch size depends on the shape and on nothing else: TensorFlow's result on an image depends, in its last bits,
-on how many images the batch has (another size takes another blocking of the matrix products). So every batch of a shape
-is padded to one size by repeating its last image. On most processors an image's map then depends neither on its place
-in the batch nor on its neighbours. On some (AMD Zen 3) the place still decides about the last bits (2.4e-7 measured).
-So resumed, re-sharded and distributed runs agree within 1e-6, and mostly to the last bit.
+Why the batch size depends on nothing else: in its last bits, TensorFlow's result for an image depends on the number of
+images in the batch (another number leads to another blocking of the matrix products). So every batch of a shape is
+padded to one size by repeating its last image. On most processors an image's map then depends neither on its position
+in the batch nor on the other images. On some (AMD Zen 3) the position still changes the last bits (2.4e-7 measured). So
+resumed, re-sharded and distributed runs agree within 1e-6, and mostly to the last bit.
 
 Pure: no framework, no pixels (items are opaque), no clock.
 """
@@ -20,16 +20,16 @@ Shape: TypeAlias = tuple[int, int]
 
 @dataclasses.dataclass(frozen=True)
 class BatchBudget:
-    """How much goes into a batch, and how much may wait for one.
+    """The size of batches, and of the images that wait for a batch.
 
     Attributes:
-        pixel_budget: Pixels of a batch at most; one image may exceed it, and is then alone.
-        max_batch: Images of a batch at most.
-        max_pending_pixels: Pixels held back in incomplete batches at most (3 bytes each, as RGB uint8). Only images of
-            at most half the pixel budget are ever held back: a larger one is a batch by itself.
+        pixel_budget: The most pixels in a batch. A single image may exceed it, and is then a batch of its own.
+        max_batch: The most images in a batch.
+        max_pending_pixels: The most pixels in incomplete batches (3 bytes each, as RGB uint8). Only images of at most
+            half the pixel budget wait in a batch; a larger image is a batch of its own.
 
     Raises:
-        ValueError: One of them is less than 1.
+        ValueError: An attribute is less than 1.
     """
 
     pixel_budget: int = 451 * 451
@@ -43,7 +43,7 @@ class BatchBudget:
 
 
 def batch_size(shape: Shape, budget: BatchBudget) -> int:
-    """How many images of `shape` a batch has: max(1, min(max_batch, pixel_budget // (height * width))).
+    """Returns the number of images of a shape in a batch: max(1, min(max_batch, pixel_budget // (height * width))).
 
     >>> batch_size((227, 227), BatchBudget()), batch_size((451, 451), BatchBudget()), batch_size((8, 8), BatchBudget())
     (3, 1, 32)
@@ -53,7 +53,7 @@ def batch_size(shape: Shape, budget: BatchBudget) -> int:
     """
     height, width = shape
     if height < 1 or width < 1:
-        raise ValueError(f"an image of {height} rows and {width} columns has no pixel to batch")
+        raise ValueError(f"an image of {height} rows and {width} columns has no pixels to batch")
     return max(1, min(budget.max_batch, budget.pixel_budget // (height * width)))
 
 
@@ -62,9 +62,9 @@ class Batch(Generic[T]):
     """Images to run together.
 
     Attributes:
-        shape: (height, width) of each of them.
-        items: From 1 to `size` of them, in the order of their arrival.
-        size: What the batch is to be padded to, by repeating its last image; a function of the shape.
+        shape: (height, width) of each image, in pixels.
+        items: 1 to `size` images, in the order of their arrival.
+        size: The number of images to pad the batch to, by repeating its last image; a function of the shape.
     """
 
     shape: Shape
@@ -73,28 +73,28 @@ class Batch(Generic[T]):
 
 
 class Batcher(Generic[T]):
-    """Gathers items into batches of one shape each.
+    """Collects items into batches of one shape each.
 
-    The order of the batches is a function of the order of the items. Not thread-safe: one to a bundle.
+    The order of the batches is a function of the order of the items. It is not thread-safe: each bundle has its own.
     """
 
     def __init__(self, budget: BatchBudget) -> None:
         self._budget = budget
-        # Dictionaries keep insertion order and a bucket is removed when it is let go: the first is the oldest.
+        # Dictionaries keep insertion order, and a released bucket is removed: the first bucket is the oldest.
         self._buckets: dict[Shape, list[T]] = {}
         self._pending_pixels = 0
 
     @property
     def pending_pixels(self) -> int:
-        """Pixels held back in incomplete batches, at most the budget's `max_pending_pixels`."""
+        """Pixels in incomplete batches, at most the budget's `max_pending_pixels`."""
         return self._pending_pixels
 
     def add(self, item: T, shape: Shape) -> list[Batch[T]]:
-        """Takes one item of (height, width) `shape`.
+        """Adds one item of (height, width) `shape`.
 
         Returns:
-            The batches to run now: the one that `item` completes, or, where too many pixels wait, the incomplete ones
-            whose first item has waited longest.
+            The batches to run now: the batch that `item` completes, and, while too many pixels wait, the incomplete
+            batches whose first item has waited longest.
 
         Raises:
             ValueError: The height or the width is less than 1.
@@ -109,7 +109,7 @@ class Batcher(Generic[T]):
         return ready
 
     def flush(self) -> list[Batch[T]]:
-        """All that was held back, the bucket whose first item has waited longest first."""
+        """Returns all incomplete batches; the batch whose first item has waited longest comes first."""
         return [self._release(shape) for shape in list(self._buckets)]
 
     def _release(self, shape: Shape) -> Batch[T]:

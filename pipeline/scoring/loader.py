@@ -1,4 +1,4 @@
-"""From a reference to what the model is to see; runs in the threads that load ahead of the engine."""
+"""Loads images: from a reference to the scaled pixels. Runs in the threads that load ahead of the engine."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ from pipeline.storage.options import StorageOptions
 from pipeline.table.rows import ImageFacts
 from pipeline.timing import timed
 
-_VIEWS = "pipeline.images.multiscale:views"
+_DECODE = "pipeline.images.multiscale:decode_scaled"
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """An image, read and decoded, or what is known of it if it could not be.
+    """A loaded image, or a rejection at every scale.
 
     Attributes:
-        facts: What is known of it.
-        views: What the model is to see of it, one at each scale; or why it is not.
-        seconds: What the stages took, by name.
-        data: The file, if some view has to be read from it by window; else empty.
+        facts: What is known about the image.
+        images: The image at each scale, or its rejection.
+        seconds: Durations of the stages, by name.
+        data: The file, if the image has to be read by rows at some scale; otherwise empty.
     """
 
     facts: ImageFacts
-    views: tuple[ScaledImage, ...]
+    images: tuple[ScaledImage, ...]
     seconds: dict[str, float]
     data: bytes = b""
 
     def weight(self) -> int:
-        """Bytes of memory that it takes."""
-        return len(self.data) + sum(view.pixels.nbytes for view in self.views if view.pixels is not None)
+        """Returns the bytes of memory that the file and the pixels take."""
+        return len(self.data) + sum(image.pixels.nbytes for image in self.images if image.pixels is not None)
 
 
 class Loader:
     """Reads and decodes images; each thread opens its own.
 
     Args:
-        scaling: What sizes each image is brought to.
-        limits: What is decoded.
-        max_image_bytes: Larger files are refused unread.
+        scaling: The sizes that images are scaled to.
+        limits: Which images are decoded and scaled.
+        max_image_bytes: Larger files are rejected without being read.
         timeout_s: Seconds that the decoding of one image may take.
-        options: How object stores are opened; None: as the environment says.
+        options: How object stores are opened; None: from the environment.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class Loader:
         limits: ScalingLimits,
         max_image_bytes: int,
         timeout_s: float,
+        *,
         options: StorageOptions | None = None,
     ) -> None:
         self._options = options
@@ -66,8 +67,8 @@ class Loader:
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Callable[[ImageReference], Loaded]]:
-        """A function that loads one image; for one thread."""
-        decoder = IsolatedDecoder(self._timeout_s, function=_VIEWS)
+        """Yields a function that loads one image; it is for one thread."""
+        decoder = IsolatedDecoder(self._timeout_s, function=_DECODE)
         with Reader(self._max_image_bytes, options=self._options) as reader, decoder:
             yield functools.partial(self._load, reader, decoder)
 
@@ -80,10 +81,10 @@ class Loader:
                 digest = hashlib.sha256(data).hexdigest()
             facts = ImageFacts(facts.uri, facts.id, len(data), digest, version=version or None)
             with timed(seconds, "decode"):
-                found: ScaledImages = decoder.call(data, self._limits, scaling=self._scaling)
+                scaled: ScaledImages = decoder.call(data, self._limits, scaling=self._scaling)
         except Rejected as rejected:
-            views = tuple(ScaledImage(scale, 0, 0, None, rejected) for scale in self._scaling.scales)
-            return Loaded(facts, views, seconds)
-        facts = ImageFacts(facts.uri, facts.id, facts.size_bytes, digest, found.height, found.width, facts.version)
-        by_window = any(view.pixels is None and view.rejected is None for view in found.views)
-        return Loaded(facts, found.views, seconds, data if by_window else b"")
+            images = tuple(ScaledImage(scale, 0, 0, None, rejected) for scale in self._scaling.scales)
+            return Loaded(facts, images, seconds)
+        facts = ImageFacts(facts.uri, facts.id, facts.size_bytes, digest, scaled.height, scaled.width, facts.version)
+        by_rows = any(image.pixels is None and image.rejected is None for image in scaled.images)
+        return Loaded(facts, scaled.images, seconds, data if by_rows else b"")

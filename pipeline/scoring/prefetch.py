@@ -1,4 +1,4 @@
-"""Loading ahead: threads read and decode the next images while the caller is busy with the last one."""
+"""Loading ahead: threads read and decode the next images while the caller processes the current one."""
 
 import collections
 import contextlib
@@ -19,13 +19,13 @@ class LookAhead:
     """How far ahead to load.
 
     Attributes:
-        threads: Loads at a time at most.
-        max_pending: Items at most that are taken and not yet given back, loaded or not.
-        max_bytes: No load is started while results of so many bytes wait to be fetched. What is being loaded then
-            comes on top: at most `threads` results.
+        threads: The most loads at a time.
+        max_pending: The most items that were put and whose results were not fetched yet, loaded or not.
+        max_bytes: No load is started while results of this many bytes wait to be fetched. Loads in progress at that
+            time come on top: at most `threads` results.
 
     Raises:
-        ValueError: One of them is less than 1.
+        ValueError: An attribute is less than 1.
     """
 
     threads: int = 2
@@ -47,18 +47,18 @@ class _Slot(Generic[T, R]):
 
 
 class Prefetcher(Generic[T, R]):
-    """Loads items in threads and gives their results in the order of the items.
+    """Loads items in threads and yields their results in the order of the items.
 
-    Once `max_pending` items are taken, one result is given for every item: so the threads have work at all times, and
-    the caller waits only when the oldest item is not loaded yet. The rest comes with `drain`.
+    Once `max_pending` items are pending, `put` yields one result for every new item. So the threads always have work,
+    and the caller waits only if the oldest item is not loaded yet. `drain` yields the rest.
 
-    Of the caller's threads one at a time may use it. It can be used again after `drain`, after `discard` and after an
-    error. Its threads start when they are needed and end with `close`, or with the garbage.
+    Only one of the caller's threads may use it at a time. It can be used again after `drain`, after `discard` and after
+    an error. Its threads start when they are needed, and end with `close` or with garbage collection.
 
     Args:
-        open_loader: Makes a context manager that gives the function which loads an item. Each thread enters its own,
-            at its first item; `close` leaves them all.
-        weigh: Bytes of memory that a result takes.
+        open_loader: Makes a context manager that yields the function which loads an item. Each thread enters its own
+            at its first item, and `close` exits them all.
+        weigh: Returns the bytes of memory that a result takes.
         look_ahead: How far ahead to load.
     """
 
@@ -74,7 +74,7 @@ class Prefetcher(Generic[T, R]):
         self._opened = contextlib.ExitStack()
         self._closed = False
         self._changed = threading.Condition()
-        # All items taken, the oldest first, and those of them that no thread has been given yet.
+        # All items whose results were not fetched, oldest first; and those of them that are not being loaded.
         self._pending: collections.deque[_Slot[T, R]] = collections.deque()
         self._unstarted: collections.deque[_Slot[T, R]] = collections.deque()
         self._loading = 0
@@ -82,7 +82,7 @@ class Prefetcher(Generic[T, R]):
 
     @property
     def pending(self) -> int:
-        """Items taken whose results were not fetched yet."""
+        """Number of items whose results were not fetched yet."""
         return len(self._pending)
 
     @property
@@ -91,15 +91,16 @@ class Prefetcher(Generic[T, R]):
         return self._waiting_bytes
 
     def put(self, item: T) -> Iterator[tuple[T, R | Rejected]]:
-        """Takes an item, at once, and gives what is due.
+        """Takes an item immediately, and returns the results that are due.
 
         Returns:
-            Mostly nothing, or the oldest item and its result; more where earlier iterators were not used up. A load
-            that raised Rejected has that as its result. The results are fetched when the iterator is advanced.
+            An iterator that yields nothing while few items are pending, and otherwise the oldest item and its result
+            (several, if earlier iterators were not exhausted). If a load raised Rejected, that is its result. A result
+            is fetched when the iterator is advanced.
 
         Raises:
             RuntimeError: The prefetcher was closed.
-            BaseException: From the iterator, whatever else a load raised; its item is given up.
+            BaseException: From the iterator: any other exception of a load. The item is dropped.
         """
         if self._closed:
             raise RuntimeError("the prefetcher is closed")
@@ -111,18 +112,18 @@ class Prefetcher(Generic[T, R]):
         return self._fetch(down_to=self._look_ahead.max_pending - 1)
 
     def drain(self) -> Iterator[tuple[T, R | Rejected]]:
-        """Gives all that was taken and not given yet; as `put`."""
+        """Returns an iterator over all pending items and their results; see `put`."""
         return self._fetch(down_to=0)
 
     def discard(self) -> None:
-        """Forgets all that was taken and not given yet; does not wait for what is being loaded."""
+        """Drops all pending items; does not wait for loads in progress."""
         with self._changed:
             self._unstarted.clear()
             while self._pending:
                 self._drop(self._pending[0])
 
     def close(self) -> None:
-        """Discards, waits for what is being loaded, ends the threads and closes their loaders."""
+        """Drops all pending items, waits for loads in progress, ends the threads and closes their loaders."""
         self._closed = True
         self.discard()
         self._threads.shutdown()
@@ -136,13 +137,13 @@ class Prefetcher(Generic[T, R]):
 
     def _fetch(self, down_to: int) -> Iterator[tuple[T, R | Rejected]]:
         while len(self._pending) > down_to:
-            yield self._oldest()  # held by no variable: the caller's is the only reference then
+            yield self._oldest()  # not kept in a variable, so that the caller has the only reference
 
     def _oldest(self) -> tuple[T, R | Rejected]:
         slot = self._pending[0]
         try:
             with self._changed:
-                while slot.future is None:  # all threads are still at work on what was discarded
+                while slot.future is None:  # all threads are still loading discarded items
                     self._changed.wait()
             return slot.item, slot.future.result()
         finally:
@@ -151,16 +152,16 @@ class Prefetcher(Generic[T, R]):
                 self._start()
 
     def _drop(self, slot: _Slot[T, R]) -> None:
-        """Takes the oldest slot away, loaded or not."""
+        """Removes the oldest slot, loaded or not."""
         self._pending.popleft()
         slot.dropped = True
         self._waiting_bytes -= slot.weight
 
     def _start(self) -> None:
-        """Starts what may be started.
+        """Starts as many loads as the limits allow.
 
-        Loads are started in the order of their items: while any result waits, the oldest item is loaded or being
-        loaded. So the caller's wait for it ends, however little `max_bytes` allows.
+        Loads are started in the order of the items: while any result waits, the oldest item is loaded or in progress.
+        So the caller's wait for the oldest item ends, however small `max_bytes` is.
         """
         while (
             self._unstarted
@@ -178,7 +179,7 @@ class Prefetcher(Generic[T, R]):
             result = self._load(slot.item)
             weight = self._weigh(result)
         except Rejected as rejected:
-            # A new one: the traceback of this one holds all that the load held.
+            # A new exception: the traceback of this one refers to all objects of the load.
             return Rejected(rejected.reason, rejected.detail)
         else:
             return result

@@ -1,4 +1,4 @@
-"""Images into rows, without any framework: loading ahead, batching, inference, and what becomes of failures."""
+"""Scores images into rows, without a framework: loading ahead, batching, inference, and rejections."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.errors import EngineError
 from pipeline.images.decode import DecodeLimits, Pixels
 from pipeline.images.decoder_process import TIMEOUT_S
 from pipeline.images.multiscale import ScaledImage, ScalingLimits
-from pipeline.images.row_reader_isolated import Bands
+from pipeline.images.row_reader_isolated import IsolatedRowReader
 from pipeline.maps.classification_map import CellScores, MapError, check_values
 from pipeline.maps.encoding import MapTooLargeError
 from pipeline.maps.geometry import geometry_of, original_geometry
@@ -35,20 +35,20 @@ from pipeline.storage.options import StorageOptions
 from pipeline.table.rows import ImageFacts, MapRow, Placement, rejected_row, scored_row
 from pipeline.timing import timed
 
-UNALIGNED = "the model does not say how an image may be cut: it was converted by an older version, or sees whole images"
+UNALIGNED = "the model has no tile alignment: it was converted by an older version, or its cells see the whole image"
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What is read, decoded and held at all, and how.
+    """Limits on what is read, decoded and held in memory.
 
     Attributes:
-        decode: What is decoded.
-        budget: Of batches.
+        decode: Which images are decoded.
+        budget: The size of batches.
         look_ahead: How far ahead images are loaded while the engine runs.
-        max_image_bytes: Larger files are refused unread.
-        tile_pixels: Larger images are cut into tiles of so many pixels.
-        whole_pixels: Larger images are not decoded whole where their format can be read by window.
+        max_image_bytes: Larger files are rejected without being read.
+        tile_pixels: An image with more pixels is cut into tiles of at most this many pixels.
+        whole_pixels: An image with more pixels is not decoded whole if its format can be read by rows.
         decode_timeout_s: Seconds that the decoding of one image may take.
     """
 
@@ -61,25 +61,25 @@ class Limits:
     decode_timeout_s: float = TIMEOUT_S
 
     def loader(self, recipe: Recipe, metadata: ModelMetadata, options: StorageOptions | None = None) -> Loader:
-        """What loads images for a model, within these limits."""
-        views = ScalingLimits(self.decode, *metadata.minimum_size, self.whole_pixels)
-        return Loader(recipe.scaling, views, self.max_image_bytes, self.decode_timeout_s, options)
+        """Returns the loader of images for a model, within these limits."""
+        limits = ScalingLimits(self.decode, metadata.minimum_size, self.whole_pixels)
+        return Loader(recipe.scaling, limits, self.max_image_bytes, self.decode_timeout_s, options=options)
 
 
 @dataclass(frozen=True)
 class _Pending:
-    """A view that waits for its batch."""
+    """An image at one scale that waits for its batch."""
 
     facts: ImageFacts
-    view: ScaledImage
+    image: ScaledImage
     pixels: Pixels
 
 
 class TilesFailedError(Exception):
-    """An image that is scored in tiles gets no map after all.
+    """A tile of an image failed, so the image gets no map.
 
     Attributes:
-        row: Its rejection; the rows of tiles that were given before it do not count.
+        row: The rejection of the image. The rows of its tiles so far are to be dropped.
     """
 
     def __init__(self, row: MapRow) -> None:
@@ -88,9 +88,9 @@ class TilesFailedError(Exception):
 
 
 class Tiles:
-    """The rows of an image that is scored in tiles, one after another; they count only if all of them come.
+    """Yields the rows of an image that is scored in tiles. They are valid only if the iteration ends normally.
 
-    Iterating raises `TilesFailedError` where they do not.
+    Iterating raises `TilesFailedError` if a tile fails.
     """
 
     def __init__(self, rows: Iterator[MapRow]) -> None:
@@ -105,16 +105,17 @@ Scored: TypeAlias = MapRow | Tiles
 
 
 class Scorer:
-    """Images into rows.
+    """Scores images into rows.
 
     Args:
         engine: Runs the model.
-        recipe: What is made of every image.
-        limits: What is read, decoded and held; images smaller than the model's window are refused whatever they say.
-        run_id: Written in every row.
-        uncut: Why images cannot be cut into tiles, so that those that would be are rejected; empty where they can.
-        count: Counts by name for the progress of the run; takes a name and a number.
-        options: How object stores are opened; None: as the environment says.
+        recipe: How maps are computed and stored.
+        limits: Limits on what is read, decoded and held in memory. In addition, images smaller than the model's nominal
+            window are rejected.
+        run_id: The run's id, which every row contains.
+        uncut: Why images cannot be cut into tiles, so that images that would be cut are rejected; empty if they can.
+        count: Adds to a counter of the run's progress; takes a name and a number.
+        options: How object stores are opened; None: from the environment.
     """
 
     def __init__(
@@ -123,9 +124,9 @@ class Scorer:
         recipe: Recipe,
         limits: Limits,
         run_id: str,
+        *,
         uncut: str = "",
         count: Count = counters.PROCESS.add,
-        *,
         options: StorageOptions | None = None,
     ) -> None:
         self._uncut, self._count = uncut, count
@@ -138,40 +139,41 @@ class Scorer:
         """Images read, and seconds by stage."""
 
     def add(self, reference: ImageReference) -> Iterator[Scored]:
-        """Takes an image; gives the rows that are ready, which may be of earlier images, in any order."""
+        """Adds an image, and yields the rows that are ready: possibly of earlier images, in any order."""
         for _, loaded in self._loads.put(reference):
             yield from self._take(loaded)
 
     def flush(self) -> Iterator[Scored]:
-        """Gives the rows of all images that were still waiting."""
+        """Yields the rows of all images that still wait."""
         for _, loaded in self._loads.drain():
             yield from self._take(loaded)
         for batch in self._batcher.flush():
             yield from self._infer(batch)
 
     def reset(self) -> None:
-        """Forgets what is waiting."""
+        """Drops all images that wait."""
         self._loads.discard()
         self._batcher = Batcher(self._limits.budget)
         self.counts.clear()
 
     def close(self) -> None:
-        """Forgets what is waiting, and ends the threads and the processes that decode."""
+        """Drops all images that wait, and ends the loading threads and the decoder processes."""
         self._loads.close()
 
     def _take(self, loaded: Loaded | Rejected) -> Iterator[Scored]:
-        if isinstance(loaded, Rejected):  # the loader gives these with what is known of the image
+        if isinstance(loaded, Rejected):  # unexpected: the loader returns rejections as `Loaded`
             raise loaded
         for name, seconds in loaded.seconds.items():
             self.counts[name] += seconds
         self.counts["read"] += loaded.facts.digest is not None
-        for view in loaded.views:
-            if view.rejected is not None:
-                yield self._reject(loaded.facts, view, view.rejected.reason, view.rejected.detail)
-            elif view.pixels is None or view.height * view.width > self._limits.tile_pixels:
-                yield Tiles(self._tiled(loaded, view))
+        for image in loaded.images:
+            if image.rejected is not None:
+                yield self._reject(loaded.facts, image, image.rejected.reason, image.rejected.detail)
+            elif image.pixels is None or image.height * image.width > self._limits.tile_pixels:
+                yield Tiles(self._tiled(loaded, image))
             else:
-                for batch in self._batcher.add(_Pending(loaded.facts, view, view.pixels), (view.height, view.width)):
+                pending = _Pending(loaded.facts, image, image.pixels)
+                for batch in self._batcher.add(pending, (image.height, image.width)):
                     yield from self._infer(batch)
 
     def _score(self, pixels: Pixels) -> list[CellScores]:
@@ -189,90 +191,96 @@ class Scorer:
             yield from self._one_by_one(batch, error)
             return
         for item, cells in zip(batch.items, maps, strict=True):
-            facts, view = item.facts, item.view
+            facts, image = item.facts, item.image
             try:
-                yield self._row(facts, view, cells, Placement(view.scale, view.height, view.width))
+                yield self._row(facts, image, cells, Placement(image.scale, image.height, image.width))
             except MapError as error:
-                yield self._reject(facts, view, *_fate(error))
+                yield self._reject(facts, image, *_rejection(error))
 
     def _halve(self, batch: Batch[_Pending], error: EngineOutOfMemoryError) -> Iterator[MapRow]:
-        """Runs a batch that did not fit as two, down to single images; one that does not fit alone is rejected."""
+        """Splits a batch that does not fit in memory, down to single images; rejects an image that does not fit."""
         if batch.size == 1:
             for item in batch.items:
-                yield self._reject(item.facts, item.view, *_fate(error))
+                yield self._reject(item.facts, item.image, *_rejection(error))
             return
         half = batch.size // 2
         for start in range(0, len(batch.items), half):
             yield from self._infer(Batch(batch.shape, batch.items[start : start + half], half))
 
     def _one_by_one(self, batch: Batch[_Pending], error: EngineError) -> Iterator[MapRow]:
-        """One bad image must not take its neighbours along."""
+        """Runs the images of a batch that failed one by one, so that an image that fails does not affect the others."""
         if batch.size == 1:
             for item in batch.items:
-                yield self._reject(item.facts, item.view, *_fate(error))
+                yield self._reject(item.facts, item.image, *_rejection(error))
             return
         for item in batch.items:
             yield from self._infer(Batch(batch.shape, (item,), 1))
 
-    def _tiled(self, loaded: Loaded, view: ScaledImage) -> Iterator[MapRow]:
-        """The rows of an image's tiles; the image is read as they are asked for where the view has no pixels."""
+    def _tiled(self, loaded: Loaded, image: ScaledImage) -> Iterator[MapRow]:
+        """Yields the rows of an image's tiles; an image without pixels is read while the rows are requested."""
         facts = loaded.facts
         try:
-            grid = self._cut(view)
-            with self._pieces(loaded, grid, view.pixels) as pieces:
+            grid = self._cut(image)
+            with self._pieces(loaded, grid, image.pixels) as pieces:
                 for tile, piece in pieces:
                     [cells] = self._score(piece[np.newaxis])
                     position = (tile.index, len(grid), tile.cell_y, tile.cell_x)
-                    place = Placement(view.scale, view.height, view.width, *position)
-                    yield self._row(facts, view, cells.part(tile.kept), place)
+                    placement = Placement(image.scale, image.height, image.width, *position)
+                    yield self._row(facts, image, cells.part(tile.kept), placement)
         except Rejected as error:
-            raise TilesFailedError(self._reject(facts, view, error.reason, error.detail)) from error
+            raise TilesFailedError(self._reject(facts, image, error.reason, error.detail)) from error
         except (EngineError, MapError) as error:
-            raise TilesFailedError(self._reject(facts, view, *_fate(error))) from error
+            raise TilesFailedError(self._reject(facts, image, *_rejection(error))) from error
 
-    def _cut(self, view: ScaledImage) -> TileGrid:
+    def _cut(self, image: ScaledImage) -> TileGrid:
         metadata = self._engine.metadata
         if self._uncut or metadata.alignment is None:
-            raise Rejected(Reason.TOO_MANY_PIXELS, f"{view.height} x {view.width}: {self._uncut or UNALIGNED}")
-        axes = metadata.geometry.y.axis, metadata.geometry.x.axis
-        return cut(view.height, view.width, axes, self._limits.tile_pixels, metadata.alignment)
+            raise Rejected(Reason.TOO_MANY_PIXELS, f"{image.height} x {image.width}: {self._uncut or UNALIGNED}")
+        tile_pixels, alignment = self._limits.tile_pixels, metadata.alignment
+        return cut(image.height, image.width, metadata.geometry, tile_pixels=tile_pixels, alignment=alignment)
 
     @contextlib.contextmanager
     def _pieces(self, loaded: Loaded, grid: TileGrid, pixels: Pixels | None) -> Iterator[Iterator[tuple[Tile, Pixels]]]:
         if pixels is not None:
             yield ((tile, pixels[tile.top : tile.bottom, tile.left : tile.right]) for tile in grid)
             return
-        with Bands(loaded.data, self._limits.decode, self._limits.decode_timeout_s) as bands:
-            yield tiles_of(bands, grid)
+        with IsolatedRowReader(loaded.data, self._limits.decode, self._limits.decode_timeout_s) as reader:
+            yield tiles_of(reader, grid)
 
-    def _row(self, facts: ImageFacts, view: ScaledImage, cells: CellScores, place: Placement) -> MapRow:
+    def _row(self, facts: ImageFacts, image: ScaledImage, cells: CellScores, placement: Placement) -> MapRow:
         check_values(facts.uri, cells)
-        size = (facts.height or view.height, facts.width or view.width)
+        size = (facts.height or image.height, facts.width or image.width)
         row = scored_row(
             facts,
             self._recipe,
-            original_geometry(self._geometry, size, (view.height, view.width)),
+            original_geometry(self._geometry, size, (image.height, image.width)),
             cells,
             class_count=self._engine.metadata.classes,
             run_id=self._run_id,
             scored_at=datetime.now(UTC),
-            placement=place,
+            placement=placement,
         )
-        self._count(counters.SCORED, int(place.tile_index + 1 == place.tile_count))
+        self._count(counters.SCORED, int(placement.tile_index + 1 == placement.tile_count))
         return row
 
-    def _reject(self, facts: ImageFacts, view: ScaledImage, reason: Reason, detail: str) -> MapRow:
+    def _reject(self, facts: ImageFacts, image: ScaledImage, reason: Reason, detail: str) -> MapRow:
         self._count(counters.REJECTED, 1)
         self.counts[f"reasons.{reason}"] += 1
-        place = Placement(view.scale, view.height or None, view.width or None)
-        now = datetime.now(UTC)
-        return rejected_row(facts, self._recipe, reason, detail, run_id=self._run_id, scored_at=now, placement=place)
+        return rejected_row(
+            facts,
+            self._recipe,
+            reason,
+            detail,
+            run_id=self._run_id,
+            scored_at=datetime.now(UTC),
+            placement=Placement(image.scale, image.height or None, image.width or None),
+        )
 
 
-def _fate(error: EngineError | MapError) -> tuple[Reason, str]:
-    """What an error of the engine, or of its map, means for the image."""
+def _rejection(error: EngineError | MapError) -> tuple[Reason, str]:
+    """Returns reason and detail of the rejection for an error of the engine or of its map."""
     if isinstance(error, EngineOutOfMemoryError):
         return Reason.OUT_OF_MEMORY, error.what
     if isinstance(error, MapTooLargeError):
         return Reason.MAP_TOO_LARGE, str(error)
-    return Reason.ENGINE_FAILED, error.what  # NaN, or classes that the model does not have
+    return Reason.ENGINE_FAILED, error.what  # also NaN, or classes that the model does not have

@@ -11,18 +11,18 @@ from pipeline.images.row_reader import Rows
 from pipeline.maps.tiling import Tile
 
 
-def tiles_of(strips: Rows, grid: Iterable[Tile]) -> Iterator[tuple[Tile, Pixels]]:
-    """The tiles of an image with their pixels, row by row; holds the rows of one row of tiles.
+def tiles_of(reader: Rows, grid: Iterable[Tile]) -> Iterator[tuple[Tile, Pixels]]:
+    """Yields the tiles of an image with their pixels, row by row; holds the pixels of one row of tiles.
 
     Yields:
-        The tile, and its pixels, uint8 [h, w, 3], C-contiguous, its own copy.
+        The tile and a copy of its pixels, uint8 [h, w, 3], C-contiguous.
 
     Raises:
         Rejected: See `RowReader.rows`.
     """
-    band, held = np.empty((0, 0, 3), np.uint8), (-1, -1)
+    band, band_rows = np.empty((0, 0, 3), np.uint8), (-1, -1)
     for tile in grid:
-        if (tile.top, tile.bottom) != held:
-            held = tile.top, tile.bottom
-            band = strips.rows(*held)
+        if (tile.top, tile.bottom) != band_rows:
+            band_rows = tile.top, tile.bottom
+            band = reader.rows(*band_rows)
         yield tile, np.array(band[:, tile.left : tile.right], order="C")

@@ -3,7 +3,7 @@
 import collections
 import contextlib
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 from pipeline.rejection import Reason, Rejected
 from pipeline.sources.members import Members
@@ -149,7 +149,7 @@ def _open(stream: FileStream) -> Any:
 
     stream.seek(0)
     # A buffered stream of pages, not whole column chunks.
-    return pyarrow.parquet.ParquetFile(stream, buffer_size=2**20, pre_buffer=False)
+    return pyarrow.parquet.ParquetFile(cast("IO[bytes]", stream), buffer_size=2**20, pre_buffer=False)
 
 
 @contextlib.contextmanager

@@ -52,7 +52,7 @@ def _s3(found: Settings, _: str) -> Any:
         session_token=None if anonymous else found.options.get("aws_session_token"),
         anonymous=anonymous,
         region=found.options.get("aws_region", "us-east-1"),
-        scheme=endpoint.scheme or "https",
+        scheme="http" if endpoint.scheme == "http" else "https",
         endpoint_override=endpoint.netloc or None,
         force_virtual_addressing=is_true(found.options.get("aws_virtual_hosted_style_request", "")),
         connect_timeout=found.seconds["connect_timeout"],
@@ -67,7 +67,7 @@ def _google(found: Settings, _: str) -> Any:
     endpoint = urlsplit(found.options.get("google_base_url", ""))
     return pafs.GcsFileSystem(
         anonymous=is_true(found.options.get("google_skip_signature", "")),
-        scheme=endpoint.scheme or "https",
+        scheme="http" if endpoint.scheme == "http" else "https",
         endpoint_override=endpoint.netloc or None,
         retry_time_limit=timedelta(seconds=max(found.seconds["retry_timeout"], 1.0)),
     )
@@ -77,9 +77,13 @@ def _azure(found: Settings, account: str) -> Any:
     options = found.options
     endpoint = urlsplit(options.get("azure_storage_endpoint", ""))
     parts = (("authority", endpoint.netloc), ("scheme", endpoint.scheme))
-    place = {f"{service}_storage_{part}": value for service in ("blob", "dfs") for part, value in parts if value}
+    place: dict[str, Any] = {
+        f"{service}_storage_{part}": value for service in ("blob", "dfs") for part, value in parts if value
+    }
     names = ("account_key", "sas_token", "client_id", "client_secret", "tenant_id")
-    keys = {name: options[f"azure_storage_{name}"] for name in names if f"azure_storage_{name}" in options}
+    keys: dict[str, Any] = {
+        name: options[f"azure_storage_{name}"] for name in names if f"azure_storage_{name}" in options
+    }
     return pafs.AzureFileSystem(account, **keys, **place)
 
 

@@ -10,7 +10,7 @@ from pipeline.storage.client_options import delta_options
 from pipeline.storage.errors import UnavailableError
 from pipeline.storage.options import store_of
 from pipeline.table.paths import TableRoot, delta_location
-from pipeline.table.schema import SCHEMA
+from pipeline.table.schema import SCHEMA, strings
 
 # Delta's vacuum and Spark's listing skip names with a leading underscore.
 FOLDER = "_densecast"
@@ -18,7 +18,7 @@ FOLDER = "_densecast"
 
 def active_parts(table: DeltaTable) -> set[str]:
     """Returns the parts of a version, relative to the table's root."""
-    return set(pa.table(table.get_add_actions()).column("path").to_pylist())
+    return set(strings(pa.table(table.get_add_actions()).column("path")))
 
 
 def open_delta(root: str, version: int | None = None) -> DeltaTable | None:
@@ -56,7 +56,8 @@ def check_columns(root: str, table: DeltaTable) -> None:
     Raises:
         TableError: A column is missing or has another type.
     """
-    types = {field.name: field.type for field in pa.schema(table.schema().to_arrow())}
+    schema = pa.schema(table.schema().to_arrow())  # type: ignore[arg-type] # any Arrow schema
+    types = {field.name: field.type for field in schema}
     wrong = [f"{f.name} ({types.get(f.name, 'missing')})" for f in SCHEMA if types.get(f.name) != f.type]
     if wrong:
         raise TableError(

@@ -206,7 +206,7 @@ class PartFile:
             self._sink,
             SCHEMA.with_metadata({"densecast": json.dumps({"run_id": run_id})}),
             compression="zstd",
-            use_dictionary=_DICTIONARY_COLUMNS,
+            use_dictionary=_DICTIONARY_COLUMNS,  # type: ignore[arg-type] # names too, which the stubs lack
             write_statistics=list(STATISTICS_COLUMNS),
             write_page_checksum=True,
         )

@@ -141,8 +141,8 @@ def bench(
         EngineError: There is no such device.
     """
     stopwatch = _Stopwatch(repeats, clock)
-    place = open_devices(device)[0]
-    engine = TensorFlowEngine(model, place=place)
+    opened = open_devices(device)[0]
+    engine = TensorFlowEngine(model, device=opened)
     network = load_network(f"{model}/{NETWORK_FILE}")
     (blob,) = network.inputs
     channels = network.inputs[blob][1]
@@ -172,7 +172,7 @@ def bench(
             )
     claim = _claim(engine, window, eight, batches, stopwatch=stopwatch)
     return BenchReport(
-        model=engine.metadata.name, device=place.label, peak_gflops=peak, repeats=repeats, timings=timings, claim=claim
+        model=engine.metadata.name, device=opened.label, peak_gflops=peak, repeats=repeats, timings=timings, claim=claim
     )
 
 

@@ -18,6 +18,7 @@ from conversion import (
     Limits,
     ModelMetadata,
     Network,
+    Number,
     cast,
     load_network,
     read_metadata,
@@ -99,7 +100,7 @@ def report(network: Network, size: tuple[int, int] | None, model: ModelMetadata 
     steps, shapes = network.trace({blob: (1, shape[1], height, width)})
     output = model.output_blob if model else network.outputs[-1]
     # A dilated network does not have the training window in its layers: the model's metadata keeps it.
-    geometry = model.geometry if model else GeometryMetadata.of(receptive_field(network, output))
+    geometry = model.geometry if model else receptive_field(network, output)
     cells = shapes[output]
     layers = [
         LayerReport(
@@ -118,8 +119,8 @@ def report(network: Network, size: tuple[int, int] | None, model: ModelMetadata 
         classes=cells[1],
         geometry=geometry,
         overhang=[
-            float(geometry.y.axis.overhang(height, cells[2])),
-            float(geometry.x.axis.overhang(width, cells[3])),
+            float(geometry.y.overhang(height, cells[2])),
+            float(geometry.x.overhang(width, cells[3])),
         ],
         layers=layers,
         parameters=sum(layer.parameters for layer in layers),
@@ -189,5 +190,5 @@ def _size(pair: list[int]) -> str:
     return "x".join(map(str, pair))
 
 
-def _pair(y: float, x: float) -> str:
-    return f"{y:g}" if y == x else f"{y:g} x {x:g}"
+def _pair(y: Number, x: Number) -> str:
+    return f"{float(y):g}" if y == x else f"{float(y):g} x {float(x):g}"

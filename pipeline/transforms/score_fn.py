@@ -109,7 +109,7 @@ class ScoreFn(beam.DoFn):
                 remedy="do not change a model while it is used; convert the new one to another directory",
             )
         options = TableRoot(self._table).options
-        return Scorer(engine, self._recipe, self._limits, self._run_id, self._uncut, count, options=options)
+        return Scorer(engine, self._recipe, self._limits, self._run_id, uncut=self._uncut, count=count, options=options)
 
     def _new_writer(self) -> PartWriter:
         return PartWriter(self._table, self._run_id, self._recipe.model_digest, flush_bytes=self._flush_bytes)

@@ -134,8 +134,7 @@ def _uncut(model: str, metadata: ModelMetadata, recipe: Recipe, limits: Limits) 
     """
     if metadata.alignment is None:
         return UNALIGNED
-    axes = metadata.geometry.y.axis, metadata.geometry.x.axis
-    cut(_LARGE, _LARGE, axes, limits.tile_pixels, metadata.alignment)
+    cut(_LARGE, _LARGE, metadata.geometry, tile_pixels=limits.tile_pixels, alignment=metadata.alignment)
     wanted = parse_features(recipe.features, metadata)
     try:
         if wanted:

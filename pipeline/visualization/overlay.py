@@ -1,4 +1,4 @@
-"""A map laid over its image."""
+"""Draws a map over its image."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,17 +9,18 @@ from pipeline.visualization.canvas import Canvas, with_legend
 
 
 def overlay(pixels: NDArray[np.uint8], map_: ClassificationMap, *, cell_labels: bool = True) -> Image.Image:
-    """The image under its map: cells in the colour of their best class, the stronger the more probable, and a legend.
+    """Returns the image with its map over it, and a legend.
 
-    A class labelled `background` leaves its cells as they are. A small image is enlarged so that names are legible.
+    A cell has the colour of its best class, stronger for a higher probability. The cells of a class with the label
+    `background` are not tinted. A small image is enlarged so that names are legible.
 
     Args:
         pixels: uint8 [H, W, 3], the image as RGB.
-        map_: Its map.
-        cell_labels: Write the short names of classes into the cells where they fit.
+        map_: The map of the image.
+        cell_labels: Whether the short names of classes are written into the cells, if they fit.
 
     Returns:
-        An RGB image: the overlay, and a strip below it with class names and their shares of the cells.
+        An RGB image: the overlay, and below it a strip with class names and their shares of the cells.
 
     Raises:
         MapError: `pixels` are not the image of the map.

@@ -1,4 +1,4 @@
-"""One colour a class: spread evenly to the eye, and the same in every picture, run and process."""
+"""One colour per class: perceptually well separated, and the same in every picture, run and process."""
 
 from functools import lru_cache
 from math import cos, radians, sin
@@ -8,8 +8,8 @@ import numpy as np
 Color = tuple[int, int, int]
 
 # Hue, lightness and chroma each advance by an irrational part of their range, so that neighbours in the list of classes
-# (breeds of dog, say, which share pictures) differ most. Found by trying: of the steps that keep six classes out of any
-# forty furthest apart, the start that does so for the first eleven.
+# differ most (breeds of dog, for example, which occur in one picture). The numbers come from a search: the steps that
+# keep any six of forty successive classes furthest apart, and the start that does so for the first eleven.
 _STEPS = (0.3027756377, 0.4142135624, 0.7320508076)
 _START = (0.79, 0.19, 0.80)
 _LIGHTNESS = (0.46, 0.82)
@@ -18,7 +18,7 @@ _CHROMA = (0.14, 0.25)
 
 @lru_cache(maxsize=4096)
 def class_color(number: int) -> Color:
-    """The colour of a class as sRGB, 0 to 255: neither too dark nor too light to lie over a photograph.
+    """Returns the colour of a class as sRGB, 0 to 255: neither too dark nor too light over a photograph.
 
     Args:
         number: The class, counted from 0.
@@ -30,12 +30,12 @@ def class_color(number: int) -> Color:
 
 
 def from_oklch(lightness: float, chroma: float, hue: float) -> Color:
-    """A colour of the perceptual space OKLCH as sRGB; its chroma is lowered until a screen can show it.
+    """Returns a colour of the perceptual space OKLCH as sRGB; its chroma is reduced until sRGB contains it.
 
     Args:
         lightness: 0 (black) to 1 (white).
         chroma: 0 (gray) to about 0.3.
-        hue: Degrees.
+        hue: 0 to 360 degrees.
     """
     while True:
         a, b = chroma * cos(radians(hue)), chroma * sin(radians(hue))
@@ -51,12 +51,12 @@ def from_oklch(lightness: float, chroma: float, hue: float) -> Color:
 
 
 def ink_on(color: Color) -> Color:
-    """Black or white, whichever is easier to read on a colour."""
+    """Returns black or white, whichever is easier to read on a colour."""
     red, green, blue = (value / 255 for value in color)
     return (20, 20, 24) if 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2 > 0.30 else (255, 255, 255)
 
 
-# The matrices of Björn Ottosson's OKLab: to the cone responses' cube roots, and from the cone responses to linear sRGB.
+# The matrices of Björn Ottosson's OKLab: to the cube roots of cone responses, and from cone responses to linear sRGB.
 _FROM_OKLAB = (
     (1.0, 0.3963377774, 0.2158037573),
     (1.0, -0.1055613458, -0.0638541728),

@@ -1,4 +1,4 @@
-"""A map as a coloured table in a terminal."""
+"""Shows a map as a coloured table in a terminal."""
 
 from collections.abc import Mapping
 from string import ascii_lowercase
@@ -10,54 +10,48 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.maps.classification_map import ClassificationMap, Integers
-from pipeline.maps.labels import Share, is_background, printable, shares
+from pipeline.maps.labels import Share, is_background, one_line, shares
 from pipeline.units import format_share
 from pipeline.visualization.palette import class_color, ink_on
 
 _OTHER = "*"
-
-
 _EMPTY = "·"
-
-
-_SHORTEST_NAME = 7  # letters of a name below which a single letter and the legend say more
-
-
+_SHORTEST_NAME = 7  # letters; if names have to be cut shorter, single letters and the legend are clearer
 _FAINT = Style(dim=True)
 
 
 def grid(map_: ClassificationMap, *, width: int = 100) -> Table:
-    """The map as a table of the short names of its best classes, on their colours, with a legend below.
+    """Returns the map as a table of the short names of its best classes, on their colours, with a legend below.
 
-    Where names do not fit, a cell shows a letter that the legend explains (a class whose name is a single character
-    keeps it); where letters do not fit either, blocks of cells are shown by the class that has most of the probability
-    in them. Background is left plain.
+    If names do not fit, a cell shows a letter that the legend explains (a name of one character is kept). If letters do
+    not fit either, one letter stands for a block of cells: the class with the most probability in the block. Background
+    has no colour.
 
     Args:
         map_: The map.
-        width: Columns of the terminal; the table takes no more, down to about 30.
+        width: Columns of the terminal, about 30 at least; the table is no wider.
     """
     rows, columns = map_.size
-    found = shares(map_)
+    classes = shares(map_)
     margin = len(str(rows - 1)) + 1
     room = max(width - margin, 1)
     best, block = map_.classes[..., 0], 1
-    texts = {item.number: _EMPTY if is_background(item.name) else item.name for item in found}
+    texts = {item.number: _EMPTY if is_background(item.name) else item.name for item in classes}
     longest = max(map(cell_len, texts.values()))
     named = room // columns - 2 >= min(longest, _SHORTEST_NAME)
     if named:
         cell = min(longest, room // columns - 2) + 2
         texts = {number: _cut(text, cell - 2) for number, text in texts.items()}
     else:
-        texts = _letters(found)
+        texts = _letters(classes)
         block = -(-columns // room)
         best = _blocks(map_, block) if block > 1 else best
-        # Characters are about twice as high as wide: two of them make a square cell.
+        # A character is about twice as high as wide, so two of them make a square cell.
         cell = 2 if 2 * best.shape[1] <= room else 1
     table = Table(
-        title=Text(printable(map_.uri), overflow="fold", style="bold"),
+        title=Text(one_line(map_.uri), overflow="fold", style="bold"),
         title_justify="left",
-        caption=_legend(found, texts, named, block, width),
+        caption=_legend(classes, texts, named=named, block=block, width=width),
         caption_style="",
         caption_justify="left",
         box=None,
@@ -67,7 +61,7 @@ def grid(map_: ClassificationMap, *, width: int = 100) -> Table:
     )
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
-    # An empty column gives title and legend the whole width.
+    # An empty column gives title and legend the full width.
     table.add_column(min_width=max(width - margin - cell * best.shape[1], 0))
     if named:
         table.add_row("", Text("".join(f"{x:^{cell}}" for x in range(columns)), style=_FAINT), "")
@@ -80,7 +74,7 @@ def grid(map_: ClassificationMap, *, width: int = 100) -> Table:
 
 
 def _cut(name: str, length: int) -> str:
-    """`name` in no more than `length` columns; a letter of some scripts takes two."""
+    """Returns `name` in at most `length` columns; letters of some scripts take two columns."""
     return name if cell_len(name) <= length else f"{set_cell_size(name, length - 1).rstrip()}…"
 
 
@@ -89,11 +83,11 @@ def _center(text: str, columns: int) -> str:
     return " " * (space // 2) + text + " " * (space - space // 2)
 
 
-def _letters(found: list[Share]) -> dict[int, str]:
-    """A character a class: its own name, or a letter in the order of shares as far as there are."""
-    texts = {item.number: item.name for item in found if cell_len(item.name) == 1}
+def _letters(classes: list[Share]) -> dict[int, str]:
+    """Returns one character per class: its name, or a letter in the order of the shares while there are letters."""
+    texts = {item.number: item.name for item in classes if cell_len(item.name) == 1}
     free = iter(sorted(set(ascii_lowercase) - set(texts.values())))
-    for item in found:
+    for item in classes:
         if is_background(item.name):
             texts[item.number] = _EMPTY
         elif item.number not in texts:
@@ -102,14 +96,14 @@ def _letters(found: list[Share]) -> dict[int, str]:
 
 
 def _blocks(map_: ClassificationMap, block: int) -> Integers:
-    """int32 [ceil(h / block), ceil(w / block)]: of every block of cells, the class that has most of the probability."""
+    """Returns, for every block of cells, the class with the most probability: int32 [ceil(h/block), ceil(w/block)]."""
     rows, columns = map_.size
-    found = np.empty((-(-rows // block), -(-columns // block)), np.int32)
-    for y, x in np.ndindex(found.shape):
+    best = np.empty((-(-rows // block), -(-columns // block)), np.int32)
+    for y, x in np.ndindex(best.shape):
         cells = np.s_[y * block : (y + 1) * block, x * block : (x + 1) * block, 0]
-        numbers, place = np.unique(map_.classes[cells], return_inverse=True)
-        found[y, x] = numbers[np.bincount(place.reshape(-1), weights=map_.scores[cells].reshape(-1)).argmax()]
-    return found
+        numbers, index = np.unique(map_.classes[cells], return_inverse=True)
+        best[y, x] = numbers[np.bincount(index.reshape(-1), weights=map_.scores[cells].reshape(-1)).argmax()]
+    return best
 
 
 def _style(number: int, text: str) -> Style:
@@ -120,17 +114,17 @@ def _style(number: int, text: str) -> Style:
     return Style.parse(f"{ink} on {paper}")
 
 
-def _legend(found: list[Share], texts: Mapping[int, str], named: bool, block: int, width: int) -> Text:
-    """What the colours and letters mean, in lines that break between entries only."""
+def _legend(classes: list[Share], texts: Mapping[int, str], *, named: bool, block: int, width: int) -> Text:
+    """Returns the meaning of the colours and letters, with line breaks only between entries."""
     entries = []
-    for item in found:
+    for item in classes:
         text = texts[item.number]
         if text != _OTHER:
             mark = "  " if named and text != _EMPTY else f" {text} "
             name = " " if text == item.name and not named else f" {item.name} "
             style = _style(item.number, text)
             entries.append(Text.assemble((mark, style), name, (format_share(item.share), _FAINT)))
-    rest = [item.share for item in found if texts[item.number] == _OTHER]
+    rest = [item.share for item in classes if texts[item.number] == _OTHER]
     if rest:
         more = f" {_OTHER}  {len(rest)} more {'class' if len(rest) == 1 else 'classes'} {format_share(sum(rest))}"
         entries.append(Text(more, style=_FAINT))

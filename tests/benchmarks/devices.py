@@ -29,7 +29,7 @@ def report(folder: Path, console: Console) -> None:
     model, place = caffenet(folder), open_devices()[0]
     rng = np.random.default_rng(0)
     batches = [rng.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in SHAPES]
-    exact = TensorFlowEngine(model, form=Form.FLOAT32, place=place)
+    exact = TensorFlowEngine(model, form=Form.FLOAT32, device=place)
     together, apart = in_turns(lambda: _at_once(exact, batches[1], THREADS), lambda: _at_once(exact, batches[1], 1))
     console.print(f"{place.label}: {THREADS} threads at once take {together / apart:.2f} times as long as one")
     for precision, xla in itertools.product(Precision, (False, True)):
@@ -37,7 +37,7 @@ def report(folder: Path, console: Console) -> None:
             continue
         started = time.perf_counter()
         shapes = SHAPES if xla else ()
-        engine = TensorFlowEngine(model, form=Form.FLOAT32, place=place, precision=precision, compiled=shapes)
+        engine = TensorFlowEngine(model, form=Form.FLOAT32, device=place, precision=precision, compiled=shapes)
         opened = time.perf_counter() - started
         name = f"{place.label}, {precision}{', XLA' * xla}"
         for shape, batch in zip(SHAPES, batches, strict=True):

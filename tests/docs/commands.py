@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import io
 import re
 import shlex
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from pipeline.cli.main import main
 from tests.docs.markdown import Block
 
 
@@ -44,12 +44,11 @@ def commands(block: Block) -> Iterator[Command]:
 
 def run_densecast(arguments: list[str]) -> Outcome:
     """Runs `densecast` in this process, where TensorFlow and Beam are loaded once for all examples."""
-    (script,) = importlib.metadata.entry_points(group="console_scripts", name="densecast")
     stdout, stderr = io.StringIO(), io.StringIO()
     code: object = 0
     with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
         try:
-            script.load()(arguments)
+            main(arguments)
         except SystemExit as error:
             code = error.code
     return Outcome(code if isinstance(code, int) else 0 if code is None else 1, stdout.getvalue(), stderr.getvalue())

@@ -6,20 +6,21 @@ from pathlib import Path
 
 import numpy as np
 
-from conversion.export.metadata import FILE_NAME, AxisMetadata, GeometryMetadata, ModelMetadata
+from conversion.export.metadata import FILE_NAME, ModelMetadata
 from conversion.export.preprocessing import Preprocessing
+from conversion.net.geometry import AxisGeometry, ReceptiveField
 from pipeline.engines import EngineOutOfMemoryError
 from pipeline.errors import EngineError
 from pipeline.maps.classification_map import CellScores, top_k
 
 STRIDE, WINDOW, CLASSES = 8, 16, 4
-_AXIS = AxisMetadata(stride=STRIDE, offset=(WINDOW - 1) / 2, window=WINDOW, receptive_field=WINDOW)
+_AXIS = AxisGeometry(stride=STRIDE, offset=(WINDOW - 1) / 2, window=WINDOW, receptive_field=WINDOW)
 METADATA = ModelMetadata(
     name="fake",
     digest="f" * 64,
     converter_version="0",
     preprocessing=Preprocessing(mean=(0.0, 0.0, 0.0)),
-    geometry=GeometryMetadata(y=_AXIS, x=_AXIS),
+    geometry=ReceptiveField(_AXIS, _AXIS),
     alignment=(STRIDE, STRIDE),
     classes=CLASSES,
     labels=("red", "green", "blue", "dark"),

@@ -1,4 +1,4 @@
-"""Run by test_sharing.py in a process of its own: the CPU (or a GPU) cut into two, threads that share engines."""
+"""Run by test_device_pool.py in a separate process: the CPU (or a GPU) is cut into two for several threads."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def main(model: str, kind: str) -> None:
     device = tf.config.list_physical_devices(kind)[0]
     part = tf.config.LogicalDeviceConfiguration(memory_limit=None if kind == "CPU" else 2048)
     tf.config.set_logical_device_configuration(device, [part] * 2)
-    places = open_devices("cpu" if kind == "CPU" else "gpu:0")
+    devices = open_devices("cpu" if kind == "CPU" else "gpu:0")
     engines: list[TensorFlowEngine] = []
     ran_on: set[str] = set()
     both = threading.Barrier(2)
@@ -47,12 +47,12 @@ def main(model: str, kind: str) -> None:
             ran_on.update(value.device.partition("/device:")[2] for value in out.values())
             return out
 
-    def open_engine(place: Device) -> TensorFlowEngine:
-        engine = Watched(model, k=3, form=Form.FLOAT32, place=place)
+    def open_engine(device: Device) -> TensorFlowEngine:
+        engine = Watched(model, k=3, form=Form.FLOAT32, device=device)
         engines.append(engine)
         return engine
 
-    shared = DevicePool(open_engine, places)
+    shared = DevicePool(open_engine, devices)
     images = np.random.default_rng(0).integers(0, 256, (2, 240, 260, 3), dtype=np.uint8)
     counts: Counter[str] = Counter()
 
@@ -69,14 +69,14 @@ def main(model: str, kind: str) -> None:
     print(  # noqa: T201
         json.dumps(
             {
-                "devices": [place.label for place in places],
+                "devices": [device.label for device in devices],
                 "engines": len(engines),
-                "places": sorted(f"/device:{name}" for name in ran_on),
+                "ran_on": sorted(f"/device:{name}" for name in ran_on),
                 "same": same,
                 "calls": len(results),
                 "by_device": counts,
-                "narrow": _alike(model, places, images, precision=Precision.FLOAT16),
-                "compiled": _alike(model, places, images, compiled=[images.shape[:3]]),
+                "narrow": _alike(model, devices, images, precision=Precision.FLOAT16),
+                "compiled": _alike(model, devices, images, compiled=[images.shape[:3]]),
             }
         )
     )
@@ -84,14 +84,14 @@ def main(model: str, kind: str) -> None:
 
 def _alike(
     model: str,
-    places: tuple[Device, ...],
+    devices: tuple[Device, ...],
     images: np.ndarray,
     precision: Precision = Precision.FLOAT32,
     compiled: Sequence[tuple[int, ...]] = (),
 ) -> int:
     """On how many devices the maps are those of the first."""
     options: dict[str, Any] = {"k": 3, "form": Form.FLOAT32, "precision": precision, "compiled": compiled}
-    maps = [TensorFlowEngine(model, place=place, **options).score(images) for place in places]
+    maps = [TensorFlowEngine(model, device=device, **options).score(images) for device in devices]
     return sum(distance(found, maps[0], classes=False) <= ROUNDING[precision] for found in maps)
 
 

@@ -1,1 +1,1 @@
-"""Settings chosen on the first images of a collection."""
+"""Chooses settings by a sample: the first images of a collection."""

@@ -1,7 +1,6 @@
-"""The smallest form of maps that is accurate enough, found on a sample: `--accuracy-bound 0.01`."""
+"""Chooses the smallest form of maps that is accurate enough on a sample: `--accuracy-bound 0.01`."""
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.engines import Engine
 from pipeline.errors import EngineError, JobError
-from pipeline.maps.classification_map import DEFAULT_K, CellScores, Floats, check_values, top_k
+from pipeline.maps.classification_map import DEFAULT_K, CellScores, Floats, Probabilities, check_values, top_k
 from pipeline.maps.encoding import DTYPES
 from pipeline.maps.fusion import scattered
 from pipeline.maps.quantization import quantize, restore
@@ -17,16 +16,16 @@ from pipeline.maps.recipe import Form
 
 
 class Choice(BaseModel):
-    """A form, and what it was chosen by; `model_dump(mode="json")` is for the run's summary.
+    """The chosen form and the measurements; `model_dump(mode="json")` is for the run's summary.
 
     Attributes:
         form: The smallest form within the bound.
         error: Its largest error, 0 to 1: of a class's probability as it is read back, in any cell of the sample.
-        bound: What was asked for.
+        bound: The largest error allowed, 0 to 1.
         errors: The largest error of every form.
-        bytes_a_cell: The size of every form, before compression.
-        images: How many images the sample had.
-        cells: How many cells.
+        bytes_a_cell: Bytes per cell of every form, before compression.
+        images: Number of images in the sample.
+        cells: Number of cells in the sample.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -41,24 +40,26 @@ class Choice(BaseModel):
 
 
 def choose_form(engine: Engine, images: Iterable[NDArray[np.uint8]], bound: float, k: int = DEFAULT_K) -> Choice:
-    """The smallest form whose probabilities, as they are read back, are within a bound on a sample.
+    """Returns the smallest form whose probabilities, as they are read back, are within a bound on a sample.
 
-    A class outside the top k is read as 0, so the error of `Form.TOP_K` is the largest probability that it leaves out.
+    A class outside the top k is read as 0, so the error of `Form.TOP_K` is the largest probability that it omits.
     `Form.FLOAT32` is exact.
 
     Args:
-        engine: One that gives all probabilities as float32 (`Form.FLOAT32`).
-        images: The sample, uint8 RGB [H, W, 3] each, as large as they will be scored; one is held at a time.
-        bound: The largest error that is allowed, 0 to 1.
-        k: How many classes a cell keeps exactly.
+        engine: Returns all probabilities as float32 (`Form.FLOAT32`).
+        images: The sample, uint8 RGB [H, W, 3] each, at the size at which they are scored; one is held at a time.
+        bound: The largest error allowed, 0 to 1.
+        k: Number of classes that a cell keeps exactly.
 
     Raises:
         JobError: The bound is not from 0 to 1, k is less than 1, or there is no image.
-        EngineError: The engine failed, or gives no float32 probabilities.
-        MapError: What it gives are no probabilities.
+        EngineError: The engine failed, or does not return float32 probabilities.
+        MapError: The values that it returns are not probabilities.
     """
     if not 0 <= bound <= 1 or k < 1:
-        raise JobError(f"an accuracy bound of {bound} with the top {k}", why="it is from 0 to 1, and k at least 1")
+        raise JobError(
+            f"an accuracy bound of {bound} with the top {k}", why="the bound is from 0 to 1, and k is at least 1"
+        )
     errors = dict.fromkeys(Form, 0.0)
     count = cells = classes = 0
     for image in images:
@@ -77,24 +78,24 @@ def choose_form(engine: Engine, images: Iterable[NDArray[np.uint8]], bound: floa
 
 
 def form_errors(probabilities: Floats, k: int) -> dict[Form, float]:
-    """The largest difference between the probabilities of a map and what is read back, by form.
+    """Returns, by form, the largest difference between the probabilities of a map and those that are read back.
 
     Args:
         probabilities: float32 [h, w, C].
-        k: How many classes a cell keeps exactly.
+        k: Number of classes that a cell keeps exactly.
     """
     best = top_k(probabilities, k)
-    read: dict[Form, NDArray[Any]] = {
+    read: dict[Form, Probabilities] = {
         Form.TOP_K: scattered(best, probabilities.shape[2]),
         Form.LOG_UINT8: restore(quantize(probabilities), best.classes, best.scores),
         Form.FLOAT16: probabilities.astype(np.float16),
         Form.FLOAT32: probabilities,
     }
-    return {form: float(np.abs(found - probabilities).max()) for form, found in read.items()}
+    return {form: float(np.abs(values - probabilities).max()) for form, values in read.items()}
 
 
 def bytes_a_cell(form: Form, classes: int, k: int) -> int:
-    """How many bytes a cell of a map takes in a form, before compression.
+    """Returns the bytes per cell of a form, before compression.
 
     >>> [bytes_a_cell(form, 1000, 5) for form in Form]
     [44, 1044, 2044, 4044]
@@ -105,18 +106,18 @@ def bytes_a_cell(form: Form, classes: int, k: int) -> int:
 
 
 def probabilities_of(engine: Engine, image: NDArray[np.uint8]) -> Floats:
-    """All probabilities of an image, float32 [h, w, C].
+    """Returns all probabilities of an image, float32 [h, w, C].
 
     Args:
-        engine: One that gives them so (`Form.FLOAT32`).
+        engine: Returns all probabilities as float32 (`Form.FLOAT32`).
         image: uint8 RGB [H, W, 3].
 
     Raises:
-        EngineError: The engine failed, or gives no float32 probabilities.
-        MapError: What it gives are no probabilities.
+        EngineError: The engine failed, or does not return float32 probabilities.
+        MapError: The values that it returns are not probabilities.
     """
-    [found] = engine.score(image[np.newaxis])
-    if found.probabilities is None or found.probabilities.dtype != np.float32:
-        raise EngineError("the engine gives no float32 probabilities", remedy="open it with Form.FLOAT32")
-    check_values("the sample", CellScores(found.classes, found.scores, found.residual, found.probabilities))
-    return found.probabilities.astype(np.float32, copy=False)
+    [cells] = engine.score(image[np.newaxis])
+    if cells.probabilities is None or cells.probabilities.dtype != np.float32:
+        raise EngineError("the engine does not return float32 probabilities", remedy="open it with Form.FLOAT32")
+    check_values("the sample", CellScores(cells.classes, cells.scores, cells.residual, cells.probabilities))
+    return cells.probabilities.astype(np.float32, copy=False)

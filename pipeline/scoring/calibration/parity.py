@@ -1,4 +1,4 @@
-"""What computing in 16 bits does to the maps, measured on a sample, and the gate that keeps a run from starting."""
+"""Measures on a sample how computing in 16 bits changes the maps, and stops a run if the change is too large."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ class ParityError(JobError):
 
 
 class Parity(BaseModel):
-    """How far maps in one precision are from those in float32; `model_dump(mode="json")` is for the run's summary.
+    """The differences between maps in one precision and in float32; `model_dump(mode="json")` is for a run's summary.
 
     Attributes:
-        precision: The precision.
+        precision: The precision that was compared with float32.
         largest: The largest difference of a class's probability in any cell, 0 to 1.
-        mean: The mean difference, over all classes and cells.
-        flips: The share of cells, 0 to 1, whose best class is another.
-        images: How many images the sample had.
-        cells: How many cells.
-        max_error: What `largest` may be.
-        max_flips: What `flips` may be.
-        devices: What it was measured on.
+        mean: The mean difference over all classes and cells, 0 to 1.
+        flips: The share of cells, 0 to 1, whose best class differs.
+        images: Number of images in the sample.
+        cells: Number of cells in the sample.
+        max_error: The largest `largest` that the job allows.
+        max_flips: The largest `flips` that the job allows.
+        devices: The devices of the measurement.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -51,11 +51,11 @@ class Parity(BaseModel):
     devices: tuple[str, ...] = ()
 
     def check(self) -> None:
-        """Raises ParityError if it is beyond the bounds."""
+        """Raises ParityError if a difference is beyond its bound."""
         if self.largest <= self.max_error and self.flips <= self.max_flips:
             return
         raise ParityError(
-            f"in {self.precision} probabilities are off by up to {self.largest:.2g} ({self.mean:.2g} on average), and "
+            f"in {self.precision} probabilities differ by up to {self.largest:.2g} ({self.mean:.2g} on average), and "
             f"{self.flips:.2%} of the cells have another best class",
             why=f"the job allows {self.max_error:g} and {self.max_flips:.2%}; measured against float32 on the first "
             f"{self.images} images, {self.cells:,} cells",
@@ -64,18 +64,18 @@ class Parity(BaseModel):
 
 
 def measure_parity(exact: Engine, narrow: Engine, images: Iterable[NDArray[np.uint8]], precision: Precision) -> Parity:
-    """Holds the maps of one engine against those of another, which is exact.
+    """Compares the maps of an engine with those of an exact engine.
 
     Args:
-        exact: In float32; gives all probabilities as float32 (`Form.FLOAT32`), as does the other.
-        narrow: In `precision`.
+        exact: Computes in float32. Both engines return all probabilities as float32 (`Form.FLOAT32`).
+        narrow: Computes in `precision`.
         images: The sample, uint8 RGB [H, W, 3] each; one is held at a time.
-        precision: The precision.
+        precision: The precision to compare with float32.
 
     Raises:
-        ParityError: What `narrow` gives are no probabilities: it has overflowed, say.
+        ParityError: The values that `narrow` returns are not probabilities, for example after an overflow.
         EngineError: An engine failed.
-        MapError: What `exact` gives are no probabilities.
+        MapError: The values that `exact` returns are not probabilities.
         JobError: There is no image.
     """
     largest = total = 0.0
@@ -83,16 +83,16 @@ def measure_parity(exact: Engine, narrow: Engine, images: Iterable[NDArray[np.ui
     for image in images:
         expected = probabilities_of(exact, image)
         try:
-            found = probabilities_of(narrow, image)
+            computed = probabilities_of(narrow, image)
         except MapError as error:
             raise ParityError(
-                f"in {precision} the model gives no probabilities: {error.what}",
-                why="numbers of 16 bits are too coarse for it, or too small: those of float16 end at 65,504",
-                remedy="score in float32; bfloat16 reaches as far as float32",
+                f"in {precision} the model does not return probabilities: {error.what}",
+                why="16 bits have too little precision or range for it: the largest float16 is 65,504",
+                remedy="score in float32; bfloat16 has the range of float32",
             ) from error
-        difference = np.abs(found - expected)
+        difference = np.abs(computed - expected)
         largest, total = max(largest, float(difference.max())), total + float(difference.sum(dtype=np.float64))
-        flips += int((found.argmax(-1) != expected.argmax(-1)).sum())
+        flips += int((computed.argmax(-1) != expected.argmax(-1)).sum())
         count, cells, classes = count + 1, cells + difference.shape[0] * difference.shape[1], difference.shape[2]
     if not count:
         raise JobError("no image to compare the precisions on", remedy="score in float32, or give images")

@@ -1,4 +1,4 @@
-"""The first images of a collection, as the model is to see them: what settings are chosen by."""
+"""The sample by which settings are chosen: the first images of a collection, as the model sees them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.sources import list_images
 from pipeline.storage.options import StorageOptions
 
 IMAGES = 16
-LOOKED_AT = 256
+EXAMINED = 256
 
 
 def sample(
@@ -24,16 +24,17 @@ def sample(
     metadata: ModelMetadata,
     recipe: Recipe,
     limits: Limits,
+    *,
     options: StorageOptions | None = None,
 ) -> Iterator[Pixels]:
-    """The first `IMAGES` images that can be decoded whole, at the first scale that they can be scored at.
+    """Yields the first `IMAGES` images that can be decoded whole, at the first scale at which they can be scored.
 
     Args:
-        arguments: What `ListImages` takes; of what they list, `LOOKED_AT` images are looked at.
+        arguments: The arguments of `ListImages`. The first `EXAMINED` images are examined.
         metadata: The model's.
-        recipe: What is made of the images.
-        limits: What is read and decoded.
-        options: How object stores are opened; None: as the environment says.
+        recipe: How maps are computed and stored.
+        limits: Limits on what is read and decoded.
+        options: How object stores are opened; None: from the environment.
 
     Yields:
         uint8 RGB [h, w, 3].
@@ -44,17 +45,17 @@ def sample(
     """
     side = math.isqrt(limits.tile_pixels)
     whole = (
-        next((v.pixels for v in views if v.pixels is not None), None)
-        for views in _views(arguments, metadata, recipe, limits, options)
+        next((image.pixels for image in images if image.pixels is not None), None)
+        for images in _scaled(arguments, metadata, recipe, limits, options=options)
     )
-    found = 0
+    count = 0
     for pixels in itertools.islice((p for p in whole if p is not None), IMAGES):
-        yield pixels[:side, :side]  # what is scored in tiles: a corner of it
-        found += 1
-    if not found:
+        yield pixels[:side, :side]  # of an image that is scored in tiles, a corner
+        count += 1
+    if not count:
         raise JobError(
-            f"none of the first {LOOKED_AT} images can be decoded whole and scored",
-            why="what the run is to do is settled on a sample of them",
+            f"none of the first {EXAMINED} images can be decoded whole and scored",
+            why="a sample of them is needed to choose settings of the run",
             remedy="give images that can be scored; or name the form with --scores instead of --accuracy-bound, and "
             "score in float32",
         )
@@ -65,28 +66,30 @@ def sample_sizes(
     metadata: ModelMetadata,
     recipe: Recipe,
     limits: Limits,
+    *,
     options: StorageOptions | None = None,
 ) -> Iterator[tuple[int, int]]:
-    """(height, width) at every scale of the first images that can be scored, `IMAGES` times four at most; see `sample`.
+    """Yields (height, width) at every scale of the first images that can be scored, at most `4 * IMAGES`; see `sample`.
 
     Raises:
         SourceError: The images cannot be listed.
     """
     scored = (
-        [(view.height, view.width) for view in views if view.rejected is None]
-        for views in _views(arguments, metadata, recipe, limits, options)
+        [(image.height, image.width) for image in images if image.rejected is None]
+        for images in _scaled(arguments, metadata, recipe, limits, options=options)
     )
     for sizes in itertools.islice((sizes for sizes in scored if sizes), 4 * IMAGES):
         yield from sizes
 
 
-def _views(
+def _scaled(
     arguments: Sequence[str],
     metadata: ModelMetadata,
     recipe: Recipe,
     limits: Limits,
+    *,
     options: StorageOptions | None = None,
 ) -> Iterator[Sequence[ScaledImage]]:
     with limits.loader(recipe, metadata, options).open() as load:
-        for reference in itertools.islice(list_images(arguments, options), LOOKED_AT):
-            yield load(reference).views
+        for reference in itertools.islice(list_images(arguments, options), EXAMINED):
+            yield load(reference).images

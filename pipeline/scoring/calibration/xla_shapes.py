@@ -1,4 +1,4 @@
-"""The shapes of batches that are to come, guessed from the first images: what XLA compiles before the others flow.
+"""Predicts the shapes of batches from the first images, so that XLA compiles them before the run.
 
 Pure: sizes in, shapes out.
 """
@@ -19,22 +19,24 @@ def coming_shapes(
     sizes: Iterable[Shape],
     tiles: Callable[[Shape], Iterable[Shape]],
     budget: BatchBudget,
+    *,
     tile_pixels: int,
     most: int = DEFAULT_SHAPES,
 ) -> tuple[BatchShape, ...]:
-    """The shapes that cost most, by the pixels that go through the net in them.
+    """Returns the most expensive shapes, by the pixels that the network processes in them.
 
     Args:
         sizes: (height, width) of each image of the sample, at each scale.
-        tiles: The sizes of the tiles that a larger image is cut into.
-        budget: Of batches.
-        tile_pixels: Images with more pixels are cut.
-        most: How many shapes at most: each costs seconds and memory to compile, in every process.
+        tiles: Returns the sizes of the tiles that a larger image is cut into.
+        budget: The size of batches.
+        tile_pixels: Images with more pixels are cut into tiles.
+        most: The most shapes to return: each takes seconds and memory to compile, in every process.
 
     Returns:
         (images, height, width), in order of size.
 
-    >>> coming_shapes([(227, 227), (451, 451), (227, 227)], lambda size: [size], BatchBudget(), 2048 * 2048, 2)
+    >>> sizes = [(227, 227), (451, 451), (227, 227)]
+    >>> coming_shapes(sizes, lambda size: [size], BatchBudget(), tile_pixels=2**22, most=2)
     ((1, 451, 451), (3, 227, 227))
     """
     pixels: Counter[BatchShape] = Counter()
@@ -44,5 +46,5 @@ def coming_shapes(
                 pixels[1, height, width] += height * width
         else:
             pixels[batch_size(size, budget), *size] += size[0] * size[1]
-    costly = sorted(pixels, key=lambda shape: (-pixels[shape], shape))
-    return tuple(sorted(costly[:most]))
+    ranked = sorted(pixels, key=lambda shape: (-pixels[shape], shape))
+    return tuple(sorted(ranked[:most]))

@@ -24,7 +24,7 @@ from pipeline.transforms.shuffle import pack
 from tests.pipeline.scoring.test_scorer import noise, save
 from tests.support.fakes import METADATA, FakeEngine
 
-PLACES = [Device(f"/device:GPU:{n}", f"GPU:{n}") for n in range(3)]
+DEVICES = [Device(f"/device:GPU:{n}", f"GPU:{n}") for n in range(3)]
 IMAGE = noise(0)[None]
 
 
@@ -46,17 +46,17 @@ class Meeting(FakeEngine):
 
 def test_threads_spread_over_the_devices_with_one_engine_each():
     opened: list[Device] = []
-    barrier = threading.Barrier(len(PLACES))
+    barrier = threading.Barrier(len(DEVICES))
 
-    def open_engine(place: Device) -> Meeting:
-        opened.append(place)
+    def open_engine(device: Device) -> Meeting:
+        opened.append(device)
         return Meeting(barrier)
 
-    shared = DevicePool(open_engine, PLACES, first=1)
+    shared = DevicePool(open_engine, DEVICES, first=1)
     with ThreadPoolExecutor(6) as threads:  # twice as many threads as devices: each call meets two others
         maps = list(threads.map(lambda _: shared.score(IMAGE), range(12)))
-    assert sorted(opened) == PLACES
-    assert opened[0] == PLACES[1]
+    assert sorted(opened) == DEVICES
+    assert opened[0] == DEVICES[1]
     for [cells] in maps:
         np.testing.assert_array_equal(cells.scores, maps[0][0].scores)
 
@@ -64,18 +64,18 @@ def test_threads_spread_over_the_devices_with_one_engine_each():
 def test_a_single_thread_uses_a_single_device():
     opened: list[Device] = []
 
-    def open_engine(place: Device) -> FakeEngine:
-        opened.append(place)
+    def open_engine(device: Device) -> FakeEngine:
+        opened.append(device)
         return FakeEngine()
 
-    shared = DevicePool(open_engine, PLACES)
+    shared = DevicePool(open_engine, DEVICES)
     for _ in range(5):
         shared.score(IMAGE)
-    assert opened == PLACES[:1]
+    assert opened == DEVICES[:1]
 
 
 def test_a_device_is_free_again_after_a_failure():
-    shared = DevicePool(lambda place: FakeEngine(broken=int(IMAGE[0, 0, 0, 0])), PLACES[:1])
+    shared = DevicePool(lambda device: FakeEngine(broken=int(IMAGE[0, 0, 0, 0])), DEVICES[:1])
     for _ in range(3):
         with pytest.raises(EngineError, match="cannot do it"):
             shared.score(IMAGE)
@@ -86,12 +86,12 @@ def test_a_second_device_that_cannot_be_opened_is_no_fault_of_the_images():
     barrier = threading.Barrier(2)
     failing = True
 
-    def open_engine(place: Device) -> FakeEngine:
-        if place == PLACES[1] and failing:
+    def open_engine(device: Device) -> FakeEngine:
+        if device == DEVICES[1] and failing:
             raise EngineError("no memory left", remedy="free some")
         return Meeting(barrier)
 
-    shared = DevicePool(open_engine, PLACES[:2])
+    shared = DevicePool(open_engine, DEVICES[:2])
     with ThreadPoolExecutor(2) as threads:
         first = threads.submit(shared.score, IMAGE)  # takes the only open device, and waits for a second call
         while shared._idle:
@@ -103,7 +103,7 @@ def test_a_second_device_that_cannot_be_opened_is_no_fault_of_the_images():
 
 
 def test_each_thread_tells_what_was_done_for_it():
-    shared = DevicePool(lambda place: FakeEngine(), PLACES[:1])
+    shared = DevicePool(lambda device: FakeEngine(), DEVICES[:1])
 
     def work(calls: int) -> dict[str, float]:
         for _ in range(calls):
@@ -119,7 +119,7 @@ def test_each_thread_tells_what_was_done_for_it():
 def test_devices_are_in_the_counts_of_a_bundle(tmp_path: Path):
     references = [save(tmp_path / f"i{n}.png", noise(n)) for n in range(3)]
     fn = ScoreFn(
-        lambda: DevicePool(lambda place: FakeEngine(), PLACES[:1]),
+        lambda: DevicePool(lambda device: FakeEngine(), DEVICES[:1]),
         str(tmp_path / "table"),
         "run",
         Recipe(METADATA.digest, k=2),
@@ -135,19 +135,19 @@ def test_devices_are_in_the_counts_of_a_bundle(tmp_path: Path):
 
 
 def test_logical_devices(small_model: Path):
-    """TensorFlow with its CPU cut into two devices, in a process of its own: that is settled before it starts."""
+    """Two logical devices on the CPU, in a separate process: TensorFlow takes the configuration only when it starts."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.logical_devices", small_model, "CPU"],
         capture_output=True,
         text=True,
         timeout=300,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["devices"] == ["CPU:0", "CPU:1"]
     assert found["engines"] == 2
-    assert found["places"] == ["/device:CPU:0", "/device:CPU:1"], "where the results lie"
+    assert found["ran_on"] == ["/device:CPU:0", "/device:CPU:1"], "where the results lie"
     assert found["same"] is True
     assert found["calls"] == 24
     assert min(found["by_device"].values()) > 0

@@ -27,31 +27,31 @@ NO_GPU_HERE = ("gpu", "gpu:0")
 
 @pytest.mark.parametrize("wanted", ["", "GPU", "gpu:", "gpu:-1", "gpu:0,1", "cuda", "cpu:0"])
 def test_other_words_are_no_device(wanted: str):
-    with pytest.raises(JobError, match="is no device"):
+    with pytest.raises(JobError, match="is not a device"):
         check_wanted(wanted)
-    with pytest.raises(JobError, match="is no device"):
+    with pytest.raises(JobError, match="is not a device"):
         describe_job(model="m", images=("a",), output="o", device=wanted)
 
 
 def test_auto_takes_all_gpus_and_says_so(caplog: pytest.LogCaptureFixture):
     tf = FakeTensorFlow(gpus=2)
     with caplog.at_level(logging.INFO, "pipeline.engines.devices"):
-        places = open_devices("auto", tf)
-    assert [place.name for place in places] == ["/device:GPU:0", "/device:GPU:1"]
-    assert all(place.is_gpu for place in places)
+        devices = open_devices("auto", tf)
+    assert [device.name for device in devices] == ["/device:GPU:0", "/device:GPU:1"]
+    assert all(device.is_gpu for device in devices)
     assert "device: GPU:0 NVIDIA H100, GPU:1 NVIDIA H100" in caplog.text
 
 
 def test_auto_without_a_gpu_is_the_cpu_and_says_so(caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.INFO, "pipeline.engines.devices"):
-        [place] = open_devices("auto", FakeTensorFlow(gpus=0))
-    assert (place.name, place.label, place.is_gpu) == ("/device:CPU:0", "CPU", False)
-    assert "device: CPU, for no GPU can be seen" in caplog.text
+        [device] = open_devices("auto", FakeTensorFlow(gpus=0))
+    assert (device.name, device.label, device.is_gpu) == ("/device:CPU:0", "CPU", False)
+    assert "device: CPU, because TensorFlow sees no GPU" in caplog.text
 
 
 @pytest.mark.parametrize("wanted", NO_GPU_HERE)
 def test_a_gpu_that_is_not_there_is_an_error(wanted: str):
-    with pytest.raises(EngineError, match=f"no GPU can be seen, and the device is to be {wanted}") as caught:
+    with pytest.raises(EngineError, match=f"TensorFlow sees no GPU, and the device is {wanted}") as caught:
         open_devices(wanted, FakeTensorFlow(gpus=0))
     assert caught.value.why
     assert caught.value.remedy
@@ -67,8 +67,8 @@ def test_a_gpu_takes_memory_as_it_needs_it_and_computes_float32_reproducibly():
 
 def test_cpu_hides_gpus():
     tf = FakeTensorFlow(gpus=2)
-    [place] = open_devices("cpu", tf)
-    assert place.label == "CPU"
+    [device] = open_devices("cpu", tf)
+    assert device.label == "CPU"
     assert tf.visible == []
     assert (tf.tf32, tf.deterministic) == (True, False)
     with pytest.raises(EngineError, match="this process has hidden it"):
@@ -77,18 +77,18 @@ def test_cpu_hides_gpus():
 
 def test_one_of_several_gpus_hides_the_others():
     tf = FakeTensorFlow(gpus=3)
-    [place] = open_devices("gpu:2", tf)
+    [device] = open_devices("gpu:2", tf)
     assert tf.visible == [tf.physical[2]]
-    assert place.label == "GPU:0 NVIDIA H100", "TensorFlow counts those that it sees"
+    assert device.label == "GPU:0 NVIDIA H100", "TensorFlow counts those that it sees"
     assert tf.growth == {gpu: gpu == tf.physical[2] for gpu in tf.physical}
-    with pytest.raises(EngineError, match="there is no gpu:3: 3 GPUs can be seen"):
+    with pytest.raises(EngineError, match="there is no gpu:3: 3 GPUs visible"):
         open_devices("gpu:3", FakeTensorFlow(gpus=3))
 
 
 def test_one_of_several_gpus_after_tensorflow_has_shown_all():
     tf = FakeTensorFlow(gpus=3)
     open_devices("gpu", tf)
-    assert [place.name for place in open_devices("gpu:1", tf)] == ["/device:GPU:1"]
+    assert [device.name for device in open_devices("gpu:1", tf)] == ["/device:GPU:1"]
     assert open_devices("cpu", tf)[0].name == "/device:CPU:0"
 
 
@@ -104,7 +104,7 @@ def test_tensorflow_that_was_initialized_too_early_is_told(monkeypatch: pytest.M
 
 def test_a_gpu_that_was_cut_into_parts_keeps_the_memory_that_these_were_given():
     tf = FakeTensorFlow(gpus=1, parts=2)
-    assert [place.name for place in open_devices("gpu", tf)] == ["/device:GPU:0", "/device:GPU:1"]
+    assert [device.name for device in open_devices("gpu", tf)] == ["/device:GPU:0", "/device:GPU:1"]
     assert set(tf.growth.values()) == {False}
 
 
@@ -115,12 +115,12 @@ DRIVER = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 
     ("facts", "why", "remedy"),
     [
         (GpuFacts(False, device_files=("/dev/nvidia0",)), "built without CUDA", r"densecast\[gpu\]"),
-        (GpuFacts(True), "no device file", "--gpus all"),
+        (GpuFacts(True), "no NVIDIA device file", "--gpus all"),
         (GpuFacts(True, "12.5", "", ("/dev/nvidia0",), "550.1"), "CUDA_VISIBLE_DEVICES='' hides", "unset"),
         (GpuFacts(True, "12.5", "-1,0", ("/dev/nvidia0",), "550.1"), "CUDA_VISIBLE_DEVICES='-1,0' hides", "unset"),
         (GpuFacts(True, "12.5", "0", ("/dev/nvidia0",)), "driver is not loaded", "nvidia-smi"),
         (GpuFacts(True, "12.5", None, ("/dev/nvidia0",), "450.1"), "driver is 450.1.*CUDA 12.5.*too old", "nvidia-smi"),
-        (GpuFacts(False), "built without CUDA; there is no device file", "instead of densecast.*--gpus all"),
+        (GpuFacts(False), "built without CUDA; there is no NVIDIA device file", "instead of densecast.*--gpus all"),
     ],
 )
 def test_why_there_is_no_gpu(facts: GpuFacts, why: str, remedy: str):
@@ -155,7 +155,7 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_local_job_is_refused_before_its_images_are_listed(tmp_path: Path, wanted: str):
     model = write_model(tmp_path / "model")
     job = describe_job(model=str(model), images=("/nowhere/",), output=str(tmp_path / "maps"), device=wanted)
-    with pytest.raises(EngineError, match="no GPU can be seen"):
+    with pytest.raises(EngineError, match="TensorFlow sees no GPU"):
         run_job(job)
     assert not (tmp_path / "maps").exists()
 
@@ -164,7 +164,7 @@ def test_a_local_job_is_refused_before_its_images_are_listed(tmp_path: Path, wan
 def test_a_worker_is_refused_in_setup():
     recipe = Recipe(METADATA.digest)
     fn = ScoreFn(TensorFlowEngineFactory("/nowhere", recipe, "gpu"), "table", "run", recipe, limits=Limits())
-    with pytest.raises(EngineError, match="no GPU can be seen"):
+    with pytest.raises(EngineError, match="TensorFlow sees no GPU"):
         fn.setup()
     for device in ("auto", "cpu"):
         ScoreFn(TensorFlowEngineFactory("/nowhere", recipe, device), "table", "run", recipe, limits=Limits()).setup()
@@ -175,7 +175,7 @@ def test_bench_is_refused_too(tmp_path: Path):
     model = write_model(tmp_path / "model")
     result = CliRunner().invoke(cli, ["bench", str(model), "--device", "gpu:1"])
     assert isinstance(result.exception, EngineError)
-    assert "no GPU can be seen, and the device is to be gpu:1" in str(result.exception)
+    assert "TensorFlow sees no GPU, and the device is gpu:1" in str(result.exception)
 
 
 def test_a_launcher_of_distant_workers_needs_no_gpu():

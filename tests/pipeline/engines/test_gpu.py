@@ -62,7 +62,7 @@ def answer(done: subprocess.CompletedProcess[str]) -> Any:
 
 def test_auto_takes_it():
     assert open_devices("auto") == open_devices("gpu")
-    assert all(place.is_gpu for place in open_devices("auto"))
+    assert all(device.is_gpu for device in open_devices("auto"))
     assert "NVIDIA" in open_devices("auto")[0].label
 
 
@@ -70,8 +70,8 @@ def test_auto_takes_it():
 def test_float32_maps_are_those_of_the_cpu(small_model: Path, gpu: Device, form: Form):
     """As near as float32 allows: TF32, TensorFlow's default on recent GPUs, is a hundred times further off."""
     options: dict[str, Any] = {"k": 40, "form": form, "features": ("fc7",)}
-    ours = TensorFlowEngine(small_model, **options, place=gpu)
-    theirs = TensorFlowEngine(small_model, **options, place=ON_CPU)
+    ours = TensorFlowEngine(small_model, **options, device=gpu)
+    theirs = TensorFlowEngine(small_model, **options, device=ON_CPU)
     for shape in [(1, 227, 227), (3, 227, 227), (2, 451, 451), (1, 300, 517)]:
         for cells, expected in zip(ours.score(images(*shape)), theirs.score(images(*shape)), strict=True):
             np.testing.assert_allclose(np.sort(cells.scores), np.sort(expected.scores), atol=2e-5)
@@ -81,8 +81,8 @@ def test_float32_maps_are_those_of_the_cpu(small_model: Path, gpu: Device, form:
 
 @pytest.mark.parametrize("precision", NARROW)
 def test_16_bits_are_near(small_model: Path, gpu: Device, precision: Precision, record_property: Any):
-    exact = TensorFlowEngine(small_model, form=Form.FLOAT32, place=ON_CPU)
-    narrow = TensorFlowEngine(small_model, form=Form.FLOAT32, place=gpu, precision=precision)
+    exact = TensorFlowEngine(small_model, form=Form.FLOAT32, device=ON_CPU)
+    narrow = TensorFlowEngine(small_model, form=Form.FLOAT32, device=gpu, precision=precision)
     parity = measure_parity(exact, narrow, [images(240, 300, seed=n) for n in range(8)], precision)
     record_property("parity", parity.model_dump_json())
     assert 0 < parity.largest < NARROW[precision]
@@ -91,8 +91,8 @@ def test_16_bits_are_near(small_model: Path, gpu: Device, precision: Precision, 
 @pytest.mark.parametrize("precision", Precision)
 def test_xla(small_model: Path, gpu: Device, precision: Precision):
     shape = (2, 240, 300)
-    compiled = TensorFlowEngine(small_model, k=40, place=gpu, precision=precision, compiled=[shape])
-    plain = TensorFlowEngine(small_model, k=40, place=gpu, precision=precision)
+    compiled = TensorFlowEngine(small_model, k=40, device=gpu, precision=precision, compiled=[shape])
+    plain = TensorFlowEngine(small_model, k=40, device=gpu, precision=precision)
     tolerance = {"float32": 2e-5, "float16": 2e-3, "bfloat16": 2e-2}[precision]
     for cells, expected in zip(compiled.score(images(*shape)), plain.score(images(*shape)), strict=True):
         np.testing.assert_allclose(np.sort(cells.scores), np.sort(expected.scores), atol=tolerance)
@@ -104,7 +104,7 @@ def test_xla(small_model: Path, gpu: Device, precision: Precision):
 def test_a_map_depends_on_its_image_alone(small_model: Path, gpu: Device, precision: Precision, compiled: Any):
     """Neither on its place in the batch, nor on its neighbours, but for what kernels round."""
     options: dict[str, Any] = {"k": 3, "form": Form.FLOAT32, "precision": precision, "compiled": compiled}
-    engine = TensorFlowEngine(small_model, **options, place=gpu)
+    engine = TensorFlowEngine(small_model, **options, device=gpu)
     batch = images(4, 240, 260)
     straight = engine.score(batch)
     narrow = precision is not Precision.FLOAT32
@@ -121,7 +121,7 @@ import json, sys
 import numpy as np
 from pipeline.engines import TensorFlowEngine
 from pipeline.engines.devices import open_devices
-engine = TensorFlowEngine(sys.argv[1], k=3, place=open_devices("gpu")[0])
+engine = TensorFlowEngine(sys.argv[1], k=3, device=open_devices("gpu")[0])
 maps = []
 for shape in [(3, 227, 227, 3), (1, 451, 451, 3), (2, 300, 517, 3)]:
     maps += engine.score(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
@@ -139,17 +139,17 @@ def test_another_process_gives_the_same_maps(small_model: Path):
 
 
 def test_threads_share_the_engines(small_model: Path):
-    places = open_devices("gpu")
+    devices = open_devices("gpu")
     opened: list[Device] = []
 
-    def open_engine(place: Device) -> TensorFlowEngine:
-        opened.append(place)
-        return TensorFlowEngine(small_model, k=3, form=Form.FLOAT32, place=place)
+    def open_engine(device: Device) -> TensorFlowEngine:
+        opened.append(device)
+        return TensorFlowEngine(small_model, k=3, form=Form.FLOAT32, device=device)
 
-    shared = DevicePool(open_engine, places)
+    shared = DevicePool(open_engine, devices)
     batch = images(2, 240, 300)
-    with ThreadPoolExecutor(2 * len(places)) as threads:
-        results = list(threads.map(lambda _: shared.score(batch), range(8 * len(places))))
+    with ThreadPoolExecutor(2 * len(devices)) as threads:
+        results = list(threads.map(lambda _: shared.score(batch), range(8 * len(devices))))
     assert sorted(set(opened)) == sorted(opened)
     for maps in results:
         assert distance(maps, results[0]) <= TOLERANCE
@@ -164,7 +164,7 @@ def test_a_gpu_cut_into_two_logical_devices(small_model: Path):
         cwd=ROOT,
     )
     found = answer(done)
-    assert found["engines"] == len(found["places"]) == 2
+    assert found["engines"] == len(found["devices"]) == 2
     assert found["same"] is True
     assert found["narrow"] == found["compiled"] == 2
 
@@ -179,7 +179,7 @@ def memory():
     lines = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
     return [sum(int(line.split(",")[i]) for line in lines) for i in (0, 1)]
 before, total = memory()
-TensorFlowEngine(sys.argv[1], place=open_devices("gpu:0")[0]).score(np.zeros((1, 240, 300, 3), np.uint8))
+TensorFlowEngine(sys.argv[1], device=open_devices("gpu:0")[0]).score(np.zeros((1, 240, 300, 3), np.uint8))
 print(json.dumps([memory()[0] - before, total]))
 """
 
@@ -199,7 +199,7 @@ import tensorflow as tf
 tf.config.set_logical_device_configuration(gpu, [tf.config.LogicalDeviceConfiguration(memory_limit=768)])
 from pipeline.engines import EngineOutOfMemoryError, TensorFlowEngine
 from pipeline.engines.devices import open_devices
-engine = TensorFlowEngine(sys.argv[1], place=open_devices("gpu:0")[0])
+engine = TensorFlowEngine(sys.argv[1], device=open_devices("gpu:0")[0])
 try:
     engine.score(np.zeros((32, 1500, 1500, 3), np.uint8))
 except EngineOutOfMemoryError as error:

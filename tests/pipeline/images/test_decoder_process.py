@@ -20,10 +20,13 @@ from conversion.errors import DensecastError
 from pipeline.images import decoder_process
 from pipeline.images.decode import DecodeLimits, decode
 from pipeline.images.decoder_process import IsolatedDecoder, IsolationError
+from pipeline.images.multiscale import ScalingLimits
+from pipeline.images.resize import Scaling
 from pipeline.rejection import Reason, Rejected
+from tests.support import hostile_decoders
 
 LIMITS = DecodeLimits()
-HERE = Path(__file__).parent
+HELPERS = Path(hostile_decoders.__file__).parent
 PIXELS = np.random.default_rng(3).integers(0, 256, (40, 50, 3), np.uint8)
 
 
@@ -68,7 +71,7 @@ def sign(tmp_path):
 @pytest.fixture
 def hostile(monkeypatch):
     """Makes decoders that do what the bytes say; the child finds them on our module path."""
-    monkeypatch.syspath_prepend(HERE)
+    monkeypatch.syspath_prepend(HELPERS)
     made = []
 
     def make(timeout_s=60.0, **options):
@@ -141,7 +144,7 @@ def test_arguments_and_results_of_any_kind_pass(hostile):
 def test_a_hang_is_rejected_and_the_next_image_is_decoded(hostile, sign, verb):
     decoder = hostile(timeout_s=0.3, clock=Clock(sign))
     first = decoder.call(b"name_process", LIMITS)[0]
-    assert rejection(decoder, f"{verb} {sign}".encode()) == (Reason.DECODER_HUNG, "no end after 0.3 s")
+    assert rejection(decoder, f"{verb} {sign}".encode()) == (Reason.DECODER_HUNG, "not finished after 0.3 s")
     assert not is_running(first)
     assert decoder.pid is None
     assert decoder.call(b"name_process", LIMITS)[0] != first
@@ -149,7 +152,7 @@ def test_a_hang_is_rejected_and_the_next_image_is_decoded(hostile, sign, verb):
 
 def test_a_hang_is_rejected_by_the_clock_that_is_used_where_none_is_given(hostile, sign):
     decoder = hostile(timeout_s=0.1)
-    assert rejection(decoder, f"sleep {sign}".encode()) == (Reason.DECODER_HUNG, "no end after 0.1 s")
+    assert rejection(decoder, f"sleep {sign}".encode()) == (Reason.DECODER_HUNG, "not finished after 0.1 s")
     assert decoder.pid is None
 
 
@@ -254,9 +257,36 @@ def test_memory_errors_are_the_fate_of_the_image(hostile):
     assert decoder.call(b"limits_of_process RLIMIT_CORE", LIMITS) == (0, 0)
 
 
-def test_the_process_is_small(hostile):
-    modules = hostile().call(b"modules", LIMITS)
-    assert not {"tensorflow", "apache_beam", "pyarrow", "google.protobuf", "conversion", "__mp_main__"} & set(modules)
+ALLOWED = {"PIL", "conversion", "lazy_loader", "numpy", "pipeline"} | sys.stdlib_module_names
+OWN = {
+    "conversion",
+    "conversion.errors",
+    "pipeline",
+    "pipeline.errors",
+    "pipeline.images",
+    "pipeline.images.decode",
+    "pipeline.images.decoder_child",
+    "pipeline.images.formats",
+    "pipeline.images.multiscale",
+    "pipeline.images.resize",
+    "pipeline.images.tiff",
+    "pipeline.rejection",
+    "pipeline.settings",
+}
+
+
+@pytest.mark.parametrize(("kind", "plugin"), [("JPEG", "JpegImagePlugin"), ("PNG", "PngImagePlugin")])
+def test_a_child_loads_only_what_its_first_image_needs(kind, plugin, monkeypatch):
+    """Every start of a child is waited for, and each module makes it longer."""
+    monkeypatch.syspath_prepend(HELPERS)
+    with IsolatedDecoder(function="hostile_decoders:loaded_modules") as decoder:
+        modules = decoder.call(encoded(kind), ScalingLimits(LIMITS), scaling=Scaling())
+    # What the installation itself loads (`site`, hooks of editable installs) is not the child's choice.
+    modules = [name for name in modules if not name.startswith(("_", "sitecustomize"))]
+    assert {name.partition(".")[0] for name in modules} <= ALLOWED
+    assert {name for name in modules if name.startswith(("conversion", "pipeline"))} <= OWN
+    plugins = {name.removeprefix("PIL.") for name in modules if name.startswith("PIL.") and "ImagePlugin" in name}
+    assert plugins == {plugin}
 
 
 @pytest.mark.parametrize("function", ["no_such_thing:decode", "pipeline.images.decode:no_such_thing"])
@@ -365,7 +395,7 @@ def run_python(*arguments, cwd):
 
 @pytest.mark.parametrize("form", ["file", "-c"])
 def test_a_script_is_not_run_again_and_leaves_no_process(form, tmp_path):
-    script = SCRIPT.format(here=str(HERE))
+    script = SCRIPT.format(here=str(HELPERS))
     path = tmp_path / "script.py"
     path.write_text(script)
     arguments = {"file": [str(path)], "-c": ["-c", script]}[form]
@@ -375,7 +405,7 @@ def test_a_script_is_not_run_again_and_leaves_no_process(form, tmp_path):
 
 @pytest.mark.parametrize("verb", ["hold_the_lock", "name_process"])
 def test_the_process_ends_with_a_parent_that_is_killed(verb, sign, tmp_path):
-    script = SCRIPT.format(here=str(HERE)) + textwrap.dedent(f"""
+    script = SCRIPT.format(here=str(HELPERS)) + textwrap.dedent(f"""
         thread = threading.Thread(target=decoder.call, args=(b"{verb} {sign}", DecodeLimits()), daemon=True)
         thread.start()
         while thread.is_alive() and not os.path.exists({str(sign)!r}):
@@ -389,7 +419,7 @@ def test_the_process_ends_with_a_parent_that_is_killed(verb, sign, tmp_path):
 
 def test_daemonic_and_forked_processes_may_decode(tmp_path):
     """Daemonic processes of multiprocessing may have no children of its own making."""
-    script = SCRIPT.format(here=str(HERE)) + textwrap.dedent("""
+    script = SCRIPT.format(here=str(HELPERS)) + textwrap.dedent("""
         import multiprocessing
 
         def again():
@@ -411,7 +441,7 @@ def test_ctrl_c_is_for_the_parent(tmp_path):
     """The terminal sends it to the whole process group, and the decoder must not be the one to report it."""
     script = (
         "import os; os.setpgid(0, 0)"
-        + SCRIPT.format(here=str(HERE))
+        + SCRIPT.format(here=str(HELPERS))
         + textwrap.dedent("""
         import signal
         try:

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from conversion.net.geometry import AxisGeometry
+from conversion.net.geometry import AxisGeometry, ReceptiveField
 from pipeline.images.decode import DecodeLimits, decode, header
-from pipeline.images.row_reader import can_stream, open_rows
+from pipeline.images.row_reader import open_rows
 from pipeline.maps.tiling import cut
 from pipeline.rejection import Reason, Rejected
 from pipeline.scoring.tiles import tiles_of
@@ -72,17 +72,17 @@ def vips_tiff(**options) -> bytes:
 
 
 def by_rows(data, step: int = 50) -> np.ndarray:
-    with open_rows(data, LIMITS) as strips:
-        assert (strips.height, strips.width) == (header(data, LIMITS).height, header(data, LIMITS).width)
+    with open_rows(data, LIMITS) as reader:
+        assert (reader.height, reader.width) == (header(data, LIMITS).height, header(data, LIMITS).width)
         return np.concatenate(
-            [strips.rows(top, min(top + step, strips.height)).copy() for top in range(0, strips.height, step)]
+            [reader.rows(top, min(top + step, reader.height)).copy() for top in range(0, reader.height, step)]
         )
 
 
 @pytest.mark.parametrize("name", STREAMED)
 def test_rows_are_those_of_decode(name):
     data = STREAMED[name]
-    assert can_stream(header(data, LIMITS))
+    assert header(data, LIMITS).streams
     np.testing.assert_array_equal(by_rows(data), decode(data, LIMITS).pixels)
 
 
@@ -90,14 +90,14 @@ def test_rows_are_those_of_decode(name):
 @pytest.mark.parametrize("compression", ["none", "lzw", "deflate", "jpeg", "packbits"])
 def test_tiled_tiffs(compression, tile):
     data = vips_tiff(compression=compression, tile=tile, tile_width=64, tile_height=48)
-    assert can_stream(header(data, LIMITS))
+    assert header(data, LIMITS).streams
     np.testing.assert_array_equal(by_rows(data), decode(data, LIMITS).pixels)
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_file_that_can_be_streamed_gives_the_pixels_of_decode(name):
     data = FILES[name][0] if isinstance(FILES[name], tuple) else FILES[name]
-    if can_stream(header(data, LIMITS)):
+    if header(data, LIMITS).streams:
         np.testing.assert_array_equal(by_rows(data), decode(data, LIMITS).pixels)
     else:
         with pytest.raises(Rejected, match="cannot be read by rows"), open_rows(data, LIMITS):
@@ -106,13 +106,13 @@ def test_every_file_that_can_be_streamed_gives_the_pixels_of_decode(name):
 
 def test_most_kinds_can_be_streamed():
     data = (value[0] if isinstance(value, tuple) else value for value in FILES.values())
-    assert sum(can_stream(header(one, LIMITS)) for one in data) >= 38
+    assert sum(header(one, LIMITS).streams for one in data) >= 38
 
 
 @pytest.mark.parametrize("name", WHOLE_ONLY)
 def test_what_cannot_be_streamed_is_said(name):
     data = WHOLE_ONLY[name]
-    assert not can_stream(header(data, LIMITS))
+    assert not header(data, LIMITS).streams
     assert decode(data, LIMITS).pixels.size == H * W * 3
     with pytest.raises(Rejected) as caught, open_rows(data, LIMITS):
         pass
@@ -125,23 +125,23 @@ def test_rows_in_any_forward_order(name, numbers):
     """Overlapping, skipping, one row or all: the rows asked for."""
     whole = decode(STREAMED[name], LIMITS).pixels
     tops, bottoms = sorted(numbers), sorted(n * 7 % H for n in numbers)
-    with open_rows(STREAMED[name], LIMITS) as strips:
+    with open_rows(STREAMED[name], LIMITS) as reader:
         for top, bottom in zip(tops, [min(H, b + 30) for b in bottoms], strict=True):
             if top < bottom:
-                rows = strips.rows(top, bottom)
+                rows = reader.rows(top, bottom)
                 assert not rows.flags.writeable
                 np.testing.assert_array_equal(rows, whole[top:bottom])
 
 
 def test_rows_behind_cannot_be_had():
-    with open_rows(STREAMED["jpeg"], LIMITS) as strips:
-        strips.rows(50, 120)
+    with open_rows(STREAMED["jpeg"], LIMITS) as reader:
+        reader.rows(50, 120)
         for top, bottom in [(40, 130), (50, 110), (130, 130), (150, H + 1), (-1, 130)]:
             with pytest.raises(ValueError, match="forward only"):
-                strips.rows(top, bottom)
-        strips.rows(50, 120)
+                reader.rows(top, bottom)
+        reader.rows(50, 120)
     with pytest.raises(ValueError, match="closed"):
-        strips.rows(60, 130)
+        reader.rows(60, 130)
 
 
 def test_a_path_is_read_as_its_bytes(tmp_path):
@@ -152,8 +152,8 @@ def test_a_path_is_read_as_its_bytes(tmp_path):
 
 
 def by_rows_of_path(path) -> np.ndarray:
-    with open_rows(str(path), LIMITS) as strips:
-        return strips.rows(0, strips.height).copy()
+    with open_rows(str(path), LIMITS) as reader:
+        return reader.rows(0, reader.height).copy()
 
 
 @pytest.mark.parametrize(("what", "reason"), [("none", "missing"), ("empty", "empty"), ("folder", "unreadable")])
@@ -172,9 +172,9 @@ def test_paths_that_cannot_be_read(what, reason, tmp_path):
 def test_tiles_hold_their_part_of_the_image(name):
     whole = decode(STREAMED[name], LIMITS).pixels
     axis = AxisGeometry(8, 15.5, 32, 40)
-    with open_rows(STREAMED[name], LIMITS) as strips:
-        grid = cut(strips.height, strips.width, (axis, axis), 6000, (8, 8))
-        tiles = list(tiles_of(strips, grid))
+    with open_rows(STREAMED[name], LIMITS) as reader:
+        grid = cut(reader.height, reader.width, ReceptiveField(axis, axis), tile_pixels=6000, alignment=(8, 8))
+        tiles = list(tiles_of(reader, grid))
     assert [tile for tile, _ in tiles] == list(grid)
     assert len(grid) > 12
     for tile, pixels in tiles:
@@ -192,8 +192,8 @@ def test_an_image_above_max_pixels_is_read_by_rows():
     with pytest.raises(Rejected):
         header(data, limits)
     assert (header(data, limits.tiled()).height, header(data, limits.tiled()).width) == (H, W)
-    with open_rows(data, limits) as strips:
-        assert strips.rows(0, H).shape == (H, W, 3)
+    with open_rows(data, limits) as reader:
+        assert reader.rows(0, H).shape == (H, W, 3)
 
 
 def test_max_tiled_pixels_holds():
@@ -276,18 +276,18 @@ def test_a_marker_within_a_jpeg_would_give_grey_rows(marker):
 
 def test_rows_asked_for_after_a_refusal_are_refused_too():
     data = STREAMED["png"]
-    with open_rows(data[: len(data) // 2], LIMITS) as strips:
+    with open_rows(data[: len(data) // 2], LIMITS) as reader:
         for _ in range(2):
             with pytest.raises(Rejected):
-                strips.rows(0, H)
+                reader.rows(0, H)
 
 
 def test_what_is_left_behind_does_not_harm():
     """libvips calls back into Python objects: they must outlive it, also where a reader was dropped half way."""
     for name in ("jpeg", "png", "tiff-lzw") * 20:
-        with open_rows(STREAMED[name], LIMITS) as strips:
-            strips.rows(0, 3)
-        del strips
+        with open_rows(STREAMED[name], LIMITS) as reader:
+            reader.rows(0, 3)
+        del reader
         gc.collect(0)
 
 
@@ -295,16 +295,16 @@ def test_what_is_left_behind_does_not_harm():
 
 MEASURED = """
 import resource, sys
-from pipeline.decoding import DecodeLimits
-from pipeline.windows import open_rows
+from pipeline.images.decode import DecodeLimits
+from pipeline.images.row_reader import open_rows
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-with open_rows(sys.argv[1], DecodeLimits()) as strips:
-    strips.rows(0, 64)
+with open_rows(sys.argv[1], DecodeLimits()) as reader:
+    reader.rows(0, 64)
     before = peak()
-    for top in range(64, strips.height, 64):
-        strips.rows(top, min(top + 64, strips.height))
-    print(peak() - before, strips.height * strips.width * 3 // 1024)
+    for top in range(64, reader.height, 64):
+        reader.rows(top, min(top + 64, reader.height))
+    print(peak() - before, reader.height * reader.width * 3 // 1024)
 """
 
 

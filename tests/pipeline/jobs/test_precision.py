@@ -97,7 +97,7 @@ def test_a_run_in_float16_measures_itself_once(
 
 def test_a_precision_that_changes_too_much_is_refused(small_model: Path, photos: Path, tmp_path: Path):
     output = tmp_path / "maps"
-    with pytest.raises(ParityError, match="in bfloat16 probabilities are off by up to"):
+    with pytest.raises(ParityError, match="in bfloat16 probabilities differ by up to"):
         score(small_model, photos, output, precision="bfloat16", max_parity_error=1e-6)
     assert not output.exists()
 

@@ -223,7 +223,7 @@ def test_tiles_that_do_not_make_a_map_are_told() -> None:
         ([*rows[:5], dataclasses.replace(rows[5], tile_index=9)], "6 of 6 tiles; missing: 5"),
         ([*rows, dataclasses.replace(rows[5], tile_index=9)], "7 of 6 tiles"),
         ([other, *rows[1:]], "different key"),
-        ([*rows[:4], moved, rows[5]], "lies on another"),
+        ([*rows[:4], moved, rows[5]], "overlaps another"),
         ([*rows[:5], far], "leave gaps"),
         ([rows[0], plain, *rows[2:]], "different features"),
         ([rows[0], coarse, *rows[2:]], "other cells than its map"),

@@ -42,7 +42,7 @@ def test_an_unknown_blob_brings_those_there_are(name: str) -> None:
 def test_other_types_and_repetitions_are_refused() -> None:
     with pytest.raises(JobError, match="'fc7' cannot be kept as 'uint8'"):
         parse_features(["fc7:uint8"], OFFERS)
-    with pytest.raises(JobError, match="asked for twice"):
+    with pytest.raises(JobError, match="requested twice"):
         parse_features(["fc7", "fc7:float16"], OFFERS)
 
 

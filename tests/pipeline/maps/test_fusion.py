@@ -92,7 +92,7 @@ def test_a_plane_is_resampled_exactly_and_clamped_beyond_the_centres() -> None:
     fine = make_map(plane(9, 11, 10, 10), stride=10, offset=10, scale=1)
     coarse = plane(4, 5, 20, 20)
     geometry = Geometry(20, 20, 20, 20, 40, 40, 40, 40)
-    found = resample(coarse, (geometry.y, geometry.x), fine)
+    found = resample(coarse, geometry, fine)
     assert fine.probabilities is not None
     np.testing.assert_allclose(found[1:8, 1:10], fine.probabilities[1:8, 1:10], atol=1e-6)
     np.testing.assert_allclose(found[0], found[1], atol=1e-6)  # cell 0 is centred above the coarse map's first
@@ -147,7 +147,7 @@ def test_maps_that_are_not_of_one_image_are_refused() -> None:
     for change in ({"uri": "b.jpg"}, {"image_size": (1, 2)}, {"model_digest": "x"}):
         with pytest.raises(MapError, match="not of one image and one model"):
             fuse([map_, dataclasses.replace(map_, scale=0.5, **change)])
-    with pytest.raises(MapError, match="two maps have one scale: 1, 1"):
+    with pytest.raises(MapError, match="two maps have the same scale: 1, 1"):
         fuse([map_, map_])
     with pytest.raises(MapError, match="no map"):
         fuse([])

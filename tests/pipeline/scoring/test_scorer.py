@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,7 @@ def test_a_map_too_large_for_a_row_says_so(tmp_path: Path, monkeypatch: pytest.M
 def test_too_low_and_too_narrow_are_told_apart_from_each_other(tmp_path: Path):
     """The window is not square: a swap of height and width would go unnoticed otherwise."""
     engine = FakeEngine()
-    wide = METADATA.geometry.model_copy(update={"x": METADATA.geometry.x.model_copy(update={"window": 24.0})})
+    wide = replace(METADATA.geometry, x=replace(METADATA.geometry.x, window=24.0))
     engine.metadata = METADATA.model_copy(update={"geometry": wide})
     fits = save(tmp_path / "fits.png", noise(0, 16, 24))
     narrow = save(tmp_path / "narrow.png", noise(1, 24, 16))

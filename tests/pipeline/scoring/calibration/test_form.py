@@ -87,7 +87,7 @@ def test_what_cannot_be_chosen_by_is_refused() -> None:
     for bound, k in ((-0.1, 5), (1.1, 5), (float("nan"), 5), (0.1, 0)):
         with pytest.raises(JobError, match="accuracy bound"):
             choose_form(WholeEngine(), sample(), bound, k)
-    with pytest.raises(EngineError, match="no float32"):
+    with pytest.raises(EngineError, match="not return float32"):
         choose_form(FakeEngine(), sample(), 0.01)
 
 

@@ -46,7 +46,7 @@ def test_no_difference_passes_any_bound():
 @pytest.mark.parametrize(("largest", "flips"), [(0.011, 0.0), (0.0, 0.011), (1.0, 1.0)])
 def test_beyond_either_bound_it_is_refused_with_the_numbers(largest: float, flips: float):
     parity = Parity(precision=Precision.FLOAT16, largest=largest, mean=0.001, flips=flips, images=2, cells=128)
-    with pytest.raises(ParityError, match="in float16 probabilities are off by up to") as caught:
+    with pytest.raises(ParityError, match="in float16 probabilities differ by up to") as caught:
         parity.check()
     assert f"{largest:.2g}" in caught.value.what
     assert f"{flips:.2%}" in caught.value.what
@@ -62,7 +62,7 @@ def test_at_the_bounds_it_passes():
 def test_overflow_is_told(value: float):
     found = EXACT.copy()
     found[0, 0, 0] = value
-    with pytest.raises(ParityError, match="in float16 the model gives no probabilities") as caught:
+    with pytest.raises(ParityError, match="in float16 the model does not return probabilities") as caught:
         measure_parity(Constant(EXACT), Constant(found), IMAGES, Precision.FLOAT16)
     assert "bfloat16" in caught.value.remedy
 

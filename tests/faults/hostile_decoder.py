@@ -10,8 +10,8 @@ from typing import Any
 from pipeline.images import multiscale
 
 
-def views(data: bytes, *args: Any, **options: Any) -> Any:
-    """As `pipeline.images.multiscale.views`."""
+def decode_scaled(data: bytes, *args: Any, **options: Any) -> Any:
+    """As `pipeline.images.multiscale.decode_scaled`."""
     tail = bytes(data[-8:])
     if tail.endswith(b"HANG"):
         time.sleep(600)
@@ -21,4 +21,4 @@ def views(data: bytes, *args: Any, **options: Any) -> Any:
         os._exit(1)
     if tail.endswith(b"EAT"):
         return bytearray(1 << 45)
-    return multiscale.views(data, *args, **options)
+    return multiscale.decode_scaled(data, *args, **options)

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.transaction import create_table_with_add_actions
 
 from pipeline.errors import TableError
 from pipeline.storage.errors import StorageError
@@ -240,7 +241,7 @@ def test_a_run_that_loses_the_race_for_the_first_version_comes_second(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     receipts = write(root, scored("a.jpg"))
-    create = commit.create_table_with_add_actions
+    create = create_table_with_add_actions
 
     def lose(*args: Any, **options: Any) -> None:
         monkeypatch.undo()

@@ -38,7 +38,7 @@ def rows_drawn(shown: str) -> int:
 @pytest.mark.parametrize(("options", "rows"), [({"scale": 1.0}, 4), ({"scale": 0.5}, 2), ({"fused": True}, 4)])
 def test_the_map_that_is_asked_for_is_drawn(table: str, tmp_path: Path, options: dict[str, float], rows: int) -> None:
     target = tmp_path / "out.png"
-    shown = text(show(table, "cat", target, **options))  # type: ignore[arg-type]
+    shown = text(show(table, "cat", target, **options))
     assert rows_drawn(shown) == rows
     with Image.open(target) as picture:
         assert picture.width >= 96
@@ -54,7 +54,7 @@ def test_several_maps_need_a_choice_and_only_one(table: str) -> None:
         show(table, "cat")
     for options in ({"scale": 1.0}, {"key": "ab"}):
         with pytest.raises(JobError, match="fused map is of all scales"):
-            show(table, "cat", fused=True, **options)  # type: ignore[arg-type]
+            show(table, "cat", fused=True, **options)
 
 
 def test_a_map_whose_image_is_gone_is_drawn_without_a_picture(table: str, tmp_path: Path) -> None:

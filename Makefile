@@ -58,7 +58,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/codespell
-	git ls-files -z '*.toml' | xargs -0 $(BIN)/check-toml
+	$(BIN)/check-toml $(wildcard pyproject.toml infra/*/*.toml)
 
 format: $(STAMP)
 	$(BIN)/ruff format .

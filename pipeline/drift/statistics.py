@@ -1,7 +1,7 @@
-"""Drift: how the classes, the confidence and the rejections of two sets of maps differ. Pure.
+"""Drift: the differences in classes, confidence and rejections between two sets of maps. Pure.
 
-The unit of area is the cell: its class is its best one, its confidence the probability of that. All sums are of whole
-numbers, so that no order of adding changes them and equal sets differ by exactly nothing.
+The unit of area is the cell. The class of a cell is its best class, its confidence the probability of that class. All
+sums are of integers, so they do not depend on the order of the maps, and equal sets have a difference of exactly 0.
 """
 
 from __future__ import annotations
@@ -13,28 +13,29 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 BINS = 1 << 10
-"""Of the histogram of confidence: its quantiles are exact to half of 1 / BINS."""
+"""The number of bins of the histogram of confidence; quantiles are exact to half of 1 / BINS."""
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
-_UNIT = 1 << 24  # probabilities are added up in this fraction of 1: that of float32
+_UNIT = 1 << 24  # probabilities are summed in units of 2**-24, the resolution of float32
 
-Array = np.ndarray[Any, Any]
+Array = NDArray[Any]
 
 
 @dataclass
 class Tally:
-    """What is known of a set of maps.
+    """Counts over a set of maps.
 
     Attributes:
-        maps: How many.
-        reasons: Rejections in their stead, by reason.
-        cells: Cells by best class.
-        units: Sum of the probability of the best class, by that class, in units of 2**-24.
-        histogram: [BINS] int64, cells by confidence.
+        maps: The number of maps.
+        reasons: Images without a map, by the reason of their rejection.
+        cells: The number of cells by best class.
+        units: The sum of the probability of the best class, by that class, in units of 2**-24.
+        histogram: [BINS] int64, the number of cells by confidence.
     """
 
     maps: int = 0
@@ -47,13 +48,13 @@ class Tally:
         """Adds cells.
 
         Args:
-            labels: Names of the classes; those without are called by their number.
+            labels: The names of the classes; a class without one is named by its number.
             best: [n] integers, the best class of each cell, at least 0.
             scores: [n] float32, its probability, 0 to 1.
         """
         units = np.rint(np.clip(scores, 0, 1).astype(np.float64) * _UNIT).astype(np.int64)
         cells = np.bincount(best)
-        # Sums of whole numbers below 2**53, so float64 adds them up without loss.
+        # Sums of integers below 2**53 are exact in float64.
         sums = np.bincount(best, weights=units.astype(np.float64))
         for index in np.flatnonzero(cells).tolist():
             name = labels[index] if index < len(labels) else f"class {index}"
@@ -66,7 +67,7 @@ class Tally:
             self.maps + other.maps,
             self.reasons + other.reasons,
             self.cells + other.cells,
-            # A sum that is zero belongs to cells all the same, and Counter's own addition would drop it: no matter.
+            # Counter's addition drops sums of zero, which a Counter returns for a missing class too.
             self.units + other.units,
             self.histogram + other.histogram,
         )
@@ -81,29 +82,29 @@ class Tally:
 
     @property
     def area(self) -> int:
-        """Cells."""
+        """Returns the number of cells."""
         return self.cells.total()
 
     @property
     def rejection_rate(self) -> float | None:
-        """The share of images without a map, 0 to 1; None where there are no images."""
-        without = self.reasons.total()
-        return without / (self.maps + without) if self.maps + without else None
+        """Returns the share of images without a map, 0 to 1; None if there are no images."""
+        rejected = self.reasons.total()
+        return rejected / (self.maps + rejected) if self.maps + rejected else None
 
     @property
     def confidence(self) -> float | None:
-        """The mean over all cells; None where there are none."""
+        """Returns the mean confidence of all cells, 0 to 1; None if there are no cells."""
         return self.units.total() / _UNIT / self.area if self.area else None
 
     def quantile(self, share: float) -> float | None:
-        """The confidence that `share` of the cells do not exceed: the middle of its bin; None without cells."""
+        """Returns the confidence that `share` of the cells do not exceed: the middle of its bin; None if no cells."""
         if not self.area:
             return None
         index = int(np.searchsorted(np.cumsum(self.histogram), max(1, math.ceil(share * self.area))))
         return (index + 0.5) / BINS
 
     def side(self) -> Side:
-        """The summary of it."""
+        """Returns the summary of the counts."""
         return Side(
             maps=self.maps,
             rejected=self.reasons.total(),
@@ -123,13 +124,13 @@ class Side(_Frozen):
     """One of two sets of maps.
 
     Attributes:
-        maps: How many.
-        rejected: Images (at a scale) that have none.
-        rejection_rate: The share of these, 0 to 1.
-        reasons: These by reason.
-        cells: How many cells the maps have.
-        confidence: Mean probability of the cells' best classes.
-        quantiles: Of that probability, by share.
+        maps: The number of maps.
+        rejected: The number of images (at a scale) without a map.
+        rejection_rate: Their share, 0 to 1; None if there are no images.
+        reasons: Their number by reason.
+        cells: The number of cells of the maps.
+        confidence: The mean probability of the cells' best classes, 0 to 1; None if there are no cells.
+        quantiles: The quantiles of that probability, by share.
     """
 
     maps: int
@@ -146,11 +147,11 @@ class ClassChange(_Frozen):
 
     Attributes:
         name: Its label.
-        before: The share of cells whose best class it is, 0 to 1.
-        after: The same.
+        before: The share of cells in the first set whose best class it is, 0 to 1.
+        after: The share in the second set.
         change: `after - before`.
-        probability_before: Its mean probability in these cells; None where there are none.
-        probability_after: The same.
+        probability_before: Its mean probability in these cells of the first set; None if there are none.
+        probability_after: Its mean probability in these cells of the second set.
     """
 
     name: str
@@ -162,15 +163,15 @@ class ClassChange(_Frozen):
 
 
 class Change(_Frozen):
-    """How two sets of maps differ; None stands for what cannot be told, as one of them is empty.
+    """The differences between two sets of maps; None if one of the sets is empty.
 
     Attributes:
-        before: The one.
-        after: The other.
-        distance: Jensen-Shannon distance of their areas by class, 0 (equal) to 1 (no class in common).
-        confidence: How the mean confidence moved.
-        rejection_rate: How the rejection rate moved.
-        classes: Those that occur, the largest change first.
+        before: The first set.
+        after: The second set.
+        distance: The Jensen-Shannon distance of their areas by class, 0 (equal) to 1 (no class in common).
+        confidence: The change of the mean confidence.
+        rejection_rate: The change of the rejection rate.
+        classes: The classes that occur, the largest change first.
     """
 
     before: Side
@@ -182,19 +183,19 @@ class Change(_Frozen):
 
     @property
     def largest(self) -> ClassChange | None:
-        """The class whose area moved most."""
+        """Returns the class whose area changed most."""
         return self.classes[0] if self.classes else None
 
 
 class Thresholds(_Frozen):
-    """What is too much; None: nothing is.
+    """Limits on drift; None means no limit.
 
     Attributes:
-        max_area: How far a class's share of the area may move, 0 to 1.
-        max_distance: How far the areas may be apart by `jensen_shannon`.
-        max_confidence: How far the mean confidence may move.
-        max_rejections: How far the rejection rate may rise.
-        min_maps: Groups with fewer maps on a side are not judged, except the table as a whole.
+        max_area: Limit on the change of a class's share of the area, 0 to 1.
+        max_distance: Limit on the distance of the areas, see `jensen_shannon`, 0 to 1.
+        max_confidence: Limit on the change of the mean confidence, 0 to 1.
+        max_rejections: Limit on the rise of the rejection rate, 0 to 1.
+        min_maps: Groups with fewer images before or after are not judged, except the group `all`.
     """
 
     max_area: float | None = Field(default=None, ge=0, le=1)
@@ -205,20 +206,20 @@ class Thresholds(_Frozen):
 
     @property
     def any(self) -> bool:
-        """Whether there is one."""
+        """Returns whether there is a limit."""
         limits = self.max_area, self.max_distance, self.max_confidence, self.max_rejections
         return any(limit is not None for limit in limits)
 
 
 class Exceeded(_Frozen):
-    """A threshold that was exceeded.
+    """A limit that was exceeded.
 
     Attributes:
-        group: By which images.
+        group: The group of images.
         measure: `area`, `distance`, `confidence` or `rejections`.
-        value: How much it is.
-        limit: How much it may be.
-        detail: The class, where one is meant.
+        value: The value.
+        limit: The limit.
+        detail: The class, for `area`.
     """
 
     group: str
@@ -228,16 +229,16 @@ class Exceeded(_Frozen):
     detail: str = ""
 
     def __str__(self) -> str:
-        about = f" of {self.detail}" if self.detail else ""
-        return f"{self.measure}{about} of {self.group} images moved by {self.value:.4f}, more than {self.limit:g}"
+        of_class = f" of {self.detail}" if self.detail else ""
+        return f"{self.measure}{of_class} of {self.group} images changed by {self.value:.4f}, more than {self.limit:g}"
 
 
 JUDGED = ("all", "model", "new")
-"""The groups that thresholds apply to: images that were edited, or have left, differ by rights."""
+"""The groups that thresholds apply to. Edited and deleted images are expected to differ."""
 
 
 def compare(before: Tally, after: Tally) -> Change:
-    """How two sets of maps differ."""
+    """Returns the differences between two sets of maps."""
     names = sorted(before.cells.keys() | after.cells.keys())
     both = before.area > 0 and after.area > 0
     classes = [_class_change(name, before, after) for name in names] if both else []
@@ -255,15 +256,15 @@ def compare(before: Tally, after: Tally) -> Change:
 
 
 def jensen_shannon(p: Array, q: Array) -> float:
-    """The distance of two distributions: the root of their Jensen-Shannon divergence with logarithms of base 2.
+    """Returns the distance of two distributions: the root of their Jensen-Shannon divergence, base 2.
 
     sqrt((KL(p, m) + KL(q, m)) / 2) with m = (p + q) / 2 and KL(p, m) = sum p log2(p / m); a metric, 0 to 1.
     Lin, Divergence measures based on the Shannon entropy, IEEE Trans. Inf. Theory 37, 1991; that the root is a metric:
     Endres and Schindelin, A new metric for probability distributions, IEEE Trans. Inf. Theory 49, 2003.
 
     Args:
-        p: [C], none negative, not all zero; need not sum to 1.
-        q: The same.
+        p: [C], the first distribution: not negative, not all zero; need not sum to 1.
+        q: [C], the second distribution.
 
     >>> jensen_shannon(np.array([1, 0]), np.array([0, 5])), jensen_shannon(np.array([1, 3]), np.array([2, 6]))
     (1.0, 0.0)
@@ -271,18 +272,18 @@ def jensen_shannon(p: Array, q: Array) -> float:
     p, q = p / p.sum(), q / q.sum()
     middle = (p + q) / 2
     divergence = (_relative_entropy(p, middle) + _relative_entropy(q, middle)) / 2
-    # Rounding may leave it a little outside.
+    # Rounding may make it slightly less than 0 or more than 1.
     return math.sqrt(min(max(divergence, 0.0), 1.0))
 
 
 def judge(groups: Mapping[str, Change], thresholds: Thresholds) -> tuple[Exceeded, ...]:
-    """Which thresholds are exceeded by which groups of images (see `JUDGED`)."""
-    found = []
+    """Returns the limits that groups of images exceed (see `JUDGED`)."""
+    exceeded = []
     for name in JUDGED:
         change = groups[name]
         if name == "all" or min(_images(change.before), _images(change.after)) >= thresholds.min_maps:
-            found += _exceeded(name, change, thresholds)
-    return tuple(found)
+            exceeded += _exceeded(name, change, thresholds)
+    return tuple(exceeded)
 
 
 def _exceeded(group: str, change: Change, thresholds: Thresholds) -> list[Exceeded]:
@@ -318,8 +319,8 @@ def _class_change(name: str, before: Tally, after: Tally) -> ClassChange:
 
 
 def _relative_entropy(p: Array, q: Array) -> float:
-    there = p > 0
-    return float(np.sum(p[there] * np.log2(p[there] / q[there])))
+    positive = p > 0
+    return float(np.sum(p[positive] * np.log2(p[positive] / q[positive])))
 
 
 def _difference(before: float | None, after: float | None) -> float | None:

@@ -1,1 +1,1 @@
-"""Looking after a table: check, compact, vacuum."""
+"""The maintenance of a table: check, compact, vacuum."""

@@ -1,4 +1,4 @@
-"""Check a table: everything in its current version is read again and held against the log, the runs and itself."""
+"""Checks a table: reads all of its current version, and compares it with the log, the runs and itself."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import pyarrow as pa
 from deltalake import DeltaTable
 
 from pipeline.maintenance.check_images import Fault, RowIdentity, RowLedger, hash_of, image_faults
@@ -20,26 +21,26 @@ from pipeline.maintenance.untracked_files import Kind, Leftover, leftovers, list
 from pipeline.storage.errors import MissingFileError, StorageError, UnavailableError
 from pipeline.table.log import FOLDER
 from pipeline.table.paths import TableRoot
-from pipeline.table.schema import Status
+from pipeline.table.schema import Status, strings
 
 _DAMAGE = {Fault.DUPLICATE: Damage.DUPLICATE, Fault.INCOMPLETE: Damage.INCOMPLETE, Fault.MIXED: Damage.MIXED}
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a check has found.
+    """The result of a check.
 
     Attributes:
         table: The table.
         version: The version that was checked.
-        files: How many files it has.
+        files: The number of its files.
         size_bytes: Their size, as the log says.
-        rows: How many rows were read, by status.
-        images: How many images have rows.
-        damage: How many findings there are, by kind.
+        rows: The number of rows that were read, by status.
+        images: The number of images with rows.
+        damage: The number of findings, by kind.
         findings: The first findings of each kind.
-        notes: What is no damage, but worth knowing.
-        seconds: How long it took.
+        notes: Facts that are not damage.
+        seconds: The duration of the check.
     """
 
     table: str
@@ -55,23 +56,23 @@ class Report:
 
     @property
     def clean(self) -> bool:
-        """Whether nothing is wrong."""
+        """Returns whether there is no damage."""
         return not self.damage
 
     def as_json(self) -> dict[str, Any]:
-        """For programs."""
+        """Returns the report for programs."""
         findings = [finding._asdict() for finding in self.findings]
         return {**asdict(self), "findings": findings, "clean": self.clean}
 
 
 def check(root: str, on_progress: Callable[[int, int], None] | None = None) -> Report:
-    """Read everything in the current version of a table and report what is wrong with it.
+    """Reads all of the current version of a table, and returns what is damaged.
 
-    Held in memory are a few rows at a time, and 28 bytes for each row of the table; 90 while they are sorted.
+    It holds a few rows at a time in memory, and 28 bytes for each row of the table; 90 bytes while these are sorted.
 
     Args:
         root: The table, a local path or `scheme://`.
-        on_progress: Gets bytes done and bytes in all, after each file.
+        on_progress: Is called after each file with the bytes that are done and the bytes in all.
 
     Raises:
         TableError: There is no table, or its log cannot be read.
@@ -123,7 +124,7 @@ class _Checker:
         self._recorded: dict[str, Recorded] = {}
 
     def read_records(self) -> None:
-        """What runs and compactions have recorded of the files that they wrote."""
+        """Reads what runs and compactions have recorded about the files that they wrote."""
         wanted = {file.path for file in self.logged}
         for folder in ("runs", "compactions"):
             for path in self.root.store.list_files(self.root.path(FOLDER, folder), ".json"):
@@ -138,26 +139,27 @@ class _Checker:
                         self._recorded[part["path"]] = Recorded(part["sha256"], part["rows"])
 
     def read_part(self, file: Logged, sizes: Mapping[str, int]) -> None:
-        """Reads a part and takes note of its rows."""
+        """Reads and checks a part, and gathers facts about its rows."""
         size = sizes.get(file.path)
         if size is None and "/" in file.path:
             facts = self.root.store.facts(self.root.path(*file.path.split("/")))
             size = facts.size_bytes if facts else None
-        self.findings.add(check_part(self.root, file, size, self._recorded.get(file.path), self._take))
+        recorded = self._recorded.get(file.path)
+        self.findings.add(check_part(self.root, file, size=size, recorded=recorded, on_batch=self._add_batch))
 
-    def _take(self, batch: Any) -> None:
+    def _add_batch(self, batch: pa.RecordBatch) -> None:
         columns = (batch.column(name).to_pylist() for name in ("run_id", "status", "tile_index"))
         self._by_run.update((run, status) for run, status, tile in zip(*columns, strict=True) if tile == 0)
-        self.statuses.update(batch.column("status").to_pylist())
-        self._models.update(batch.column("model_digest").unique().to_pylist())
+        self.statuses.update(strings(batch.column("status")))
+        self._models.update(strings(batch.column("model_digest").unique()))
         self._ledger.add(identities(batch))
 
     def compare_images(self) -> int:
-        """Whether each image has the rows that it should have, over all files; returns how many images there are."""
+        """Checks that each image has the rows that it should have, over all files; returns the number of images."""
         suspects = self._ledger.suspects()
-        unread = self._unread()
+        unread = self._has_unread_rows()
         if len(suspects):
-            # What is wrong with the first few is told in full; reading on for millions would help nobody.
+            # Only the first few images are described in full.
             named = {int(image) for image in suspects[: 10 * LISTED]}
             rows: defaultdict[str, list[RowIdentity]] = defaultdict(list)
             for file in self.logged:
@@ -173,70 +175,71 @@ class _Checker:
                     if not (unread and fault is Fault.INCOMPLETE)
                 )
             if len(suspects) > len(named):
-                self.notes.append(f"{len(suspects) - len(named):,} more images have wrong rows and were not looked at")
+                self.notes.append(f"{len(suspects) - len(named):,} more images have wrong rows and are not described")
         if unread:
-            self.notes.append("some rows could not be read: whether others are missing was not checked")
+            self.notes.append("some rows could not be read, so missing rows were not checked")
         return self._ledger.images()
 
     def compare_counts(self, table: DeltaTable) -> None:
-        """Whether the runs have the rows that their summaries say; superseded ones are gone from all but the newest."""
-        known = {run: about for run, about in self._runs.items() if 0 <= _version(about) <= table.version()}
+        """Compares the rows of runs with their summaries; only the newest run still has all of its rows."""
+        summaries = {run: summary for run, summary in self._runs.items() if 0 <= _version(summary) <= table.version()}
         runs = {run for run, _ in self._by_run}
-        if strange := sorted(runs - known.keys()):
+        if without_summary := sorted(runs - summaries.keys()):
             self.notes.append(
-                f"{len(strange)} runs have no summary, since they died after they published: {strange[0]}"
+                f"{len(without_summary)} runs have no summary, since they died after they published:"
+                f" {without_summary[0]}"
             )
-        if self._unread():
+        if self._has_unread_rows():
             return
-        newest = max(known, key=lambda run: _version(known[run]), default=None)
-        if newest is not None and (strange or _changed_by_others(table, _version(known[newest]))):
+        newest = max(summaries, key=lambda run: _version(summaries[run]), default=None)
+        if newest is not None and (without_summary or _changed_by_others(table, _version(summaries[newest]))):
             newest = None
-        for run, about in sorted(known.items()):
+        for run, summary in sorted(summaries.items()):
             for status in (Status.SCORED.value, Status.REJECTED.value):
-                claimed, found = about.get(status), self._by_run[run, status]
+                claimed, counted = summary.get(status), self._by_run[run, status]
                 if not isinstance(claimed, int):
                     continue
-                if found > claimed or (run == newest and found != claimed):
-                    what = f"the table has {found:,} {status} images of it, where its summary says {claimed:,}"
+                if counted > claimed or (run == newest and counted != claimed):
+                    what = f"the table has {counted:,} {status} images of it, where its summary says {claimed:,}"
                     self.findings.add([Finding(Damage.COUNTS, f"run {run}", what)])
 
     def compare_models(self) -> None:
-        """Whether the metadata of every model are there."""
+        """Checks that the metadata of every model exists."""
         for digest in sorted(self._models):
             where = f"models/{digest}.json"
             record, fault = _read_record(self.root, self.root.path(FOLDER, "models", f"{digest}.json"))
             if record is not None and record.get("digest") != digest:
-                fault = f"is about the model {record.get('digest')}"
+                fault = f"describes the model {record.get('digest')}"
             if fault:
                 self.findings.add([Finding(Damage.RECORD, where, fault)])
 
     def note_leftovers(self, files: list[Leftover]) -> None:
-        """What lies in the folder besides the version that was checked."""
+        """Notes the files in the folder that do not belong to the version that was checked."""
         meaning = {
-            Kind.ORPHAN: "never published: of runs at work, or that died, or repeated an attempt; a later run adopts"
-            " what it can use, and `densecast vacuum` deletes them in time",
-            Kind.SUPERSEDED: "of earlier versions: `densecast vacuum` deletes them in time",
-            Kind.PARTIAL: "unfinished: being written, or left by a run that died",
-            Kind.FOREIGN: "not densecast's: nothing of densecast's touches them",
+            Kind.ORPHAN: "were never published: they are from runs that are at work, that died, or that repeated an"
+            " attempt; a later run adopts what it can use, and `densecast vacuum` deletes the others",
+            Kind.SUPERSEDED: "belong to earlier versions: `densecast vacuum` deletes them",
+            Kind.PARTIAL: "are unfinished: they are being written, or were left by a dead run",
+            Kind.FOREIGN: "are not densecast's: densecast never changes them",
         }
         for kind, text in meaning.items():
             sizes = [file.size_bytes for file in files if file.kind is kind]
             if sizes:
                 self.notes.append(f"{len(sizes):,} files ({sum(sizes):,} bytes) {text}")
 
-    def _unread(self) -> bool:
+    def _has_unread_rows(self) -> bool:
         kinds = (Damage.MISSING_FILE, Damage.UNREADABLE, Damage.COLUMNS)
         return any(self.findings.count(kind) for kind in kinds)
 
 
 def _changed_by_others(table: DeltaTable, version: int) -> bool:
-    """Whether another program than ours has changed the table since a version."""
+    """Returns whether another program has changed the table since a version."""
     commits = table.history(table.version() - version) if table.version() > version else []
     return any("densecast" not in commit for commit in commits)
 
 
 def _read_record(root: TableRoot, path: str) -> tuple[dict[str, Any] | None, str]:
-    """The JSON object in a file, or None and what is wrong."""
+    """Returns the JSON object in a file, or None and what is wrong with it."""
     try:
         content = json.loads(root.store.read_bytes(path))
     except MissingFileError:
@@ -245,12 +248,12 @@ def _read_record(root: TableRoot, path: str) -> tuple[dict[str, Any] | None, str
         raise
     except (ValueError, StorageError) as error:
         return None, f"cannot be read: {error}"
-    if not isinstance(content, dict) or not _well_formed(content.get("parts")):
+    if not isinstance(content, dict) or not _is_well_formed(content.get("parts")):
         return None, "is not what densecast writes there"
     return content, ""
 
 
-def _well_formed(parts: Any) -> bool:
+def _is_well_formed(parts: object) -> bool:
     if parts is None:
         return True
     return isinstance(parts, list) and all(
@@ -262,8 +265,8 @@ def _well_formed(parts: Any) -> bool:
     )
 
 
-def _version(about: Mapping[str, Any]) -> int:
-    version = about.get("version")
+def _version(summary: Mapping[str, Any]) -> int:
+    version = summary.get("version")
     return version if isinstance(version, int) else -1
 
 

@@ -1,8 +1,8 @@
-"""Do the rows of a table make whole images? Exact for one image; in bounded memory for millions.
+"""Checks that the rows of a table make up whole images, in bounded memory for millions of images.
 
-Two passes: `RowLedger` keeps 28 bytes a row, hashes and numbers, and tells which images look wrong; those few are read
-again and `image_faults` says what is wrong with them. A collision of hashes makes a sound image look wrong in the first
-pass, and the second acquits it.
+In the first pass `RowLedger` keeps 28 bytes for each row, hashes and numbers, and finds the images that may be wrong.
+In the second pass these few are read again, and `image_faults` finds what is wrong with them. A collision of hashes can
+only make a sound image suspect, and the second pass clears it.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-_NAMED = 5  # tiles, parts or recipes that a message names
+_NAMED = 5  # tiles, keys or recipes that a message names
 
 
 class RowIdentity(NamedTuple):
-    """What says which row of the table a row is.
+    """The columns that identify a row, and the origin of its map.
 
     Attributes:
         uri: The image.
-        scale: At which scale.
-        tile_index: Which tile, from 0.
-        tile_count: Of how many.
+        scale: The scale.
+        tile_index: The tile, from 0.
+        tile_count: The number of tiles.
         key: The content address of the map.
         recipe: Digest of the recipe that made it.
         run_id: The run that made it.
@@ -44,7 +44,7 @@ class RowIdentity(NamedTuple):
 
 
 class Fault(StrEnum):
-    """What can be wrong with the rows of an image."""
+    """A fault in the rows of an image."""
 
     DUPLICATE = "duplicate"
     INCOMPLETE = "incomplete"
@@ -52,12 +52,12 @@ class Fault(StrEnum):
 
 
 class RowLedger:
-    """Gathers the identities of all rows of a table, then names the images whose rows look wrong.
+    """Gathers the identities of all rows of a table, then finds the images whose rows may be wrong.
 
-    28 bytes a row are held; `suspects` takes about 60 more while it sorts.
+    It holds 28 bytes for each row; `suspects` takes about 60 more while it sorts.
 
     Args:
-        rows: How many rows to make room for; more are taken, at the price of copying.
+        rows: The expected number of rows; a larger number costs a copy.
     """
 
     def __init__(self, rows: int = 0) -> None:
@@ -72,23 +72,23 @@ class RowLedger:
         return self._rows
 
     def add(self, rows: Sequence[RowIdentity]) -> None:
-        """Takes rows, in any order."""
+        """Adds rows, in any order."""
         if self._rows + len(rows) > len(self._image):
             self._grow(self._rows + len(rows))
         here = slice(self._rows, self._rows + len(rows))
         self._image[here] = [hash_of(row.uri) for row in rows]
-        self._place[here] = [(_short(repr(row.scale)) << 32) | (row.tile_index & 0xFFFFFFFF) for row in rows]
+        self._place[here] = [(_cached_hash32(repr(row.scale)) << 32) | (row.tile_index & 0xFFFFFFFF) for row in rows]
         self._count[here] = [row.tile_count & 0xFFFFFFFF for row in rows]
-        self._key[here] = [_short_once(row.key) for row in rows]
-        self._origin[here] = [_short(f"{row.recipe} {row.run_id}") for row in rows]
+        self._key[here] = [_hash32(row.key) for row in rows]
+        self._origin[here] = [_cached_hash32(f"{row.recipe} {row.run_id}") for row in rows]
         self._rows += len(rows)
 
     def images(self) -> int:
-        """How many images there are."""
+        """Returns the number of images."""
         return len(np.unique(self._image[: self._rows]))
 
     def suspects(self) -> NDArray[np.uint64]:
-        """The hashes of the images with rows that look wrong, see `hash_of`; sorted, each once."""
+        """Returns the hashes, see `hash_of`, of the images whose rows may be wrong; sorted, each once."""
         image, place = self._image[: self._rows], self._place[: self._rows]
         order = np.lexsort((place, image))
         image, place = image[order], place[order]
@@ -101,7 +101,7 @@ class RowLedger:
         last = np.ones(self._rows, bool)
         last[:-1] = ~same_map
         wrong = (first & (tile != 0)) | (last & (tile + np.uint64(1) != count))
-        # Within a map the tiles go up by one; a duplicate does not.
+        # Within a map tile numbers rise by one, except at a duplicate.
         wrong[1:] |= same_map & ((tile[1:] != tile[:-1] + np.uint64(1)) | (count[1:] != count[:-1]))
         wrong[1:] |= same_map & (key[1:] != key[:-1])
         wrong[1:] |= same_image & (origin[1:] != origin[:-1])
@@ -117,45 +117,50 @@ class RowLedger:
 
 
 def hash_of(uri: str) -> int:
-    """64 bits of an image's address, the same in every process."""
+    """Returns 64 bits of an image's address, the same in every process."""
     return int.from_bytes(hashlib.blake2b(uri.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
 def image_faults(rows: Sequence[RowIdentity]) -> Iterator[tuple[Fault, str]]:
-    """What is wrong with the rows of one image: all of them, whatever files they are in."""
+    """Yields the faults of an image.
+
+    Args:
+        rows: All rows of the image, from all files.
+    """
     scales: defaultdict[float, list[RowIdentity]] = defaultdict(list)
     for row in rows:
         scales[row.scale].append(row)
-    for scale, found in sorted(scales.items()):
+    for scale, rows_at_scale in sorted(scales.items()):
         at = f"at scale {scale:g}"
-        tiles = sorted(row.tile_index for row in found)
+        tiles = sorted(row.tile_index for row in rows_at_scale)
         repeated = sorted({tile for tile, next_ in pairwise(tiles) if tile == next_})
         if repeated:
-            yield Fault.DUPLICATE, f"{len(tiles)} rows {at} where {len(set(tiles))} belong: tile {_some(repeated)}"
-        counts = sorted({row.tile_count for row in found})
+            yield Fault.DUPLICATE, f"{len(tiles)} rows {at} instead of {len(set(tiles))}: tile {_list(repeated)}"
+        counts = sorted({row.tile_count for row in rows_at_scale})
         if len(counts) > 1:
-            yield Fault.MIXED, f"its tiles {at} are of {_some(counts)}"
+            yield Fault.MIXED, f"its rows {at} have the tile counts {_list(counts)}"
         wanted = range(counts[-1])
         if missing := [tile for tile in wanted[: len(tiles) + _NAMED + 1] if tile not in set(tiles)]:
-            yield Fault.INCOMPLETE, f"{len(set(tiles))} of {len(wanted)} tiles {at}; missing: {_some(missing)}"
+            yield Fault.INCOMPLETE, f"{len(set(tiles))} of {len(wanted)} tiles {at}; missing: {_list(missing)}"
         if beyond := [tile for tile in tiles if tile not in wanted]:
-            yield Fault.MIXED, f"it has tile {_some(beyond)} of {len(wanted)} {at}"
-        if len(keys := sorted({row.key for row in found})) > 1:
-            yield Fault.MIXED, f"its rows {at} have {len(keys)} keys: {_some([key[:12] for key in keys])}"
+            yield Fault.MIXED, f"it has tile {_list(beyond)} of {len(wanted)} {at}"
+        if len(keys := sorted({row.key for row in rows_at_scale})) > 1:
+            yield Fault.MIXED, f"its rows {at} have {len(keys)} keys: {_list([key[:12] for key in keys])}"
     for name, values in (("recipes", {row.recipe[:12] for row in rows}), ("runs", {row.run_id for row in rows})):
         if len(values) > 1:
-            yield Fault.MIXED, f"its rows are of {len(values)} {name}: {_some(sorted(values))}"
+            yield Fault.MIXED, f"its rows are of {len(values)} {name}: {_list(sorted(values))}"
 
 
-def _some(values: Sequence[object]) -> str:
+def _list(values: Sequence[object]) -> str:
+    """Returns the first few values for a message, and how many follow."""
     more = f" and {len(values) - _NAMED} more" if len(values) > _NAMED else ""
     return ", ".join(map(str, values[:_NAMED])) + more
 
 
-def _short_once(text: str) -> int:
-    """32 bits of a text; two that differ have the same once in four thousand million."""
+def _hash32(text: str) -> int:
+    """Returns 32 bits of a text; two different texts collide once in 4e9."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).digest(), "little")
 
 
 # There are few scales, recipes and runs.
-_short = lru_cache(maxsize=4096)(_short_once)
+_cached_hash32 = lru_cache(maxsize=4096)(_hash32)

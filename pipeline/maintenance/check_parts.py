@@ -1,4 +1,4 @@
-"""Is a part file what the log and its run say of it? Read once as bytes and once as rows, a few rows at a time."""
+"""Compares a part file with the log and its run; reads it once as bytes and once as rows, a few rows at a time."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 from pipeline.errors import TableError
@@ -23,15 +24,15 @@ _BATCH_ROWS = 64
 
 
 class Logged(NamedTuple):
-    """What the Delta log says of a file.
+    """A file according to the Delta log.
 
     Attributes:
-        path: Relative to the table.
+        path: The file, relative to the table.
         size_bytes: Its size.
-        rows: How many it has; None where the log does not say.
-        lowest: By column, a value that no row is below.
-        highest: By column, a value that no row is above.
-        nulls: By column, how many rows have none.
+        rows: The number of its rows; None if the log does not say.
+        lowest: By column, a lower bound of the values.
+        highest: By column, an upper bound of the values.
+        nulls: By column, the number of nulls.
     """
 
     path: str
@@ -43,11 +44,11 @@ class Logged(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """What the run, or compaction, that wrote a file has recorded of it.
+    """A file according to the run or compaction that wrote it.
 
     Attributes:
-        sha256: Its digest, in hex.
-        rows: How many it has.
+        sha256: Its SHA-256, in hex.
+        rows: The number of its rows.
     """
 
     sha256: str
@@ -55,37 +56,41 @@ class Recorded(NamedTuple):
 
 
 def logged_files(table: DeltaTable) -> list[Logged]:
-    """The files of a version, by path."""
+    """Returns the files of a version, sorted by path."""
 
-    def known(values: Mapping[str, Any] | None) -> dict[str, Any]:
+    def without_nulls(values: Mapping[str, Any] | None) -> dict[str, Any]:
         return {name: value for name, value in (values or {}).items() if value is not None}
 
     rows = pa.table(table.get_add_actions()).to_pylist()
-    found = [
+    return sorted(
         Logged(
             row["path"],
             row["size_bytes"],
             row.get("num_records"),
-            known(row.get("min")),
-            known(row.get("max")),
-            known(row.get("null_count")),
+            without_nulls(row.get("min")),
+            without_nulls(row.get("max")),
+            without_nulls(row.get("null_count")),
         )
         for row in rows
-    ]
-    return sorted(found)
+    )
 
 
 def check_part(
-    root: str, logged: Logged, size: int | None, recorded: Recorded | None, take: Callable[[Any], None]
+    root: str,
+    logged: Logged,
+    *,
+    size: int | None,
+    recorded: Recorded | None,
+    on_batch: Callable[[pa.RecordBatch], None],
 ) -> Iterator[Finding]:
-    """What is wrong with a part.
+    """Yields what is wrong with a part.
 
     Args:
         root: The table.
-        logged: What the log says of it.
-        size: Of the file that is there; None where there is none.
-        recorded: What its run says of it, if anything.
-        take: Gets every `pyarrow.RecordBatch` that can be read and has all columns that rows are told apart by.
+        logged: The part according to the log.
+        size: The size of the file; None if it is missing.
+        recorded: The part according to its run; None if the run recorded nothing.
+        on_batch: Is called with every batch that can be read and that has the columns which identify rows.
     """
     where = logged.path
     if size is None:
@@ -99,13 +104,13 @@ def check_part(
                 what = f"has the SHA-256 {digest}, where {recorded.sha256} was written"
                 yield Finding(Damage.WRONG_CONTENT, where, what)
             with open_part(root, where) as file:
-                yield from _rows(root, file, logged, recorded, take)
+                yield from _check_rows(root, file, logged, recorded=recorded, on_batch=on_batch)
     except TableError as error:
         yield Finding(Damage.UNREADABLE, where, str(error.__cause__))
 
 
-def narrow_batches(root: str, part: str, columns: list[str]) -> Iterator[Any]:
-    """Batches of narrow columns of a part; nothing more once it cannot be read."""
+def narrow_batches(root: str, part: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """Yields batches of narrow columns of a part, up to the first one that cannot be read."""
     with suppress(TableError), reading_part(root), open_part(root, part) as file:  # `check_part` reports it
         for batch in file.iter_batches(batch_size=4096, columns=columns):
             batch.validate(full=True)
@@ -122,8 +127,13 @@ def _sha256(root: str, part: str) -> str:
     return sha.hexdigest()
 
 
-def _rows(
-    root: str, file: Any, logged: Logged, recorded: Recorded | None, take: Callable[[Any], None]
+def _check_rows(
+    root: str,
+    file: pq.ParquetFile,
+    logged: Logged,
+    *,
+    recorded: Recorded | None,
+    on_batch: Callable[[pa.RecordBatch], None],
 ) -> Iterator[Finding]:
     where, rows = logged.path, file.metadata.num_rows
     if logged.rows is not None and logged.rows != rows:
@@ -136,7 +146,7 @@ def _rows(
     statistics, complete = _Statistics(logged), True
     for group in range(file.num_row_groups):
         try:
-            # By groups, so that one that is damaged does not hide the others.
+            # By groups: a damaged group does not hide the others.
             with reading_part(root):
                 for batch in file.iter_batches(batch_size=_BATCH_ROWS, row_groups=[group]):
                     batch.validate(full=True)
@@ -147,7 +157,7 @@ def _rows(
                         continue
                     for fault in row_faults(batch):
                         yield Finding(Damage.MAP_DIGEST if fault.digest else Damage.ROW, fault.uri, fault.what)
-                    take(batch)
+                    on_batch(batch)
         except TableError as error:
             complete = False
             yield Finding(Damage.UNREADABLE, where, f"row group {group}: {error.__cause__}")
@@ -156,7 +166,7 @@ def _rows(
 
 
 class _Statistics:
-    """The statistics of the rows that were read, to hold against the log's."""
+    """The statistics of the rows that were read, to compare with the log's."""
 
     def __init__(self, logged: Logged) -> None:
         self._logged = logged
@@ -164,19 +174,20 @@ class _Statistics:
         self._highest: dict[str, str] = {}
         self._nulls: Counter[str] = Counter()
 
-    def add(self, batch: Any) -> None:
+    def add(self, batch: pa.RecordBatch) -> None:
         logged = self._logged
         for name in logged.nulls.keys() & set(batch.schema.names):
             self._nulls[name] += batch.column(name).null_count
         for name in (logged.lowest.keys() | logged.highest.keys()) & set(batch.schema.names):
-            found: dict[str, Any] = pc.min_max(batch.column(name)).as_py()  # type: ignore[assignment] # of a struct
-            if found["min"] is not None:
-                self._lowest[name] = min(self._lowest.get(name, found["min"]), found["min"])
-                self._highest[name] = max(self._highest.get(name, found["max"]), found["max"])
+            bounds = pc.min_max(batch.column(name))
+            lowest, highest = bounds["min"].as_py(), bounds["max"].as_py()
+            if lowest is not None:
+                self._lowest[name] = min(self._lowest.get(name, lowest), lowest)
+                self._highest[name] = max(self._highest.get(name, highest), highest)
 
     def findings(self) -> Iterator[Finding]:
         logged = self._logged
-        # The log may give bounds that no row reaches, but none that a row exceeds.
+        # The bounds in the log need not be reached, but no row may exceed them.
         for name, value in sorted(self._lowest.items()):
             if name in logged.lowest and value < logged.lowest[name]:
                 yield self._finding(f"{name} is as low as {value!r}, where the log says {logged.lowest[name]!r}")

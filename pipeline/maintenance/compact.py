@@ -1,7 +1,7 @@
-"""Compaction: many small parts become few large ones, with the same rows, in one Delta transaction a pass.
+"""Compaction: many small parts become few large ones with the same rows, in one Delta transaction for each pass.
 
-Nightly runs leave a part each, and a reader opens them all. A pass gathers the small parts into groups of about the
-target size, neighbours by address together, and merges each group into one file sorted by address.
+Every nightly run adds at least one part, and a reader opens all of them. A pass groups the small parts, neighbours by
+address, into groups of about the target size, and merges each group into one file sorted by address.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from deltalake import CommitProperties, Schema
 from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, RemoveAction
+from numpy.typing import NDArray
 
 from conversion.errors import DensecastError
 from pipeline.errors import TableError
@@ -37,19 +39,19 @@ from pipeline.table.paths import TableRoot
 from pipeline.table.schema import IDENTITY, SCHEMA
 
 TARGET_BYTES = 128 << 20
-_SMALL = 0.5  # of the target: what is larger is left alone
-_GROUP_FILES = 64  # of each of a group, a row group is held
+_SMALL = 0.5  # of the target size: larger parts are not merged
+_GROUP_FILES = 64  # parts of a group, of each of which a row group is held in memory
 _CHUNK_BYTES = ROW_GROUP_BYTES // 4
 _PASSES = 8
 _ATTEMPTS = 10
 
 
 class Group(NamedTuple):
-    """Parts that become one.
+    """Parts that are merged into one.
 
     Attributes:
-        parts: Their names.
-        size_bytes: Their size in all.
+        parts: Their paths.
+        size_bytes: Their total size.
     """
 
     parts: tuple[str, ...]
@@ -58,16 +60,16 @@ class Group(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Compacted:
-    """What a compaction did.
+    """The result of a compaction.
 
     Attributes:
         version: The version of the table after it.
-        passes: How many transactions it took; 0 if there was nothing to do.
-        files_before: Parts of the table.
-        files_after: The same.
-        bytes_before: Their size.
-        bytes_after: The same.
-        rows: How many rows were copied; some twice where it took several passes.
+        passes: The number of transactions; 0 if there was nothing to do.
+        files_before: The number of parts before.
+        files_after: The number of parts after.
+        bytes_before: The size of the parts before.
+        bytes_after: The size of the parts after.
+        rows: The number of copied rows; several passes count a row several times.
     """
 
     version: int
@@ -82,19 +84,19 @@ class Compacted:
 def compact(
     root: str, target_bytes: int = TARGET_BYTES, on_progress: Callable[[int, int], None] | None = None
 ) -> Compacted:
-    """Merge the small parts of a table until no two of them are left, as far as `target_bytes` goes.
+    """Merges the small parts of a table into parts of about `target_bytes`.
 
-    The rows are the same before and after, and runs may publish meanwhile. Killed at any moment, it leaves the table
-    as it was or as it was to be, and files that `densecast vacuum` deletes. Held in memory are a part of the
-    target size, encoded, and decoded a row group of each part that is merged, 64 at most at a time.
+    The rows do not change, and runs may publish meanwhile. If it is killed, the table is as it was before or after, and
+    `densecast vacuum` deletes the files that it left. It holds in memory one encoded part of the target size, and one
+    decoded row group of each part that is being merged, at most 64.
 
     Args:
         root: The table, a local path or `scheme://`.
-        target_bytes: About how large a part is to be.
-        on_progress: Gets bytes done and bytes in all, of each pass.
+        target_bytes: The approximate size of the new parts.
+        on_progress: Is called with the bytes that are done and the bytes in all, of each pass.
 
     Raises:
-        ConflictError: A run has replaced parts that were being merged; the table is as that run left it.
+        ConflictError: A run has replaced parts that were being merged; the compaction has changed nothing.
         TableError: There is no table, a part cannot be read or has further columns, or the commit failed.
         StorageError: A part cannot be written.
     """
@@ -122,11 +124,11 @@ def compact(
 
 
 def plan(files: Sequence[Logged], target_bytes: int) -> list[Group]:
-    """Which parts become one: small ones, neighbours by address, about `target_bytes` together and at least two.
+    """Returns the groups of parts to merge: small parts, neighbours by address, at least two in a group.
 
     Args:
         files: The parts of a version.
-        target_bytes: At this size a group is full.
+        target_bytes: The size at which a group is complete.
     """
     small = [file for file in files if file.size_bytes < target_bytes * _SMALL]
     groups: list[Group] = []
@@ -147,8 +149,8 @@ def _group(files: Sequence[Logged]) -> Group:
 def _pass(
     root: str, files: Sequence[Logged], groups: Sequence[Group], on_progress: Callable[[int, int], None] | None
 ) -> int:
-    """Merges groups and commits them; returns how many rows were copied."""
-    # No run's: the name differs from those that a later run adopts.
+    """Merges groups and commits them; returns the number of copied rows."""
+    # Unlike the name of a run: no later run adopts parts of this name.
     name, table = f"compaction-{uuid.uuid4().hex}", TableRoot(root)
     in_all = sum(group.size_bytes for group in groups)
     receipts: list[Receipt] = []
@@ -165,7 +167,7 @@ def _pass(
     try:
         version = _commit(root, name, receipts, [file for file in files if file.path in removed])
     except (TableError, StorageError):
-        # Over a network an answer may be lost, and the commit be there: vacuum deletes the new files if it is not.
+        # The answer of a remote store may be lost although the commit succeeded. Otherwise vacuum deletes the files.
         if store_of(root) is None:
             written.close()
         raise
@@ -181,12 +183,12 @@ def _pass(
 
 
 def _merge(root: str, parts: Sequence[str], name: str, number: str) -> Receipt:
-    """Writes the rows of some parts into one, sorted by address, and checks that they are the same."""
+    """Writes the rows of several parts into one, sorted by address, and verifies that the rows are the same."""
     reading = reading_part(
         root,
         "parts cannot be merged",
-        why="the table is as it was",
-        remedy="look at the damage with `densecast check`; if the table was vacuumed meanwhile, run again",
+        why="the table was not changed",
+        remedy="find the damage with `densecast check`; if the table was vacuumed meanwhile, run again",
     )
     with ExitStack() as stack, reading:
         files = [stack.enter_context(open_part(root, part)) for part in parts]
@@ -200,24 +202,24 @@ def _merge(root: str, parts: Sequence[str], name: str, number: str) -> Receipt:
                 # As one row group.
                 target.write(rows, row_bytes=ROW_GROUP_BYTES // rows.num_rows)
             receipt = target.close()
-        wanted = _fingerprint(files)
+        expected = _fingerprint(files)
     with ExitStack() as undo:
         table = TableRoot(root)
         path = table.path(receipt.path)
         undo.callback(table.store.delete, path)
         with open_part(root, receipt.path) as file:
-            if _fingerprint([file]) != wanted:
+            if _fingerprint([file]) != expected:
                 raise TableError(
                     "the merged part has other rows than the parts it was made of",
                     where=path,
-                    why="it was not published; the table is as it was",
-                    remedy="check the disk and the memory of this machine, and report it",
+                    why="it was not published; the table was not changed",
+                    remedy="check the disk and the memory of this machine, and report the error",
                 )
         undo.pop_all()
     return receipt
 
 
-def _check_columns(root: str, part: str, schema: Any) -> None:
+def _check_columns(root: str, part: str, schema: pa.Schema) -> None:
     if not schema.equals(SCHEMA):
         raise TableError(
             f"the part {part} has other columns than densecast writes",
@@ -227,8 +229,8 @@ def _check_columns(root: str, part: str, schema: Any) -> None:
         )
 
 
-def _fingerprint(files: Sequence[Any]) -> tuple[int, int]:
-    """How many rows some files have, and the sum of their hashes: the same for the same rows, whatever their order."""
+def _fingerprint(files: Sequence[pq.ParquetFile]) -> tuple[int, int]:
+    """Returns the number of rows and the sum of their hashes: equal for the same rows in any order."""
     rows = total = 0
     for file in files:
         for batch in file.iter_batches(batch_size=4096, columns=[*IDENTITY, "status", "key", "map_digest"]):
@@ -238,23 +240,27 @@ def _fingerprint(files: Sequence[Any]) -> tuple[int, int]:
     return rows, total
 
 
-def _row_groups(tables: Iterator[Any]) -> Iterator[Any]:
-    """Small tables joined until they take `ROW_GROUP_BYTES` in memory."""
-    pending: list[Any] = []
+def _row_groups(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Yields small tables joined to tables of about `ROW_GROUP_BYTES` in memory."""
+    pending: list[pa.Table] = []
     for table in tables:
         pending.append(table)
-        if sum(found.nbytes for found in pending) >= ROW_GROUP_BYTES:
+        if sum(part.nbytes for part in pending) >= ROW_GROUP_BYTES:
             yield pa.concat_tables(pending)
             pending = []
     if pending:
         yield pa.concat_tables(pending)
 
 
-def _gather(files: Sequence[Any], order: Any) -> Iterator[Any]:
-    """The rows of some files in a given order, a few at a time.
+def _gather(files: Sequence[pq.ParquetFile], order: NDArray[np.int64]) -> Iterator[pa.Table]:
+    """Yields the rows of several files in a given order, a few at a time.
 
-    A row group is read when its first row is asked for, and let go when its last one was: of sorted files, no more than
-    one group each is held.
+    A row group is read when its first row is needed, and dropped after its last one: of each sorted file one group is
+    held.
+
+    Args:
+        files: The files.
+        order: [n] indices into the rows of all files, one file after another.
     """
     groups = [(file, group) for file in files for group in range(file.num_row_groups)]
     sizes = np.array([file.metadata.row_group(group).num_rows for file, group in groups], np.int64)
@@ -263,38 +269,38 @@ def _gather(files: Sequence[Any], order: Any) -> Iterator[Any]:
     group_of = np.searchsorted(starts, order, side="right") - 1
     per_row = np.array(weights, np.float64)[group_of] / sizes[group_of]
     chunk_of = (np.cumsum(per_row) // _CHUNK_BYTES).astype(np.int64)
-    left = Counter(dict(enumerate(sizes.tolist())))
-    held: dict[int, Any] = {}
+    remaining = Counter(dict(enumerate(sizes.tolist())))
+    loaded: dict[int, pa.Table] = {}
     for rows in np.split(np.arange(len(order)), np.flatnonzero(np.diff(chunk_of)) + 1) if len(order) else ():
         wanted = group_of[rows]
         tables, positions = [], []
         for index in np.unique(wanted).tolist():
-            if index not in held:
+            if index not in loaded:
                 file, group = groups[index]
-                held[index] = file.read_row_group(group)
-            mine = rows[wanted == index]
-            tables.append(held[index].take(order[mine] - starts[index]))
-            positions.append(mine)
-            left[index] -= len(mine)
-            if not left[index]:
-                del held[index]
-        # `tables` hold the rows by group; this puts them where they belong.
-        back = np.argsort(np.concatenate(positions), kind="stable")
-        yield pa.concat_tables(tables).cast(SCHEMA).take(back)
+                loaded[index] = file.read_row_group(group)
+            rows_of_group = rows[wanted == index]
+            tables.append(loaded[index].take(order[rows_of_group] - starts[index]))
+            positions.append(rows_of_group)
+            remaining[index] -= len(rows_of_group)
+            if not remaining[index]:
+                del loaded[index]
+        # `tables` hold the rows by group; this restores the requested order.
+        inverse = np.argsort(np.concatenate(positions), kind="stable")
+        yield pa.concat_tables(tables).cast(SCHEMA).take(inverse)
 
 
 def _commit(root: str, name: str, receipts: Sequence[Receipt], removed: Sequence[Logged]) -> int:
-    """Replaces files in one transaction; returns the version it made."""
+    """Replaces files in one transaction; returns the new version."""
     now = int(time.time() * 1000)
     actions: list[AddAction | RemoveAction] = [
-        # No data change: who follows the table as a stream is not told of these rows again.
+        # No data change: a reader that follows the table as a stream does not get these rows again.
         AddAction(r.path, r.size_bytes, {}, modification_time=now, data_change=False, stats=r.stats)
         for r in receipts
     ]
     actions += [RemoveAction(file.path, False, now, size=file.size_bytes, partition_values={}) for file in removed]
-    about = {"compaction": name, "added": len(receipts), "removed": len(removed)}
-    # Left to retry by itself, deltalake commits a removal of what another writer has removed, and rows are there twice.
-    properties = CommitProperties(custom_metadata={"densecast": about}, max_commit_retries=0)
+    metadata = {"compaction": name, "added": len(receipts), "removed": len(removed)}
+    # deltalake's own retry commits the removal of parts that another writer has removed, and duplicates rows.
+    properties = CommitProperties(custom_metadata={"densecast": metadata}, max_commit_retries=0)
     failure: DensecastError
     for _ in range(_ATTEMPTS):
         table = current_table(root)
@@ -306,8 +312,8 @@ def _commit(root: str, name: str, receipts: Sequence[Receipt], removed: Sequence
             raise ConflictError(
                 f"{len(gone)} of the parts that were being merged have been replaced",
                 where=root,
-                why="a run, or another compaction, has published meanwhile; the table is as that left it",
-                remedy="the table has changed meanwhile, run again",
+                why="a run or another compaction has published meanwhile; this compaction has changed nothing",
+                remedy="run again",
             )
         try:
             table.create_write_transaction(actions, "append", Schema.from_arrow(SCHEMA), commit_properties=properties)
@@ -316,11 +322,11 @@ def _commit(root: str, name: str, receipts: Sequence[Receipt], removed: Sequence
             if store_of(root) is None:
                 raise failure from error
         except DeltaError as error:
-            # Another writer came first; if it touched none of our parts, we come next.
+            # Another writer committed first. If it changed none of our parts, the next attempt succeeds.
             failure = TableError(
                 f"the compaction cannot be committed: {error}",
                 where=root,
-                why=f"it was tried {_ATTEMPTS} times; the table is without it",
+                why=f"it was tried {_ATTEMPTS} times; the table was not changed by it",
                 remedy="check that the table can be written, and run again when fewer runs are at work",
             )
         else:

@@ -1,4 +1,4 @@
-"""What checking, compacting and vacuuming a table have in common: they touch only what they understand."""
+"""The current version of a table, for check, compact and vacuum, which work only on tables that they understand."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _READER_VERSION = 1
 
 
 def current_table(root: str) -> DeltaTable:
-    """The current version of a table of densecast's.
+    """Returns the current version of a table of densecast's.
 
     Raises:
-        TableError: There is none, or another program has given it features (deletion vectors, say) that change what
-            its files mean.
+        TableError: There is no table, or another program has given it features, such as deletion vectors, that change
+            the meaning of its files.
     """
     table = open_delta(root)
     if table is None:
@@ -28,7 +28,7 @@ def current_table(root: str) -> DeltaTable:
         raise TableError(
             f"the table has Delta features that densecast does not write: {features}",
             where=root,
-            why="with them, the rows of a file need not be the rows of the table",
+            why="with these features the rows of a file need not be rows of the table",
             remedy="use the program that added them, or copy the table without them",
         )
     return table

@@ -1,4 +1,4 @@
-"""What a check of a table finds: kinds of damage, and a list of them that stays short however much there is."""
+"""The findings of a check: kinds of damage, and a list that stays short however much damage there is."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from enum import StrEnum
 from typing import NamedTuple
 
 LISTED = 100
-"""Findings of a kind that are kept; all are counted."""
+"""The number of findings of each kind that are kept; all are counted."""
 
 
 class Damage(StrEnum):
     """Kinds of damage; programs may rely on the values.
 
     Attributes:
-        MISSING_FILE: The log names a part that is not there.
+        MISSING_FILE: The log names a part that is missing.
         WRONG_SIZE: A part has another size than the log says.
-        WRONG_CONTENT: A part has another digest than the run that wrote it has recorded.
-        UNREADABLE: A part, or a group of its rows, cannot be read: no Parquet, or a page fails its checksum.
-        COLUMNS: A part lacks columns, has them with other types, or with nulls where none may be.
-        STATISTICS: What the log says of a part's rows is not so; readers skip parts by it.
+        WRONG_CONTENT: A part has another digest than its run has recorded.
+        UNREADABLE: A part or one of its row groups cannot be read: it is not Parquet, or a page fails its checksum.
+        COLUMNS: A part lacks columns, or has columns with other types, or with nulls that are not allowed.
+        STATISTICS: The log's statistics of a part are wrong; readers skip parts by them.
         ROW: A row contradicts itself: status, reason, arrays, sizes, values.
-        MAP_DIGEST: A map is not the one that was stored.
+        MAP_DIGEST: A map differs from its digest, so is not the one that was stored.
         DUPLICATE: An image has more than one row for a scale and tile.
         INCOMPLETE: Tiles of an image are missing.
         MIXED: The rows of an image are of different runs, recipes, contents or tilings.
@@ -46,12 +46,12 @@ class Damage(StrEnum):
 
 
 class Finding(NamedTuple):
-    """One thing that is wrong with a table.
+    """One piece of damage to a table.
 
     Attributes:
-        kind: What kind of damage it is.
+        kind: The kind of damage.
         where: The file, image or run.
-        what: What was expected and what was found.
+        what: The expected and the actual state.
     """
 
     kind: Damage
@@ -60,27 +60,27 @@ class Finding(NamedTuple):
 
 
 class Findings:
-    """Collects findings: all are counted, the first `LISTED` of each kind are kept."""
+    """Collects findings: counts all of them, and keeps the first `LISTED` of each kind."""
 
     def __init__(self) -> None:
         self._counts: Counter[Damage] = Counter()
         self._listed: list[Finding] = []
 
-    def add(self, found: Iterable[Finding]) -> None:
-        """Takes findings."""
-        for finding in found:
+    def add(self, findings: Iterable[Finding]) -> None:
+        """Adds findings."""
+        for finding in findings:
             self._counts[finding.kind] += 1
             if self._counts[finding.kind] <= LISTED:
                 self._listed.append(finding)
 
     def count(self, kind: Damage) -> int:
-        """How many of a kind there are."""
+        """Returns the number of findings of a kind."""
         return self._counts[kind]
 
     def counts(self) -> dict[str, int]:
-        """How many there are, by kind; kinds without any are left out."""
+        """Returns the number of findings by kind; kinds without findings are left out."""
         return {kind.value: self._counts[kind] for kind in Damage if self._counts[kind]}
 
     def listed(self) -> tuple[Finding, ...]:
-        """Those that are kept, in the order in which they came."""
+        """Returns the findings that are kept, in the order in which they were added."""
         return tuple(self._listed)

@@ -1,4 +1,4 @@
-"""The files in a table's folder that its current version does not read: whose they are, and how old."""
+"""The files in a table's folder that its current version does not read: their origin and age."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from pipeline.table.paths import TableRoot
 
 _PART = re.compile(r"part-(?P<run>.+)-[0-9a-f]{32}\.parquet|part-(?P<compaction>compaction-[0-9a-f]{32})-\d+\.parquet")
 _PARTIAL = re.compile(rf"\.(?P<name>.+)\.[0-9a-f]{{32}}{re.escape(PARTIAL_SUFFIX)}")
-# Below FOLDER; what lies in others is their writers' affair.
+# Folders below FOLDER; those of other writers are not listed.
 _RECORDS = ("models", "runs", "compactions")
 
 
 class Kind(StrEnum):
-    """Whose a file is.
+    """The origin of a file.
 
     Attributes:
         SUPERSEDED: Earlier versions of the table read it.
-        ORPHAN: A part that was never published: a run is at work, or died.
-        PARTIAL: A file that was never finished: it is being written, or its writer died.
-        FOREIGN: Not densecast's.
+        ORPHAN: A part that is not published: its run is at work, or died.
+        PARTIAL: An unfinished file: it is being written, or its writer died.
+        FOREIGN: The file is not densecast's.
     """
 
     SUPERSEDED = "superseded"
@@ -41,11 +41,11 @@ class Leftover(NamedTuple):
     """A file that the current version does not read.
 
     Attributes:
-        path: Relative to the table.
+        path: The file, relative to the table.
         size_bytes: Its size.
-        kind: Whose it is.
-        since: Since when it is not needed, in seconds since 1970, as far as its own times say; 0 where unknown. Of a
-            run that has not published, the newest of its files counts: while it writes, none of them is left over.
+        kind: Its origin.
+        since: The time since which it is not needed, in seconds since 1970, from its time of change; 0 if unknown. The
+            files of a run that has not published have the time of the newest: while it writes, none of them is old.
     """
 
     path: str
@@ -55,7 +55,7 @@ class Leftover(NamedTuple):
 
 
 def list_table(root: str) -> list[Entry]:
-    """All files that may be leftovers; their paths are relative to the table.
+    """Returns all files that may be leftovers; their paths are relative to the table.
 
     Raises:
         StorageError: A folder cannot be listed.
@@ -70,25 +70,25 @@ def list_table(root: str) -> list[Entry]:
 
 
 def leftovers(entries: Sequence[Entry], table: DeltaTable) -> list[Leftover]:
-    """Which of the files in a table's folder its current version does not read; none of the records and the log's.
+    """Returns the files in a table's folder that its current version does not read, without records and log.
 
     Args:
-        entries: What `list_table` found.
-        table: The table. To delete by the result, open it after the listing: what is published between the two is then
-            known to be needed.
+        entries: The files, from `list_table`.
+        table: The table. To delete files by the result, open it after the listing: parts that are published in between
+            are then known to be needed.
     """
     active = active_parts(table)
-    # A dry run deletes nothing: it is the one way to ask deltalake for what earlier versions read.
+    # A dry run deletes nothing. deltalake has no other way to list the files that earlier versions read.
     removed = set(table.vacuum(retention_hours=0, dry_run=True, enforce_retention_duration=False, full=False))
     newest: defaultdict[str, float] = defaultdict(float)
-    found = []
+    unneeded = []
     for entry in entries:
         run = _run_of(entry.path)
         if run is not None:
             newest[run] = max(newest[run], entry.modified)
         kind = _kind(entry.path, run, removed)
         if kind is not None and entry.path not in active:
-            found.append((entry, kind, run))
+            unneeded.append((entry, kind, run))
     return [
         Leftover(
             entry.path,
@@ -96,7 +96,7 @@ def leftovers(entries: Sequence[Entry], table: DeltaTable) -> list[Leftover]:
             kind,
             entry.modified if run is None or kind is Kind.SUPERSEDED else newest[run],
         )
-        for entry, kind, run in found
+        for entry, kind, run in unneeded
     ]
 
 
@@ -112,7 +112,7 @@ def _kind(path: str, run: str | None, removed: set[str]) -> Kind | None:
 
 
 def _run_of(path: str) -> str | None:
-    """The run, or compaction, that a part or an unfinished one belongs to; None for other files."""
+    """Returns the run or compaction that a part or an unfinished part belongs to; None for other files."""
     partial = _PARTIAL.fullmatch(path)
     match = _PART.fullmatch(partial["name"] if partial else path)
     return match and (match["run"] or match["compaction"])

@@ -1,1 +1,1 @@
-"""Files on local disks, in object stores, and behind schemes of Beam."""
+"""Files on local disks, in object stores, and behind Beam's file systems."""

@@ -1,4 +1,4 @@
-"""Addresses of files: which are on a disk, which in an object store, and how they are joined. Pure."""
+"""Addresses of files: tells local from remote ones, and joins them, without access to any storage."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def scheme_of(address: str) -> str | None:
 
 
 def is_remote(address: str) -> bool:
-    """Returns whether an address is on no disk: it has a scheme, and that is not `file`.
+    """Returns whether an address is remote: it has a scheme other than `file`.
 
     >>> is_remote("s3://bucket/a.jpg"), is_remote("file:///a.jpg"), is_remote("photos/a.jpg")
     (True, False, False)
@@ -31,7 +31,7 @@ def is_remote(address: str) -> bool:
 
 
 def local_path(address: str) -> Path:
-    """Returns the file that a local address means.
+    """Returns the path of a local address.
 
     Args:
         address: A plain path, or a `file://` one with percent escapes.
@@ -53,7 +53,7 @@ def local_path(address: str) -> Path:
 
 
 def join(folder: str, *names: str) -> str:
-    """Returns the address of `names` below `folder`, in the manner of the folder's storage.
+    """Returns the address of `names` below `folder`, with the separator of the folder's storage.
 
     >>> join("s3://bucket/maps", "_densecast", "runs")
     's3://bucket/maps/_densecast/runs'

@@ -1,4 +1,4 @@
-"""Files behind schemes that Beam has a file system for, such as `hdfs://`, once its Beam extra is installed."""
+"""Files behind schemes that Beam has a file system for, such as `hdfs://`, once the Beam extra is installed."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ from pipeline.storage.address import join
 from pipeline.storage.errors import MissingFileError, StorageError
 from pipeline.storage.store import Entry, FileFacts, Stored
 
-# Client libraries raise errors of their own through FileSystems; one that is not imported cannot have raised.
+# Client libraries raise their own errors through FileSystems; a library that is not imported cannot have raised one.
 _CLIENT_ERRORS = (
     ("hdfs.util", "HdfsError"),
     ("azure.core.exceptions", "AzureError"),
 )
 
-
 _CHECK = "check the credentials, the bucket and the network, then try again"
 
 
 class BeamStore:
-    """Files behind Beam's `FileSystems`, see `Store`."""
+    """Stores files through Beam's `FileSystems`, see `Store`."""
 
     def facts(self, path: str) -> FileFacts | None:
         """See Store."""
@@ -62,7 +61,7 @@ class BeamStore:
         return sorted(self._listed(join(folder, "*")))
 
     def list_below(self, beginning: str) -> Iterator[Entry]:
-        """See Store. Beam cannot quote pattern characters, so all is listed that begins as the address does."""
+        """See Store. Beam cannot quote pattern characters, so `beginning` is listed as the prefix of a pattern."""
         yield from self._listed(beginning + "**")
 
     def delete(self, path: str) -> None:
@@ -80,7 +79,7 @@ class BeamStore:
             with FileSystems.create(partial, compression_type=CompressionTypes.UNCOMPRESSED) as file:
                 file.write(data)
             FileSystems.rename([partial], [path])
-            # Some file systems of Beam swallow a failed rename, so its result is looked at.
+            # Some of Beam's file systems ignore a failed rename, so the result is checked.
             facts = self.facts(path)
             size = facts.size_bytes if facts else None
             if FileSystems.exists(partial) or size != len(data):
@@ -117,18 +116,24 @@ class BeamStore:
         with _typed(pattern.rstrip("*"), "cannot be listed"):
             listed = FileSystems.match([pattern])[0].metadata_list
             return [
-                Entry(m.path, int(m.size_in_bytes), float(m.last_updated_in_seconds or 0), _facts(m).version)
-                for m in listed
+                Entry(
+                    file.path, int(file.size_in_bytes), float(file.last_updated_in_seconds or 0), _facts(file).version
+                )
+                for file in listed
             ]
 
     def _delete_partial(self, partial: str) -> None:
-        # The error that led here is the one worth reporting, so one of the clean-up is dropped.
+        # The error that led here is reported, so an error of the clean-up is dropped.
         with contextlib.suppress(StorageError):
             self.delete(partial)
 
 
 def check_scheme(address: str) -> None:
-    """Checks that Beam has a file system for an address; raises ValueError where it has none."""
+    """Checks that Beam has a file system for an address.
+
+    Raises:
+        ValueError: Beam has none.
+    """
     FileSystems.get_filesystem(address)
 
 
@@ -138,7 +143,7 @@ def _facts(metadata: FileMetadata) -> FileFacts:
 
 
 def _unconditional(path: str) -> StorageError:
-    return StorageError("the storage has no conditional writes, as S3 has", where=path)
+    return StorageError("the storage does not support conditional writes, as S3 does", where=path)
 
 
 def _client_errors() -> tuple[type[Exception], ...]:
@@ -148,13 +153,13 @@ def _client_errors() -> tuple[type[Exception], ...]:
 
 @contextlib.contextmanager
 def _typed(path: str, what: str) -> Iterator[None]:
-    """Turns what a file system of Beam raises into a `StorageError` about `path`."""
+    """Turns an error of Beam's file systems into a `StorageError` about `path`."""
     try:
         yield
     except FileNotFoundError as error:
         raise _missing(path) from error
     except OSError as error:
-        # Beam packs a missing file into its own error, without a number.
+        # Beam wraps a missing file in its own error, which has no error number.
         details = getattr(error, "exception_details", None) or {}
         inner = next((e for e in details.values() if isinstance(e, OSError) and e.errno), error)
         if inner.errno == errno.ENOENT:

@@ -1,28 +1,31 @@
-"""How each library is told to open an object store: the same keys, endpoint, patience and retries for all of them."""
+"""Storage options in the form that each client library takes: the same keys, endpoint, timeouts and retries for all."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypedDict, cast
 
 from pipeline.storage.options import CredentialsError, StorageOptions, StoreKind, in_seconds, is_true, store_of
 
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, RetryConfig, S3Config
+
 _SECONDS: Mapping[str, float] = {"timeout": 60.0, "connect_timeout": 5.0, "retry_timeout": 30.0}
-"""An outage of `retry_timeout` is waited out; what is answered with a refusal is not asked again."""
+"""Default durations. Clients wait out an outage of `retry_timeout`; they do not repeat a request that was refused."""
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S, _WAIT_FACTOR = 0.1, 2.0, 2
 _ENDPOINTS = {"aws": "aws_endpoint_url", "google": "google_base_url", "azure": "azure_storage_endpoint"}
 
 
 class Settings(NamedTuple):
-    """What holds for an address, here and now.
+    """The settings for one address, resolved in this process.
 
     Attributes:
         store: The kind of store.
-        options: Its options, by name; durations and `aws_allow_http` are left out.
-        seconds: Durations, by name.
+        options: The options of the store, by name, without durations and `aws_allow_http`.
+        seconds: The durations in seconds, by name.
         http: Whether plain HTTP is allowed.
     """
 
@@ -32,40 +35,51 @@ class Settings(NamedTuple):
     http: bool
 
 
+class ObjectStoreArguments(TypedDict):
+    """The keyword arguments of `obstore.store.from_url`."""
+
+    config: S3Config  # or the same of Google or Azure: from_url chooses by the address
+    client_options: ClientConfig
+    retry_config: RetryConfig
+
+
 def settings(address: str, given: StorageOptions) -> Settings:
-    """Returns what holds for an address in an object store.
+    """Returns the settings for an address in an object store.
 
     Raises:
-        CredentialsError: It is in none, the environment contradicts the options, or as `StorageOptions.resolved`.
+        CredentialsError: The address is not in an object store, or the environment contradicts the options; also as
+            `StorageOptions.resolved`.
     """
     store = store_of(address)
     if store is None:
-        raise CredentialsError("is in no object store", where=address, remedy="write s3://, gs:// or abfs://")
-    found = given.resolved(store)
-    seconds = {n: in_seconds(found.pop(n)) if n in found else default for n, default in _SECONDS.items()}
-    theirs = os.environ.get("AWS_ENDPOINT_URL_S3")
-    if store == "aws" and theirs and found.get("aws_endpoint_url") != theirs:
-        # The libraries take it before anything that they are told (obstore 0.12, deltalake 1.6).
+        raise CredentialsError("is not in an object store", where=address, remedy="write s3://, gs:// or abfs://")
+    options = given.resolved(store)
+    seconds = {
+        name: in_seconds(options.pop(name)) if name in options else default for name, default in _SECONDS.items()
+    }
+    environment_endpoint = os.environ.get("AWS_ENDPOINT_URL_S3")
+    if store == "aws" and environment_endpoint and options.get("aws_endpoint_url") != environment_endpoint:
+        # The libraries prefer this variable to the option they receive (obstore 0.12, deltalake 1.6).
         raise CredentialsError(
-            "AWS_ENDPOINT_URL_S3 in the environment is another endpoint than the one that is given",
+            "AWS_ENDPOINT_URL_S3 in the environment differs from the endpoint in the options",
             where="storage option aws_endpoint_url",
             remedy="unset AWS_ENDPOINT_URL_S3, or leave the option out",
         )
-    allowed = is_true(found.pop("aws_allow_http", "")) or is_true(found.get("azure_storage_use_emulator", ""))
-    # Plain HTTP is used where an endpoint says http://, too: who writes that means it.
-    http = allowed or found.get(_ENDPOINTS[store], "").lower().startswith("http://")
-    return Settings(store, found, seconds, http)
+    allowed = is_true(options.pop("aws_allow_http", "")) or is_true(options.get("azure_storage_use_emulator", ""))
+    # An endpoint that begins with http:// allows plain HTTP as well: the user wrote it on purpose.
+    http = allowed or options.get(_ENDPOINTS[store], "").lower().startswith("http://")
+    return Settings(store, options, seconds, http)
 
 
-def object_store_arguments(address: str, given: StorageOptions) -> dict[str, Any]:
-    """Returns what `obstore.store.from_url` takes besides the address.
+def object_store_arguments(address: str, given: StorageOptions) -> ObjectStoreArguments:
+    """Returns the arguments that `obstore.store.from_url` takes besides the address.
 
     Raises:
         CredentialsError: As `settings`.
     """
     _, options, seconds, http = settings(address, given)
     return {
-        "config": options,
+        "config": cast("S3Config", options),
         "client_options": {
             "allow_http": http,
             "timeout": timedelta(seconds=seconds["timeout"]),
@@ -84,7 +98,7 @@ def object_store_arguments(address: str, given: StorageOptions) -> dict[str, Any
 
 
 def delta_options(address: str, given: StorageOptions) -> dict[str, str] | None:
-    """Returns what deltalake takes as `storage_options`; None where the address is in no object store.
+    """Returns the `storage_options` for deltalake; None where the address is not in an object store.
 
     Raises:
         CredentialsError: As `settings`.
@@ -104,5 +118,5 @@ def delta_options(address: str, given: StorageOptions) -> dict[str, str] | None:
 
 
 def _retries(seconds: float) -> int:
-    """More than fit into the time, which is what decides; none where it is 0."""
+    """Returns the number of retries: more than fit into `seconds`, so that the time decides; 0 for 0 seconds."""
     return 10_000 if seconds else 0

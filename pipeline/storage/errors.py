@@ -1,4 +1,4 @@
-"""What can be wrong with a file, wherever it is."""
+"""Errors of files, the same for every kind of storage."""
 
 from conversion.errors import DensecastError
 
@@ -8,11 +8,11 @@ class StorageError(DensecastError):
 
 
 class MissingFileError(StorageError):
-    """There is no file at a path."""
+    """A file does not exist."""
 
 
 class TooLargeError(StorageError):
-    """A file holds more bytes than the caller is willing to read."""
+    """A file holds more bytes than the caller accepts."""
 
 
 class NotAFileError(StorageError):
@@ -20,7 +20,7 @@ class NotAFileError(StorageError):
 
 
 class UnavailableError(StorageError):
-    """A store cannot be used at all: it does not answer, has no such bucket, or refuses the credentials.
+    """A store cannot be used: it does not answer, the bucket does not exist, or the credentials are refused.
 
-    It says nothing of the file that was asked for, so no image is rejected for it: the run ends instead.
+    The error tells nothing about the requested file, so it ends the run and does not reject the image.
     """

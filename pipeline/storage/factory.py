@@ -1,4 +1,4 @@
-"""`open_store`: the store that an address is in."""
+"""`open_store`: chooses the store for an address."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pipeline.storage.store import Store
 
 
 def open_store(address: str, options: StorageOptions | None = None) -> Store:
-    """Returns the store that an address is in; nothing is connected to.
+    """Returns the store that an address is in; does not connect to it.
 
     Args:
         address: A local path, `file://`, or another `scheme://`.
-        options: How object stores are opened; None: as the environment says.
+        options: The options of object stores; None for `default_options`.
     """
     if not is_remote(address):
         return LocalStore()

@@ -29,15 +29,15 @@ REMEDIES = {
     errno.EISDIR: "give the path of a file: this is a folder",
     errno.ENAMETOOLONG: "choose a shorter path",
 }
-"""The way out, by error number of the system."""
+"""The remedy for each error number of the system."""
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 _NUMBER = re.compile(r"\(os error (\d+)\)")
-_LOCK_TIMEOUT_S = 30.0  # the lock is held for a few milliseconds: who waits longer waits for something broken
+_LOCK_TIMEOUT_S = 30.0  # a working process holds the lock for a few milliseconds
 
 
 class LocalStore:
-    """Files on disks, see `Store`."""
+    """Stores files on local or mounted disks, see `Store`."""
 
     def facts(self, path: str) -> FileFacts | None:
         """See Store."""
@@ -73,17 +73,18 @@ class LocalStore:
     def list_files(self, folder: str, suffix: str = "") -> list[str]:
         """See Store."""
         with typed(folder, "cannot be listed"):
-            here = local_path(folder)
-            paths = [str(entry) for entry in here.iterdir() if entry.is_file()] if here.is_dir() else []
+            local_folder = local_path(folder)
+            files = local_folder.iterdir() if local_folder.is_dir() else ()
+            paths = [str(entry) for entry in files if entry.is_file()]
         return finished(paths, suffix)
 
     def list_entries(self, folder: str) -> list[Entry]:
         """See Store."""
         with typed(folder, "cannot be listed"):
-            here = local_path(folder)
+            local_folder = local_path(folder)
             entries = []
-            for entry in here.iterdir() if here.is_dir() else ():
-                # A file may vanish between listing and looking, and a link to nothing is not a file.
+            for entry in local_folder.iterdir() if local_folder.is_dir() else ():
+                # A file may vanish after it was listed, and a broken link is not a file.
                 with contextlib.suppress(FileNotFoundError):
                     status = entry.lstat()
                     if stat.S_ISREG(status.st_mode):
@@ -118,7 +119,7 @@ class LocalStore:
             return None
 
     def swap(self, path: str, data: bytes, expected: Stored | None) -> Stored | None:
-        """See Store. Writers exclude each other by a lock that the kernel drops with its process."""
+        """See Store. Writers exclude each other by a lock, which the kernel releases when its process ends."""
         target = local_path(path)
         try:
             with typed(path, "cannot be written"):
@@ -133,7 +134,7 @@ class LocalStore:
             raise StorageError("cannot be written: its lock is held by another process", where=path) from error
 
     def now(self, path: str) -> float:
-        """See Store; a mounted disk may have another clock than this machine."""
+        """See Store; the clock of a mounted disk may differ from this machine's."""
         target = local_path(path)
         probe = target.with_name(partial_name(target.name))
         with typed(path, "cannot be written"):
@@ -159,20 +160,20 @@ def finished(paths: list[str], suffix: str) -> list[str]:
 
 
 def check_size(data: bytes, path: str, max_bytes: int | None) -> bytes:
-    """Returns data of which one byte more than `max_bytes` was asked for.
+    """Returns `data`, for which the caller requested up to one byte more than `max_bytes`.
 
     Raises:
-        TooLargeError: There are more bytes.
+        TooLargeError: `data` has more than `max_bytes` bytes.
     """
     if max_bytes is not None and len(data) > max_bytes:
         raise TooLargeError(
-            f"is larger than {max_bytes:,} bytes", where=path, remedy="raise the limit if the file is to be trusted"
+            f"is larger than {max_bytes:,} bytes", where=path, remedy="raise the limit if you trust the file"
         )
     return data
 
 
 def explain(error: Exception, path: str, what: str, why: str = "") -> StorageError:
-    """Returns what a library with its own access to files raised as an error of ours: the number is in its text."""
+    """Returns the `StorageError` for an error of a library that puts the system's error number into its message."""
     text = " ".join(_ESCAPES.sub("", str(error)).split())
     match = _NUMBER.search(text)
     number = getattr(error, "errno", None) or (int(match[1]) if match else 0)
@@ -182,7 +183,7 @@ def explain(error: Exception, path: str, what: str, why: str = "") -> StorageErr
 
 @contextlib.contextmanager
 def typed(path: str, what: str) -> Iterator[None]:
-    """Turns what a file system raises into a `StorageError` about `path`."""
+    """Turns an error of the file system into a `StorageError` about `path`."""
     try:
         yield
     except FileNotFoundError as error:
@@ -192,7 +193,7 @@ def typed(path: str, what: str) -> Iterator[None]:
     except OSError as error:
         remedy = REMEDIES.get(error.errno or 0, "look at the message of the file system, then try again")
         raise StorageError(f"{what}: {error.strerror or error}", where=path, remedy=remedy) from error
-    except ValueError as error:  # a name that no file system can hold (a NUL character)
+    except ValueError as error:  # an invalid name, such as one with a NUL character
         raise StorageError(f"{what}: {error}", where=path, remedy="check the path for a typing error") from error
 
 
@@ -201,5 +202,5 @@ def _raise(error: OSError) -> None:
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    # A pipe without a writer would block for ever; Windows has no such flag, and no such pipes among its files.
+    # A pipe without a writer would block forever. Windows has neither the flag nor such pipes.
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

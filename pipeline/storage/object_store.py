@@ -1,9 +1,9 @@
-"""Objects in S3, Google Cloud Storage and Azure, by `obstore`: whole ones out, whole ones in, one client a bucket.
+"""Objects in S3, Google Cloud Storage and Azure, read and written as a whole by `obstore`, with one client per bucket.
 
-Beam has clients for these, too, and they are not used (2.77, tried and read): theirs for S3 makes a client for every
-call (90 ms of CPU), asks again for 10 minutes where there are no credentials, and writes every file as an upload of
-parts that a killed process leaves behind; none of them knows `abfs://`; and the log's client, deltalake's, takes
-other options.
+Beam's own clients are not used (as of 2.77, by test and by reading its code). Its S3 client is created anew for every
+call (90 ms of CPU), retries for 10 minutes where there are no credentials, and writes every file as a multipart upload,
+whose parts stay behind if the process is killed. None of its clients supports `abfs://`, and their options differ from
+those of deltalake, which writes the log.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
-from typing import IO, Any, cast
+from typing import IO, TYPE_CHECKING, cast
 
 from conversion import partial_name
 from pipeline.storage.client_options import object_store_arguments
@@ -23,18 +23,23 @@ from pipeline.storage.local import check_size, finished
 from pipeline.storage.options import StorageOptions
 from pipeline.storage.store import Entry, FileFacts, Stored
 
-# An upload in parts is not atomic for a process that is killed: the parts lie there, unseen and paid for. So only what
-# would take too long in one request is.
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+    from obstore import GetOptions, ObjectMeta, PutMode, PutResult, UpdateVersion
+    from obstore.store import ObjectStore as BucketStore
+
+# A multipart upload whose process is killed leaves its parts behind, invisible and charged for. So only objects that
+# would take too long in one request are uploaded in parts.
 _ONE_REQUEST = 64 << 20
 _LISTED = 1000
 _BUFFER = 4 << 20
 
-_stores: dict[tuple[str, str], Any] = {}
+_stores: dict[tuple[str, str], BucketStore] = {}
 _lock = threading.Lock()
 
 
 def split(address: str) -> tuple[str, str]:
-    """Returns the bucket, as an address without a slash at its end, and the key.
+    """Returns the bucket, as an address without a trailing slash, and the key.
 
     >>> split("s3://bucket/a b/c#1.jpg"), split("abfs://maps@account.dfs.core.windows.net/x")
     (('s3://bucket', 'a b/c#1.jpg'), ('abfs://maps@account.dfs.core.windows.net', 'x'))
@@ -44,35 +49,35 @@ def split(address: str) -> tuple[str, str]:
     return f"{scheme.lower()}://{bucket}", key.strip("/")
 
 
-def open_bucket(bucket: str, options: StorageOptions) -> Any:
-    """Returns the `obstore` store of a bucket, made once a process for the same options.
+def open_bucket(bucket: str, options: StorageOptions) -> BucketStore:
+    """Returns the `obstore` store of a bucket, created once per process for the same options.
 
     Raises:
-        StorageError: There is none for the address.
+        StorageError: No store exists for the address.
         CredentialsError: The options are contradictory, or name a variable that is not set.
     """
     from obstore.store import from_url
 
     arguments = object_store_arguments(bucket, options)
-    known = (bucket, repr(arguments))
+    key_of_store = (bucket, repr(arguments))
     with _lock:
-        if known not in _stores:
+        if key_of_store not in _stores:
             with object_error(bucket, options, "cannot be opened"):
-                _stores[known] = from_url(bucket, **arguments)
-        return _stores[known]
+                _stores[key_of_store] = from_url(bucket, **arguments)
+        return _stores[key_of_store]
 
 
 @dataclass(frozen=True)
 class ObjectStore:
-    """Objects, see `Store`; small files are replaced by conditional requests, which the server decides.
+    """Stores files as objects, see `Store`. `swap` is a conditional request, on which the server decides.
 
     Attributes:
-        options: How buckets are opened.
+        options: The options that buckets are opened with.
         bucket_store: Opens a bucket.
     """
 
     options: StorageOptions = field(default_factory=StorageOptions)
-    bucket_store: Callable[[str, StorageOptions], Any] = open_bucket
+    bucket_store: Callable[[str, StorageOptions], BucketStore] = open_bucket
 
     def facts(self, path: str) -> FileFacts | None:
         """See Store."""
@@ -89,7 +94,7 @@ class ObjectStore:
             return None
 
     def open_stream(self, path: str) -> IO[bytes]:
-        """See Store; an object that is replaced while it is read cannot be read on."""
+        """See Store; reads fail once the object has been replaced."""
         bucket, key = split(path)
         return io.BufferedReader(_Object(path, self._bucket(bucket), key, self.options), _BUFFER)
 
@@ -122,7 +127,7 @@ class ObjectStore:
             return sorted(_entry(bucket, meta) for meta in listed["objects"])
 
     def list_below(self, beginning: str) -> Iterator[Entry]:
-        """See Store. These stores list by folders, so all of the folder is listed."""
+        """See Store. These stores list by folder, so this yields the whole folder."""
         import obstore
 
         folder = beginning[: beginning.rindex("/") + 1]
@@ -140,7 +145,7 @@ class ObjectStore:
             obstore.delete(self._bucket(bucket), key)
 
     def write_atomically(self, path: str, data: bytes) -> None:
-        """See Store. A request that stores an object does so whole or not at all: no temporary name is needed."""
+        """See Store. A request stores an object completely or not at all, so a temporary name is not needed."""
         import obstore
 
         bucket, key = split(path)
@@ -155,28 +160,28 @@ class ObjectStore:
         try:
             with self._error(path, "cannot be read"):
                 answer = obstore.get(self._bucket(bucket), key)
-                return _stored(bytes(answer.bytes()), cast(dict[str, Any], answer.meta))
+                return _stored(bytes(answer.bytes()), answer.meta, answer.meta["last_modified"].timestamp())
         except MissingFileError:
             return None
 
     def swap(self, path: str, data: bytes, expected: Stored | None) -> Stored | None:
-        """See Store: If-None-Match, If-Match, or generations."""
+        """See Store. Sends If-None-Match, If-Match, or a generation."""
         import obstore
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
         bucket, key = split(path)
-        mode: Any = "create" if expected is None else dict(expected.version)
+        mode: PutMode = "create" if expected is None else cast("UpdateVersion", dict(expected.version))
         with self._error(path, "cannot be written"):
             try:
                 result = obstore.put(self._bucket(bucket), key, data, mode=mode, use_multipart=False)
             except (AlreadyExistsError, PreconditionError):
-                # A request whose answer was lost is sent twice; the second then finds what the first has written.
+                # A request whose answer was lost is sent again, and then meets what the first one has written.
                 present = self.read_state(path)
                 return present if present is not None and present.data == data else None
-        return _stored(data, {"last_modified": None, **cast(dict[str, Any], result)})
+        return _stored(data, result, 0.0)
 
     def now(self, path: str) -> float:
-        """See Store: the time at which the server says that it wrote a small object."""
+        """See Store. Returns the time at which the server wrote a small object."""
         import obstore
 
         bucket, key = split(path)
@@ -194,7 +199,7 @@ class ObjectStore:
         """See Store."""
         return explain(error, path, what, why, options=self.options)
 
-    def _bucket(self, bucket: str) -> Any:
+    def _bucket(self, bucket: str) -> BucketStore:
         return self.bucket_store(bucket, self.options)
 
     def _error(self, path: str, what: str) -> AbstractContextManager[None]:
@@ -202,9 +207,9 @@ class ObjectStore:
 
 
 class _Object(io.RawIOBase):
-    """Ranges of an object. The first answer tells its size and state: a small one takes a single request."""
+    """Reads ranges of an object. The first answer holds its size and state, so a small object takes one request."""
 
-    def __init__(self, address: str, store: Any, key: str, options: StorageOptions) -> None:
+    def __init__(self, address: str, store: BucketStore, key: str, options: StorageOptions) -> None:
         super().__init__()
         self._address, self._store, self._key, self._options = address, store, key, options
         self._position = 0
@@ -212,64 +217,64 @@ class _Object(io.RawIOBase):
             self._ahead, self._size, self._tag = self._begin()
 
     def readable(self) -> bool:
-        """It is."""
+        """Returns True."""
         return True
 
     def seekable(self) -> bool:
-        """It is."""
+        """Returns True."""
         return True
 
     def tell(self) -> int:
-        """Where it is."""
+        """Returns the position, in bytes from the start."""
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Goes to a place."""
+        """Moves to a position and returns it."""
         self._position = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence])
         return self._position
 
-    def readinto(self, buffer: Any) -> int:
-        """As `io.RawIOBase.readinto`."""
-        begin, end = self._position, min(self._position + len(buffer), self._size)
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        """Reads into `buffer` and returns the number of bytes, see `io.RawIOBase`."""
+        target = memoryview(buffer).cast("B")
+        begin, end = self._position, min(self._position + len(target), self._size)
         if begin >= end:
             return 0
         data = self._ahead[begin:end] if begin < len(self._ahead) else self._range(begin, end)
-        buffer[: len(data)] = data
+        target[: len(data)] = data
         self._position += len(data)
         return len(data)
 
     def _begin(self) -> tuple[bytes, int, str | None]:
-        """Its first bytes, its size and its state."""
+        """Returns the first bytes of the object, its size and its entity tag."""
         import obstore
         from obstore.exceptions import GenericError
 
         try:
-            found = obstore.get(self._store, self._key, options={"range": (0, _BUFFER)})
+            answer = obstore.get(self._store, self._key, options={"range": (0, _BUFFER)})
         except GenericError as error:
-            # An object without bytes has no range. For anything else the error is what is to be told: HEAD has no code.
+            # An empty object has no range. Any other failure is reported by this error: a HEAD answer has no code.
             if not any(sign in str(error) for sign in ("416", "InvalidRange", "Wanted range starting at 0")):
                 raise
-            about = obstore.head(self._store, self._key)
-            if about["size"]:
+            meta = obstore.head(self._store, self._key)
+            if meta["size"]:
                 raise error from None
-            return b"", 0, about["e_tag"]
-        return bytes(found.bytes()), found.meta["size"], found.meta["e_tag"]
+            return b"", 0, meta["e_tag"]
+        return bytes(answer.bytes()), answer.meta["size"], answer.meta["e_tag"]
 
     def _range(self, begin: int, end: int) -> bytes:
         import obstore
 
         with object_error(self._address, self._options, "cannot be read"):
-            options: Any = {"range": (begin, end), "if_match": self._tag}
+            options: GetOptions = {"range": (begin, end), "if_match": self._tag}
             return bytes(obstore.get(self._store, self._key, options=options).bytes())
 
 
-def _entry(bucket: str, meta: Any) -> Entry:
+def _entry(bucket: str, meta: ObjectMeta) -> Entry:
     tag = (meta.get("e_tag") or "").strip('"')
     size, modified = int(meta["size"]), meta["last_modified"].timestamp()
     return Entry(f"{bucket}/{meta['path']}", size, modified, f"{size}-{tag or f'{modified:.0f}'}")
 
 
-def _stored(data: bytes, meta: dict[str, Any]) -> Stored:
-    version = tuple((name, meta[name]) for name in ("e_tag", "version") if meta.get(name) is not None)
-    modified = meta["last_modified"]
-    return Stored(data, modified.timestamp() if modified is not None else 0.0, version)
+def _stored(data: bytes, meta: ObjectMeta | PutResult, modified: float) -> Stored:
+    states = (("e_tag", meta.get("e_tag")), ("version", meta.get("version")))
+    return Stored(data, modified, tuple((name, value) for name, value in states if value is not None))

@@ -1,8 +1,8 @@
-"""One set of options for object stores, for all that opens them: sources, parts, the Delta log, the lease, Arrow.
+"""One set of options for object stores, for everything that opens them: sources, parts, the Delta log and the lease.
 
-Where nothing is given, each process takes what its environment says (`AWS_ACCESS_KEY_ID`, ...), and else what the
-machine or the pod it runs on is allowed to do. What is given has deltalake's names and travels as an argument, to
-workers too. A value `env:NAME` is looked up where it is used, so that the secret itself stays in the environment.
+Where an option is not given, each process takes it from its environment (`AWS_ACCESS_KEY_ID`, ...), and otherwise uses
+the permissions of the machine or pod it runs on. Options have deltalake's names and travel as an argument, also to
+workers. A value `env:NAME` is looked up where it is used, so that the secret stays in the environment.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 
 
 class Option(NamedTuple):
-    """An option.
+    """The definition of an option.
 
     Attributes:
-        store: What it is for; None: all.
-        variables: The environment variables that it is taken from, the first that is set.
-        secret: Whether its value is shown to nobody.
+        store: The kind of store it applies to; None for all.
+        variables: The environment variables that hold its value; the first one that is set counts.
+        secret: Whether its value is hidden wherever options are shown.
     """
 
     store: StoreKind | None
@@ -72,9 +72,9 @@ OPTIONS: dict[str, Option] = {
     "connect_timeout": Option(None, ("DENSECAST_STORAGE_CONNECT_TIMEOUT",)),
     "retry_timeout": Option(None, ("DENSECAST_STORAGE_RETRY_TIMEOUT",)),
 }
-"""What can be given, by name."""
+"""All options, by name."""
 
-# Keys that belong together: one from the options and another from the environment would be nobody's.
+# Keys that belong together: one from the options does not fit another from the environment.
 _KEYS = {
     "aws": ("aws_access_key_id", "aws_secret_access_key", "aws_session_token"),
     "azure": (
@@ -92,7 +92,7 @@ class CredentialsError(JobError):
 
 
 def store_of(address: str) -> StoreKind | None:
-    """What kind of object store an address is in; None: in none.
+    """Returns the kind of object store that an address is in; None where it is not in an object store.
 
     >>> store_of("s3://bucket/a.jpg"), store_of("abfss://c@account.dfs.core.windows.net/a"), store_of("photos/")
     ('aws', 'azure', None)
@@ -102,13 +102,13 @@ def store_of(address: str) -> StoreKind | None:
 
 @dataclass(frozen=True)
 class StorageOptions:
-    """What was given, by name; values may be `env:NAME`. Shows no secret.
+    """Options for object stores. The `repr` hides secrets.
 
     Attributes:
-        given: The options.
+        given: The values, by name of the option; a value may be `env:NAME`.
 
     Raises:
-        CredentialsError: There is no such option, or a value is malformed.
+        CredentialsError: An option does not exist, or a value is malformed.
     """
 
     given: Mapping[str, str] = field(default_factory=dict)
@@ -125,79 +125,80 @@ class StorageOptions:
         return bool(self.given)
 
     def over(self, others: StorageOptions) -> StorageOptions:
-        """These, and of `others` what these do not say."""
+        """Returns these options, completed by those of `others` that are not given here."""
         return StorageOptions({**others.given, **self.given})
 
     def check_travels(self, runner: str) -> None:
-        """Check that no secret would be sent with a pipeline to other machines.
+        """Checks that a pipeline does not send a secret to other machines.
 
         Args:
-            runner: The runner, for the message.
+            runner: The name of the runner, for the message.
 
         Raises:
-            CredentialsError: The value of a secret is given, where its variable could be.
+            CredentialsError: A secret is given by its value instead of as `env:NAME`.
         """
         literal = [name for name, value in self.given.items() if OPTIONS[name].secret and not _is_reference(value)]
         if literal:
             raise CredentialsError(
                 f"{', '.join(sorted(literal))} would be sent with the pipeline to {runner}",
-                why="runners store pipelines and show them; secrets stay in the environment of each worker",
-                remedy=f"set it there and give {literal[0]}=env:{OPTIONS[literal[0]].variables[0]}, or nothing: the"
-                " workers' environment, or the role that they run as, is used where nothing is given",
+                why="runners store pipelines and show them; secrets belong in the environment of each worker",
+                remedy=f"set it there and give {literal[0]}=env:{OPTIONS[literal[0]].variables[0]}, or leave it out:"
+                " workers then use their environment, or the role they run as",
             )
 
     def resolved(self, store: StoreKind) -> dict[str, str]:
-        """What holds for a store, here and now: of what is not given, the environment's.
+        """Returns the options of a store, completed from the environment of this process.
 
         Raises:
-            CredentialsError: A variable that is named is not set, or keys are mixed with those of the environment.
+            CredentialsError: A variable that an option names is not set, or only some of the keys that belong together
+                are given and the environment sets another.
         """
-        found: dict[str, str] = {}
+        values: dict[str, str] = {}
         keys = _KEYS[store]
         own_keys = any(name in self.given for name in keys)
         for name, option in OPTIONS.items():
             if option.store not in (None, store):
                 continue
             if name in self.given:
-                found[name] = _looked_up(name, self.given[name])
+                values[name] = _looked_up(name, self.given[name])
                 continue
             variable = next((variable for variable in option.variables if os.environ.get(variable)), None)
             if variable is None:
                 continue
             if own_keys and name in keys:
                 raise CredentialsError(
-                    f"{variable} is set in the environment, and other keys are given as options",
+                    f"{variable} is set in the environment, but other keys are given as options",
                     where=f"storage option {name}",
-                    why="keys of the one and of the other would be mixed",
+                    why="keys from the environment and from the options would be mixed",
                     remedy=f"unset {variable}, or give {name} as an option too",
                 )
-            found[name] = os.environ[variable]
-            _check(name, found[name], variable)
-        return found
+            values[name] = os.environ[variable]
+            _check(name, values[name], variable)
+        return values
 
 
 _default = StorageOptions()
 
 
 def default_options() -> StorageOptions:
-    """Returns the options that hold where none are given: none, so that the environment decides.
+    """Returns the options that apply where none are given: empty ones, so that the environment decides.
 
-    `pipeline.credentials.use`, which is deprecated, sets others.
+    `pipeline.credentials.use`, which is deprecated, replaces them.
     """
     return _default
 
 
 def set_default_options(options: StorageOptions) -> None:
-    """Sets what `default_options` returns, for `pipeline.credentials.use` alone."""
+    """Sets the result of `default_options`; only for `pipeline.credentials.use`."""
     global _default
     _default = options
 
 
 def storage_options(given: StorageOptions | Mapping[str, str] | None) -> StorageOptions:
-    """Returns options as public functions take them: a mapping, `StorageOptions`, or None for the default.
+    """Returns the options for an argument of a public function: a mapping, `StorageOptions`, or None for the default.
 
     Raises:
-        CredentialsError: There is no such option, or a value is malformed.
+        CredentialsError: An option does not exist, or a value is malformed.
     """
     if given is None:
         return default_options()
@@ -205,10 +206,10 @@ def storage_options(given: StorageOptions | Mapping[str, str] | None) -> Storage
 
 
 def parse_options(pairs: Iterable[str]) -> StorageOptions:
-    """Options from `NAME=VALUE`.
+    """Returns the options in a list of `NAME=VALUE` texts.
 
     Raises:
-        CredentialsError: One is no pair, or no option.
+        CredentialsError: A text is not a `NAME=VALUE` pair, an option does not exist, or a value is malformed.
 
     >>> parse_options(["aws_region=eu-west-1", "aws_secret_access_key=tell-nobody"])
     StorageOptions(aws_region=eu-west-1, aws_secret_access_key=***)
@@ -217,14 +218,14 @@ def parse_options(pairs: Iterable[str]) -> StorageOptions:
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals:
-            # Not shown: it may be a secret.
-            raise CredentialsError("a storage option is no NAME=VALUE", remedy="write aws_region=eu-west-1")
+            # The message does not show the text, because it may be a secret.
+            raise CredentialsError("a storage option is not NAME=VALUE", remedy="write aws_region=eu-west-1")
         given[name.strip()] = value
     return StorageOptions(given)
 
 
 def is_true(value: str) -> bool:
-    """Whether a flag is set."""
+    """Returns whether the value of a flag means true."""
     return value.strip().lower() in _TRUE
 
 
@@ -232,7 +233,7 @@ def in_seconds(value: str) -> float:
     """Returns a duration in seconds.
 
     Raises:
-        CredentialsError: It is not a duration.
+        CredentialsError: `value` is not a duration.
 
     >>> in_seconds("500ms"), in_seconds("2m"), in_seconds("30")
     (0.5, 120.0, 30.0)
@@ -244,7 +245,7 @@ def in_seconds(value: str) -> float:
 
 
 def without_secrets(text: str, options: StorageOptions) -> str:
-    """Returns the text with every secret of the options, and of the environment, blotted out."""
+    """Returns `text` with every secret of the options and of the environment replaced by `***`."""
     for name, option in OPTIONS.items():
         if not option.secret:
             continue
@@ -262,11 +263,11 @@ def _check(name: str, value: str, variable: str = "") -> None:
         close = nearest(name, OPTIONS)
         raise CredentialsError(
             f"there is no storage option {name!r}",
-            remedy=f"{f'did you mean {close[0]}? ' if close else ''}there are {', '.join(OPTIONS)}",
+            remedy=f"{f'did you mean {close[0]}? ' if close else ''}the options are {', '.join(OPTIONS)}",
         )
     if not isinstance(value, str) or not value.removeprefix(_REFERENCE):
         raise CredentialsError(
-            "has no value", where=where, why="a value is text", remedy="give one, or leave the option out"
+            "has no value", where=where, why="a value is text", remedy="give a value, or leave the option out"
         )
     if _is_reference(value):
         return
@@ -287,15 +288,15 @@ def _looked_up(name: str, value: str) -> str:
     if not _is_reference(value):
         return value
     variable = value.removeprefix(_REFERENCE)
-    found = os.environ.get(variable, "")
-    if not found:
+    content = os.environ.get(variable, "")
+    if not content:
         raise CredentialsError(
             f"the environment variable {variable} is not set on {socket.gethostname()}",
             where=f"storage option {name}",
             remedy=f"set it in the environment of every process that opens the storage, or leave {name} out",
         )
-    _check(name, found, variable)
-    return found
+    _check(name, content, variable)
+    return content
 
 
 def _shown(name: str, value: str) -> str:

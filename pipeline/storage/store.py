@@ -1,6 +1,6 @@
-"""`Store`: whole files in and whole files out, and the listing of folders, the same for every kind of storage.
+"""`Store`: reads, writes and lists files, in the same way for every kind of storage.
 
-Addresses are given whole, not relative to the store. A file appears under its address complete or not at all.
+Addresses are complete, not relative to the store. A file appears at its address complete or not at all.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class FileFacts(NamedTuple):
 
     Attributes:
         size_bytes: Its size.
-        version: Text that changes when the content does: size and time of change in nanoseconds, as in
+        version: A text that changes with the content: size and time of change in nanoseconds, as in
             `12-1763871234000000000`, or size and ETag; empty where the storage keeps neither.
     """
 
@@ -26,12 +26,12 @@ class FileFacts(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A file as its folder lists it.
+    """A file in the listing of its folder.
 
     Attributes:
         path: The address of the file.
         size_bytes: Its size.
-        modified: When it was last written, in seconds since 1970 by the clock of the storage; 0 where it keeps no time.
+        modified: The time of the last write, in seconds since 1970 by the clock of the storage; 0 where unknown.
         version: As `FileFacts.version`.
     """
 
@@ -46,8 +46,8 @@ class Stored(NamedTuple):
 
     Attributes:
         data: Its content.
-        modified: When it was written, in seconds since 1970, by the clock of the storage.
-        version: What the storage calls this state of it; empty where the content alone tells.
+        modified: The time of the last write, in seconds since 1970 by the clock of the storage.
+        version: The storage's names for this state; empty where only the content identifies it.
     """
 
     data: bytes
@@ -59,77 +59,77 @@ class Store(Protocol):
     """One kind of storage. Every method raises StorageError where the storage fails; UnavailableError in an outage."""
 
     def facts(self, path: str) -> FileFacts | None:
-        """Returns the state of the file at `path`; None where there is no regular file."""
+        """Returns the state of the file at `path`; None where it is not a regular file."""
 
     def open_stream(self, path: str) -> IO[bytes]:
-        """Opens a file for reading at any position, as it is: nothing is decompressed. The caller closes it.
+        """Opens a file for reading at any position, without decompression. The caller closes it.
 
-        The stream raises errors of its own: wrap the reads in `reading`.
+        The stream raises the errors of its library: wrap the reads in `reading`.
 
         Raises:
-            MissingFileError: There is no such file.
-            NotAFileError: It is a folder, a pipe or a device; opening waits for none of them.
+            MissingFileError: The file does not exist.
+            NotAFileError: It is a folder, a pipe or a device; the call does not block on a pipe.
         """
 
     def reading(self, path: str) -> AbstractContextManager[None]:
-        """Turns what is raised while the file at `path` is read into a `StorageError`."""
+        """Turns errors that are raised while the file at `path` is read into `StorageError`s."""
 
     def read_bytes(self, path: str, max_bytes: int | None = None) -> bytes:
-        """Returns the content of a file, as it is: nothing is decompressed.
+        """Returns the content of a file, without decompression.
 
         Args:
             path: The file.
-            max_bytes: The most bytes to accept; None: no limit. At most one byte more is ever read.
+            max_bytes: The largest accepted size; None for no limit. At most one byte more is read.
 
         Raises:
-            MissingFileError: There is no such file.
+            MissingFileError: The file does not exist.
             TooLargeError: The file is larger than `max_bytes`.
         """
 
     def list_files(self, folder: str, suffix: str = "") -> list[str]:
-        """Returns the files directly in `folder` whose names end in `suffix`, sorted; none where there is no folder.
+        """Returns the files directly in `folder` whose names end in `suffix`, sorted; empty where there is no folder.
 
-        Files whose names start with a dot are left out: they are still being written.
+        Leaves out names that start with a dot: such files are still being written.
         """
 
     def list_entries(self, folder: str) -> list[Entry]:
-        """Returns all files directly in `folder`, hidden ones too, sorted; none where there is no folder."""
+        """Returns all files directly in `folder`, including hidden ones, sorted; empty where there is no folder."""
 
     def list_below(self, beginning: str) -> Iterator[Entry]:
         """Yields the files below a folder at any depth.
 
         Args:
-            beginning: An address; at least all files whose addresses begin with it are listed.
+            beginning: An address. The result has all files whose addresses begin with it, and may have others.
         """
 
     def delete(self, path: str) -> None:
-        """Deletes a file; does nothing where it is gone already."""
+        """Deletes a file; does nothing where it does not exist."""
 
     def write_atomically(self, path: str, data: bytes) -> None:
-        """Writes a file so that no reader ever sees a part of it, creating the folders above it.
+        """Writes a file so that readers never see a part of it, and creates its folders.
 
-        A failure leaves what was at `path` before, and no partial file.
+        A failure leaves the previous file at `path`, and no partial file.
         """
 
     def read_state(self, path: str) -> Stored | None:
-        """Returns a small file with its state; None where there is none."""
+        """Returns a small file with its state; None where it does not exist."""
 
     def swap(self, path: str, data: bytes, expected: Stored | None) -> Stored | None:
-        """Writes a small file if it still is `expected` (None: if there is none); returns None where it is not.
+        """Writes a small file if its state still is `expected` (None: it does not exist); else returns None.
 
         Raises:
-            StorageError: The storage has no conditional writes.
+            StorageError: The storage does not support conditional writes.
         """
 
     def now(self, path: str) -> float:
-        """Returns the time, in seconds since 1970, by the clock that `Stored.modified` of `path` is measured by."""
+        """Returns the time in seconds since 1970, by the same clock as `Stored.modified` of `path`."""
 
     def explain(self, error: Exception, path: str, what: str, why: str = "") -> StorageError:
-        """Returns what another library raised about a file here as an error of ours.
+        """Returns the `StorageError` for an error that another library raised about a file of this store.
 
         Args:
-            error: What it raised.
-            path: What it was about.
-            what: What cannot be done.
-            why: What that means.
+            error: The library's error.
+            path: The address that the error is about.
+            what: The operation that failed, as in `cannot be read`.
+            why: The consequence of the failure.
         """

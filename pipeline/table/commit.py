@@ -1,10 +1,10 @@
-"""Publication: the part files of a run enter the Delta table in one transaction, or not at all."""
+"""The commit: the part files of a run enter the Delta table in one transaction, or not at all."""
 
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 from deltalake.exceptions import DeltaError
@@ -18,27 +18,28 @@ from pipeline.table.log import active_parts, check_columns, open_delta
 from pipeline.table.part_file import STATISTICS_COLUMNS, Receipt, check_run_id
 from pipeline.table.part_reader import open_part, reading_part
 from pipeline.table.paths import TableRoot, delta_location
-from pipeline.table.schema import SCHEMA
+from pipeline.table.schema import SCHEMA, strings
 from pipeline.table.summaries import RunSummary, read_summary, run_path, write_json
 
-_ATTEMPTS = 10  # a conflict costs one; writers that take turns cannot starve each other for long
-# Without this a compaction would gather statistics of the arrays as well.
+_ATTEMPTS = 10  # a conflict costs one attempt
+# Otherwise a compaction by another program gathers statistics of the arrays as well.
 _CONFIGURATION = {"delta.dataSkippingStatsColumns": ",".join(STATISTICS_COLUMNS)}
 _DIGEST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 class _Result(NamedTuple):
+    run_id: str
     version: int
     scored: int
     rejected: int
 
 
 class Changes(NamedTuple):
-    """What a run does to a table.
+    """The changes that a run makes to a table.
 
     Attributes:
-        base: The version that the run began with; -1 where there was no table.
-        receipts: The parts that count; none is legal, and one given twice counts once.
+        base: The version that the run began with; -1 if there was no table.
+        receipts: The parts to add; may be empty, and a receipt given twice counts once.
         removed: The parts of version `base` whose rows are replaced.
     """
 
@@ -48,25 +49,25 @@ class Changes(NamedTuple):
 
 
 class ConflictError(TableError):
-    """Another writer has changed what a run was to change; the run has published nothing."""
+    """Another writer has changed the same images or parts; the run has published nothing."""
 
 
 def commit(
     root: str, changes: Changes, *, run_id: str, model_json: Mapping[str, Any], summary: Mapping[str, Any]
 ) -> RunSummary:
-    """Publish exactly the parts that the receipts name, in one Delta transaction; create the table if there is none.
+    """Publishes exactly the parts that the receipts name, in one Delta transaction; creates the table if there is none.
 
-    Doing it again for the same run changes nothing and returns the same result, whatever the receipts: a runner may
-    repeat its last stage. Nor does it matter where an earlier attempt was killed: the commit is the one moment that
-    counts, the model's metadata is written before it and the summary after, by whichever attempt gets that far.
+    A repeated call for the same run changes nothing and returns the same result, whatever the receipts: a runner may
+    repeat its last stage. An earlier attempt may have been killed at any point: the model's metadata is written before
+    the commit and the summary after it, by whichever attempt gets that far.
 
     Args:
         root: The table, a local path or `scheme://`.
-        changes: What to do to it. Other runs may have published meanwhile, as long as none of them touched the same
-            images: of two runs at once one publishes an image's map, and no image gets two.
+        changes: The changes. Other runs may have published meanwhile if they changed other images: of two runs at once
+            one publishes an image's map, and no image gets two.
         run_id: The run.
-        model_json: The model's metadata; `digest` names it and `labels` are what maps of it are labelled with.
-        summary: What the run has to say about itself; kept as JSON together with the result.
+        model_json: The model's metadata; `digest` names the model and `labels` are its class labels.
+        summary: Further entries of the run's summary, a JSON file.
 
     Returns:
         What the run has published, now or earlier.
@@ -74,13 +75,13 @@ def commit(
     Raises:
         ConflictError: Another run has published some of the images, or has rewritten parts that this one replaces.
         TableError: A part is missing or has another size than its receipt says, receipts contradict each other, the
-            table has other columns, or the transaction failed; nothing is published then.
+            table has other columns, or the transaction failed; nothing is published.
         StorageError: The transaction, the model's metadata or the summary cannot be written.
     """
     check_run_id(run_id)
     digest = _digest(root, model_json)
     parts = _distinct(root, changes.receipts)
-    result = _Result(-1, sum(p.scored for p in parts), sum(p.rejected for p in parts))
+    result = _Result(run_id, -1, sum(p.scored for p in parts), sum(p.rejected for p in parts))
     actions: list[AddAction | RemoveAction] | None = None
     for attempt in range(1, _ATTEMPTS + 1):
         table = open_delta(root)
@@ -96,14 +97,20 @@ def commit(
         if attempt == 1:
             write_json(root, "models", digest, model_json)
         try:
-            _commit_transaction(root, table, actions, run_id, result)
+            _commit_transaction(root, table, actions, result)
             break
         except (OSError, DeltaError) as error:
-            # Another writer came first, of the table's first version or of this very run, or a store's answer was lost,
-            # which leaves open what became of the request: the next round tells.
+            # Another writer committed first, or the store's answer was lost. The next attempt finds out which.
             if attempt == _ATTEMPTS or (isinstance(error, OSError) and store_of(root) is None):
                 raise _not_written(root, run_id, attempt, error) from error
-    return _conclude(root, run_id, digest, result, {**summary, "parts": [_about(part) for part in parts]}, changes)
+    entries = {
+        "model_digest": digest,
+        "base": changes.base,
+        "removed": sorted(set(changes.removed)),
+        **summary,
+        "parts": [_part_record(part) for part in parts],
+    }
+    return _write_summary(root, result, entries)
 
 
 def _not_written(root: str, run_id: str, attempt: int, error: Exception) -> DensecastError:
@@ -119,36 +126,36 @@ def _not_written(root: str, run_id: str, attempt: int, error: Exception) -> Dens
 
 
 def check_overlap(root: str, table: DeltaTable | None, changes: Changes, parts: Sequence[Receipt]) -> None:
-    """Check that what others have published since a run began concerns other images than the run's.
+    """Checks that other runs have published only other images since a run began.
 
     Args:
         root: The table.
-        table: As it is now; None where there is none.
-        changes: What the run is to do.
+        table: Its current version; None if there is no table.
+        changes: The run's changes.
         parts: Its parts.
 
     Raises:
-        ConflictError: It does not.
+        ConflictError: Another run has published one of the run's images, or replaced one of its parts.
     """
-    remedy = "run again: what this run has computed is adopted, not computed twice"
+    remedy = "run again: the next run adopts the maps of this one"
     active = active_parts(table) if table else set()
     before = open_delta(root, changes.base) if changes.base >= 0 else None
     if gone := set(changes.removed) - active:
         raise ConflictError(
             f"{len(gone)} parts that hold images of this run were rewritten while it ran",
             where=root,
-            why="another run, or a compaction, has published meanwhile",
+            why="another run or a compaction has published meanwhile",
             remedy=remedy,
         )
-    fresh = active - (active_parts(before) if before else set())
-    theirs = {uri for part in sorted(fresh) for uri in _uris(root, part)}
-    for part in parts if theirs else ():
-        common = next((uri for uri in _uris(root, part.path) if uri in theirs), None)
+    new_parts = active - (active_parts(before) if before else set())
+    published = {uri for part in sorted(new_parts) for uri in _uris(root, part)}
+    for part in parts if published else ():
+        common = next((uri for uri in _uris(root, part.path) if uri in published), None)
         if common is not None:
             raise ConflictError(
                 f"another run has published the same images while this one ran, {common} among them",
                 where=root,
-                why="an image has one map; this run has published nothing",
+                why="an image has only one map; this run has published nothing",
                 remedy=remedy,
             )
 
@@ -156,25 +163,24 @@ def check_overlap(root: str, table: DeltaTable | None, changes: Changes, parts: 
 def _uris(root: str, part: str) -> Iterator[str]:
     with reading_part(root, f"the part {part} cannot be read", remedy="run again"), open_part(root, part) as file:
         for batch in file.iter_batches(columns=["uri"]):
-            yield from cast("list[str]", batch.column(0).to_pylist())
+            yield from strings(batch.column(0))
 
 
 def _commit_transaction(
-    root: str, table: DeltaTable | None, actions: list[AddAction | RemoveAction], run_id: str, result: _Result
+    root: str, table: DeltaTable | None, actions: list[AddAction | RemoveAction], result: _Result
 ) -> None:
-    about = {"run_id": run_id, "scored": result.scored, "rejected": result.rejected}
     properties = CommitProperties(
-        custom_metadata={"densecast": about},
-        app_transactions=[Transaction(run_id, 1)],
-        # The library would go on after a look at what it knows of conflicts; ours are looked at by `check_overlap`.
+        custom_metadata={"densecast": {"run_id": result.run_id, "scored": result.scored, "rejected": result.rejected}},
+        app_transactions=[Transaction(result.run_id, 1)],
+        # deltalake would retry after its own check of conflicts, which does not see ours: `check_overlap` does.
         max_commit_retries=0,
     )
     schema = Schema.from_arrow(SCHEMA)
     if table is not None:
         table.create_write_transaction(actions, "append", schema, commit_properties=properties)
         return
-    # One commit holds schema, parts and run: DeltaTable.create and a transaction after it would leave a moment, and
-    # after a crash a lasting state, in which readers find an empty table that no run has made.
+    # One commit holds schema, parts and run. After DeltaTable.create and before a second transaction, readers would
+    # find an empty table that no run has made.
     create_table_with_add_actions(
         delta_location(root),
         schema,
@@ -188,40 +194,40 @@ def _commit_transaction(
     )
 
 
-def _conclude(
-    root: str, run_id: str, digest: str, claimed: _Result, summary: Mapping[str, Any], changes: Changes
-) -> RunSummary:
-    """Write the summary of a run that is in the log, unless it is there; return what the run has published."""
+def _write_summary(root: str, claimed: _Result, entries: Mapping[str, Any]) -> RunSummary:
+    """Writes the summary of a run that is in the log, unless there is one; returns what the run has published."""
+    run_id = claimed.run_id
     path = run_path(root, run_id)
     if TableRoot(root).store.facts(path) is None:
-        facts = {"run_id": run_id, "model_digest": digest, "base": changes.base}
-        result = _committed(root, run_id, claimed)._asdict()
+        result = _logged_result(root, claimed)._asdict()
         now = {"published_at": datetime.now(UTC).isoformat(timespec="seconds")}
-        write_json(root, "runs", run_id, {**facts, **result, **now, "removed": sorted(set(changes.removed)), **summary})
+        write_json(root, "runs", run_id, {**result, **now, **entries})
     return read_summary(root, run_id)
 
 
-def _committed(root: str, run_id: str, claimed: _Result) -> _Result:
-    """What the log says that `run_id` has published; `claimed` if its entry is gone, as Delta drops old ones."""
+def _logged_result(root: str, claimed: _Result) -> _Result:
+    """Returns what the log says that a run has published; Delta drops old entries, and then `claimed` is returned."""
     table = open_delta(root)
     while table is not None:
         commits = table.history()
-        # deltalake numbers the commits it finds now from the version it opened: right only if none came in between.
-        again = open_delta(root)
-        if again is None or again.version() == table.version():
+        # deltalake numbers commits from the version it opened, which is wrong if another one was made meanwhile.
+        newest = open_delta(root)
+        if newest is None or newest.version() == table.version():
             for commit in commits:
-                about = commit.get("densecast") or {}
-                if about.get("run_id") == run_id:
-                    return _Result(int(commit["version"]), about["scored"], about["rejected"])
+                run = commit.get("densecast") or {}
+                if run.get("run_id") == claimed.run_id:
+                    return _Result(claimed.run_id, int(commit["version"]), run["scored"], run["rejected"])
             return claimed._replace(version=table.version())
-        table = again
-    raise TableError("the table vanished while a run was published to it", where=root)
+        table = newest
+    raise TableError("the table was deleted while a run was published to it", where=root)
 
 
 def _digest(root: str, model_json: Mapping[str, Any]) -> str:
     digest = model_json.get("digest")
     if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
-        raise TableError(f"the model's metadata have the digest {digest!r}", where=root, remedy="convert it again")
+        raise TableError(
+            f"the model's metadata has the digest {digest!r}", where=root, remedy="convert the model again"
+        )
     return digest
 
 
@@ -233,7 +239,7 @@ def _distinct(root: str, receipts: Sequence[Receipt]) -> list[Receipt]:
     return list(parts.values())
 
 
-def _about(part: Receipt) -> dict[str, Any]:
+def _part_record(part: Receipt) -> dict[str, Any]:
     return {name: getattr(part, name) for name in ("path", "size_bytes", "rows", "sha256")}
 
 
@@ -244,13 +250,13 @@ def _remove_action(path: str) -> RemoveAction:
 def _add_action(root: str, part: Receipt) -> AddAction:
     table = TableRoot(root)
     facts = table.store.facts(table.path(part.path))
-    found = facts.size_bytes if facts else None
-    if found != part.size_bytes:
+    size = facts.size_bytes if facts else None
+    if size != part.size_bytes:
         raise TableError(
-            f"the part {part.path} {'is missing' if found is None else f'has {found:,} bytes'}, where its receipt says"
+            f"the part {part.path} {'is missing' if size is None else f'has {size:,} bytes'}, where its receipt says"
             f" {part.size_bytes:,} bytes",
             where=root,
-            why="nothing was published: a table with a hole would lie to its readers",
+            why="nothing was published, since the table would lack rows",
             remedy="check that all workers write to the same folder and that nothing deletes from it, then run again",
         )
     return AddAction(

@@ -1,12 +1,12 @@
-"""The lease on a table: of the runs that are scheduled for it, one works and the others say who.
+"""The lease on a table: of the runs that are scheduled for it one works, and the others report which.
 
-A lease saves work; it guards nothing. Whether a table stays right is decided by `pipeline.table.commit.commit` alone,
-which refuses a run that overlaps with another (`ConflictError`). So a run that loses its lease, because its machine
-slept or the disk could not be written, goes on, and publishes if nobody was faster.
+A lease saves work. It does not protect the table: `pipeline.table.commit.commit` does, and refuses a run that overlaps
+with another (`ConflictError`). So a run that loses its lease, because its machine slept or the disk could not be
+written, continues, and publishes unless another run published first.
 
-Every change of the lease is a compare-and-swap of one file (`pipeline.table.lease_store`), so of several runs that
-find it free, or stale, one gets it. The clock of the storage alone says how old a lease is: those of the machines
-are never compared.
+Every change of the lease is a compare-and-swap of one file (`pipeline.table.lease_store`), so only one of several runs
+that find it free or expired gets it. The age of a lease is measured by the storage's clock only; clocks of different
+machines are never compared.
 """
 
 from __future__ import annotations
@@ -33,25 +33,24 @@ from pipeline.table.log import FOLDER
 
 DEFAULT_MINUTES = 10.0
 
-_RENEWALS = 4  # in the life of a lease: three may fail before it lapses
-_ATTEMPTS = 5  # each lost one means that another run has changed the lease meanwhile
+_RENEWALS = 4  # during the term of a lease: three may fail before it expires
+_ATTEMPTS = 5  # one fails each time another run has changed the lease meanwhile
 
 
 class Holder(BaseModel):
-    """Who holds a lease; the content of the file.
+    """The holder of a lease; the content of the file.
 
     Attributes:
-        token: Random; no two holders share one.
+        token: A random token, unique to the holder.
         run_id: The run.
         host: The machine, for people.
-        space: Where `pid` means something: machine, boot and process namespace; empty where that is not known.
+        space: The scope of `pid`: machine, boot and process namespace; empty if unknown.
         pid: The process.
-        started: When that process started, as the kernel counts it, so that a later one of the same number is told
-            apart.
-        acquired_at: When the lease was taken, by the holder's clock.
-        renewed_at: When it was renewed last, by the holder's clock.
-        seconds: How long it holds after it was renewed.
-        released: Whether the holder has given it back.
+        started: When that process started, in the kernel's ticks; a later process with the same number differs.
+        acquired_at: When the lease was acquired, by the holder's clock.
+        renewed_at: When it was last renewed, by the holder's clock.
+        seconds: The term of the lease after each renewal, in seconds.
+        released: Whether the holder has released it.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -72,8 +71,8 @@ class LeaseHeldError(DensecastError):
     """Another run holds the lease on a table.
 
     Attributes:
-        holder: Who; None where the file cannot be understood.
-        until: When it lapses unless it is renewed, by the clock of this machine.
+        holder: The holder; None if the file cannot be parsed.
+        until: When the lease expires unless it is renewed, by the clock of this machine.
     """
 
     holder: Holder | None = None
@@ -81,18 +80,18 @@ class LeaseHeldError(DensecastError):
 
 
 class Lease:
-    """The lease on a table, for the time of a `with` block; a thread renews it meanwhile.
+    """The lease on a table for the duration of a `with` block; a thread renews it.
 
     Args:
         root: The table, a local path or `scheme://`.
-        run_id: The run that wants it.
-        seconds: How long it holds unless it is renewed, above 0.
-        store: Where it is kept; by default beside the table's runs.
-        clock: Gives seconds; by it a lease that cannot be renewed counts as lost in time.
+        run_id: The run that acquires it.
+        seconds: The term of the lease after each renewal, above 0.
+        store: Where the lease is stored; by default beside the table's runs.
+        clock: Returns seconds, monotonic; a lease that was not renewed for its term counts as lost.
 
     Raises:
-        LeaseHeldError: By `with`: another run holds it.
-        StorageError: By `with`: it cannot be read or written.
+        LeaseHeldError: On entry: another run holds the lease.
+        StorageError: On entry: the lease cannot be read or written.
     """
 
     def __init__(
@@ -118,14 +117,14 @@ class Lease:
             seconds=seconds,
         )
         self._clock = clock
-        self._held: Stored | None = None
+        self._stored: Stored | None = None
         self._lost = ""
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="densecast-lease", daemon=True)
+        self._thread = threading.Thread(target=self._renew_repeatedly, name="densecast-lease", daemon=True)
 
     @property
     def lost(self) -> str:
-        """Why the lease was lost while it was held; empty where it was not."""
+        """Returns why the lease was lost while it was held; empty if it was not."""
         return self._lost
 
     def __enter__(self) -> Lease:
@@ -138,40 +137,40 @@ class Lease:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        if self._held is None or self._lost:
+        if self._stored is None or self._lost:
             return
         try:
             self._swap(self._holder.model_copy(update={"released": True, "renewed_at": datetime.now(UTC)}))
         except StorageError as failure:
-            # The work is done and counts; the next run waits until the lease has lapsed.
-            logging.getLogger(__name__).warning("the lease was not given back: %s", failure)
+            # The work is done; the next run waits until the lease expires.
+            logging.getLogger(__name__).warning("the lease was not released: %s", failure)
 
     def _acquire(self) -> None:
         for _ in range(_ATTEMPTS):
-            found = self._store.read()
-            if found is not None:
-                holder = parse(found.data)
-                left = self._left(found, holder)
-                if left > 0:
-                    raise held(self._root, holder, left)
-            self._held = self._store.swap(_json(self._holder), found)
-            if self._held is not None:
+            stored = self._store.read()
+            if stored is not None:
+                holder = parse(stored.data)
+                remaining = self._remaining(stored, holder)
+                if remaining > 0:
+                    raise lease_held(self._root, holder, remaining)
+            self._stored = self._store.swap(_json(self._holder), stored)
+            if self._stored is not None:
                 return
-        raise held(self._root, None, self._holder.seconds)
+        raise lease_held(self._root, None, self._holder.seconds)
 
-    def _left(self, found: Stored, holder: Holder | None) -> float:
-        """How long a lease still holds, in seconds."""
+    def _remaining(self, stored: Stored, holder: Holder | None) -> float:
+        """Returns the remaining term of a lease, in seconds; 0 or less if it has expired."""
         if holder is not None and (holder.released or is_dead(holder)):
             return 0.0
         seconds = self._holder.seconds if holder is None else holder.seconds
-        return seconds - (self._store.now() - found.modified)
+        return seconds - (self._store.now() - stored.modified)
 
-    def _keep(self) -> None:
+    def _renew_repeatedly(self) -> None:
         renewed = self._clock()
         while not self._stop.wait(self._holder.seconds / _RENEWALS):
             try:
                 if not self._swap(self._holder.model_copy(update={"renewed_at": datetime.now(UTC)})):
-                    self._lost = "another run has taken it over"
+                    self._lost = "another run has acquired it"
                     return
                 renewed = self._clock()
             except StorageError as error:
@@ -180,56 +179,56 @@ class Lease:
                     return
 
     def _swap(self, holder: Holder) -> bool:
-        swapped = self._store.swap(_json(holder), self._held)
+        swapped = self._store.swap(_json(holder), self._stored)
         if swapped is not None:
-            self._held = swapped
+            self._stored = swapped
         return swapped is not None
 
 
 def look(root: str) -> Holder | None:
-    """Who holds the lease on a table, as far as can be told without writing anything; None where nobody does.
+    """Returns the likely holder of the lease on a table, without writing anything; None if there is none.
 
-    Lapsed leases are told by the holder's clock and this one, so this is for people, not for decisions.
+    Expiry is computed from the holder's clock and this machine's, so the result is for people, not for decisions.
 
     Raises:
-        StorageError: It cannot be read.
+        StorageError: The lease cannot be read.
     """
-    found = open_lease(root).read()
-    holder = parse(found.data) if found is not None else None
+    stored = open_lease(root).read()
+    holder = parse(stored.data) if stored is not None else None
     if holder is None or holder.released or is_dead(holder):
         return None
     return holder if datetime.now(UTC) - holder.renewed_at < timedelta(seconds=holder.seconds) else None
 
 
 def parse(data: bytes) -> Holder | None:
-    """The holder that a lease names; None where it is damaged, and then it lapses by its age alone."""
+    """Returns the holder that a lease names; None if the file is damaged, and then only its age counts."""
     try:
         return Holder.model_validate_json(data)
     except ValidationError:
         return None
 
 
-def held(root: str, holder: Holder | None, left: float) -> LeaseHeldError:
-    """The error that says who holds a lease.
+def lease_held(root: str, holder: Holder | None, remaining: float) -> LeaseHeldError:
+    """Returns the error that names the holder of a lease.
 
     Args:
         root: The table.
-        holder: Who.
-        left: For how many seconds.
+        holder: The holder; None if unknown.
+        remaining: The remaining term of the lease, in seconds.
     """
-    until = datetime.now(UTC) + timedelta(seconds=left)
+    until = datetime.now(UTC) + timedelta(seconds=remaining)
     who = f"run {holder.run_id} (process {holder.pid} on {holder.host})" if holder else "another run"
     error = LeaseHeldError(
         f"{who} holds the lease on the table until {until:%Y-%m-%d %H:%M:%S} UTC, and renews it while it works",
         where=root,
-        remedy=f"wait for it; if it is dead and no other run works, delete {FOLDER}/{NAME} of the table",
+        remedy=f"wait for it; if it has died and no other run works, delete {FOLDER}/{NAME} of the table",
     )
     error.holder, error.until = holder, until
     return error
 
 
 def is_dead(holder: Holder) -> bool:
-    """Whether the process that took a lease is known to have ended; False where it ran elsewhere."""
+    """Returns whether the process that acquired a lease is known to have ended; False if it ran elsewhere."""
     if not holder.space or holder.space != process_space():
         return False
     try:
@@ -237,15 +236,15 @@ def is_dead(holder: Holder) -> bool:
     except ProcessLookupError:
         return True
     except PermissionError:
-        pass  # it is there, and somebody else's
+        pass  # it exists, and belongs to another user
     start = process_start(holder.pid)
     return start is None or bool(start and start != holder.started)
 
 
 def process_space() -> str:
-    """Machine, boot and process namespace; empty where the kernel does not tell.
+    """Returns machine, boot and process namespace; empty if the kernel does not report them.
 
-    Containers may share a host name, and their process numbers mean other processes.
+    Containers may share a host name, but have their own process numbers.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -255,10 +254,10 @@ def process_space() -> str:
 
 
 def process_start(pid: int) -> str | None:
-    """When a process started, in ticks since the machine did (see proc(5), `stat`).
+    """Returns when a process started, in ticks since the machine started (see proc(5), `stat`).
 
-    Empty where the kernel does not tell, as other users' processes may be hidden; None where it has ended and only its
-    parent has not noticed.
+    Empty if the kernel does not report it, as processes of other users may be hidden; None if the process has ended and
+    its parent has not collected it yet.
     """
     try:
         # The name, in brackets, may hold spaces and brackets; the fields after it do not.

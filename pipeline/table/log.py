@@ -1,6 +1,4 @@
-"""The Delta log of a table: opened, checked, and what its current version holds."""
-
-from typing import cast
+"""The Delta log of a table: opens it, checks its columns, lists the parts of a version."""
 
 import pyarrow as pa
 from deltalake import DeltaTable
@@ -12,23 +10,23 @@ from pipeline.storage.client_options import delta_options
 from pipeline.storage.errors import UnavailableError
 from pipeline.storage.options import store_of
 from pipeline.table.paths import TableRoot, delta_location
-from pipeline.table.schema import SCHEMA
+from pipeline.table.schema import SCHEMA, strings
 
-# The leading underscore keeps Delta's vacuum, and Spark's listing, away from what lies in it.
+# Delta's vacuum and Spark's listing skip names with a leading underscore.
 FOLDER = "_densecast"
 
 
 def active_parts(table: DeltaTable) -> set[str]:
-    """The files of a version, relative to the table's root."""
-    return set(cast("list[str]", pa.table(table.get_add_actions()).column("path").to_pylist()))
+    """Returns the parts of a version, relative to the table's root."""
+    return set(strings(pa.table(table.get_add_actions()).column("path")))
 
 
 def open_delta(root: str, version: int | None = None) -> DeltaTable | None:
-    """The Delta table at `root`, or None where there is none.
+    """Returns the Delta table at `root`, or None if there is none.
 
     Raises:
-        TableError: There is one, but it cannot be opened (at that version).
-        StorageError: The object store that it is in cannot be used.
+        TableError: The table cannot be opened (at that version).
+        StorageError: The table's object store cannot be used.
     """
     location = delta_location(root)
     if not is_remote(root) and not local_path(root).is_dir():
@@ -53,19 +51,19 @@ def open_delta(root: str, version: int | None = None) -> DeltaTable | None:
 
 
 def check_columns(root: str, table: DeltaTable) -> None:
-    """Check that a Delta table has our columns; it may have more.
+    """Checks that a Delta table has our columns; it may have more.
 
     Raises:
         TableError: A column is missing or has another type.
     """
-    found = pa.schema(table.schema().to_arrow())  # type: ignore[arg-type] # any Arrow schema
-    types = {field.name: field.type for field in found}
+    schema = pa.schema(table.schema().to_arrow())  # type: ignore[arg-type] # any Arrow schema
+    types = {field.name: field.type for field in schema}
     wrong = [f"{f.name} ({types.get(f.name, 'missing')})" for f in SCHEMA if types.get(f.name) != f.type]
     if wrong:
         raise TableError(
             f"is a Delta table, but not one of densecast's: it has no {', '.join(wrong[:5])}"
             + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""),
             where=root,
-            why="maps are kept in columns of fixed names and types",
+            why="the columns of a table of maps have fixed names and types",
             remedy="give the path of a table that densecast has written, or of a new folder to write one to",
         )

@@ -1,10 +1,10 @@
-"""Finding an image among the rows of a table by what a person types, and saying what was found instead."""
+"""Finds an image in a table by the name that a person types; its errors say what the table has instead."""
 
 import heapq
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow.dataset as pads
 
@@ -16,22 +16,25 @@ from pipeline.table.part_reader import reading_part
 from pipeline.table.rows import storable
 from pipeline.table.schema import Status
 
+NarrowRow: TypeAlias = Mapping[str, Any]
+"""The narrow columns of a row, as Python objects."""
+
 _SUGGESTIONS = 3
-_COMPARED_NAMES = 1000  # comparing names in earnest is slow
+_COMPARED_NAMES = 1000  # of all names, those that `nearest` compares, which is slow
 _COLUMNS = [
     *("key", "uri", "id", "status", "reason", "detail", "scale", "form", "class_count", "model_digest", "run_id"),
     "scored_at",
 ]
 
 
-def find_rows(dataset: Any, root: str, image: str, key: str = "") -> list[dict[str, Any]]:
-    """The rows that `image` means, with their narrow columns, oldest first; at least one.
+def find_rows(dataset: pads.Dataset, root: str, image: str, key: str = "") -> list[NarrowRow]:
+    """Returns the rows of an image, with their narrow columns, oldest first; at least one.
 
     Args:
-        dataset: The rows, a `pyarrow.dataset.Dataset`.
+        dataset: The rows of the table.
         root: The table, for messages.
-        image: A uri, a path as it would be typed, an image's own id, or a map's whole key.
-        key: How the key of a row has to begin.
+        image: A uri, a path as a person types it, an image's own id, or the whole key of a map.
+        key: The beginning of the key of the rows.
 
     Raises:
         TableError: There is no such image, or no such key.
@@ -50,21 +53,21 @@ def find_rows(dataset: Any, root: str, image: str, key: str = "") -> list[dict[s
     chosen = [row for row in rows if row["key"].startswith(key)]
     if not chosen:
         raise TableError(
-            f"no map of {image!r} has a key that begins with {key!r}; it has"
+            f"no map of {image!r} has a key that begins with {key!r}; its keys are"
             f" {', '.join(sorted({row['key'][:12] for row in rows}))}",
             where=root,
         )
     return sorted(chosen, key=lambda row: row["scored_at"])
 
 
-def maps_among(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """One row for each map: tiles of one map count once; by uri and scale."""
+def maps_among(rows: Sequence[NarrowRow]) -> list[NarrowRow]:
+    """Returns one row for each map, sorted by uri and scale; the tiles of a map count once."""
     maps = {(row["uri"], row["key"]): row for row in rows if row["status"] == Status.SCORED}
     return sorted(maps.values(), key=lambda row: (row["uri"], row["scale"], row["key"]))
 
 
-def several_maps(root: str, image: str, maps: Sequence[Mapping[str, Any]]) -> TableError:
-    """The error where one map was wanted."""
+def several_maps(root: str, image: str, maps: Sequence[NarrowRow]) -> TableError:
+    """Returns the error for a name that means several maps."""
     remedy = "give the uri of the image, and the key of the map if the uri is not enough"
     if len({row["uri"] for row in maps}) == 1 and len({row["scale"] for row in maps}) == len(maps):
         scales = ", ".join(f"{row['scale']:g}" for row in maps)
@@ -76,8 +79,8 @@ def several_maps(root: str, image: str, maps: Sequence[Mapping[str, Any]]) -> Ta
     )
 
 
-def no_scale(root: str, image: str, scale: float, rows: Sequence[Mapping[str, Any]]) -> TableError:
-    """The error where there are maps, and none at the scale that was wanted."""
+def no_scale(root: str, image: str, scale: float, rows: Sequence[NarrowRow]) -> TableError:
+    """Returns the error for an image that has maps, but none at the requested scale."""
     scales = ", ".join(f"{each:g}" for each in sorted({row["scale"] for row in maps_among(rows)}))
     rejected = [row for row in rows if row["scale"] == scale and row["status"] == Status.REJECTED]
     return TableError(
@@ -88,62 +91,62 @@ def no_scale(root: str, image: str, scale: float, rows: Sequence[Mapping[str, An
     )
 
 
-def no_map(root: str, row: Mapping[str, Any], version: int | None) -> TableError:
-    """The error where an image has no map.
+def no_map(root: str, row: NarrowRow, version: int | None) -> TableError:
+    """Returns the error for an image without a map.
 
     Args:
         root: The table.
-        row: Its newest row.
-        version: Which version of the table the row's run made, if that is known.
+        row: The image's newest row.
+        version: The version of the table that the row's run made; None if unknown.
     """
     if row["status"] != Status.DELETED:
         return TableError(
             f"{row['uri']} has no map: it was rejected as {row['reason']}",
             where=root,
             why=row["detail"] or "",
-            remedy="mend or replace the image, then score it again",
+            remedy="repair or replace the image, then score it again",
         )
     made = f", which made version {version}" if version is not None else ""
     earlier = f"MapTable(root, version={version - 1})" if version else "an earlier version of the table"
     return TableError(
-        f"{row['uri']} has no map any more: it was deleted from the collection",
+        f"{row['uri']} no longer has a map: it was deleted from the collection",
         where=root,
-        why=f"run {row['run_id']}{made}, did not find it any more" if made else f"run {row['run_id']} did not find it",
-        remedy=f"its last map is in {earlier}, unless that was vacuumed",
+        why=f"run {row['run_id']}{made}, no longer found it" if made else f"run {row['run_id']} did not find it",
+        remedy=f"its last map is in {earlier}, unless that version was vacuumed",
     )
 
 
 def no_table(root: str) -> TableError:
-    """The error where there is no table; says what is there."""
-    found = "is a remote folder without a Delta log"
+    """Returns the error for a path without a table; it says what the path is."""
+    kind = "is a remote folder without a Delta log"
     if not is_remote(root):
         path = local_path(root)
         if not path.exists():
-            found = "does not exist"
+            kind = "does not exist"
         elif path.is_file():
-            found = "is a file"
+            kind = "is a file"
         elif (path / "densecast.json").exists() or (path / "saved_model.pb").exists():
-            found = "is a model"
+            kind = "is a model"
         else:
             entries = sum(1 for _ in path.iterdir())
-            found = f"is a folder of {entries} entries without a Delta log" if entries else "is an empty folder"
+            kind = f"is a folder of {entries} entries without a Delta log" if entries else "is an empty folder"
     return TableError(
-        f"there is no table: this {found}",
+        f"there is no table: this {kind}",
         where=root,
         why="a table is a folder with a Delta log, _delta_log",
-        remedy="make one with `densecast score`, or give the path that was its output",
+        remedy="make one with `densecast score`, or give the path of its output",
     )
 
 
 @contextmanager
 def reading(root: str) -> Iterator[None]:
-    """What reading files may raise, as TableError."""
-    remedy = "if the table was vacuumed or copied meanwhile, open it again; else restore the file that is named,"
+    """Converts the errors of reading files into TableError."""
+    remedy = "if the table was vacuumed or copied meanwhile, open it again; otherwise restore the file that is named,"
     with reading_part(root, remedy=f"{remedy} or open an earlier version"):
         yield
 
 
-def _no_image(dataset: Any, root: str, image: str) -> TableError:
+def _no_image(dataset: pads.Dataset, root: str, image: str) -> TableError:
     wanted = _base_name(image)
     count = 0
     likely: list[tuple[int, str, str]] = []
@@ -155,16 +158,16 @@ def _no_image(dataset: Any, root: str, image: str) -> TableError:
             likely = heapq.nlargest(_COMPARED_NAMES, (*likely, *ranked))
     by_base = {base: name for _, base, name in reversed(likely)}
     near = [by_base[base] for base in nearest(wanted, by_base, _SUGGESTIONS)]
-    meant = f"did you mean {' or '.join(near)}? " if near else ""
+    suggestion = f"did you mean {' or '.join(near)}? " if near else ""
     return TableError(
         f"there is no image {image!r} among {count:,}",
         where=root,
-        remedy=f"{meant}an image is found by its uri, its path or its id",
+        remedy=f"{suggestion}an image is found by its uri, its path or its id",
     )
 
 
 def _spellings(image: str) -> list[str]:
-    """The uris that an image may have been listed under, given what a person types."""
+    """Returns the uris under which an image may have been listed, given what a person types."""
     names = [image]
     if not is_remote(image):
         try:
@@ -183,14 +186,14 @@ def _base_name(name: str) -> str:
 
 
 def _likeness(name: str, wanted: str) -> int:
-    """How many letters two names share at their ends: cheap enough for all names of a collection."""
+    """Returns how many letters two names share at both ends: cheap enough for all names of a collection."""
     length = min(len(name), len(wanted))
     front = next((i for i in range(length) if name[i] != wanted[i]), length)
     back = next((i for i in range(length) if name[-1 - i] != wanted[-1 - i]), length)
     return front + back
 
 
-def _describe(row: Mapping[str, Any]) -> str:
+def _describe(row: NarrowRow) -> str:
     return (
         f"\n  {row['uri']} at scale {row['scale']:g}, {row['form']}, model {row['model_digest'][:12]},"
         f" run {row['run_id']}, key {row['key'][:12]}"

@@ -1,6 +1,6 @@
-"""Part files: rows gather in memory and become immutable Parquet files, each vouched for by a small receipt.
+"""Part files: gathered rows become immutable Parquet files, each described by a small receipt.
 
-A part is invisible to readers until `pipeline.table.commit.publish` commits its receipt.
+Readers see a part only after `pipeline.table.commit.commit` has committed its receipt.
 """
 
 import hashlib
@@ -23,18 +23,22 @@ from pipeline.table.rows import MapRow, rows_to_arrow
 from pipeline.table.schema import SCHEMA, Status
 
 FLUSH_BYTES = 32 << 20
-# And the most rows, so that those of small maps take no more memory and no more work is lost with a process.
-FLUSH_ROWS = 8192
-NAME_DIGITS = 32
-FLUSH_SECONDS = 60.0
-"""Of work that a crash may undo: what was written before is adopted by the next run."""
+"""A part is written when the gathered rows take so much memory."""
 
-# Rows become Arrow's so many at a time: those of a small map take four times the memory as objects of Python.
+FLUSH_ROWS = 8192
+"""A part is written when so many rows have gathered: this bounds the memory, and the loss in a crash, of small maps."""
+
+FLUSH_SECONDS = 60.0
+"""A part is written when its oldest row has this age: a crash loses no more, since the next run adopts parts."""
+
+NAME_DIGITS = 32
+
+# Rows are converted to Arrow in blocks of this size: as Python objects, rows of small maps take four times the memory.
 _CONDENSED_ROWS = 256
-# Readers load whole row groups: small ones keep the reading of a single map cheap.
+# Readers load whole row groups; small ones make a single map cheap to read.
 ROW_GROUP_BYTES = 4 << 20
 
-# Columns that readers select by. The others are bulk: statistics and dictionaries of them cost space and gain nothing.
+# Columns that readers select by. Statistics and dictionaries of the other columns cost space without a benefit.
 STATISTICS_COLUMNS = ("key", "uri", "id", "status", "reason", "model_digest", "recipe", "run_id")
 _DICTIONARY_COLUMNS = ["id", "status", "reason", "detail", "form", "precision", "model_digest", "recipe", "run_id"]
 
@@ -42,15 +46,15 @@ _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class Receipt(NamedTuple):
-    """A part file that is complete on disk and not yet published; small, and picklable.
+    """A part file that is complete on disk and not yet published; small and picklable.
 
     Attributes:
         path: The file, relative to the root of the table.
         size_bytes: Its size.
-        rows: How many rows it holds.
-        scored: How many maps it adds to the table; the tiles of an image count once.
-        rejected: How many rejections it adds.
-        sha256: Digest of the file, in hex.
+        rows: The number of its rows.
+        scored: The number of maps that it adds to the table; the tiles of an image count once.
+        rejected: The number of rejections that it adds.
+        sha256: SHA-256 of the file, in hex.
         stats: Delta's statistics of the file: JSON with `numRecords`, `minValues`, `maxValues` and `nullCount`.
     """
 
@@ -64,7 +68,7 @@ class Receipt(NamedTuple):
 
 
 def check_run_id(run_id: str) -> None:
-    """Check that a run's identifier can be part of a file name.
+    """Checks that a run's identifier can be part of a file name.
 
     Raises:
         TableError: It cannot.
@@ -72,7 +76,7 @@ def check_run_id(run_id: str) -> None:
     if not _RUN_ID.fullmatch(run_id):
         raise TableError(
             f"the run id {run_id!r} cannot be part of a file name",
-            remedy="use letters, digits, dots, dashes and underscores, at most 100, a letter or digit first",
+            remedy="use letters, digits, dots, dashes and underscores, at most 100 characters, a letter or digit first",
         )
 
 
@@ -88,9 +92,9 @@ class PartWriter:
         root: The table, a local path or `scheme://`.
         run_id: The run that the rows belong to.
         model_digest: The model that the rows belong to.
-        flush_bytes: Size of the gathered rows in memory at which they become a part; `FLUSH_ROWS` do, too.
-        flush_seconds: Age of the oldest of them at which they do.
-        clock: Seconds, monotonic.
+        flush_bytes: Size of the gathered rows in memory, in bytes, at which a part is written; see also `FLUSH_ROWS`.
+        flush_seconds: Age of the oldest row, in seconds, at which a part is written.
+        clock: Returns seconds, monotonic.
 
     Raises:
         TableError: The run id cannot be part of a file name, or the folder cannot hold a table.
@@ -101,6 +105,7 @@ class PartWriter:
         root: str,
         run_id: str,
         model_digest: str,
+        *,
         flush_bytes: int = FLUSH_BYTES,
         flush_seconds: float = FLUSH_SECONDS,
         clock: Callable[[], float] = time.monotonic,
@@ -116,19 +121,19 @@ class PartWriter:
         self._size_bytes = self._count = self._scored = self._rejected = 0
 
     def add(self, row: MapRow) -> Receipt | None:
-        """Take a row; write a part when enough have gathered.
+        """Adds a row; writes a part if enough rows have gathered.
 
         Returns:
             The receipt of the part, if one was written.
 
         Raises:
             TableError: The row belongs to another run or model.
-            StorageError: The part cannot be written; the rows are still held, and `flush` tries again.
+            StorageError: The part cannot be written; the rows are kept, and `flush` tries again.
         """
         if (row.run_id, row.model_digest) != (self._run_id, self._model_digest):
             raise TableError(
-                f"a row of run {row.run_id} and model {row.model_digest} came to the writer of run {self._run_id} and"
-                f" model {self._model_digest}",
+                f"a row of run {row.run_id} and model {row.model_digest} was given to the writer of run {self._run_id}"
+                f" and model {self._model_digest}",
                 where=row.uri,
             )
         now = self._clock()
@@ -149,24 +154,24 @@ class PartWriter:
         return self.flush() if due else None
 
     def flush(self) -> Receipt | None:
-        """Write the gathered rows as a part.
+        """Writes the gathered rows as a part.
 
         Returns:
             Its receipt; None if there were no rows.
 
         Raises:
-            StorageError: The part cannot be written; the rows are still held, and `flush` tries again.
+            StorageError: The part cannot be written; the rows are kept, and `flush` tries again.
         """
         self._condense()
         if not self._tables:
             return None
         rows = pa.concat_tables(self._tables)
-        # Sorted, so that row groups cover narrow ranges and a reader of one image skips the others.
+        # Sorted: each row group covers a narrow range of addresses, and a reader of one image skips the others.
         order = pc.sort_indices(rows, sort_keys=[("uri", "ascending")])
         group_rows = max(1, ROW_GROUP_BYTES * rows.num_rows // self._size_bytes)
         with PartFile(self._root, self._run_id) as part:
             for start in range(0, rows.num_rows, group_rows):
-                # A group at a time, so that there is no second copy of all rows.
+                # One group at a time, which avoids a second copy of all rows.
                 part.write(rows.take(order.slice(start, group_rows)), self._size_bytes // rows.num_rows)
             receipt = part.close(self._scored, self._rejected)
         self._tables = []
@@ -182,13 +187,13 @@ class PartWriter:
 
 
 class PartFile:
-    """One part file while it is written: Arrow tables in, encoded in memory, stored whole by `close`.
+    """One part file while it is written: Arrow tables are encoded in memory, and `close` stores the file as a whole.
 
     Args:
         root: The table.
         run_id: The run that writes it; part of the file's name.
-        name: The end of the file's name; by default `NAME_DIGITS` digits of its own digest, so that a file which nobody
-            has published yet can be told to be whole: Parquet has checksums of pages, and none of its footer.
+        name: The end of the file's name; by default `NAME_DIGITS` digits of the file's digest, by which an unpublished
+            file can be verified: Parquet has checksums of pages, but not of its footer.
     """
 
     def __init__(self, root: str, run_id: str, name: str = "") -> None:
@@ -196,7 +201,7 @@ class PartFile:
         self._root, self._run_id, self._name, self._rows = root, run_id, name, 0
         self._statistics: list[dict[str, Any]] = []
         self._sink = pa.BufferOutputStream()
-        # The file says whose it is, so that it can be recognised without its receipt or name.
+        # The file names its run, so that it can be recognised without its receipt or name.
         self._writer = pq.ParquetWriter(
             self._sink,
             SCHEMA.with_metadata({"densecast": json.dumps({"run_id": run_id})}),
@@ -208,24 +213,27 @@ class PartFile:
 
     @property
     def rows(self) -> int:
-        """How many rows were written so far."""
+        """Returns the number of rows that were written so far."""
         return self._rows
 
-    def write(self, rows: Any, row_bytes: int) -> None:
-        """Add a `pyarrow.Table` of `SCHEMA`; its rows take about `row_bytes` each in memory."""
+    def write(self, rows: pa.Table, row_bytes: int) -> None:
+        """Adds rows of `SCHEMA`, each of about `row_bytes` bytes in memory."""
         self._writer.write_table(rows, row_group_size=max(1, ROW_GROUP_BYTES // max(row_bytes, 1)))
         self._statistics.append(_statistics(rows))
         self._rows += rows.num_rows
 
     def close(self, scored: int = 0, rejected: int = 0) -> Receipt:
-        """Store the file under its name and vouch for it.
+        """Stores the file under its name.
 
         Args:
-            scored: How many maps it adds to the table.
-            rejected: How many rejections it adds.
+            scored: The number of maps that it adds to the table.
+            rejected: The number of rejections that it adds.
+
+        Returns:
+            The receipt.
 
         Raises:
-            StorageError: It cannot be written; nothing of it is left.
+            StorageError: The file cannot be written; no partial file is left.
         """
         self._writer.close()
         data = self._sink.getvalue().to_pybytes()
@@ -233,7 +241,7 @@ class PartFile:
         path = f"part-{self._run_id}-{self._name or digest[:NAME_DIGITS]}.parquet"
         table = TableRoot(self._root)
         table.store.write_atomically(table.path(path), data)
-        stats = json.dumps(_joined(self._statistics))
+        stats = json.dumps(_join_statistics(self._statistics))
         return Receipt(path, len(data), self._rows, scored, rejected, digest, stats)
 
     def __enter__(self) -> Self:
@@ -243,28 +251,28 @@ class PartFile:
         self._writer.close()
 
 
-def _statistics(rows: Any) -> dict[str, Any]:
+def _statistics(rows: pa.Table) -> dict[str, Any]:
     lowest: dict[str, str] = {}
     highest: dict[str, str] = {}
     nulls: dict[str, int] = {}
     for name in STATISTICS_COLUMNS:
         nulls[name] = rows.column(name).null_count
-        found = pc.min_max(rows.column(name))
-        if found["min"].is_valid:
-            lowest[name], highest[name] = found["min"].as_py(), found["max"].as_py()
+        bounds = pc.min_max(rows.column(name))
+        if bounds["min"].is_valid:
+            lowest[name], highest[name] = bounds["min"].as_py(), bounds["max"].as_py()
     return {"numRecords": rows.num_rows, "minValues": lowest, "maxValues": highest, "nullCount": nulls}
 
 
-def _joined(statistics: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The statistics of a file from those of the tables in it."""
+def _join_statistics(statistics: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the statistics of a file from those of the tables in it."""
 
-    def each(name: str, choose: Callable[[list[Any]], Any]) -> dict[str, Any]:
-        columns = {column for found in statistics for column in found[name]}
-        return {c: choose([found[name][c] for found in statistics if c in found[name]]) for c in sorted(columns)}
+    def by_column(name: str, combine: Callable[[list[Any]], object]) -> dict[str, object]:
+        columns = sorted({column for table in statistics for column in table[name]})
+        return {c: combine([table[name][c] for table in statistics if c in table[name]]) for c in columns}
 
     return {
-        "numRecords": sum(found["numRecords"] for found in statistics),
-        "minValues": each("minValues", min),
-        "maxValues": each("maxValues", max),
-        "nullCount": each("nullCount", sum),
+        "numRecords": sum(table["numRecords"] for table in statistics),
+        "minValues": by_column("minValues", min),
+        "maxValues": by_column("maxValues", max),
+        "nullCount": by_column("nullCount", sum),
     }

@@ -1,7 +1,8 @@
-"""Reading a table of classification maps.
+"""Reads a table of classification maps.
 
-The table is a plain Delta Lake table, so other readers need nothing of ours. DuckDB scans `MapTable.dataset()` as it
-is, offline and with its filters pushed down: `maps = table.dataset(); duckdb.sql("SELECT uri FROM maps")`.
+The table is a plain Delta Lake table, which other programs can read without densecast. DuckDB scans
+`MapTable.dataset()` directly, with its filters pushed down:
+`maps = table.dataset(); duckdb.sql("SELECT uri FROM maps")`.
 """
 
 import os
@@ -11,6 +12,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
+import pyarrow as pa
 import pyarrow.dataset as pads
 
 from pipeline.errors import TableError
@@ -19,28 +21,28 @@ from pipeline.maps.fusion import fuse
 from pipeline.storage.address import is_remote
 from pipeline.storage.options import StorageOptions
 from pipeline.table.log import FOLDER, check_columns, open_delta
-from pipeline.table.lookup import find_rows, maps_among, no_map, no_scale, no_table, reading, several_maps
+from pipeline.table.lookup import NarrowRow, find_rows, maps_among, no_map, no_scale, no_table, reading, several_maps
 from pipeline.table.part_reader import arrow_filesystem
 from pipeline.table.paths import TableRoot
-from pipeline.table.row_decoding import MAP_COLUMNS, map_from_rows, scalars
-from pipeline.table.schema import Status
+from pipeline.table.row_decoding import MAP_COLUMNS, Row, map_from_rows, scalars
+from pipeline.table.schema import Status, strings
 from pipeline.table.summaries import read_json
 
 _BATCH_ROWS = 64  # of maps
 _LISTED_ROWS = 4096  # without arrays
 _SCORED = pads.field("status") == Status.SCORED.value
+# One row for each map.
 _ONCE = pads.field("tile_index") == 0
-"""One row for each map."""
 
 
 class Rejection(NamedTuple):
-    """An image that has no map.
+    """An image that was rejected.
 
     Attributes:
         uri: The image.
         reason: One of `pipeline.rejection.Reason`.
         detail: What happened, for people.
-        scales: At which scales; an image may have maps at others.
+        scales: The scales at which it was rejected; it may have maps at others.
     """
 
     uri: str
@@ -50,12 +52,12 @@ class Rejection(NamedTuple):
 
 
 class Deletion(NamedTuple):
-    """An image that had a map, or a rejection, until it left the collection.
+    """An image that had a map or a rejection until it was deleted from the collection.
 
     Attributes:
         uri: The image.
         id: Its owner's name for it, if any.
-        run_id: The run that did not find it any more.
+        run_id: The run that no longer found it.
     """
 
     uri: str
@@ -64,11 +66,11 @@ class Deletion(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """How many maps a table has, and what it has instead of maps: one for each image and scale, however many tiles.
+    """The numbers of maps, rejections and deletions in a table: one for each image and scale; tiles count once.
 
     Attributes:
-        by_status: `scored`, `rejected` and `deleted`; all are always there.
-        by_reason: Rejections by reason, most frequent first.
+        by_status: Counts by status: always `scored`, `rejected` and `deleted`.
+        by_reason: Rejections by reason, the most frequent first.
     """
 
     by_status: dict[str, int]
@@ -76,16 +78,16 @@ class Counts(NamedTuple):
 
 
 class MapTable:
-    """A table of classification maps as it was at one version; iterating gives its maps, one at a time.
+    """One version of a table of classification maps; iterating yields its maps, one at a time.
 
     Args:
         root: The table, a local path or `scheme://`.
-        version: Which version to read; None: the newest.
-        storage_options: How the object store of the table is opened, as `{"aws_region": "eu-west-1"}`; None: as the
-            environment says.
+        version: The version to read; by default the newest.
+        storage_options: How the object store of the table is opened, as `{"aws_region": "eu-west-1"}`; by default as
+            the environment says.
 
     Raises:
-        TableError: There is no table at `root`, or it is not one of densecast's, or has no such version.
+        TableError: `root` is not a table, not one of densecast's, or does not have that version.
         CredentialsError: There is no such storage option, or a value is malformed.
     """
 
@@ -106,30 +108,30 @@ class MapTable:
 
     @property
     def version(self) -> int:
-        """The version that is read."""
+        """Returns the version that is read."""
         return self._table.version()
 
     @property
-    def schema(self) -> Any:
-        """The columns, as a `pyarrow.Schema`."""
+    def schema(self) -> pa.Schema:
+        """Returns the columns."""
         return self._dataset.schema
 
     @cached_property
-    def _dataset(self) -> Any:
+    def _dataset(self) -> pads.Dataset:
         return self._table.to_pyarrow_dataset(filesystem=arrow_filesystem(self._root))
 
-    def dataset(self) -> Any:
-        """The table as a `pyarrow.dataset.Dataset`: lazy, for DuckDB, Polars, pandas and Arrow itself."""
+    def dataset(self) -> pads.Dataset:
+        """Returns the table as a lazy dataset, for DuckDB, Polars, pandas and Arrow itself."""
         return self._dataset
 
     def files(self) -> list[str]:
-        """The Parquet files of this version, as absolute paths or URIs; no others in the folder count."""
+        """Returns the Parquet files of this version, as absolute paths or URIs; other files of the folder are not."""
         uris = self._table.file_uris()
-        # deltalake leaves local paths percent-encoded, and a folder whose name has a space could not be opened.
+        # deltalake percent-encodes local paths, which cannot be opened if a folder's name has a space.
         return sorted(uris if is_remote(self._root) else map(unquote, uris))
 
-    def to_arrow(self, columns: Sequence[str] | None = None) -> Any:
-        """All rows as a `pyarrow.Table`, in memory; name the columns to leave the bulky ones on disk.
+    def to_arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Returns all rows, in memory; name the columns to leave the bulky ones on disk.
 
         Raises:
             TableError: There is no such column, or a part cannot be read.
@@ -149,10 +151,10 @@ class MapTable:
             return int(self._dataset.count_rows(filter=_SCORED & _ONCE))
 
     def __iter__(self) -> Iterator[ClassificationMap]:
-        # Part by part, and few rows at a time: scanning the dataset as a whole would read ahead up to a gigabyte.
+        # Part by part, a few rows at a time: a scan of the whole dataset would read ahead up to a gigabyte.
         condition = _SCORED & (pads.field("tile_count") == 1)
         with reading(self._root):
-            # By name: two iterations give one order, whatever order the log has.
+            # By name: the order of iteration does not depend on the order in the log.
             for part in sorted(self._dataset.get_fragments(filter=condition), key=lambda part: str(part.path)):
                 batches = part.to_batches(
                     schema=self.schema, columns=list(MAP_COLUMNS), filter=condition, batch_size=_BATCH_ROWS
@@ -166,7 +168,7 @@ class MapTable:
             yield self._read(row["uri"], row["key"])
 
     def rejections(self) -> Iterator[Rejection]:
-        """The images that have no map, or not at every scale, by uri; their addresses are held in memory.
+        """Yields the images that were rejected at some scale, by uri; their addresses are held in memory.
 
         Raises:
             TableError: A part cannot be read.
@@ -175,7 +177,7 @@ class MapTable:
             yield Rejection(row["uri"], row["reason"] or "", row["detail"] or "", tuple(row["scales"]))
 
     def deleted(self) -> Iterator[Deletion]:
-        """The images that the collection has no longer, by uri; their addresses are held in memory.
+        """Yields the images that were deleted from the collection, by uri; their addresses are held in memory.
 
         Raises:
             TableError: A part cannot be read.
@@ -190,7 +192,7 @@ class MapTable:
         return _distinct(table, columns)
 
     def counts(self) -> Counts:
-        """How many maps, rejections and deletions there are, and how many rejections for which reason.
+        """Returns the numbers of maps, rejections and deletions, and of rejections by reason.
 
         Raises:
             TableError: A part cannot be read.
@@ -199,23 +201,23 @@ class MapTable:
         reasons: Counter[str] = Counter()
         with reading(self._root):
             for batch in self._dataset.to_batches(columns=["status", "reason"], filter=_ONCE):
-                statuses.update(batch.column("status").to_pylist())
+                statuses.update(strings(batch.column("status")))
                 reasons.update(reason for reason in batch.column("reason").to_pylist() if reason is not None)
         return Counts(dict(statuses), dict(reasons.most_common()))
 
     @property
     def labels(self) -> Mapping[str, tuple[str, ...]]:
-        """The class labels of every model that has written here, by its digest.
+        """Returns the class labels of every model that has written to the table, by the model's digest.
 
         Raises:
-            TableError: A file of metadata is damaged.
+            TableError: The metadata of a model is damaged.
         """
         for path in self._root.store.list_files(self._root.path(FOLDER, "models"), ".json"):
             self._labels_of(path.rsplit("/", 1)[-1].removesuffix(".json"))
         return dict(self._labels)
 
     def runs(self) -> list[dict[str, Any]]:
-        """The summaries of the runs that this version holds, oldest first.
+        """Returns the summaries of the runs up to this version, oldest first.
 
         Raises:
             TableError: A summary is damaged.
@@ -226,17 +228,17 @@ class MapTable:
         return sorted(known, key=lambda summary: int(summary.get("version", 0)))
 
     def read(self, image: str, *, scale: float | None = None, key: str = "") -> ClassificationMap:
-        """The map of one image at one scale; of a huge image, its tiles put together.
+        """Returns the map of one image at one scale; the tiles of a huge image are joined.
 
         Args:
-            image: Its uri, its path as it would be typed, its own id, or the key of the map.
-            scale: Which map, where the image has several.
-            key: How the map's key begins, where that is not enough.
+            image: The image's uri, its path as a person types it, its own id, or the key of the map.
+            scale: The scale; needed if the image has several maps.
+            key: The beginning of the map's key, if image and scale are ambiguous.
 
         Raises:
             TableError: There is no such image, it was rejected or deleted (the message says why and when), or it has
                 several maps.
-            MapError: Its rows contradict each other, or a tile is missing.
+            MapError: The image's rows contradict each other, or a tile is missing.
         """
         rows = find_rows(self._dataset, self._root, image, key)
         maps = self._maps_among(rows)
@@ -249,37 +251,37 @@ class MapTable:
         return self._read(maps[0]["uri"], maps[0]["key"])
 
     def scales(self, image: str) -> tuple[float, ...]:
-        """The scales at which an image has a map, ascending; at least one.
+        """Returns the scales at which an image has a map, ascending; at least one.
 
         Raises:
             TableError: As `read`.
         """
-        return tuple(row["scale"] for row in self._of_all_scales(image))
+        return tuple(row["scale"] for row in self._maps_of(image))
 
     def fused(self, image: str) -> ClassificationMap:
-        """One map of an image from its maps at all scales, see `pipeline.maps.fusion.fuse`; `fused_from` says which.
+        """Returns an image's maps at all scales, fused into one, see `pipeline.maps.fusion.fuse`.
 
-        A scale at which the image was rejected (too small, say) is not among them.
+        `fused_from` names the scales. A scale at which the image was rejected, as too small for example, is left out.
 
         Raises:
             TableError: As `read`.
             MapError: As `read`.
         """
-        rows = self._of_all_scales(image)
+        rows = self._maps_of(image)
         maps = [self._read(row["uri"], row["key"]) for row in rows]
         return fuse(maps, max(row["class_count"] for row in rows))
 
-    def _of_all_scales(self, image: str) -> list[Mapping[str, Any]]:
+    def _maps_of(self, image: str) -> list[NarrowRow]:
         maps = self._maps_among(find_rows(self._dataset, self._root, image))
         if len({row["uri"] for row in maps}) > 1 or len({row["scale"] for row in maps}) < len(maps):
             raise several_maps(self._root, image, maps)
         return maps
 
-    def _maps_among(self, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    def _maps_among(self, rows: Sequence[NarrowRow]) -> list[NarrowRow]:
         maps = maps_among(rows)
         if not maps:
-            made = {run.get("run_id"): run.get("version") for run in self.runs()}
-            raise no_map(self._root, rows[-1], made.get(rows[-1]["run_id"]))
+            versions = {run.get("run_id"): run.get("version") for run in self.runs()}
+            raise no_map(self._root, rows[-1], versions.get(rows[-1]["run_id"]))
         return maps
 
     def _read(self, uri: str, key: str) -> ClassificationMap:
@@ -288,7 +290,7 @@ class MapTable:
             table = self._dataset.to_table(columns=list(MAP_COLUMNS), filter=wanted)
         return self._map([scalars(table, index) for index in range(table.num_rows)])
 
-    def _map(self, rows: Sequence[Mapping[str, Any]]) -> ClassificationMap:
+    def _map(self, rows: Sequence[Row]) -> ClassificationMap:
         return map_from_rows(rows, self._labels_of(rows[0]["model_digest"].as_py()))
 
     def _labels_of(self, digest: str) -> tuple[str, ...]:
@@ -300,8 +302,8 @@ class MapTable:
         return self._labels[digest]
 
 
-def _distinct(table: Any, columns: list[str]) -> Iterator[dict[str, Any]]:
-    """The distinct rows by `columns`, sorted by them; with the `scales` of each, if there is a column `scale`."""
+def _distinct(table: pa.Table, columns: list[str]) -> Iterator[dict[str, Any]]:
+    """Yields the distinct values of `columns`, sorted, each with its `scales` if there is a column `scale`."""
     scaled = "scale" in table.column_names
     distinct = table.group_by(columns).aggregate([("scale", "distinct")] if scaled else [])
     ordered = distinct.sort_by([(name, "ascending") for name in columns])

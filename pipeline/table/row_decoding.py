@@ -1,7 +1,9 @@
-"""Rows of the table back into maps; the tiles of a huge image into one."""
+"""Decodes rows of the table into maps; the tiles of a huge image become one map."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
+
+import pyarrow as pa
 
 from pipeline.maps.classification_map import CellScores, ClassificationMap, Feature, MapError
 from pipeline.maps.encoding import decode
@@ -15,70 +17,71 @@ MAP_COLUMNS = (
     *("tile_index", "tile_count", "tile_y", "tile_x", "map_height", "map_width", "geometry", "form", *ARRAYS),
     *("model_digest", "run_id"),
 )
-"""What reading a map takes; the other columns need not be loaded."""
+"""The columns from which a map is decoded."""
 
 _OF_A_TILE = (*ARRAYS, "tile_index", "tile_y", "tile_x", "map_height", "map_width", "run_id")
 
+Row: TypeAlias = Mapping[str, Any]
+"""A row as Arrow scalars by column; their methods depend on the column's type."""
 
-def map_from_row(row: Mapping[str, Any], labels: tuple[str, ...]) -> ClassificationMap:
-    """The map that a scored row holds: `map_from_rows` of a single row."""
-    return map_from_rows([row], labels)
+_Facts: TypeAlias = Mapping[str, Any]
+"""The narrow columns of a row as Python objects, by name."""
 
 
-def map_from_rows(rows: Sequence[Mapping[str, Any]], labels: tuple[str, ...]) -> ClassificationMap:
-    """The map that the rows of an image at one scale hold, exactly as it was stored.
+def map_from_rows(rows: Sequence[Row], labels: tuple[str, ...]) -> ClassificationMap:
+    """Returns the map that the rows of an image at one scale hold, exactly as it was stored.
 
     Args:
-        rows: The columns of `MAP_COLUMNS` as Arrow scalars: what `scalars` gives. All tiles of a map in any order, or
-            the one row of an image that was not cut; a tile given twice counts once.
+        rows: The columns `MAP_COLUMNS`, as `scalars` returns them: all tiles of a map in any order, or the one row of
+            an image that was not cut. A tile given twice counts once.
         labels: The labels of the rows' model.
 
     Raises:
         MapError: A row holds no map, its arrays do not fit each other, or the tiles do not make up a map: one is
-            missing, they overlap, or they are of different maps.
+            missing, they overlap, or they belong to different maps.
     """
-    found = [(_facts(row), row) for row in rows]
-    about = found[0][0]
-    tiles = {facts["tile_index"]: (facts, row) for facts, row in found}
+    tiles_facts = [(_facts(row), row) for row in rows]
+    first = tiles_facts[0][0]
+    tiles = {facts["tile_index"]: (facts, row) for facts, row in tiles_facts}
     for name in (name for name in MAP_COLUMNS if name not in _OF_A_TILE):
-        if any(facts[name] != about[name] for facts, _ in found):
-            raise MapError(f"tiles of one map have different {name}", where=about["uri"])
-    missing = [index for index in range(about["tile_count"]) if index not in tiles]
-    if missing or len(tiles) != about["tile_count"]:
+        if any(facts[name] != first[name] for facts, _ in tiles_facts):
+            raise MapError(f"tiles of one map have different {name}", where=first["uri"])
+    missing = [index for index in range(first["tile_count"]) if index not in tiles]
+    if missing or len(tiles) != first["tile_count"]:
         numbers = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
         raise MapError(
-            f"{len(tiles)} of {about['tile_count']} tiles are there" + (f"; missing: {numbers}" if missing else ""),
-            where=about["uri"],
-            remedy="look at the damage with `densecast check`, or score the image again",
+            f"the table has {len(tiles)} of {first['tile_count']} tiles" + (f"; missing: {numbers}" if missing else ""),
+            where=first["uri"],
+            remedy="find the damage with `densecast check`, or score the image again",
         )
-    cells = _assembled([(facts, _cells(facts, row)) for facts, row in tiles.values()])
-    seen = about["scored_height"], about["scored_width"]
+    cells = _join_tiles([(facts, _cells(facts, row)) for facts, row in tiles.values()])
+    scored_size = first["scored_height"], first["scored_width"]
     return ClassificationMap(
-        uri=about["uri"],
-        id=about["id"],
-        image_size=(about["image_height"], about["image_width"]),
+        uri=first["uri"],
+        id=first["id"],
+        image_size=(first["image_height"], first["image_width"]),
         labels=labels,
         classes=cells.classes,
         scores=cells.scores,
         residual=cells.residual,
         probabilities=cells.probabilities,
-        geometry=Geometry(**about["geometry"]),
-        model_digest=about["model_digest"],
-        run_id=about["run_id"],
-        scale=about["scale"],
-        key=about["key"],
+        geometry=Geometry(**first["geometry"]),
+        model_digest=first["model_digest"],
+        run_id=first["run_id"],
+        scale=first["scale"],
+        key=first["key"],
         features={feature.name: feature.values for feature in cells.features},
-        scored_size=None if None in seen else seen,
+        scored_size=None if None in scored_size else scored_size,
     )
 
 
-def scalars(batch: Any, index: int) -> dict[str, Any]:
-    """Row `index` of a `pyarrow.RecordBatch` or `Table`, as Arrow scalars by column."""
+def scalars(batch: pa.RecordBatch | pa.Table, index: int) -> Row:
+    """Returns row `index` of a batch."""
     return {name: batch.column(name)[index] for name in batch.schema.names}
 
 
-def _facts(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The narrow columns of a row that holds a map."""
+def _facts(row: Row) -> _Facts:
+    """Returns the narrow columns of a row that holds a map."""
     facts = {name: row[name].as_py() for name in MAP_COLUMNS if name not in ARRAYS}
     where = facts["uri"]
     if facts["status"] != Status.SCORED:
@@ -95,7 +98,7 @@ def _facts(row: Mapping[str, Any]) -> dict[str, Any]:
     return facts
 
 
-def _cells(facts: Mapping[str, Any], row: Mapping[str, Any]) -> CellScores:
+def _cells(facts: _Facts, row: Row) -> CellScores:
     height, width = facts["map_height"], facts["map_width"]
     try:
         return decode(row, Form(facts["form"]), height, width)
@@ -105,8 +108,8 @@ def _cells(facts: Mapping[str, Any], row: Mapping[str, Any]) -> CellScores:
         ) from error
 
 
-def _assembled(tiles: Sequence[tuple[Mapping[str, Any], CellScores]]) -> CellScores:
-    """The cells of all tiles in their places."""
+def _join_tiles(tiles: Sequence[tuple[_Facts, CellScores]]) -> CellScores:
+    """Returns the cells of all tiles as one map."""
     if len(tiles) == 1:
         return tiles[0][1]
     where = tiles[0][0]["uri"]
@@ -117,19 +120,19 @@ def _assembled(tiles: Sequence[tuple[Mapping[str, Any], CellScores]]) -> CellSco
     if any(other != names[0] for other in names):
         raise MapError("tiles of one map have different features", where=where)
 
-    def whole(arrays: Sequence[Any]) -> Any:
+    def join(arrays: Sequence[Any]) -> Any:
         return place((y, x, array) for (y, x), array in zip(origins, arrays, strict=True))
 
     try:
         parts = [cells for _, cells in tiles]
         first = parts[0].probabilities
         return CellScores(
-            whole([cells.classes for cells in parts]),
-            whole([cells.scores for cells in parts]),
-            whole([cells.residual for cells in parts]),
-            None if first is None else whole([cells.probabilities for cells in parts]),
+            join([cells.classes for cells in parts]),
+            join([cells.scores for cells in parts]),
+            join([cells.residual for cells in parts]),
+            None if first is None else join([cells.probabilities for cells in parts]),
             tuple(
-                Feature(name, whole([cells.features[i].values for cells in parts])) for i, name in enumerate(names[0])
+                Feature(name, join([cells.features[i].values for cells in parts])) for i, name in enumerate(names[0])
             ),
         )
     except MapError as error:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.maps.classification_map import CellScores, Feature, Floats, Integers, MapError, check_cells
+from pipeline.maps.classification_map import CellScores, Floats, Integers, MapError, check_cells
 from pipeline.maps.encoding import encode, map_digest
 from pipeline.maps.geometry import Geometry
 from pipeline.maps.recipe import Recipe
@@ -17,16 +17,16 @@ from pipeline.table.schema import ARRAYS, DETAIL_LENGTH, SCHEMA, Status
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What is known of an image file; of a rejected one perhaps no more than its uri.
+    """An image file; of a rejected one perhaps only the uri is known.
 
     Attributes:
-        uri: Where it came from.
+        uri: The image's address.
         id: The name that its owner gave it, if any.
         size_bytes: Size of the file.
         digest: SHA-256 of the file, in hex.
         height: Pixels.
         width: Pixels.
-        version: What `ImageReference.version` said of the file when it was listed.
+        version: `ImageReference.version` when the file was listed.
     """
 
     uri: str
@@ -40,16 +40,16 @@ class ImageFacts:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Which part of an image's maps a row is.
+    """The scale and tile of a row.
 
     Attributes:
-        scale: The scale that was asked for; a rejected image has a row at each.
-        height: Rows of pixels that the model saw of the whole image, after scaling.
-        width: Columns of the same.
-        tile_index: Which tile of a huge image, counted from 0 by rows.
-        tile_count: How many tiles there are; 1 for an image that was not cut.
-        tile_y: The row of the image's map that is row 0 of the tile's.
-        tile_x: The same for columns.
+        scale: The requested scale; a rejected image has a row at each.
+        height: Height of the whole image after scaling, in pixels.
+        width: Width of the whole image after scaling, in pixels.
+        tile_index: The tile of a huge image, counted from 0 by rows.
+        tile_count: The number of tiles; 1 for an image that was not cut.
+        tile_y: The row of the image's map at which the tile's map begins.
+        tile_x: The column of the image's map at which the tile's map begins.
     """
 
     scale: float = 1.0
@@ -102,7 +102,7 @@ class MapRow:
 
     @property
     def size_bytes(self) -> int:
-        """About how many bytes the row holds in memory; its share of a compressed file is smaller."""
+        """Returns the approximate size of the row in memory, in bytes; its share of a compressed file is smaller."""
         arrays = sum(array.nbytes for array in (self.classes, self.scores, self.residual) if array is not None)
         blobs = sum(len(feature["values"]) for feature in self.features or ())
         text = sum(len(value) for value in (self.uri, self.id, self.detail) if value is not None)
@@ -119,33 +119,36 @@ def scored_row(
     run_id: str,
     scored_at: datetime,
     placement: Placement | None = None,
-    features: Sequence[Feature] | None = None,
 ) -> MapRow:
-    """The row of a map.
+    """Returns the row of a map.
 
     Args:
         image: The image; its digest and size must be known.
-        recipe: What was made of it.
+        recipe: The recipe that made the map.
         geometry: Where the cells of the whole image's map lie in the image, in pixels of the image as it was read.
-        cells: What was computed; `probabilities` where `recipe.form` asks for them. They are stored in that form.
-        class_count: C, how many classes the model has.
+        cells: The map's cells; with `probabilities` if `recipe.form` stores them. They are stored in that form.
+        class_count: C, the number of the model's classes.
         run_id: The run.
-        scored_at: When, with a time zone.
-        placement: Which part of the image's maps it is; by default all of its map at scale 1.
-        features: Blobs to keep beside it; by default those of `cells`.
+        scored_at: The time, with a time zone.
+        placement: The row's scale and tile; by default the whole map at scale 1.
 
     Raises:
         MapError: The arrays do not fit each other, the recipe or the class count, or are too large for one row.
     """
     if image.digest is None or image.height is None or image.width is None:
         raise MapError("a map needs the digest and the size of its image", where=image.uri)
-    if features is not None:
-        cells = cells._replace(features=tuple(features))
+
     check_cells(image.uri, cells, class_count)
     height, width, _ = cells.classes.shape
     arrays = encode(image.uri, cells, recipe.form)
     return MapRow(
-        **_common(image, recipe, placement or Placement(1.0, image.height, image.width), run_id, scored_at),
+        **_common_columns(
+            image,
+            recipe,
+            placement or Placement(1.0, image.height, image.width),
+            run_id=run_id,
+            scored_at=scored_at,
+        ),
         **arrays,
         status=Status.SCORED.value,
         reason=None,
@@ -168,22 +171,22 @@ def rejected_row(
     scored_at: datetime,
     placement: Placement | None = None,
 ) -> MapRow:
-    """The row of an image that has no map, and why.
+    """Returns the row of a rejected image.
 
     Args:
-        image: What is known of it.
-        recipe: What would have been made of it.
+        image: The image.
+        recipe: The run's recipe.
         reason: The kind of failure, for counting.
-        detail: The failure itself, for people; cut to `DETAIL_LENGTH` characters.
+        detail: The failure, for people; cut to `DETAIL_LENGTH` characters.
         run_id: The run.
-        scored_at: When it was given up, with a time zone.
-        placement: At which scale; 1 by default.
+        scored_at: The time of the rejection, with a time zone.
+        placement: The scale; 1 by default.
     """
     without_map: dict[str, Any] = dict.fromkeys(
         (*ARRAYS, "map_height", "map_width", "geometry", "class_count", "map_digest")
     )
     return MapRow(
-        **_common(image, recipe, placement or Placement(), run_id, scored_at),
+        **_common_columns(image, recipe, placement or Placement(), run_id=run_id, scored_at=scored_at),
         **without_map,
         status=Status.REJECTED.value,
         reason=str(reason),
@@ -191,14 +194,14 @@ def rejected_row(
     )
 
 
-def rows_to_arrow(rows: Sequence[MapRow]) -> Any:
-    """The rows as a `pyarrow.Table` of `SCHEMA`."""
+def rows_to_arrow(rows: Sequence[MapRow]) -> pa.Table:
+    """Returns the rows as a table of `SCHEMA`."""
     columns = [pa.array([getattr(row, field.name) for row in rows], type=field.type) for field in SCHEMA]
     return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
 def storable(text: str) -> str:
-    r"""`text` as Unicode that every reader takes: bytes of a file name that are no UTF-8 become `\udcff` and the like.
+    r"""Returns a text as valid Unicode: bytes of a file name that are not UTF-8 become `\udcff` and the like.
 
     >>> storable("caf\udce9.jpg")
     'caf\\udce9.jpg'
@@ -206,13 +209,14 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _common(
-    image: ImageFacts, recipe: Recipe, placement: Placement, run_id: str, scored_at: datetime
+def _common_columns(
+    image: ImageFacts, recipe: Recipe, placement: Placement, *, run_id: str, scored_at: datetime
 ) -> dict[str, Any]:
+    """Returns the columns that scored and rejected rows share."""
     if scored_at.tzinfo is None:
         raise MapError(f"the time {scored_at} has no time zone", where=image.uri, remedy="use datetime.now(UTC)")
     return {
-        # An image that could not be read has no content to be addressed by.
+        # An image that could not be read has no content address.
         "key": recipe.key(image.digest or f"uri:{storable(image.uri)}", placement.scale),
         "uri": storable(image.uri),
         "id": None if image.id is None else storable(image.id),

@@ -1,4 +1,4 @@
-"""The runs that have published to a table, from the summaries that they left: a line each."""
+"""The history of a table: one line for each run that has published to it, read from the runs' summaries."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pipeline.table.reader import MapTable
 
 @dataclass(frozen=True, slots=True)
 class RunLine:
-    """One run; None stands for what its summary does not say, as those of older versions of densecast.
+    """One run. A value is None if the summary does not have it, as those of older versions of densecast.
 
     Attributes:
         run_id: The run.
-        published_at: When it published, ISO 8601.
+        published_at: When it published, in ISO 8601.
         version: The version of the table that it made.
-        listed: Images that were listed.
-        kept: Images that were known and left as they were, but for their listed version or id.
-        adopted: Images that were taken over from runs that died.
-        scored: Maps that it added.
-        rejected: Rejections that it added.
-        deleted: Images that were marked as deleted.
-        seconds: All stages together, summed over all workers.
+        listed: The number of listed images.
+        kept: The number of images whose maps were kept; their listed version or id may have changed.
+        adopted: The number of images that were adopted from dead runs.
+        scored: The number of maps that it added.
+        rejected: The number of rejections that it added.
+        deleted: The number of images that it marked as deleted.
+        seconds: The duration of all stages, summed over all workers.
         model_digest: The model.
     """
 
@@ -41,7 +41,7 @@ class RunLine:
 
 
 def run_lines(root: str) -> list[RunLine]:
-    """The runs whose work is in the current version of a table, or was superseded since; the newest is last.
+    """Returns the runs that have published to the current version of a table or an earlier one, the newest last.
 
     Raises:
         TableError: There is no table, or a summary is damaged.
@@ -54,9 +54,9 @@ def _line(summary: Mapping[str, Any]) -> RunLine:
     outcomes: Mapping[str, Any] = images if isinstance(images, Mapping) else {}
 
     def count(*names: str) -> int | None:
-        # A summary that counts outcomes leaves out those that did not occur.
-        found = [_integer(outcomes.get(name, 0)) or 0 for name in names]
-        return sum(found) if outcomes else None
+        # A summary leaves out outcomes that did not occur.
+        counts = [_integer(outcomes.get(name, 0)) or 0 for name in names]
+        return sum(counts) if outcomes else None
 
     return RunLine(
         run_id=str(summary.get("run_id", "")),
@@ -73,15 +73,15 @@ def _line(summary: Mapping[str, Any]) -> RunLine:
     )
 
 
-def _integer(value: Any) -> int | None:
+def _integer(value: object) -> int | None:
     return int(value) if isinstance(value, int | float) else None
 
 
-def _text(value: Any) -> str | None:
+def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _seconds(value: Any) -> float | None:
+def _seconds(value: object) -> float | None:
     if isinstance(value, Mapping):
         value = sum(stage for stage in value.values() if isinstance(stage, int | float)) if value else None
     return float(value) if isinstance(value, int | float) else None

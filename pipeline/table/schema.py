@@ -1,26 +1,28 @@
-"""The columns of the table, and what a row says of its image."""
+"""The columns of the table."""
+
+from __future__ import annotations
 
 from dataclasses import fields
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 
 from pipeline.maps.geometry import Geometry
 
-DETAIL_LENGTH = 2000  # characters: a detail is for people, and a decoder may quote half a file
+DETAIL_LENGTH = 2000  # characters: a decoder's message may quote half a file
 
 
 class Status(StrEnum):
-    """What became of an image: it has a map, it has none for a reason, or it is in the collection no longer."""
+    """The status of an image: it has a map, it was rejected for a reason, or it was deleted from the collection."""
 
     SCORED = "scored"
     REJECTED = "rejected"
     DELETED = "deleted"
 
 
-def _list_of(value: Any) -> Any:
-    # Delta, and Parquet's own rules, call the inner field "element"; Arrow's default is "item".
+def _list_of(value: pa.DataType) -> pa.DataType:
+    # Delta and the Parquet format call the inner field "element"; Arrow's default is "item".
     return pa.list_(pa.field("element", value))
 
 
@@ -79,9 +81,14 @@ SCHEMA: pa.Schema = pa.schema(
 )
 
 
+def strings(column: pa.Array[Any] | pa.ChunkedArray[Any]) -> list[str]:
+    """Returns the values of a column of strings without nulls."""
+    return cast("list[str]", column.to_pylist())
+
+
 ARRAYS = ("classes", "scores", "residual", "probabilities", "features")
 """The bulky columns."""
 
 
 IDENTITY = ("uri", "scale", "tile_index")
-"""What no two rows of a table have in common."""
+"""The columns that identify a row: no two rows of a table agree in all of them."""

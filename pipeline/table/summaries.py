@@ -1,4 +1,4 @@
-"""What runs say about themselves: JSON files beside the Delta log."""
+"""The summaries of runs and the metadata of models: JSON files beside the Delta log."""
 
 import json
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from pipeline.table.log import FOLDER
 from pipeline.table.paths import TableRoot
 
 ADOPTED = "adopted"
-"""Where a run's summary names the parts of dead runs that it took rows from."""
+"""The entry of a run's summary that names the parts of dead runs from which it adopted rows."""
 
 
 class RunSummary(NamedTuple):
@@ -19,13 +19,13 @@ class RunSummary(NamedTuple):
     Attributes:
         run_id: The run.
         version: The version of the table that it made.
-        scored: How many maps it added.
-        rejected: How many rejections it added.
-        images: How many images were listed, and what became of them, by `pipeline.transforms.reconcile.Outcome`;
-            `read`: how many files were opened; `still_rejected`: how many had no map before and have none now.
-        reasons: The rejections it added, by reason.
-        seconds: By stage, summed over all workers.
-        devices: Images that were run, padding included, by device, over all workers.
+        scored: The number of maps that it added.
+        rejected: The number of rejections that it added.
+        images: Counts of images: `listed`; by `pipeline.transforms.reconcile.Outcome`; `read`, whose files were opened;
+            `still_rejected`, which were rejected before and are not tried again.
+        reasons: The rejections that it added, by reason.
+        seconds: The duration of the stages, by stage, summed over all workers.
+        devices: The number of images that were run, padding included, by device, over all workers.
     """
 
     run_id: str
@@ -39,27 +39,27 @@ class RunSummary(NamedTuple):
 
 
 def run_path(root: str, run_id: str) -> str:
-    """Where the summary of a run is kept."""
+    """Returns the path of a run's summary."""
     return join(root, FOLDER, "runs", f"{run_id}.json")
 
 
 def read_summary(root: str, run_id: str) -> RunSummary:
-    """What a run has published, from its summary.
+    """Returns what a run has published, from its summary.
 
     Raises:
-        StorageError: There is no such summary.
-        TableError: It is damaged.
+        StorageError: The summary is missing.
+        TableError: The summary is damaged.
     """
-    about = read_json(root, run_path(root, run_id))
-    return RunSummary(*(about.get(name, {}) for name in RunSummary._fields))
+    summary = read_json(root, run_path(root, run_id))
+    return RunSummary(*(summary.get(name, {}) for name in RunSummary._fields))
 
 
 def read_json(root: str, path: str) -> dict[str, Any]:
     """Returns the JSON object in a file of a table.
 
     Raises:
-        TableError: The file is damaged.
-        StorageError: There is no such file.
+        StorageError: The file is missing.
+        TableError: The file is not a JSON object.
     """
     try:
         content = json.loads(TableRoot(root).store.read_bytes(path))

@@ -1,4 +1,4 @@
-"""What a table, and the parts that dead runs left in its folder, know of every image: read from narrow columns."""
+"""The inventory of a table: its parts, those that dead runs left, and each image's rows, read from narrow columns."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _BATCH_ROWS = 4096
 
 
 class Inventory(NamedTuple):
-    """What there is when a run begins.
+    """The state of a table when a run begins.
 
     Attributes:
-        version: Of the table; -1 where there is none.
-        parts: The files of that version.
-        orphans: Complete files in the folder whose run never published, and of which nobody has taken anything.
+        version: The table's version; -1 if there is no table.
+        parts: The parts of that version.
+        orphans: Complete parts in the folder whose run never published, and that no run has adopted rows from.
     """
 
     version: int
@@ -44,14 +44,14 @@ class Inventory(NamedTuple):
 
 
 def take_inventory(root: str, run_id: str) -> Inventory:
-    """Looks at a table's log and its folder.
+    """Returns the inventory of a table, from its log and its folder.
 
     Args:
         root: The table.
-        run_id: The run that asks; its own parts are no orphans.
+        run_id: The current run; its own parts are not orphans.
 
     Raises:
-        TableError: There is something else, or a table that cannot be read.
+        TableError: The folder holds another kind of table, or one that cannot be read.
         StorageError: The folder cannot be listed.
     """
     table = open_delta(root)
@@ -68,39 +68,39 @@ def take_inventory(root: str, run_id: str) -> Inventory:
         run = match[1]
         if run not in published:
             published[run] = table is not None and table.transaction_version(run) is not None
-        # What a run that has published left out is the work of attempts that did not count.
+        # Parts that a published run left out are the work of repeated attempts.
         if not published[run]:
             orphans.append(name)
-    used = _used(root) if orphans else set()
-    orphans = [name for name in orphans if name not in used]
+    adopted = _adopted_parts(root) if orphans else set()
+    orphans = [name for name in orphans if name not in adopted]
     return Inventory(table.version() if table is not None else -1, parts, orphans)
 
 
-def _used(root: str) -> set[str]:
-    """The orphans that runs have taken rows from: read once, and not every night until they are vacuumed."""
+def _adopted_parts(root: str) -> set[str]:
+    """Returns the orphans that runs have adopted rows from: they are read once, not every night until a vacuum."""
     table = TableRoot(root)
     summaries = table.store.list_files(table.path(FOLDER, "runs"), ".json")
     return {part for path in summaries for part in read_json(root, path).get(ADOPTED, ())}
 
 
 def read_part(root: str, part: str) -> Iterator[Known]:
-    """What a part of the table knows, one record an image.
+    """Yields a record for each image in a part of the table.
 
     Raises:
-        TableError: It cannot be read.
+        TableError: The part cannot be read.
     """
     reading = reading_part(
         root,
         f"the part {part} cannot be read",
-        why="what it knows is needed to tell which images are done",
-        remedy="look at the damage with `densecast check`; restore the file, or score into a new table",
+        why="its rows say which images are done",
+        remedy="find the damage with `densecast check`; restore the file, or score into a new table",
     )
     with reading, open_part(root, part) as file:
-        yield from _known(file, part, orphan=False)
+        yield from _image_records(file, part, orphan=False)
 
 
 def read_orphan(root: str, part: str) -> list[Known]:
-    """What a dead run's part knows, every map in it verified; nothing if any of it is damaged."""
+    """Returns a record for each image in a part of a dead run, every map verified; none if the part is damaged."""
     table = TableRoot(root)
     try:
         with reading_part(root):
@@ -110,40 +110,40 @@ def read_orphan(root: str, part: str) -> list[Known]:
             with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
                 if not file.schema_arrow.equals(SCHEMA):
                     return []
-                # Read as it will be copied, and as little of it held at a time as Python's objects make advisable.
+                # Small batches: rows as Python objects take several times the memory.
                 batches = (batch for rows in row_groups(file) for batch in rows.select(_VERIFIED).to_batches(64))
-                if not all(_intact(row) for batch in batches for row in batch.to_pylist()):
+                if not all(_is_intact(row) for batch in batches for row in batch.to_pylist()):
                     raise pa.ArrowInvalid("a map differs from its digest")
-                return list(_known(file, part, orphan=True))
+                return list(_image_records(file, part, orphan=True))
     except TableError as error:
-        # Its images are scored again, so nothing is lost but time.
+        # Its images are scored again.
         logging.getLogger(__name__).warning(
             "%s, left by a run that died, is damaged and not used: %s", part, error.__cause__
         )
         return []
 
 
-def _intact(row: dict[str, Any]) -> bool:
+def _is_intact(row: dict[str, Any]) -> bool:
     if row["status"] != Status.SCORED:
         return True
     arrays = {name: row[name] for name in ARRAYS}
     return bool(map_digest(row["map_height"], row["map_width"], **arrays) == row["map_digest"])
 
 
-def _known(file: pq.ParquetFile, part: str, *, orphan: bool) -> Iterator[Known]:
-    """Rows of one image follow each other, since parts are sorted; where they do not, it has several records."""
+def _image_records(file: pq.ParquetFile, part: str, *, orphan: bool) -> Iterator[Known]:
+    """Yields a record for each run of rows of one image; parts are sorted, so that is mostly one an image."""
     rows: list[dict[str, Any]] = []
     for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=_NARROW):
         for row in batch.to_pylist():
             if rows and row["uri"] != rows[0]["uri"]:
-                yield from _records(rows, part, orphan)
+                yield from _summarise(rows, part, orphan)
                 rows = []
             rows.append(row)
-    yield from _records(rows, part, orphan)
+    yield from _summarise(rows, part, orphan)
 
 
-def _records(rows: list[dict[str, Any]], part: str, orphan: bool) -> Iterator[Known]:
-    """The record of the rows of one image; several where they contradict each other, which an orphan may not."""
+def _summarise(rows: list[dict[str, Any]], part: str, orphan: bool) -> Iterator[Known]:
+    """Yields the record of an image's rows; several if the rows contradict each other, and then none of an orphan."""
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
         facts = tuple(row[name] or "" for name in ("uri", "id", "image_version", "image_digest", "recipe"))

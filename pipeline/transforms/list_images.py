@@ -1,4 +1,4 @@
-"""`ListImages`: what a user names, as a PCollection of references."""
+"""`ListImages`: a PCollection of references to the images that a user names."""
 
 import functools
 import itertools
@@ -22,22 +22,23 @@ class _Argument(NamedTuple):
 
 
 class ListImages(beam.PTransform):
-    """A pipeline -> PCollection[ImageReference]; what several arguments name comes several times.
+    """A pipeline -> PCollection[ImageReference]; an image that several arguments name occurs several times.
 
-    `pipeline.sources.merge` makes one of several references to an address.
+    `pipeline.sources.merge` merges several references to an address.
 
-    The listing runs on workers, so that a submission is quick and the collection is listed when the job runs; only
-    what costs a request or two is found out here. Containers are spread over the workers and listed one by one.
+    Workers list the collection when the job runs, so that a submission is quick; the constructor makes only checks that
+    take one or two requests. Containers are spread over the workers and listed one by one.
 
     Args:
         arguments: Files, folders and patterns (see `pipeline.sources.match`), addresses behind HTTP, and manifests:
             `@list.csv`, or any name that ends in `.txt`, `.csv`, `.jsonl` or `.ndjson` (see
             `pipeline.sources.read_manifest`). Relative ones are relative to the folder in which this is constructed.
-        check: Whether to look now for what is named. False where only the workers see the files.
-        storage_options: How object stores are opened, as `{"aws_region": "eu-west-1"}`; None: as the environment says.
+        check: Whether to check now that the arguments name files. False if only the workers see the files.
+        storage_options: How object stores are opened, as `{"aws_region": "eu-west-1"}`; by default as the environment
+            says.
 
     Raises:
-        SourceError: There is no argument, one is malformed, or what it names is not there. On a worker: nothing
+        SourceError: There is no argument, one is malformed, or the file that it names is missing. On a worker: nothing
             matches, or a manifest is damaged.
     """
 
@@ -63,7 +64,7 @@ class ListImages(beam.PTransform):
                     globs.check(address)
 
     def expand(self, pipeline: Any) -> Any:
-        """See the class."""
+        """Implements the transform; see the class."""
         files = (
             pipeline
             | "Arguments" >> beam.Create(self._arguments, reshuffle=True)
@@ -75,7 +76,7 @@ class ListImages(beam.PTransform):
             | "Spread containers" >> beam.Reshuffle()
             | "List containers" >> beam.FlatMap(functools.partial(_list_packed, self._options))
         )
-        # Packed up to here: a runner may hold what is flattened, 25 bytes an image where a reference takes 300.
+        # Packed up to here: a runner may hold flattened elements, 25 bytes an image packed and 300 as a reference.
         return (
             (files[_IMAGES], members)
             | "References" >> beam.Flatten()
@@ -85,7 +86,7 @@ class ListImages(beam.PTransform):
 
 _IMAGES, _CONTAINERS = "images", "containers"
 _PACKED = 1024
-"""References that travel as one element until all are listed."""
+"""References in one element until all are listed."""
 
 
 def _parse(argument: str) -> _Argument:
@@ -97,9 +98,10 @@ def _parse(argument: str) -> _Argument:
 
 
 def _list(options: StorageOptions, argument: _Argument) -> Iterator[Any]:
-    """Packed references to images, and tagged ones to containers."""
-    found = iter((manifest.read_files if argument.is_manifest else globs.match_files)(argument.address, options))
-    while chunk := list(itertools.islice(found, _PACKED)):
+    """Yields packed references to images, and references to containers with a tag."""
+    list_files = manifest.read_files if argument.is_manifest else globs.match_files
+    references = iter(list_files(argument.address, options))
+    while chunk := list(itertools.islice(references, _PACKED)):
         images = [reference for reference in chunk if not is_container(reference)]
         if images:
             yield pack(images)

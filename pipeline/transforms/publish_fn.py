@@ -1,4 +1,4 @@
-"""The last stage: what all stages report becomes one transaction."""
+"""The last stage: the reports of all stages become one transaction."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from pipeline.table.commit import Changes, commit
 from pipeline.table.part_file import Receipt
 from pipeline.table.summaries import ADOPTED, RunSummary
 from pipeline.transforms.reconcile import Outcome
-from pipeline.transforms.reports import Adopted, Base, Removed, Tally
+from pipeline.transforms.reports import Adopted, Base, Removed, StageCounts
 
 
 class PublishFn(beam.DoFn):
-    """All that the stages of a run report -> its `RunSummary`; one transaction, and repeating it changes nothing.
+    """All reports of a run -> its `RunSummary`. Commits one transaction; a repeated call changes nothing.
 
     Args:
         table: The table.
         run_id: The run.
         model_json: The model's metadata.
-        about: What else to keep in the summary.
+        summary: Further entries for the summary of the run.
         max_pruned: The share of the table's images, 0 to 1, that may be marked as deleted.
     """
 
     def __init__(
-        self, table: str, run_id: str, model_json: dict[str, Any], about: Mapping[str, Any], max_pruned: float
+        self, table: str, run_id: str, model_json: dict[str, Any], *, summary: Mapping[str, Any], max_pruned: float
     ) -> None:
         self._table, self._run_id, self._model_json = table, run_id, model_json
-        self._about, self._max_pruned = dict(about), max_pruned
+        self._summary, self._max_pruned = dict(summary), max_pruned
 
-    def process(self, reports: Sequence[Base | Tally | Receipt | Removed | Adopted]) -> Iterator[RunSummary]:
-        """Publishes."""
-        release_free_memory()  # the local runner has let go of what it shuffled by now
+    def process(self, reports: Sequence[Base | StageCounts | Receipt | Removed | Adopted]) -> Iterator[RunSummary]:
+        """Commits the parts that the receipts name."""
+        release_free_memory()  # the local runner has dropped by now what it shuffled
         totals: Counter[str] = Counter()
         for report in reports:
-            if isinstance(report, Tally):
+            if isinstance(report, StageCounts):
                 totals.update(report.counts)
         self._check_pruned(totals)
         [base] = {report.version for report in reports if isinstance(report, Base)}
@@ -53,7 +53,7 @@ class PublishFn(beam.DoFn):
             run_id=self._run_id,
             model_json=self._model_json,
             summary={
-                **self._about,
+                **self._summary,
                 **_by_kind(totals),
                 ADOPTED: sorted({report.path for report in reports if isinstance(report, Adopted)}),
                 "versions": _versions(),
@@ -67,13 +67,13 @@ class PublishFn(beam.DoFn):
             raise JobError(
                 f"{pruned:,.0f} of the table's {known:,.0f} images are not listed and would be marked as deleted",
                 where=self._table,
-                why=f"at most {self._max_pruned:.0%} may be: a folder that was not mounted looks just like that",
-                remedy="check what was listed; if it is right, raise --max-pruned",
+                why=f"at most {self._max_pruned:.0%} may be: a folder that is not mounted looks the same",
+                remedy="check which images are listed; if the list is right, raise --max-pruned",
             )
 
 
 def _by_kind(totals: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """Counts by what they are of: `seconds.infer` -> {"seconds": {"infer": ...}}; those without a prefix are images."""
+    """Returns counts by prefix: `seconds.infer` -> {"seconds": {"infer": ...}}; no prefix means `images`."""
     kinds: dict[str, dict[str, float]] = {"images": {}, "reasons": {}, "seconds": {}}
     for name, value in sorted(totals.items()):
         kind, dot, rest = name.partition(".")
@@ -84,6 +84,6 @@ def _by_kind(totals: Mapping[str, float]) -> dict[str, dict[str, float]]:
 
 
 def _versions() -> dict[str, str]:
-    """What the maps and the table were made with, by distribution."""
+    """Returns the versions of Python and of the distributions that made the maps and the table."""
     names = ("densecast", "apache-beam", "deltalake", "pyarrow", "numpy", "pillow")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}

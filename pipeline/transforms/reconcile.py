@@ -1,7 +1,7 @@
-"""What becomes of an image: scored, kept as it is, adopted from a run that died, or marked as deleted. Pure.
+"""Decides what happens to an image: scored, kept, adopted from a dead run, or marked as deleted. Pure.
 
-The unit is the image, by its address: all its rows (scales, tiles) are of one recipe and of one content, so a change of
-either replaces all of them.
+The unit is the image, by its address. All rows of an image (scales, tiles) have one recipe and one content, so a change
+of either replaces all of them.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from pipeline.table.schema import Status
 
 
 class Known(NamedTuple):
-    """What one part file knows of one image.
+    """The rows of one image in one part file, summarised.
 
     Attributes:
         uri: The image.
-        part: The file, relative to the table.
-        orphan: Whether the part is of a run that died before it published.
+        part: The part, relative to the table.
+        orphan: Whether the part belongs to a run that died before it published.
         id: The owner's name of the image, or empty.
         version: The image's version when it was listed, or empty.
-        digest: Of the image file, or empty.
+        digest: SHA-256 of the image file, in hex, or empty.
         recipe: Digest of the recipe that made the rows.
         statuses: The distinct statuses of the rows.
-        reasons: The distinct reasons of those that are rejections.
-        rejected: How many these are.
+        reasons: The distinct reasons of the rejections.
+        rejected: The number of rejections.
         slots: (scale, tile index, tile count) of each row.
     """
 
@@ -49,27 +49,27 @@ class Known(NamedTuple):
 
 
 class Outcome(StrEnum):
-    """What becomes of an image in a run."""
+    """What happens to an image in a run."""
 
     SCORE = "score"
-    PROBE = "probe"  # its content has to be looked at before it is known
+    PROBE = "probe"  # its content has to be read before this is decided
     KEEP = "keep"
     UPDATE = "update"
     ADOPT = "adopt"
     DELETE = "delete"
-    ABSENT = "absent"  # not listed, and left alone
+    ABSENT = "absent"  # not listed, and not changed
 
 
 @dataclass(frozen=True)
 class Policy:
-    """How a run treats what is there.
+    """How a run treats the images that the table knows.
 
     Attributes:
-        recipe: Digest of what is wanted now.
+        recipe: Digest of the run's recipe.
         scales: The scales of that recipe.
-        retry_rejected: Whether images that were rejected are tried again though they have not changed.
-        rescore: Whether all are scored again.
-        prune: Whether images that are listed no longer are marked as deleted.
+        retry_rejected: Whether rejected images are tried again if they have not changed.
+        rescore: Whether all images are scored again.
+        prune: Whether images that are no longer listed are marked as deleted.
     """
 
     recipe: str
@@ -81,12 +81,12 @@ class Policy:
 
 @dataclass(frozen=True)
 class Decision:
-    """What becomes of one image, and what has to be done for it.
+    """What happens to one image, and the edits that this takes.
 
     Attributes:
-        outcome: What becomes of it. PROBE asks for `settle` once its content is known.
-        edits: To be made whatever happens.
-        rejected: At how many scales the image has no map and keeps having none.
+        outcome: What happens to it. After PROBE, `resolve_unchanged` decides on an image whose content is the same.
+        edits: The edits of its rows.
+        rejected: The number of scales at which the image was rejected and stays rejected.
     """
 
     outcome: Outcome
@@ -95,16 +95,21 @@ class Decision:
 
 
 def decide(
-    uri: str, reference: ImageReference | None, current: Sequence[Known], orphans: Sequence[Known], policy: Policy
+    uri: str,
+    reference: ImageReference | None,
+    policy: Policy,
+    *,
+    current: Sequence[Known] = (),
+    orphans: Sequence[Known] = (),
 ) -> Decision:
-    """Decides on one image.
+    """Returns the decision on one image.
 
     Args:
         uri: The image.
         reference: How it is listed; None if it is not.
-        current: What the table knows of it.
-        orphans: What parts of dead runs know of it; their rows must have been verified.
-        policy: How the run treats what is there.
+        policy: How the run treats images that the table knows.
+        current: The image's rows in the table, a record for each part.
+        orphans: Its rows in parts of dead runs, verified.
     """
     statuses = {status for known in current for status in known.statuses}
     if reference is None:
@@ -117,7 +122,7 @@ def decide(
     usable = usable and not (policy.retry_rejected and Status.REJECTED in statuses)
     digests = {known.digest for known in current}
     unchanged = reference.version and {known.version for known in current} == {reference.version}
-    # What could not even be read may be readable now, whatever its listing says.
+    # An image that could not be read has no digest. It may be readable now, even if its listing is the same.
     if usable and unchanged and len(digests) == 1 and "" not in digests:
         return resolve_unchanged(reference, current)
     if adopted := _adopt(reference, orphans, policy):
@@ -128,7 +133,7 @@ def decide(
 
 
 def resolve_unchanged(reference: ImageReference, current: Sequence[Known]) -> Decision:
-    """Decides on an image whose content is what it was; its version or id may have changed."""
+    """Returns the decision on an image with unchanged content; its version or id may have changed."""
     rejected = sum(known.rejected for known in current)
     ident = reference.id or max(known.id for known in current)
     if {(known.version, known.id) for known in current} == {(reference.version, ident)}:
@@ -138,17 +143,17 @@ def resolve_unchanged(reference: ImageReference, current: Sequence[Known]) -> De
 
 
 def drop(uri: str, current: Iterable[Known]) -> tuple[Edit, ...]:
-    """The edits that take an image's rows away, because others replace them."""
+    """Returns the edits that remove the rows of an image, because others replace them."""
     return tuple(Edit(uri, known.part, Action.DROP) for known in current)
 
 
 def _adopt(reference: ImageReference, orphans: Sequence[Known], policy: Policy) -> list[Edit]:
-    """The edits that take an image over from dead runs; none if its rows are not all there, or none is a map.
+    """Returns the edits that adopt an image from dead runs; none if a row is missing, or if no row is a map.
 
-    A mere rejection is cheap to repeat, and may have been the fault of what killed the run.
+    A rejection alone is cheap to repeat, and what killed the run may have caused it.
     """
     attempts: defaultdict[str, list[Known]] = defaultdict(list)
-    # Where one attempt rejected what another scored, the map is taken.
+    # If one attempt rejected what another scored, the map is adopted.
     for known in sorted(orphans, key=lambda known: (Status.REJECTED in known.statuses, known.part)):
         if reference.version and (known.version, known.recipe) == (reference.version, policy.recipe):
             attempts[known.digest].append(known)
@@ -160,24 +165,24 @@ def _adopt(reference: ImageReference, orphans: Sequence[Known], policy: Policy) 
         for known in attempt:
             for scale, index, count in known.slots:
                 chosen.setdefault((scale, index), (known.part, count))
-        if _complete(chosen, policy.scales):
+        if _is_complete(chosen, policy.scales):
             slots: defaultdict[str, list[Slot]] = defaultdict(list)
             for slot, (part, _) in chosen.items():
                 slots[part].append(slot)
             return [
-                Edit(attempt[0].uri, part, Action.ADOPT, reference.version, reference.id, held)
-                for part, held in slots.items()
+                Edit(attempt[0].uri, part, Action.ADOPT, reference.version, reference.id, adopted)
+                for part, adopted in slots.items()
             ]
     return []
 
 
-def _complete(chosen: dict[Slot, tuple[str, int]], scales: Sequence[float]) -> bool:
-    """Whether the rows are all that an image has: each scale once, or in all its tiles."""
-    found: defaultdict[float, set[int]] = defaultdict(set)
+def _is_complete(chosen: dict[Slot, tuple[str, int]], scales: Sequence[float]) -> bool:
+    """Returns whether the rows are a whole image: at each scale one row, or all tiles."""
+    tiles: defaultdict[float, set[int]] = defaultdict(set)
     counts: defaultdict[float, set[int]] = defaultdict(set)
     for (scale, index), (_, count) in chosen.items():
-        found[scale].add(index)
+        tiles[scale].add(index)
         counts[scale].add(count)
-    return found.keys() == set(scales) and all(
-        len(counts[scale]) == 1 and indices == set(range(min(counts[scale]))) for scale, indices in found.items()
+    return tiles.keys() == set(scales) and all(
+        len(counts[scale]) == 1 and indices == set(range(min(counts[scale]))) for scale, indices in tiles.items()
     )

@@ -1,8 +1,8 @@
-"""What the stages of a run report to the last one."""
+"""The reports that the stages of a run send to the last stage."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
@@ -14,8 +14,8 @@ class Base(NamedTuple):
     version: int
 
 
-class Tally(NamedTuple):
-    """Counts, or seconds, by name: what a stage has to say to the summary of its run."""
+class StageCounts(NamedTuple):
+    """Counts and seconds of a stage, by name, for the summary of the run."""
 
     counts: dict[str, float]
 
@@ -27,11 +27,11 @@ class Removed(NamedTuple):
 
 
 class Adopted(NamedTuple):
-    """A dead run's part from which rows were taken."""
+    """A part of a dead run from which rows were adopted."""
 
     path: str
 
 
-def globally(value: Any) -> WindowedValue:
-    """What a DoFn gives at the end of a bundle."""
+def in_global_window(value: object) -> WindowedValue:
+    """Returns an element as `DoFn.finish_bundle` has to yield it."""
     return WindowedValue(value, GlobalWindow().max_timestamp(), [GlobalWindow()])

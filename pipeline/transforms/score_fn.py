@@ -1,4 +1,4 @@
-"""The fused stage, and the last one, as DoFns: read, decode, infer and write; then publish what was written."""
+"""The fused scoring stage as a DoFn: read, decode, infer and write part files."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from pipeline.table.part_file import FLUSH_BYTES, PartWriter, Receipt
 from pipeline.table.paths import TableRoot
 from pipeline.table.rows import MapRow
 from pipeline.timing import timed
-from pipeline.transforms.reports import Tally, globally
+from pipeline.transforms.reports import StageCounts, in_global_window
 from pipeline.transforms.shuffle import unpack
 
 
 class ScoreFn(beam.DoFn):
-    """Packed references -> `Receipt` and `Tally`: rows are written by size while the bundle runs, and at its end.
+    """Packed references -> `Receipt` and `StageCounts`: parts are written while the bundle runs, and at its end.
 
     Args:
-        open_engine: Makes the engine, once a process, when the first image comes.
-        table: Where part files go.
-        run_id: Part of every row and file name.
-        recipe: What is made of every image.
-        limits: What is read, decoded and held.
-        flush_bytes: Size of gathered rows at which a part is written.
-        uncut: Why images cannot be cut into tiles; empty where they can.
+        open_engine: Makes the engine, once a process, when the first image arrives.
+        table: The table that part files are written to.
+        run_id: The run; part of every row and file name.
+        recipe: How maps are made.
+        limits: Limits on what is read, decoded and held in memory.
+        flush_bytes: Size of the gathered rows in memory, in bytes, at which a part is written.
+        uncut: Why images cannot be cut into tiles; empty if they can.
     """
 
     def __init__(
@@ -53,9 +53,9 @@ class ScoreFn(beam.DoFn):
         self._shared = Shared()
 
     def setup(self) -> None:
-        """Looks for the GPU if it has to be one.
+        """Checks that there is a GPU if one is asked for.
 
-        Where no image has changed, no model is loaded.
+        The model is loaded later: a run without changed images loads none.
 
         Raises:
             EngineError: There is no GPU.
@@ -65,29 +65,30 @@ class ScoreFn(beam.DoFn):
         self._scorer: Scorer | None = None
 
     def start_bundle(self) -> None:
-        """Nothing is carried from one bundle to another: a failed bundle leaves nothing behind."""
+        """Drops what a failed bundle left: bundles share no state."""
         if self._scorer is not None:
             self._scorer.reset()
-            counts_of(self._held.engine)
+            counts_of(self._reference.engine)
         self._writer = self._new_writer()
         self._seconds: dict[str, float] = {}
 
     def process(self, work: bytes) -> Iterator[Receipt]:
-        """Scores images; gives a receipt when a part was written."""
+        """Scores images; yields a receipt for each part that is written."""
         scorer = self._scorer = self._scorer or self._new_scorer()
         for reference in unpack(work, ImageReference):
             yield from self._write(scorer.add(reference))
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        """Scores what still waits, writes the last part, and says how long it all took."""
+        """Scores the images that still wait, writes the last part, and reports counts and seconds."""
         if self._scorer is None:
             return
         for receipt in self._write(self._scorer.flush()):
-            yield globally(receipt)
+            yield in_global_window(receipt)
         last = self._flush(self._writer)
         if last is not None:
-            yield globally(last)
-        yield globally(Tally({**self._scorer.counts, **self._seconds, **counts_of(self._held.engine)}))
+            yield in_global_window(last)
+        counts = {**self._scorer.counts, **self._seconds, **counts_of(self._reference.engine)}
+        yield in_global_window(StageCounts(counts))
         self._scorer.reset()
 
     def teardown(self) -> None:
@@ -96,22 +97,22 @@ class ScoreFn(beam.DoFn):
             self._scorer.close()
 
     def _new_scorer(self) -> Scorer:
-        # Kept here too: what is shared is forgotten when something else is.
-        self._held = self._shared.acquire(lambda: _Held(self._open_engine()), tag=self._recipe.digest)
-        engine = self._held.engine
-        found = engine.metadata.digest
-        if found != self._recipe.model_digest:
+        # Kept here too: Shared drops an object once another one with a new tag is acquired.
+        self._reference = self._shared.acquire(lambda: _EngineReference(self._open_engine()), tag=self._recipe.digest)
+        engine = self._reference.engine
+        digest = engine.metadata.digest
+        if digest != self._recipe.model_digest:
             raise EngineError(
-                f"the model is another one now: its digest is {found[:12]}, at submission it was "
+                f"the model has changed: its digest is {digest[:12]}, at submission it was "
                 f"{self._recipe.model_digest[:12]}",
-                why="its maps would be filed under the wrong model",
-                remedy="leave a model alone while it is used; convert the new one to another directory",
+                why="its maps would be stored under the wrong model",
+                remedy="do not change a model while it is used; convert the new one to another directory",
             )
         options = TableRoot(self._table).options
         return Scorer(engine, self._recipe, self._limits, self._run_id, uncut=self._uncut, count=count, options=options)
 
     def _new_writer(self) -> PartWriter:
-        return PartWriter(self._table, self._run_id, self._recipe.model_digest, self._flush_bytes)
+        return PartWriter(self._table, self._run_id, self._recipe.model_digest, flush_bytes=self._flush_bytes)
 
     def _write(self, scored: Iterator[Scored]) -> Iterator[Receipt]:
         for item in scored:
@@ -121,26 +122,26 @@ class ScoreFn(beam.DoFn):
                 yield from self._add(self._writer, item)
 
     def _write_tiles(self, tiles: Tiles) -> Iterator[Receipt]:
-        """Tiles are held until the image is complete; too many go to parts of their own, whose receipts are held."""
-        held: list[MapRow] = []
-        held_bytes = 0
+        """Holds tiles until the image is complete; large images go to separate parts, whose receipts are held."""
+        rows: list[MapRow] = []
+        rows_bytes = 0
         receipts: list[Receipt] = []
         try:
             for row in tiles:
-                held.append(row)
-                held_bytes += row.size_bytes
-                if held_bytes >= self._flush_bytes:
-                    receipts += self._write_apart(held)
-                    held, held_bytes = [], 0
+                rows.append(row)
+                rows_bytes += row.size_bytes
+                if rows_bytes >= self._flush_bytes:
+                    receipts += self._write_separate_parts(rows)
+                    rows, rows_bytes = [], 0
         except TilesFailedError as failed:
-            # Parts without a receipt are nobody's.
-            held, receipts = [failed.row], []
-        for row in held:
+            # The parts that were written are never published, since their receipts are dropped.
+            rows, receipts = [failed.row], []
+        for row in rows:
             yield from self._add(self._writer, row)
         yield from receipts
 
-    def _write_apart(self, rows: Sequence[MapRow]) -> Iterator[Receipt]:
-        """Writes rows to parts that hold nothing else."""
+    def _write_separate_parts(self, rows: Sequence[MapRow]) -> Iterator[Receipt]:
+        """Writes rows to parts that hold no other rows."""
         writer = self._new_writer()
         for row in rows:
             yield from self._add(writer, row)
@@ -159,8 +160,8 @@ class ScoreFn(beam.DoFn):
             return writer.flush()
 
 
-class _Held:
-    """Shared holds weak references, which not every engine allows."""
+class _EngineReference:
+    """An object that holds an engine: Shared keeps weak references, which not every engine allows."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine

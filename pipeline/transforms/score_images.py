@@ -104,8 +104,13 @@ class ScoreImages(beam.PTransform):
             flush_bytes=flush_bytes,
             uncut=_uncut(model, metadata, recipe, self._limits),
         )
-        summary = {"recipe": self._recipe.as_json(), **(summary or {})}
-        self._publish = PublishFn(self._output, self.run_id, metadata.model_dump(mode="json"), summary, max_pruned)
+        self._publish = PublishFn(
+            self._output,
+            self.run_id,
+            metadata.model_dump(mode="json"),
+            summary={"recipe": self._recipe.as_json(), **(summary or {})},
+            max_pruned=max_pruned,
+        )
 
     def expand(self, references: beam.PCollection) -> beam.PCollection:
         """Returns the run's summary as a collection of one element."""

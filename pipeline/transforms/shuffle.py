@@ -1,6 +1,6 @@
-"""What is shuffled: images divided into buckets by their addresses, and many small records packed into one.
+"""The shuffle's elements: images are assigned to buckets by their addresses, and many small records become one element.
 
-A shuffled image costs a few dozen bytes, and the runner handles few elements.
+A shuffled image takes a few dozen bytes, and the runner handles few elements.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ Record = TypeVar("Record", bound=NamedTuple)
 
 
 def pack(records: Iterable[tuple[object, ...]]) -> bytes:
-    """Named tuples of texts, numbers and lists of these, compressed."""
-    # JSON escapes what is no UTF-8 in the names of files.
+    """Returns named tuples of strings, numbers and lists of these as compressed JSON."""
+    # JSON escapes the bytes of file names that are not UTF-8.
     return zlib.compress(json.dumps(list(records), separators=(",", ":")).encode(), 1)
 
 
 def unpack(data: bytes, kind: type[Record]) -> Iterator[Record]:
-    """What was packed, one record at a time."""
+    """Yields the records that `pack` compressed."""
     return (kind(*fields) for fields in json.loads(zlib.decompress(data)))
 
 
 BUCKETS = 1024
-"""Of a million images each holds a thousand; of a hundred million, few enough to be held in memory."""
+"""A bucket holds 1000 of a million images; one of a hundred million images still fits in memory."""
 
 
 def bucket_of(uri: str) -> int:
-    """The bucket of an address, 0 to BUCKETS - 1; the same on every machine.
+    """Returns the bucket of an address, 0 to BUCKETS - 1; the same on every machine.
 
     >>> bucket_of("photos/cat.jpg")
     720
@@ -39,6 +39,6 @@ def bucket_of(uri: str) -> int:
     True
     """
     container, _, member = uri.partition("#")
-    # What can only be read from its beginning to its end is read by one worker.
+    # One worker reads a container that can only be read as a stream.
     together = member and streamed(ImageReference(uri, container=container, kind="tar"))
     return zlib.crc32((container if together else uri).encode("utf-8", "backslashreplace")) % BUCKETS

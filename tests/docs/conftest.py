@@ -59,7 +59,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place.folder)
         # A table of two versions, with a map, a rejection and a deletion.
-        for images in (["photos/", "@list.csv"], ["photos/", "--prune"]):
+        for images in (["photos/", "broken/", "@list.csv"], ["photos/", "broken/", "--prune"]):
             outcome = run_densecast(["score", "my-model", *images, "--output", "maps", "--max-rejected", "50%"])
             assert outcome.code == 0, outcome.stderr
     shutil.copytree(place.folder, place.pristine)
@@ -76,5 +76,6 @@ def _write_images(folder: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         corner = 40 * number
         Image.fromarray(pixels[corner : corner + _SIZE, corner : corner + _SIZE]).save(path)
-    (folder / "photos" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not an image")
+    (folder / "broken").mkdir()
+    (folder / "broken" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not an image")
     (folder / "list.csv").write_text("uri,id\nlisted/tree.png,tree\n", encoding="utf-8")

@@ -51,7 +51,7 @@ def test_examples_run(name: str, workplace: Workplace, monkeypatch: pytest.Monke
 
 def test_every_block_is_run_or_says_why_not():
     found = [block for page in PAGES for block in blocks(page)]
-    assert sum(block.language in RUN and block.marker != "not run" for block in found) >= 30
+    assert sum(block.language in RUN and block.marker != "not run" for block in found) >= 25
     for block in found:
         if block.marker == "not run":
             assert block.value in NOT_RUN, f"{block}: {block.value!r} is not a known reason"

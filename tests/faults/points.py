@@ -44,7 +44,7 @@ POINTS = {
     "a probe": Point("pipeline.sources.reader:Reader.probe"),
     "decode": Point("pipeline.images.decoder_process:IsolatedDecoder.call", call=5),
     "infer": Point("tests.support.fakes:FakeEngine.score", call=3),
-    "a copy-on-write": Point("pipeline.transforms.plan_run:rewrite", before=False),
+    "a copy-on-write": Point("pipeline.transforms.rewrite_fn:rewrite", before=False),
     "the writing of a part": Point(_OPEN, call=3, counts=_part),
     "the writing of a model's metadata": Point(_OPEN, counts=_model),
     "the writing of the summary": Point(_OPEN, counts=_summary),

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.jobs.run import run_job
 from pipeline.jobs.spec import describe_job
-from pipeline.transforms.reports import globally
+from pipeline.transforms.reports import in_global_window
 from pipeline.transforms.score_fn import ScoreFn
 from tests.faults.collection import Night, Settle, maps_left_behind, without_tensorflow
 
@@ -56,7 +56,7 @@ class RepeatedFn(beam.DoFn):
             start.wait(60)
         fn.start_bundle()
         for work in self._work[: len(self._work) // 2] if half else self._work:
-            kept += map(globally, fn.process(work))
+            kept += map(in_global_window, fn.process(work))
         if half:  # a worker that is lost: what it wrote by size stays behind
             kept += fn._write(fn._scorer.flush()) if fn._scorer else ()
         else:

@@ -186,24 +186,24 @@ def job() -> Any:
 
 
 def test_the_job_is_for_this_cluster(job: Any):
-    cluster, options = one("FlinkDeployment"), PipelineOptions(list(job.beam_options))
+    cluster, options = one("FlinkDeployment"), PipelineOptions(list(job.execution.beam_options))
     flink = options.view_as(FlinkRunnerOptions)
     assert job.execution.runner == "FlinkRunner"
     # The operator's name for a cluster's REST service.
-    assert job.flink_master == f"{cluster['metadata']['name']}-rest:8081"
+    assert job.execution.flink_master == f"{cluster['metadata']['name']}-rest:8081"
     assert flink.flink_submit_uber_jar
     slots = int(cluster["spec"]["flinkConfiguration"]["slotmanager.number-of-slots.max"])
-    assert [f"--parallelism={slots}"] == [o for o in job.beam_options if o.startswith("--parallelism")]
+    assert [f"--parallelism={slots}"] == [o for o in job.execution.beam_options if o.startswith("--parallelism")]
 
 
 def test_the_jar_is_in_the_image(job: Any):
-    jar = PipelineOptions(list(job.beam_options)).view_as(FlinkRunnerOptions).flink_job_server_jar
+    jar = PipelineOptions(list(job.execution.beam_options)).view_as(FlinkRunnerOptions).flink_job_server_jar
     (copied,) = (rest.split() for word, rest in dockerfile() if word == "COPY" and rest.startswith("--from=flink "))
     assert jar.rpartition("/")[0] == copied[-1]
 
 
 def test_flink_asks_the_sidecar_for_workers(job: Any):
-    portable = PipelineOptions(list(job.beam_options)).view_as(PortableOptions)
+    portable = PipelineOptions(list(job.execution.beam_options)).view_as(PortableOptions)
     assert portable.environment_type == "EXTERNAL"
     main, workers = pod(one("FlinkDeployment"))["containers"]
     assert main["name"] == "flink-main-container"  # what the operator calls Flink's own
@@ -211,7 +211,7 @@ def test_flink_asks_the_sidecar_for_workers(job: Any):
     assert workers["args"] == ["--worker_pool"]
     assert "command" not in workers  # the image's entrypoint is Beam's boot
     assert workers["resources"]["limits"]["nvidia.com/gpu"] == 1
-    assert job.device == "gpu"
+    assert job.execution.device == "gpu"
     assert {"name": "TF_FORCE_GPU_ALLOW_GROWTH", "value": "true"} in workers["env"]
     assert one("FlinkDeployment")["spec"]["flinkConfiguration"]["taskmanager.numberOfTaskSlots"] == "1"
 

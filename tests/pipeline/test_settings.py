@@ -72,7 +72,7 @@ def test_a_job_has_the_declared_default(setting: Setting):
 
 def test_keys_are_those_of_the_declarations():
     assert {*declared(), *SUBJECT, "run_id"} == JOB_KEYS
-    assert [field.name for field in dataclasses.fields(ScoringJob)] == [*SUBJECT, "run_id", *GROUPS]
+    assert [field.name for field in dataclasses.fields(ScoringJob)] == [*SUBJECT, "run_id", *GROUPS, "storage"]
 
 
 def test_arguments_in_python_have_the_declared_defaults():

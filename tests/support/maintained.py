@@ -67,7 +67,7 @@ def rejected(uri: str, run_id: str = "r1", *, scale: float = 1.0, reason: Reason
 
 
 def write(root: Path, rows: Iterable[MapRow], run_id: str = "r1", flush_bytes: int = 1 << 30) -> list[Receipt]:
-    writer = PartWriter(str(root), run_id, MODEL, flush_bytes)
+    writer = PartWriter(str(root), run_id, MODEL, flush_bytes=flush_bytes)
     receipts = [writer.add(row) for row in rows]
     return [receipt for receipt in (*receipts, writer.flush()) if receipt is not None]
 

@@ -347,7 +347,7 @@ class TestReports:
             measure_drift(str(nights.root))
 
     def test_no_run_at_all(self):
-        with pytest.raises(TableError, match="no run has left"):
+        with pytest.raises(TableError, match="has no summaries of runs"):
             choose_runs("maps", [], None, None)
 
     def test_all_classes_are_kept_of_all_and_the_largest_changes_of_others(self, nights: Nights):

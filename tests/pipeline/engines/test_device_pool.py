@@ -18,7 +18,7 @@ from pipeline.errors import EngineError, JobError
 from pipeline.maps.classification_map import CellScores
 from pipeline.maps.recipe import Recipe
 from pipeline.scoring.scorer import Limits
-from pipeline.transforms.reports import Tally
+from pipeline.transforms.reports import StageCounts
 from pipeline.transforms.score_fn import ScoreFn
 from pipeline.transforms.shuffle import pack
 from tests.pipeline.scoring.test_scorer import noise, save
@@ -116,7 +116,7 @@ def test_each_thread_tells_what_was_done_for_it():
     assert shared.take_counts() == {}
 
 
-def test_devices_are_in_the_tally_of_a_bundle(tmp_path: Path):
+def test_devices_are_in_the_counts_of_a_bundle(tmp_path: Path):
     references = [save(tmp_path / f"i{n}.png", noise(n)) for n in range(3)]
     fn = ScoreFn(
         lambda: DevicePool(lambda device: FakeEngine(), DEVICES[:1]),
@@ -129,8 +129,8 @@ def test_devices_are_in_the_tally_of_a_bundle(tmp_path: Path):
     for _ in range(2):
         fn.start_bundle()
         list(fn.process(pack(references)))
-        [tally] = [windowed.value for windowed in fn.finish_bundle() if isinstance(windowed.value, Tally)]
-        assert tally.counts["devices.GPU:0"] == 32, "padded to its shape's batch"
+        [counts] = [windowed.value for windowed in fn.finish_bundle() if isinstance(windowed.value, StageCounts)]
+        assert counts.counts["devices.GPU:0"] == 32, "padded to its shape's batch"
     fn.teardown()
 
 

@@ -138,7 +138,7 @@ def test_rows_behind_cannot_be_had():
     with open_rows(STREAMED["jpeg"], LIMITS) as reader:
         reader.rows(50, 120)
         for top, bottom in [(40, 130), (50, 110), (130, 130), (150, H + 1), (-1, 130)]:
-            with pytest.raises(ValueError, match="forward only"):
+            with pytest.raises(ValueError, match="only forward"):
                 reader.rows(top, bottom)
         reader.rows(50, 120)
     with pytest.raises(ValueError, match="closed"):

@@ -385,10 +385,10 @@ class TestLeases:
         assert (code, found["status"], found["run_id"]) == (0, "done-before", job.base())
 
     def test_a_run_that_lost_its_lease_goes_on_and_says_so(self, job: Job, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr(Lease, "lost", "another run has taken it over")
+        monkeypatch.setattr(Lease, "lost", "another run has acquired it")
         code, found, result = job.run()
         assert (code, found["scored"]) == (0, 4)
-        assert found["lease_lost"] == "another run has taken it over"
+        assert found["lease_lost"] == "another run has acquired it"
         assert "lease was lost" in result.stderr
 
 

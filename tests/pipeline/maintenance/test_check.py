@@ -98,7 +98,7 @@ def test_a_table_with_history_is_clean(root: Path) -> None:
     report = check(str(root))
     assert report.findings == ()
     assert report.rows == {"scored": 7, "rejected": 1, "deleted": 1}
-    assert any("of earlier versions" in note for note in report.notes)
+    assert any("belong to earlier versions" in note for note in report.notes)
     compact(str(root))
     report = check(str(root))
     assert report.findings == ()
@@ -113,7 +113,7 @@ def test_leftovers_are_notes_and_no_damage(root: Path) -> None:
     assert report.clean
     assert len(report.notes) == 3
     assert any("never published" in note for note in report.notes)
-    assert any(note.startswith("1 files (4 bytes) unfinished") for note in report.notes)
+    assert any(note.startswith("1 files (4 bytes) are unfinished") for note in report.notes)
     assert any("not densecast's" in note for note in report.notes)
 
 
@@ -282,7 +282,7 @@ def test_a_row_group_that_is_there_twice(root: Path) -> None:
     report = check(str(root))
     assert kinds(report) == {"duplicate", "counts"}
     assert report.damage["duplicate"] == 6, "an image and scale each"
-    assert any("2 rows at scale 0.5 where 1 belong" in finding.what for finding in report.findings)
+    assert any("2 rows at scale 0.5 instead of 1" in finding.what for finding in report.findings)
 
 
 def test_two_maps_of_one_image_by_two_runs(root: Path) -> None:

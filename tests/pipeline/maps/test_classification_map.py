@@ -26,7 +26,7 @@ from pipeline.maps.quantization import dequantize, quantize
 from pipeline.maps.recipe import Form, Recipe
 from pipeline.rejection import Reason
 from pipeline.settings import Precision
-from pipeline.table.row_decoding import map_from_row, map_from_rows, scalars
+from pipeline.table.row_decoding import map_from_rows, scalars
 from pipeline.table.rows import ImageFacts, MapRow, Placement, rejected_row, rows_to_arrow, scored_row
 from pipeline.table.schema import DETAIL_LENGTH, SCHEMA
 
@@ -129,7 +129,7 @@ def test_a_map_comes_back_from_its_row_exactly(
     table = through_parquet([other, row, other])
     assert table.schema == SCHEMA
 
-    found = map_from_row(scalars(table, 1), ("a", "b"))
+    found = map_from_rows([scalars(table, 1)], ("a", "b"))
 
     assert (found.uri, found.id, found.image_size, found.labels) == (row.uri, id_, (480, 640), ("a", "b"))
     assert (found.geometry, found.scale, found.key, found.scored_size) == (geometry, scale, row.key, (360, 520))
@@ -155,7 +155,7 @@ def test_log_uint8_comes_back_close_and_exact_in_the_top_k() -> None:
     row = scored_row(IMAGE, recipe, CAFFENET, cells, class_count=30, run_id="r1", scored_at=NOW)
     assert row.probabilities is not None
     assert len(row.probabilities) == 6 * 7 * 30
-    found = map_from_row(scalars(through_parquet([row]), 0), ()).probabilities
+    found = map_from_rows([scalars(through_parquet([row]), 0)], ()).probabilities
     assert found is not None
     assert cells.probabilities is not None
     assert found.dtype == np.float32
@@ -220,10 +220,10 @@ def test_tiles_that_do_not_make_a_map_are_told() -> None:
     plain = dataclasses.replace(rows[1], features=None)
     coarse = dataclasses.replace(rows[1], map_width=1, map_height=1, **arrays_of_row(make_row(height=1, width=1)))
     for chosen, message in (
-        (rows[:3] + rows[4:], "5 of 6 tiles are there; missing: 3"),
-        (rows[:1], "1 of 6 tiles are there; missing: 1, 2, 3, 4, 5"),
-        ([*rows[:5], dataclasses.replace(rows[5], tile_index=9)], "6 of 6 tiles are there; missing: 5"),
-        ([*rows, dataclasses.replace(rows[5], tile_index=9)], "7 of 6 tiles are there"),
+        (rows[:3] + rows[4:], "5 of 6 tiles; missing: 3"),
+        (rows[:1], "1 of 6 tiles; missing: 1, 2, 3, 4, 5"),
+        ([*rows[:5], dataclasses.replace(rows[5], tile_index=9)], "6 of 6 tiles; missing: 5"),
+        ([*rows, dataclasses.replace(rows[5], tile_index=9)], "7 of 6 tiles"),
         ([other, *rows[1:]], "different key"),
         ([*rows[:4], moved, rows[5]], "overlaps another"),
         ([*rows[:5], far], "leave gaps"),
@@ -280,7 +280,7 @@ def test_a_rejection_keeps_what_is_known_and_cuts_long_details() -> None:
     assert stored["scored_at"] == NOW
     assert stored["classes"] is stored["geometry"] is stored["probabilities"] is None
     with pytest.raises(MapError, match="is a rejection"):
-        map_from_row(scalars(rows_to_arrow([row]), 0), ())
+        map_from_rows([scalars(rows_to_arrow([row]), 0)], ())
 
 
 def test_keys_differ_wherever_maps_may() -> None:
@@ -366,7 +366,7 @@ def test_a_map_needs_its_digest_size_time_zone_and_form(monkeypatch: pytest.Monk
 def test_a_damaged_row_is_told(change: dict[str, Any]) -> None:
     row = dataclasses.replace(make_row(), **change)
     with pytest.raises(MapError) as caught:
-        map_from_row(scalars(rows_to_arrow([row]), 0), ())
+        map_from_rows([scalars(rows_to_arrow([row]), 0)], ())
     assert caught.value.where == IMAGE.uri
 
 

@@ -132,7 +132,7 @@ def test_both_libraries_get_the_same():
     assert (delta["timeout"], delta["retry_timeout"], delta["connect_timeout"]) == ("120000ms", "500ms", "5000ms")
     assert delta["max_retries"] == str(arguments["retry_config"]["max_retries"])
     assert delta_options("maps", given) is None
-    with pytest.raises(CredentialsError, match="in no object store"):
+    with pytest.raises(CredentialsError, match="is not in an object store"):
         settings("maps", given)
 
 
@@ -185,7 +185,7 @@ def test_arrow_cannot_take_a_service_account():
 @pytest.mark.parametrize(
     ("pair", "told"),
     [
-        ("aws_region", "no NAME=VALUE"),
+        ("aws_region", "not NAME=VALUE"),
         (
             "aws_secret=x",
             r"no storage option 'aws_secret'.*did you mean aws_secret_access_key\?.*azure_storage_endpoint",

@@ -106,9 +106,9 @@ def test_rows_of_another_run_or_model_are_refused(root: Path) -> None:
 @pytest.mark.parametrize("name", ["a#b", "a?b", "a%20b", "a\\b", "a\nb"])
 def test_a_folder_that_delta_would_mistake_is_refused_before_the_work(root: Path, name: str) -> None:
     for bad in (str(root / name / "maps"), f"s3://bucket/{name}"):
-        with pytest.raises(TableError, match="a table cannot lie in"):
+        with pytest.raises(TableError, match="a table cannot be in"):
             PartWriter(bad, "r1", MODEL)
-        with pytest.raises(TableError, match="a table cannot lie in"):
+        with pytest.raises(TableError, match="a table cannot be in"):
             MapTable(bad)
 
 

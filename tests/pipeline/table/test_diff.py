@@ -209,7 +209,7 @@ def test_of_very_many_differences_a_few_are_looked_into(monkeypatch: pytest.Monk
     assert (found.differing, found.looked_into) == (len(ROWS), 3)
     [column] = found.columns
     assert (column.rows, column.first) == (3, min(SLOTS))
-    assert "of which 3 were looked into" in "\n".join(summary(found, "there", "here"))
+    assert "of which 3 were compared" in "\n".join(summary(found, "there", "here"))
 
 
 def test_a_difference_is_told_with_both_values():

@@ -193,7 +193,7 @@ def test_who_slept_too_long_notices_and_leaves_the_lease_to_its_new_holder():
         with memory._lock:
             memory.state = Stored(taken, memory.time)
         eventually(lambda: lease.lost)
-        assert "taken it over" in lease.lost
+        assert "acquired it" in lease.lost
     assert memory.state is not None
     assert memory.state.data == taken
 
@@ -216,11 +216,11 @@ def test_a_short_failure_of_the_storage_costs_no_lease():
         assert not lease.lost
 
 
-def test_a_lease_that_cannot_be_given_back_fails_no_run(caplog: pytest.LogCaptureFixture):
+def test_a_lease_that_cannot_be_released_fails_no_run(caplog: pytest.LogCaptureFixture):
     memory = Memory()
     with Lease("maps", "ours", LONG, memory):
         memory.failures = math.inf
-    assert "not given back" in caplog.text
+    assert "not released" in caplog.text
 
 
 @given(readers=st.lists(st.integers(0, 5), min_size=1, max_size=6))

@@ -102,7 +102,7 @@ def test_tiles_are_read_as_one_map_wherever_they_lie(root: Path) -> None:
 def test_a_missing_tile_is_told(root: Path) -> None:
     publish(root, *tiles("t.tif")[:2])
     table = MapTable(str(root))
-    with pytest.raises(MapError, match="2 of 3 tiles are there; missing: 2") as caught:
+    with pytest.raises(MapError, match="2 of 3 tiles; missing: 2") as caught:
         table.read("t.tif")
     assert caught.value.where == "t.tif"
     with pytest.raises(MapError, match="missing: 2"):
@@ -156,9 +156,9 @@ def test_a_deleted_image_says_where_its_last_map_is(root: Path) -> None:
     publish(root, deleted("a.jpg", id_="cat-1"), deleted("a.jpg", scale=2, id_="cat-1"), scored("b.jpg"))
     table = MapTable(str(root))
     for name in ("a.jpg", "cat-1"):
-        with pytest.raises(TableError, match=r"a.jpg has no map any more: it was deleted") as caught:
+        with pytest.raises(TableError, match=r"a.jpg no longer has a map: it was deleted") as caught:
             table.read(name)
-        assert caught.value.why == "run r1, which made version 1, did not find it any more"
+        assert caught.value.why == "run r1, which made version 1, no longer found it"
         assert "version=0" in caught.value.remedy
     with pytest.raises(TableError, match="deleted"):
         table.fused("a.jpg")

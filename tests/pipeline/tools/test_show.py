@@ -53,14 +53,14 @@ def test_several_maps_need_a_choice_and_only_one(table: str) -> None:
     with pytest.raises(TableError, match="has 2 maps"):
         show(table, "cat")
     for options in ({"scale": 1.0}, {"key": "ab"}):
-        with pytest.raises(JobError, match="fused map is of all scales"):
+        with pytest.raises(JobError, match="fused map covers all scales"):
             show(table, "cat", fused=True, **options)
 
 
 def test_a_map_whose_image_is_gone_is_drawn_without_a_picture(table: str, tmp_path: Path) -> None:
     target = tmp_path / "out.png"
     Image.fromarray(np.zeros((50, 50, 3), np.uint8)).save(tmp_path / "cat.png")
-    assert "is another image now" in text(show(table, "cat", target, fused=True))
+    assert "is not the image that was scored" in text(show(table, "cat", target, fused=True))
     (tmp_path / "cat.png").unlink()
     assert "cannot be read any more" in text(show(table, "cat", target, fused=True))
     assert not target.exists()

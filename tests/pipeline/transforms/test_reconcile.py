@@ -55,43 +55,43 @@ def outcome(decision: Decision) -> tuple[str, list[tuple[str, str]]]:
     ids=["new", "same", "touched", "other model", "back again", "known bad", "unread", "two recipes", "two contents"],
 )
 def test_what_becomes_of_a_listed_image(current: list[Known], expected: object) -> None:
-    assert outcome(decide(URI, LISTED, current, [], POLICY)) == expected
+    assert outcome(decide(URI, LISTED, POLICY, current=current)) == expected
 
 
 def test_an_image_whose_listing_has_no_version_is_looked_at() -> None:
-    assert decide(URI, LISTED._replace(version=""), [known(version="")], [], POLICY).outcome is Outcome.PROBE
+    assert decide(URI, LISTED._replace(version=""), POLICY, current=[known(version="")]).outcome is Outcome.PROBE
 
 
 def test_another_id_is_written_down_and_none_is_forgotten() -> None:
-    [edit] = decide(URI, LISTED._replace(id="mine"), [known(id="old")], [], POLICY).edits
+    [edit] = decide(URI, LISTED._replace(id="mine"), POLICY, current=[known(id="old")]).edits
     assert edit == Edit(URI, "p1", Action.UPDATE, "v1", "mine")
-    assert decide(URI, LISTED, [known(id="old")], [], POLICY).outcome is Outcome.KEEP
+    assert decide(URI, LISTED, POLICY, current=[known(id="old")]).outcome is Outcome.KEEP
 
 
 def test_rejected_images_are_tried_again_on_demand_and_all_images_too() -> None:
     bad, good = [known(statuses=["rejected"], rejected=2)], [known()]
-    assert decide(URI, LISTED, bad, [], POLICY).rejected == 2
+    assert decide(URI, LISTED, POLICY, current=bad).rejected == 2
     retry = Policy("recipe", retry_rejected=True)
-    assert outcome(decide(URI, LISTED, bad, [], retry)) == ("score", [("p1", "drop")])
-    assert decide(URI, LISTED, good, [], retry).outcome is Outcome.KEEP
+    assert outcome(decide(URI, LISTED, retry, current=bad)) == ("score", [("p1", "drop")])
+    assert decide(URI, LISTED, retry, current=good).outcome is Outcome.KEEP
     anew = Policy("recipe", rescore=True)
-    assert outcome(decide(URI, LISTED, good, [known("o1")], anew)) == ("score", [("p1", "drop")])
+    assert outcome(decide(URI, LISTED, anew, current=good, orphans=[known("o1")])) == ("score", [("p1", "drop")])
 
 
 def test_only_a_run_that_prunes_marks_what_is_not_listed() -> None:
     prune = Policy("recipe", prune=True)
-    assert outcome(decide(URI, None, [known()], [], POLICY)) == ("absent", [])
-    assert outcome(decide(URI, None, [known(), known("p2")], [], prune)) == (
+    assert outcome(decide(URI, None, POLICY, current=[known()])) == ("absent", [])
+    assert outcome(decide(URI, None, prune, current=[known(), known("p2")])) == (
         "delete",
         [("p1", "delete"), ("p2", "delete")],
     )
-    assert outcome(decide(URI, None, [known(statuses=["deleted"])], [], prune)) == ("absent", [])
-    assert outcome(decide(URI, None, [], [known("o1")], prune)) == ("absent", [])
+    assert outcome(decide(URI, None, prune, current=[known(statuses=["deleted"])])) == ("absent", [])
+    assert outcome(decide(URI, None, prune, orphans=[known("o1")])) == ("absent", [])
 
 
 def test_what_a_dead_run_has_finished_is_adopted_and_nothing_else() -> None:
     def adopted(*orphans: Known, policy: Policy = POLICY, reference: ImageReference = LISTED) -> object:
-        return outcome(decide(URI, reference, [], orphans, policy))
+        return outcome(decide(URI, reference, policy, orphans=orphans))
 
     score = ("score", [])
     assert adopted(known("o1")) == ("adopt", [("o1", "adopt")])
@@ -107,13 +107,13 @@ def test_what_a_dead_run_has_finished_is_adopted_and_nothing_else() -> None:
     assert adopted(known("o1"), known("o2", slots=[(0.5, 0, 1)]), policy=two)[0] == "adopt"  # type: ignore[index]
     assert adopted(known("o1", slots=[(1.0, 0, 1), (2.0, 0, 1)])) == score
     # A changed image whose new map a dead run had finished: neither looked at nor scored again.
-    changed = outcome(decide(URI, LISTED, [known(version="v0")], [known("o1")], POLICY))
+    changed = outcome(decide(URI, LISTED, POLICY, current=[known(version="v0")], orphans=[known("o1")]))
     assert changed == ("adopt", [("o1", "adopt"), ("p1", "drop")])
 
 
 def test_rows_that_two_attempts_left_are_adopted_once() -> None:
     attempts = [known("o2", slots=[(1.0, 0, 2), (1.0, 1, 2)]), known("o1", slots=[(1.0, 1, 2)])]
-    decision = decide(URI, LISTED, [known("p1", recipe="old")], attempts, POLICY)
+    decision = decide(URI, LISTED, POLICY, current=[known("p1", recipe="old")], orphans=attempts)
     slots = Counter(tuple(slot) for edit in decision.edits for slot in edit.slots)
     assert slots == {(1.0, 0): 1, (1.0, 1): 1}
     assert decision.edits[-1] == Edit(URI, "p1", Action.DROP)
@@ -137,7 +137,7 @@ def test_a_listed_image_ends_in_one_set_of_rows(
     reference = None if listed is None else ImageReference(URI, version=listed)
     there = [known(f"p{i}", version=v, recipe=r, statuses=[statuses]) for i, (v, r) in enumerate(current)]
     left = [known(f"o{i}", version=v, digest=d) for i, (v, d) in enumerate(orphans)]
-    decision = decide(URI, reference, there, left, Policy("recipe", (1.0,), *flags))
+    decision = decide(URI, reference, Policy("recipe", (1.0,), *flags), current=there, orphans=left)
     done = Counter(edit.action for edit in decision.edits)
     parts = {edit.part for edit in decision.edits if edit.action != Action.ADOPT}
     if decision.outcome in (Outcome.SCORE, Outcome.ADOPT):
@@ -171,25 +171,25 @@ def test_a_pack_is_small() -> None:
 def test_names_that_are_no_utf_8_are_edited_under_the_name_that_the_table_has() -> None:
     raw, stored = "/caf\udce9.png", r"/caf\udce9.png"
     listed = ImageReference(raw, version="v1")
-    [update] = decide(stored, listed, [known(uri=stored, id="x", version="v1")], [], POLICY).edits or [None]
+    [update] = decide(stored, listed, POLICY, current=[known(uri=stored, id="x", version="v1")]).edits or [None]
     assert update is None
-    [update] = decide(stored, listed._replace(id="y"), [known(uri=stored)], [], POLICY).edits
-    [adopt] = decide(stored, listed, [], [known("o1", uri=stored)], POLICY).edits
+    [update] = decide(stored, listed._replace(id="y"), POLICY, current=[known(uri=stored)]).edits
+    [adopt] = decide(stored, listed, POLICY, orphans=[known("o1", uri=stored)]).edits
     assert (update.uri, adopt.uri) == (stored, stored)
 
 
 def test_a_map_is_adopted_rather_than_the_rejection_of_another_attempt() -> None:
     left = [known("o1", statuses=["rejected"], reasons=["out-of-memory"]), known("o2")]
-    assert outcome(decide(URI, LISTED, [], left, POLICY)) == ("adopt", [("o2", "adopt")])
+    assert outcome(decide(URI, LISTED, POLICY, orphans=left)) == ("adopt", [("o2", "adopt")])
 
 
 def test_of_attempts_that_were_cut_differently_none_is_adopted() -> None:
     left = [known("o1", slots=[(1.0, 0, 2)]), known("o2", slots=[(1.0, 1, 3)])]
-    assert decide(URI, LISTED, [], left, POLICY).outcome is Outcome.SCORE
+    assert decide(URI, LISTED, POLICY, orphans=left).outcome is Outcome.SCORE
 
 
 def test_a_retry_does_not_adopt_what_a_dead_run_rejected() -> None:
     left = [known("o1", statuses=["rejected", "scored"], slots=[(1.0, 0, 1), (0.5, 0, 1)])]
     two = Policy("recipe", (1.0, 0.5))
-    assert decide(URI, LISTED, [], left, two).outcome is Outcome.ADOPT
-    assert decide(URI, LISTED, [], left, dataclasses.replace(two, retry_rejected=True)).outcome is Outcome.SCORE
+    assert decide(URI, LISTED, two, orphans=left).outcome is Outcome.ADOPT
+    assert decide(URI, LISTED, dataclasses.replace(two, retry_rejected=True), orphans=left).outcome is Outcome.SCORE

@@ -12,7 +12,7 @@ from pipeline.maps.recipe import Recipe
 from pipeline.scoring.scorer import Limits
 from pipeline.sources import ImageReference
 from pipeline.table.part_file import FLUSH_BYTES, Receipt
-from pipeline.transforms.reports import Tally
+from pipeline.transforms.reports import StageCounts
 from pipeline.transforms.score_fn import ScoreFn
 from pipeline.transforms.shuffle import pack
 from tests.pipeline.scoring.test_scorer import noise, save
@@ -30,16 +30,16 @@ def test_parts_written_while_the_last_batches_are_flushed_are_not_lost(tmp_path:
     reports = [windowed.value for windowed in fn.finish_bundle()]
     fn.teardown()
     assert sum(report.rows for report in reports if isinstance(report, Receipt)) == 12
-    [tally] = [report for report in reports if isinstance(report, Tally)]
-    assert tally.counts["read"] == 12
-    assert {"seconds.read", "seconds.decode", "seconds.infer", "seconds.write"} <= tally.counts.keys()
+    [counts] = [report for report in reports if isinstance(report, StageCounts)]
+    assert counts.counts["read"] == 12
+    assert {"seconds.read", "seconds.decode", "seconds.infer", "seconds.write"} <= counts.counts.keys()
 
 
 def test_a_model_that_was_replaced_meanwhile_is_refused():
     fn = ScoreFn(FakeEngine, "table", "run", Recipe("e" * 64, k=2), limits=Limits())
     fn.setup()
     fn.start_bundle()
-    with pytest.raises(EngineError, match="another one now"):
+    with pytest.raises(EngineError, match="the model has changed"):
         list(fn.process(pack([ImageReference("a.jpg")])))
 
 

@@ -370,7 +370,11 @@ def test_packed_manifests(tmp_path, extension, pack):
         ("list.csv", "a.jpg\nb.jpg\n", r"(?s)line 1: the header has the columns a.jpg.*uri, path, image.*\.txt"),
         ("list.csv", "uri,id\n/a.jpg,1\n,2\n", "list.csv, line 3: the column uri is empty"),
         ("list.csv", "id,uri\n1\n", "line 2: the column uri is empty"),
-        ("list.csv", "uri\n/cats, dogs.jpg\n", r"(?s)line 2: the row has 2 fields, but the header has 1.*double quotes"),
+        (
+            "list.csv",
+            "uri\n/cats, dogs.jpg\n",
+            r"(?s)line 2: the row has 2 fields, but the header has 1.*double quotes",
+        ),
         ("list.csv", 'uri\n"/a.jpg\n', "list.csv, line 2: not CSV"),
         ("list.txt", b"/caf\xe9.jpg", "list.txt: the manifest is not UTF-8"),
         ("list.csv", "uri,id\n/a.jpg,1\n/b.tar,2\n", r"(?s)line 3: /b.tar has the id '2'.*leave the id empty"),

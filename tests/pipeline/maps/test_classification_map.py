@@ -3,6 +3,7 @@ import hashlib
 import io
 import operator
 import pickle
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -191,7 +192,7 @@ def make_tiles(cuts: tuple[int, ...], form: Form = Form.FLOAT16, features: int =
     return whole, rows
 
 
-def rows_of(rows: list[MapRow]) -> list[dict[str, Any]]:
+def rows_of(rows: list[MapRow]) -> list[Mapping[str, Any]]:
     table = through_parquet(rows)
     return [scalars(table, index) for index in range(len(rows))]
 

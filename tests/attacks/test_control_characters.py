@@ -1,4 +1,4 @@
-"""Names that show as other names, write over a terminal, end a C string, or are no text at all."""
+"""Names that show as other names, write over a terminal, end a C string, or are not text at all."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ ATTACKS = [
         "mean",
     ),
     Attack(
-        "npy whose shape is no tuple", headed(HEADER.replace(b"(3,)", b"(3)")), ReadingError, ("its header",), "mean"
+        "npy whose shape is not a tuple", headed(HEADER.replace(b"(3,)", b"(3)")), ReadingError, ("its header",), "mean"
     ),
     Attack("npy with a leading zero", headed(HEADER.replace(b"(3,)", b"(03,)")), ReadingError, ("its header",), "mean"),
 ]

@@ -1,4 +1,4 @@
-"""Class names that are no text, or write over a terminal."""
+"""Class names that are not text, or write over a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Paths that are no files: a pipe would be waited on, a device read, for ever."""
+"""Paths that are not files: a pipe would be waited on, a device read, for ever."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ _held: dict[str, Engine] = {}
 
 
 def _engine() -> Engine:
-    """The one of this process: loading is no part of what is compared."""
+    """The one of this process: loading is not part of what is compared."""
     return _held["engine"]
 
 

@@ -109,7 +109,7 @@ def keys(title: str) -> dict[str, list[str]]:
 
 
 def written(cell: str) -> object:
-    """Returns the value of a cell such as `0.05`; None for `null` and what is no value."""
+    """Returns the value of a cell such as `0.05`; None for `null` and what is not a value."""
     text = code(cell)[0] if code(cell) else "null"
     return None if text == "null" else tomllib.loads(f"value = {text}")["value"]
 

@@ -32,7 +32,7 @@ class Server(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}/{manner}/{name}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that gave up is no error here."""
+        """A client that gave up is not an error here."""
 
 
 @contextmanager

@@ -90,7 +90,7 @@ def test_there_is_no_other_version_in_it():
             tag = rest.split(" AS ")[0].partition(":")[2]
             assert re.fullmatch(r"(\$\{\w+\}(-slim-bookworm)?)?", tag), rest
         if word == "COPY":
-            assert ":" not in rest, "an image that is no stage"
+            assert ":" not in rest, "an image that is not a stage"
         if word == "RUN":
             assert "==" not in rest, rest
             for command in re.findall(r"pip install.*?(?=&&|$)", rest):

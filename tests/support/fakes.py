@@ -51,7 +51,7 @@ def probabilities(pixels: np.ndarray) -> np.ndarray:
 
 
 class FakeEngine:
-    """Scores by `probabilities`; fails as it is told to.
+    """Scores by `probabilities`; fails where its arguments say so.
 
     Args:
         largest_batch: Larger ones are out of memory.

@@ -223,7 +223,7 @@ HOSTILE = {
     "group in itself": (itself, "not a blob of a layer|nested too deeply"),
     "all in another file": (data_elsewhere, "link to another object"),
     "state of a solver": (solver_state, "looks like a solver"),
-    "data is no group": (put("data", np.ones(3)), "no group /data"),
+    "data is not a group": (put("data", np.ones(3)), "no group /data"),
     "text": (put("data/fc2/1", "weights"), "a blob of object"),
     "whole numbers": (put("data/fc2/1", np.arange(8)), "a blob of int64"),
     "no values": (put("data/fc2/1", np.ones((0,), np.float32)), r"shape \(0,\)"),

@@ -179,7 +179,7 @@ def test_empty_binary_file_is_not_a_model_of_nothing(reader, tmp_path: Path):
 
 
 def test_truncated_weights_never_load(tmp_path: Path):
-    """Wherever a download broke off: inside a field it is no message, between layers a layer lacks its weights."""
+    """Wherever a download broke off: inside a field it is not a message, between layers a layer lacks its weights."""
     whole = (LENET / "net.caffemodel").read_bytes()
     network = build(read_definition(LENET / "net.prototxt"))
     path = tmp_path / "net.caffemodel"

@@ -138,7 +138,7 @@ def test_signatures_have_the_names_and_types_that_engines_rely_on(caffenet: Conv
     ("batch", "height", "width"), [(1, 28, 28), (3, 28, 28), (2, 29, 31), (1, 34, 57), (5, 25, 40)]
 )
 def test_maps_of_any_size_are_the_references(lenet: Converted, batch: int, height: int, width: int):
-    """Sizes that are no whole number of strides, and one below the training size: Caffe's rounding in the graph."""
+    """Sizes that are not a whole number of strides, and one below the training size: Caffe's rounding in the graph."""
     batch_of_images = images(batch, height, width)
     reference = lenet.reference(batch_of_images)
     found = lenet.signature("serving_default")(images=batch_of_images)["probabilities"].numpy()
@@ -320,7 +320,7 @@ REFUSED = {
     "an unknown feature": (CLASSIFIER, {"features": ["pool1", "fc7", "fc9"]}, "no blob fc7, fc9"),
     "a mean of two channels": (CLASSIFIER, {"mean": [1, 2]}, "for 3 channels"),
     "a scale of nothing": (CLASSIFIER, {"scale": 0.0}, "scale 0"),
-    "a scale that is no number": (CLASSIFIER, {"scale": float("nan")}, "scale nan"),
+    "a scale that is not a number": (CLASSIFIER, {"scale": float("nan")}, "scale nan"),
     "another crop": (CLASSIFIER, {"crop": 33}, "crop 33x33 does not fit the weights"),
 }
 

@@ -192,7 +192,7 @@ def test_weights_and_names_stay():
 
 
 def test_strides_that_do_not_divide_each_other():
-    """3 then 2, made 4 of 12: the first is given up, since 4 is no multiple of 3."""
+    """3 then 2, made 4 of 12: the first is given up, since 4 is not a multiple of 3."""
     text = (
         data(1, 2, 60, 60)
         + convolution("a", "data", "num_output: 2 kernel_size: 3 stride: 3")

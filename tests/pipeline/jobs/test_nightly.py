@@ -454,7 +454,7 @@ class TestDrift:
 
 
 class Hook:
-    """A webhook on loopback that answers as it is told."""
+    """A webhook on loopback that gives the answers of a list."""
 
     def __init__(self, *answers: int) -> None:
         self.answers, self.received = list(answers), []

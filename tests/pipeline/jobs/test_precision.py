@@ -103,7 +103,7 @@ def test_a_precision_that_changes_too_much_is_refused(small_model: Path, photos:
 
 
 def test_no_warning_where_a_maximum_begins_in_16_bits():
-    """-FLT_MAX is no float16: NumPy warns of that, and warnings are errors here."""
+    """-FLT_MAX is not a float16: NumPy warns of that, and warnings are errors here."""
     tf = import_tensorflow()
     assert tf.float16.min == -65504
     assert tf.float32.min == -np.finfo(np.float32).max

@@ -35,7 +35,7 @@ RuntimeError: {raised} [while running 'Score images/Decode, infer, write']
 \t... 1 more
 """
 MODEL = "conversion.errors.ModelError: models/a: the SavedModel cannot be loaded\n  what to do: convert it"
-TABLE = "pipeline.errors.TableError: maps: is no table"
+TABLE = "pipeline.errors.TableError: maps: is not a table"
 CONFLICT = "pipeline.table.commit.ConflictError: maps: another run"
 PRUNED = "pipeline.errors.JobError: too many images would be marked"
 STORAGE = "pipeline.StorageError: s3://maps: cannot be read"

@@ -175,7 +175,7 @@ def test_a_cut_is_never_silent(tmp_path_factory, cut, extension):
     found = fates(path)
     whole = {name: data for name, data in found.items() if isinstance(data, bytes)}
     assert whole.items() <= GOOD_FATES.items()
-    # Two blocks of zeros end an archive, and then padding: what is cut off after the first is no loss.
+    # Two blocks of zeros end an archive, and then padding: what is cut off after the first loses nothing.
     # Cut within a header, compressed bytes may look damaged rather than short.
     assert found.get("") in ("truncated", "corrupt") or whole == GOOD_FATES
 

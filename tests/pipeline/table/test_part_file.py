@@ -30,7 +30,7 @@ def test_a_part_has_a_most_of_rows_and_is_sorted_across_its_groups(tmp_path: Pat
     assert [writer.add(row) for row in rows] == [None] * 9
     receipt = writer.add(scored("tiled.jpg", tile=(1, 2)))
     assert receipt is not None
-    assert (receipt.rows, receipt.scored, receipt.rejected) == (10, 6, 3)  # a tile that is not the first is no image
+    assert (receipt.rows, receipt.scored, receipt.rejected) == (10, 6, 3)  # an image counts once, with its first tile
     file = pq.ParquetFile(tmp_path / receipt.path)
     assert file.num_row_groups > 1
     found = file.read(columns=["uri", "key"]).to_pydict()

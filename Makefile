@@ -7,15 +7,17 @@ STAMP := $(VENV)/.installed
 PYTEST_ARGS ?= --numprocesses 2
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help demo test test-cluster test-runners lint format types docs bench clean
+.PHONY: help demo test test-large test-cluster test-runners lint format types docs package coverage bench clean
 
 help:
 	@echo "make demo    convert, score and report on the model and pages that the project ships"
-	@echo "make test    run the tests"
+	@echo "make test    run the tests                make test-large  those that take over 30 seconds each"
 	@echo "make test-cluster  the tests on Flink and on an object store; make test-runners  on Prism and Spark: both install them"
-	@echo "make lint    ruff: format and rules      make format  apply them"
-	@echo "make types   mypy, strict"
+	@echo "make lint    ruff: format and rules, codespell, TOML      make format  apply ruff's"
+	@echo "make types   mypy: strict, but for tests"
 	@echo "make docs    builds docs/ as a site in build/docs; warnings are errors"
+	@echo "make package  builds sdist and wheel, and runs the demo from the wheel in an empty environment"
+	@echo "make coverage  the tests, and which lines they ran: build/coverage/index.html"
 	@echo "make bench   speed, as ratios measured side by side"
 	@echo "make clean   remove .venv and what the demo wrote"
 
@@ -29,7 +31,16 @@ demo: $(STAMP)
 
 # tests/cluster takes the whole machine, and servers that `make test` does not install.
 test: $(STAMP)
-	$(BIN)/python -m pytest $(PYTEST_ARGS) --ignore tests/cluster
+	$(BIN)/python -m pytest $(PYTEST_ARGS) --ignore tests/cluster -m "not large"
+
+# Exit status 5: no test is large.
+test-large: $(STAMP)
+	$(BIN)/python -m pytest $(PYTEST_ARGS) --ignore tests/cluster -m large || test $$? = 5
+
+# Slower than `make test` by a third or so: the figure is for people, no limit is held.
+coverage: $(STAMP)
+	$(BIN)/python -m pytest $(PYTEST_ARGS) --ignore tests/cluster \
+		--cov --cov-report=term:skip-covered --cov-report=html:build/coverage
 
 CLUSTER_TEST := DENSECAST_CLUSTER_TOOLS=required $(BIN)/python -m pytest
 
@@ -46,6 +57,8 @@ test-runners: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/codespell
+	git ls-files -z '*.toml' | xargs -0 $(BIN)/check-toml
 
 format: $(STAMP)
 	$(BIN)/ruff format .
@@ -58,8 +71,11 @@ types: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m sphinx --fresh-env --write-all --fail-on-warning --keep-going --quiet docs build/docs
 
+package: $(STAMP)
+	.ci/package
+
 bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks
 
 clean:
-	rm -rf $(VENV) demo-output build/docs
+	rm -rf $(VENV) demo-output build

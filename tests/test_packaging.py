@@ -6,9 +6,12 @@ import ast
 import fnmatch
 import importlib.metadata
 import re
+import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -89,6 +92,69 @@ def test_every_data_file_is_in_the_wheel():
                 assert any(fnmatch.fnmatch(path.name, glob) for glob in globs["*"]), path.relative_to(ROOT)
     for package in PACKAGES:
         assert (ROOT / package / "py.typed").exists()
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    """Returns the files of the sdist, and of the wheel that is built from it. They are built from a copy."""
+    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
+    for name in tracked():
+        if name.split("/")[0] in {*PACKAGES, *SOURCE_FILES} or fnmatch.fnmatch(name, "tests/*.py"):
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, source / name)
+    subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", target, source], check=True, capture_output=True
+    )
+    (sdist,), (wheel,) = target.glob("*.tar.gz"), target.glob("*.whl")
+    with tarfile.open(sdist) as tar, zipfile.ZipFile(wheel) as archive:
+        return {
+            "sdist": {member.name.partition("/")[2] for member in tar if member.isfile()},
+            "wheel": set(archive.namelist()),
+        }
+
+
+SOURCE_FILES = {"pyproject.toml", "README.md", "LICENSE"}
+
+
+@pytest.mark.parametrize("kind", ["sdist", "wheel"])
+def test_all_files_of_the_packages_are_shipped_and_nothing_else(built: dict[str, set[str]], kind: str):
+    of_packages = {name for name in tracked() if name.split("/")[0] in PACKAGES}
+    # setuptools puts tests/test*.py into every sdist; only a MANIFEST.in, which the root does not hold, keeps them out.
+    ignored = r"densecast[-.\w]*-info/|densecast\.egg-info/" + (r"|tests/test_\w+\.py$" if kind == "sdist" else "")
+    shipped = {name for name in built[kind] if not re.match(ignored, name)}
+    assert of_packages - shipped == set()
+    assert shipped - of_packages == (SOURCE_FILES | {"PKG-INFO", "setup.cfg"} if kind == "sdist" else set())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("conversion/py.typed", "models/py.typed", "pipeline/py.typed"),
+        *("conversion/__init__.pyi", "pipeline/__init__.pyi", "conversion/caffe/caffe_pb2.pyi"),
+        *("conversion/caffe/caffe.proto", "models/caffenet/deploy.prototxt", "models/imagenet_labels.txt"),
+        *("models/digits/deploy.prototxt", "models/digits/digits.caffemodel", "models/digits/labels.txt"),
+        "models/digits/held_out.npz",
+    ],
+)
+def test_file_is_in_the_wheel(built: dict[str, set[str]], name: str):
+    assert name in built["wheel"]
+
+
+def test_what_only_development_needs_is_not_shipped(built: dict[str, set[str]]):
+    """Training needs scikit-learn, and the table of layers is made for the documentation."""
+    for name in built["wheel"] | {name for name in built["sdist"] if not re.match(r"tests/test_\w+\.py$", name)}:
+        assert not re.search(
+            r"(^|/)tests?(/|_)|conftest|train(_\w+)?\.py$|(support|layer_table)\.py$|__pycache__", name
+        ), name
+
+
+def test_no_package_imports_what_only_development_needs():
+    groups = requirements()
+    needed = {name for group in ("", "cpu", "gpu") for name in groups[group]}
+    modules = {"scikit-learn": "sklearn", "pyyaml": "yaml", "opencv-python-headless": "cv2"}
+    extra = {modules.get(name, name.replace("-", "_")) for group in ("dev", "docs", "bench") for name in groups[group]}
+    for path in sources(*PACKAGES):
+        assert {name.partition(".")[0] for name in imports(path)} & (extra - needed) == set(), path
 
 
 def test_import_names_belong_to_densecast_alone():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from datetime import timedelta
+from typing import Any
 from urllib.parse import urlsplit
 
 import pyarrow.fs as pafs
@@ -53,7 +54,7 @@ def _s3(resolved: Settings, _: str) -> pafs.FileSystem | None:
         session_token=None if anonymous else options.get("aws_session_token"),
         anonymous=anonymous,
         region=options.get("aws_region", "us-east-1"),
-        scheme=endpoint.scheme or "https",
+        scheme="http" if endpoint.scheme == "http" else "https",
         endpoint_override=endpoint.netloc or None,
         force_virtual_addressing=is_true(options.get("aws_virtual_hosted_style_request", "")),
         connect_timeout=seconds["connect_timeout"],
@@ -82,7 +83,8 @@ def _azure(resolved: Settings, account: str) -> pafs.FileSystem | None:
     location = {f"{service}_storage_{part}": value for service in ("blob", "dfs") for part, value in parts if value}
     names = ("account_key", "sas_token", "client_id", "client_secret", "tenant_id")
     keys = {name: options[f"azure_storage_{name}"] for name in names if f"azure_storage_{name}" in options}
-    return pafs.AzureFileSystem(account, **keys, **location)
+    settings: dict[str, Any] = {**keys, **location}  # the stubs take only literal schemes
+    return pafs.AzureFileSystem(account, **settings)
 
 
 def _account(bucket: str, resolved: Settings) -> str:

@@ -10,7 +10,7 @@ from pipeline.storage.error_mapping import explain
 from pipeline.storage.errors import MissingFileError, StorageError, UnavailableError
 from pipeline.storage.options import StorageOptions
 
-_SENT = "Generic S3 error: Error performing {} http://127.0.0.1:7070/images?list-type=2 in 556.481µs - "
+_SENT = "Generic S3 error: Error performing {} http://127.0.0.1:7070/images?list-type=2 in 556.481µs - "  # noqa: RUF001
 _STATUS = "Server returned non-2xx status code: "
 _REFUSED = (
     _SENT.format("GET") + _STATUS + "403 Forbidden: <?xml version='1.0'?>\n<Error><Code>SignatureDoesNotMatch</Code>"

@@ -57,7 +57,7 @@ def test_every_image_is_one_row_and_every_map_its_own(tmp_path: Path, collection
     score(collection, tmp_path / "maps", write_model(tmp_path / "model"))
     table = MapTable(str(tmp_path / "maps"))
     uris = table.to_arrow(["uri"])["uri"].to_pylist()
-    assert sorted(uris) == sorted(str(path) for path in collection.iterdir())
+    assert sorted(map(str, uris)) == sorted(str(path) for path in collection.iterdir())
     assert len(table.files()) > 1, "parts are flushed by size while the bundle runs"
     assert {Path(r.uri).name: r.reason for r in table.rejections()} == {
         "broken.jpg": "truncated",

@@ -1,4 +1,4 @@
-"""Deprecated, and removed in 0.3: storage options are arguments, as in `MapTable(path, storage_options={...})`."""
+"""Deprecated, removed in 0.3: pass storage options as an argument, as in `MapTable(path, storage_options={...})`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def use(options: StorageOptions | Mapping[str, str]) -> None:
     """Sets the options that this process opens object stores with where none are given.
 
     Raises:
-        CredentialsError: There is no such option, or a value is malformed.
+        CredentialsError: An option does not exist, or a value is malformed.
     """
     warnings.warn(
         "pipeline.credentials.use is deprecated: give storage_options to MapTable, ScoreImages or ListImages",

@@ -1,11 +1,11 @@
-"""Every night: score what is new in the collection (`densecast nightly`).
+"""Scores the new images of the collection every night (`densecast nightly`).
 
-For Airflow 3. densecast is installed apart from Airflow, in an environment of its own; two variables of the worker's
-environment say where: `DENSECAST` (the command, by default `densecast`) and `DENSECAST_JOB` (the job file, by default
-`/etc/densecast/job.toml`).
+This DAG is for Airflow 3. densecast is installed in its own environment, apart from Airflow. Two variables of the
+worker's environment name it: `DENSECAST` (the command, by default `densecast`) and `DENSECAST_JOB` (the job file, by
+default `/etc/densecast/job.toml`).
 
-A night that was missed needs no making up, for the next one scores what it would have scored. To run past dates all
-the same: `airflow backfill create --dag-id densecast_nightly --from-date ... --to-date ...`; each becomes `--date`.
+A missed night does not need a backfill, because the next night scores its images. To run past dates anyway:
+`airflow backfill create --dag-id densecast_nightly --from-date ... --to-date ...`; each date becomes `--date`.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from typing import Any
 from airflow.sdk import CronTriggerTimetable, dag, task
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-# Wrong usage, too many rejections, drift: the next try would end in the same way.
+# A retry would fail in the same way.
 FINAL = {2: "wrong usage", 3: "more images rejected than allowed", 6: "the maps drifted"}
 BUSY = 5
 SECONDS_TO_STOP = 120
 
 
 def run(command: list[str]) -> tuple[int, str]:
-    """Runs a command, its output in the task's log, and returns its exit code and last line.
+    """Runs a command with its output in the task's log, and returns its exit code and its last line.
 
-    When Airflow ends the task, the command is asked to end first, so that it gives its lease on the table back.
+    When Airflow stops the task, it terminates the command first, so that the command releases its lease on the table.
     """
     last = ""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - no shell, fixed words
@@ -47,7 +47,7 @@ def run(command: list[str]) -> tuple[int, str]:
 
 
 @dag(
-    # The run of 2 November is the one that begins on 2 November; without it, `ds` would be the day before.
+    # With this timetable `ds` is the day on which the run begins; by default it would be the day before.
     schedule=CronTriggerTimetable("30 2 * * *", timezone="UTC"),
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
@@ -62,11 +62,11 @@ def run(command: list[str]) -> tuple[int, str]:
     tags=["densecast"],
 )
 def densecast_nightly() -> None:
-    """One task a night."""
+    """Defines one task per night."""
 
     @task
     def score(ds: str | None = None) -> dict[str, Any]:
-        """Runs the night of `ds`; what it did, as `densecast nightly` says it on its last line, is the result."""
+        """Runs the night of `ds`; returns the summary that `densecast nightly` prints on its last line."""
         command = [os.environ.get("DENSECAST", "densecast"), "nightly"]
         command.append(os.environ.get("DENSECAST_JOB", "/etc/densecast/job.toml"))
         if ds is not None:

@@ -1,10 +1,10 @@
-"""Runs main.py without a cloud: Beam's Dataflow runner makes the job, which is left in a folder.
+"""Runs main.py without a cloud: Beam's Dataflow runner creates the job, which stays in a folder.
 
     python infra/dataflow/dry_run.py FOLDER FLAGS...
 
-`--dry_run` has the runner stop before it makes a client. The client is made here, and takes the last step, the same as
-in a launch of the template: it describes the job and, because of `--template_location`, stores what it describes. Only
-its `stage_file` is another, which writes below FOLDER in place of a bucket.
+With `--dry_run` the runner stops before it creates a client. This program creates the client, which takes the last step
+as in a launch of the template: it describes the job and, because of `--template_location`, stores the description. Only
+its `stage_file` differs: it writes below FOLDER instead of to a bucket.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import runpy
 import sys
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from apache_beam.options.pipeline_options import GoogleCloudOptions
 from apache_beam.runners.dataflow.internal.apiclient import DataflowApplicationClient
@@ -25,7 +25,7 @@ class Client(DataflowApplicationClient):
 
     folder: Path
 
-    def stage_file(self, gcs_or_local_path: str, file_name: str, stream: IO[bytes], *_: Any, **__: Any) -> None:
+    def stage_file(self, gcs_or_local_path: str, file_name: str, stream: IO[bytes], *_: object, **__: object) -> None:
         """Stores `gs://bucket/a/name` at `FOLDER/bucket/a/name`."""
         target = self.folder / gcs_or_local_path.removeprefix("gs://") / file_name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -33,7 +33,7 @@ class Client(DataflowApplicationClient):
 
 
 def main(folder: Path, flags: list[str]) -> None:
-    """Leaves the job of these flags in the folder."""
+    """Stores the job of these flags in the folder."""
     program = runpy.run_path(str(MAIN))
     pipeline = program["build"](*program["parse"]([*flags, "--dry_run=True"]))
     job = pipeline.run().job

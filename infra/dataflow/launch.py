@@ -22,24 +22,28 @@ METADATA = Path(__file__).with_name("metadata.json")
 
 
 def read_metadata() -> dataflow.TemplateMetadata:
-    """metadata.json as Dataflow's own message; a field that it does not know is an error."""
+    """Returns metadata.json as Dataflow's message; an unknown field is an error."""
     return dataflow.TemplateMetadata.from_json(METADATA.read_text(encoding="utf-8"))
 
 
 def checked(pairs: tuple[str, ...], accelerator: str | None) -> dict[str, str]:
-    """The parameters of a job, as Dataflow checks them: known, complete, and each like its regexes."""
+    """Returns the parameters of a job after the checks that Dataflow makes.
+
+    Raises:
+        click.UsageError: A parameter is unknown, missing, or does not match its regexes.
+    """
     given = dict(pair.partition("=")[::2] for pair in pairs)
     if accelerator:
         given["dataflow_accelerator"] = accelerator
     known = {parameter.name: parameter for parameter in read_metadata().parameters}
     if unknown := sorted(given.keys() - known):
-        raise click.UsageError(f"no parameter {', '.join(unknown)}; there are {', '.join(known)}")
+        raise click.UsageError(f"unknown parameter {', '.join(unknown)}; the parameters are {', '.join(known)}")
     for name, parameter in known.items():
         if name not in given:
             if not parameter.is_optional:
                 raise click.UsageError(f"{name}=... is missing: {parameter.help_text}")
         elif not all(re.fullmatch(regex, given[name]) for regex in parameter.regexes):
-            raise click.UsageError(f"{name}={given[name]!r} is not like {' '.join(parameter.regexes)}")
+            raise click.UsageError(f"{name}={given[name]!r} does not match {' '.join(parameter.regexes)}")
     return given
 
 
@@ -65,9 +69,9 @@ def spec(image: str) -> None:
 @cli.command()
 @click.option("--project", required=True)
 @click.option("--region", required=True)
-@click.option("--template", required=True, help="Where the specification is: gs://BUCKET/densecast.json.")
-@click.option("--image", required=True, help="The workers' image: the template's own.")
-@click.option("--temp", required=True, help="A folder for what is temporary: gs://BUCKET/temp.")
+@click.option("--template", required=True, help="The address of the specification: gs://BUCKET/densecast.json.")
+@click.option("--image", required=True, help="The image of the workers, which is that of the template.")
+@click.option("--temp", required=True, help="A folder for temporary files: gs://BUCKET/temp.")
 @click.option("--accelerator", help="The GPU of every worker: type:nvidia-tesla-t4;count:1;install-nvidia-driver.")
 @click.option("--machine-type", default="n1-standard-4", show_default=True)
 @click.option("--max-workers", type=click.IntRange(min=1), default=10, show_default=True)
@@ -94,7 +98,7 @@ def run(
         machine_type=machine_type,
         max_workers=max_workers,
         sdk_container_image=image,
-        # A GPU needs one process a worker, so that the model is loaded once.
+        # A GPU needs one process per worker, so that the model is loaded once.
         additional_experiments=["no_use_multiple_sdk_containers"] if accelerator else [],
     )
     launch = dataflow.LaunchFlexTemplateParameter(

@@ -1,8 +1,8 @@
-"""The program of the Dataflow flex template: builds densecast's pipeline and submits it.
+"""The program of the Dataflow flex template, which builds densecast's pipeline and submits it.
 
 The template's launcher runs it in the image (infra/docker/Dockerfile, target dataflow) with the parameters of
-metadata.json as flags, and with Dataflow's own (`--runner`, `--project`, `--region`, `--temp_location`, ...), which go
-to Beam as they are. It does not wait for the job: a launcher that waits never starts it.
+metadata.json as flags, and with Dataflow's own flags (`--runner`, `--project`, `--region`, `--temp_location`, ...),
+which go to Beam unchanged. It does not wait for the job, because a launcher that waits never starts it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,16 @@ from pipeline.jobs.calibrate import Calibration
 from pipeline.jobs.spec import ScoringJob, describe_job
 from pipeline.jobs.submit import build_pipeline
 
-MODEL = "/opt/densecast/model"  # where the image has it
+MODEL = "/opt/densecast/model"  # the model's folder in the image
 
 
 def parse(arguments: Sequence[str]) -> tuple[ScoringJob, PipelineOptions]:
-    """The job, and the options of Beam; raises JobError, and SystemExit for wrong usage."""
+    """Returns the job and Beam's options.
+
+    Raises:
+        JobError: A setting of the job is invalid.
+        SystemExit: A flag is missing or malformed.
+    """
     # No abbreviations: `--project` must not be taken for a flag of ours.
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument(
@@ -40,7 +45,7 @@ def parse(arguments: Sequence[str]) -> tuple[ScoringJob, PipelineOptions]:
     ours, beams = parser.parse_known_args(arguments)
     chosen = {name: getattr(ours, name) for name in ("scores", "top_k", "device", "run_id") if getattr(ours, name)}
     if ours.dataflow_accelerator:
-        chosen.setdefault("device", "gpu")  # it is paid for: a worker that cannot use it is to fail
+        chosen.setdefault("device", "gpu")  # the user pays for it, so a worker that cannot use it fails
     if ours.features:
         chosen["features"] = tuple(ours.features.split())
     job = describe_job(model=ours.model, images=tuple(shlex.split(ours.images)), output=ours.output, **chosen)
@@ -56,8 +61,8 @@ def parse(arguments: Sequence[str]) -> tuple[ScoringJob, PipelineOptions]:
 
 
 def build(job: ScoringJob, options: PipelineOptions) -> beam.Pipeline:
-    """The pipeline that `densecast score` runs."""
-    # The workers look for the images: they have the rights to.
+    """Returns the pipeline that `densecast score` runs."""
+    # No check here: the workers have access to the images, the launcher may not.
     return build_pipeline(Calibration(job), beam.Pipeline(options=options), check=False)
 
 

@@ -1,7 +1,7 @@
-"""Beam's pool of Python workers on one address; Beam's own program serves all of the machine's.
+"""Beam's pool of Python workers, listening on one address; Beam's own program listens on all addresses of the machine.
 
-Flink asks it for a worker (`--environment_type=EXTERNAL`), and it starts Beam's boot program, as the pool of
-a worker image does.
+Flink requests a worker from it (`--environment_type=EXTERNAL`), and it starts Beam's boot program, like the pool of a
+worker image.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from apache_beam.utils.thread_pool_executor import shared_unbounded_instance
 
 
 def main() -> None:
-    """Serves until it is ended."""
+    """Serves until the process is terminated."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--host", default="localhost")
     parser.add_argument("--port", type=int, default=50000)
-    parser.add_argument("boot", help="What starts a worker: Beam's boot program")
+    parser.add_argument("boot", help="The program that starts a worker: Beam's boot program")
     arguments = parser.parse_args()
     server = grpc.server(shared_unbounded_instance())
     pool = BeamFnExternalWorkerPoolServicer(use_process=True, container_executable=arguments.boot)

@@ -25,7 +25,7 @@ from pipeline.storage.address import join
 from pipeline.table.log import FOLDER, active_parts, open_delta
 from pipeline.table.part_reader import open_part, reading_part
 from pipeline.table.reader import MapTable
-from pipeline.table.schema import Status
+from pipeline.table.schema import Status, strings
 
 GROUPS = ("all", "same", "model", "edited", "new", "deleted")
 """Groups of images: all; same content and recipe; another model or recipe; another content; only in the later version;
@@ -265,11 +265,11 @@ def _index(tables: Iterable[pa.Table]) -> _Index:
 
 def _digests(rows: pa.Table) -> tuple[_Digests, _Digests, _Digests]:
     """Returns digests of address, content and recipe, [n] each."""
-    uris = np.fromiter((_digest(uri) for uri in rows.column("uri").to_pylist()), np.uint64, rows.num_rows)
+    uris = np.fromiter(map(_digest, strings(rows.column("uri"))), np.uint64, rows.num_rows)
     contents = np.fromiter(
         (_digest(d or "") for d in rows.column("image_digest").to_pylist()), np.uint64, rows.num_rows
     )
-    recipes = np.fromiter(map(_cached_digest, rows.column("recipe").to_pylist()), np.uint64, rows.num_rows)
+    recipes = np.fromiter(map(_cached_digest, strings(rows.column("recipe"))), np.uint64, rows.num_rows)
     return uris, contents, recipes
 
 

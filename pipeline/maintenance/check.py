@@ -21,7 +21,7 @@ from pipeline.maintenance.untracked_files import Kind, Leftover, leftovers, list
 from pipeline.storage.errors import MissingFileError, StorageError, UnavailableError
 from pipeline.table.log import FOLDER
 from pipeline.table.paths import TableRoot
-from pipeline.table.schema import Status
+from pipeline.table.schema import Status, strings
 
 _DAMAGE = {Fault.DUPLICATE: Damage.DUPLICATE, Fault.INCOMPLETE: Damage.INCOMPLETE, Fault.MIXED: Damage.MIXED}
 
@@ -150,8 +150,8 @@ class _Checker:
     def _add_batch(self, batch: pa.RecordBatch) -> None:
         columns = (batch.column(name).to_pylist() for name in ("run_id", "status", "tile_index"))
         self._by_run.update((run, status) for run, status, tile in zip(*columns, strict=True) if tile == 0)
-        self.statuses.update(batch.column("status").to_pylist())
-        self._models.update(batch.column("model_digest").unique().to_pylist())
+        self.statuses.update(strings(batch.column("status")))
+        self._models.update(strings(batch.column("model_digest").unique()))
         self._ledger.add(identities(batch))
 
     def compare_images(self) -> int:

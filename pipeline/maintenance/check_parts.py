@@ -179,10 +179,11 @@ class _Statistics:
         for name in logged.nulls.keys() & set(batch.schema.names):
             self._nulls[name] += batch.column(name).null_count
         for name in (logged.lowest.keys() | logged.highest.keys()) & set(batch.schema.names):
-            bounds: dict[str, Any] = pc.min_max(batch.column(name)).as_py()  # type: ignore[assignment] # of a struct
-            if bounds["min"] is not None:
-                self._lowest[name] = min(self._lowest.get(name, bounds["min"]), bounds["min"])
-                self._highest[name] = max(self._highest.get(name, bounds["max"]), bounds["max"])
+            bounds = pc.min_max(batch.column(name))
+            lowest, highest = bounds["min"].as_py(), bounds["max"].as_py()
+            if lowest is not None:
+                self._lowest[name] = min(self._lowest.get(name, lowest), lowest)
+                self._highest[name] = max(self._highest.get(name, highest), highest)
 
     def findings(self) -> Iterator[Finding]:
         logged = self._logged

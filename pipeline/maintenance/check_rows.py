@@ -16,7 +16,7 @@ from pipeline.maps.encoding import decode, map_digest
 from pipeline.maps.recipe import Form
 from pipeline.rejection import Reason
 from pipeline.table.row_decoding import Row, scalars
-from pipeline.table.schema import ARRAYS, SCHEMA, Status
+from pipeline.table.schema import ARRAYS, SCHEMA, Status, strings
 
 IDENTITY_COLUMNS = RowIdentity._fields
 _OF_A_MAP = (*ARRAYS, "geometry", "map_height", "map_width", "class_count", "map_digest")
@@ -68,7 +68,7 @@ def null_faults(batch: pa.RecordBatch) -> list[str]:
 
 def row_faults(batch: pa.RecordBatch) -> Iterator[RowFault]:
     """Yields the faults of the rows of a batch of `SCHEMA` that has no `null_faults`."""
-    uris, statuses = batch.column("uri").to_pylist(), batch.column("status").to_pylist()
+    uris, statuses = strings(batch.column("uri")), strings(batch.column("status"))
     yield from _placement_faults(batch, uris)
     yield from _emptiness_faults(batch, uris, statuses)
     decoded = batch.select(list(_DECODED))
@@ -88,7 +88,7 @@ def _placement_faults(batch: pa.RecordBatch, uris: list[str]) -> Iterator[RowFau
 def _emptiness_faults(batch: pa.RecordBatch, uris: list[str], statuses: list[str]) -> Iterator[RowFault]:
     """Yields unknown statuses and reasons, and columns that are null, or not, contrary to the status."""
     column = batch.column("status")
-    scored, rejected = pc.equal(column, Status.SCORED.value), pc.equal(column, Status.REJECTED.value)
+    scored, rejected = (pc.equal(column, pa.scalar(value)) for value in (Status.SCORED.value, Status.REJECTED.value))
     for index, (status, reason) in enumerate(zip(statuses, batch.column("reason").to_pylist(), strict=True)):
         if status not in _STATUSES:
             yield RowFault(uris[index], f"its status is {status!r}")

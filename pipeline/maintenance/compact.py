@@ -279,14 +279,14 @@ def _gather(files: Sequence[pq.ParquetFile], order: NDArray[np.int64]) -> Iterat
                 file, group = groups[index]
                 loaded[index] = file.read_row_group(group)
             rows_of_group = rows[wanted == index]
-            tables.append(loaded[index].take(pa.array(order[rows_of_group] - starts[index])))
+            tables.append(loaded[index].take(order[rows_of_group] - starts[index]))
             positions.append(rows_of_group)
             remaining[index] -= len(rows_of_group)
             if not remaining[index]:
                 del loaded[index]
         # `tables` hold the rows by group; this restores the requested order.
         inverse = np.argsort(np.concatenate(positions), kind="stable")
-        yield pa.concat_tables(tables).cast(SCHEMA).take(pa.array(inverse))
+        yield pa.concat_tables(tables).cast(SCHEMA).take(inverse)
 
 
 def _commit(root: str, name: str, receipts: Sequence[Receipt], removed: Sequence[Logged]) -> int:

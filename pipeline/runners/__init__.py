@@ -1,1 +1,1 @@
-"""The Beam runners that jobs are submitted to."""
+"""The Beam runners that densecast submits jobs to."""

@@ -1,7 +1,7 @@
-"""A Flink cluster by its REST interface: the flags for a job, its progress, its end, and its cancellation.
+"""Access to a Flink cluster by its REST interface: the flags for a job, its progress, its end, and its cancellation.
 
-Beam's own launcher does not know the cluster's slots and version, and a job's counters only after its end. It checks
-for the end at most once a minute, and cannot cancel a job that was submitted as a jar.
+Beam's own launcher does not know the slots and the version of the cluster, and knows the counters of a job only after
+its end. It checks for the end at most once a minute, and cannot cancel a job that was submitted as a jar.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypedDict, TypeVar
 
 import requests
 from apache_beam.options.pipeline_options import FlinkRunnerOptions
@@ -22,23 +22,32 @@ from pipeline import beam_counters
 from pipeline.errors import JobError
 
 WORKERS = "localhost:50000"
-"""The default address of the pool of Python workers, as each task manager sees it: beside itself."""
+"""The default address of the pool of Python workers: each task manager has one on its own machine."""
 
 _TIMEOUT_S = 10.0
-_ATTEMPTS = 16  # over two minutes: a job manager that was killed and started again answers by then
-_FORGOTTEN, _UNHEARD = 15, 60  # requests, two seconds apart, before a job is given up
+_ATTEMPTS = 16  # over two minutes, in which a job manager that was killed restarts
+# How many requests, two seconds apart, may miss a job that was seen before, and one that was not.
+_MISSES_AFTER_START, _MISSES_BEFORE_START = 15, 60
 _ENDED = ("FINISHED", "FAILED", "CANCELED")
 _ACCUMULATOR = "__metricscontainers"
 
 T = TypeVar("T")
 
 
+class _Job(TypedDict("_JobKeys", {"start-time": int})):
+    """An entry of Flink's `jobs/overview`."""
+
+    jid: str
+    name: str
+    state: str
+
+
 class Overview(NamedTuple):
-    """What a cluster has.
+    """The version and size of a cluster.
 
     Attributes:
-        version: The version of Flink, as `1.19.3`.
-        slots: All slots of its task managers; 0 where task managers start as they are needed.
+        version: The version of Flink, such as `1.19.3`.
+        slots: The number of slots of all task managers; 0 where task managers start on demand.
     """
 
     version: str
@@ -46,12 +55,12 @@ class Overview(NamedTuple):
 
 
 class JobState(NamedTuple):
-    """A job at one moment.
+    """The state of a job at one moment.
 
     Attributes:
         state: Flink's name of the state.
-        counts: What its workers have counted.
-        failures: Why its tasks have failed so far, the last failure first; Flink tries failed tasks again.
+        counts: The counters of its workers, by name.
+        failures: The stack traces of failed tasks, the last failure first; Flink retries failed tasks.
     """
 
     state: str
@@ -60,11 +69,11 @@ class JobState(NamedTuple):
 
 
 class FlinkCluster:
-    """A Flink cluster, by the REST interface of its job manager.
+    """A Flink cluster, reached by the REST interface of its job manager.
 
     Args:
         master: `host:port` or the URL of the REST interface.
-        sleep: Waits, in seconds.
+        sleep: Waits a number of seconds.
 
     Attributes:
         url: The URL of the REST interface.
@@ -75,10 +84,10 @@ class FlinkCluster:
         self._sleep = sleep
 
     def overview(self) -> Overview:
-        """Returns what the cluster has.
+        """Returns the version and size of the cluster.
 
         Raises:
-            JobError: Nothing answers there, or something that is not Flink.
+            JobError: The address does not answer, or not as Flink does.
         """
         try:
             return Overview(str(self._get("config")["flink-version"]), int(self._get("overview")["slots-total"]))
@@ -86,15 +95,15 @@ class FlinkCluster:
             raise JobError(
                 f"no Flink job manager answers: {error}",
                 where=self.url,
-                remedy="give --flink-master the REST address of a running one, which is also that of its web page",
+                remedy="give --flink-master the REST address of a running job manager (its web page has the same one)",
             ) from error
 
     def flags(self, given: Sequence[str], name: str) -> list[str]:
         """Returns all of Beam's flags for a job.
 
         Args:
-            given: The user's flags; they replace densecast's.
-            name: The job's name, by which the cluster is asked for it.
+            given: The user's flags, which replace densecast's.
+            name: The name of the job, which identifies it in the cluster.
 
         Raises:
             JobError: The cluster does not answer, Beam has no job server for its version, or it has no slots yet and
@@ -122,15 +131,15 @@ class FlinkCluster:
         return [*flags, *given]
 
     def follow(self, name: str, interval_s: float = 2.0) -> Iterator[JobState]:
-        """Yields the state of a job, again and again until the job has ended.
+        """Yields the state of a job repeatedly until the job has ended.
 
-        Waits for a job manager that is away for a moment.
+        Waits for a job manager that does not answer for a short time.
 
         Raises:
-            JobError: The job manager no longer answers, has forgotten the job, or never got it.
+            JobError: The job manager no longer answers, no longer knows the job, or never got it.
         """
         missing, seen = 0, False
-        while missing <= (_FORGOTTEN if seen else _UNHEARD):
+        while missing <= (_MISSES_AFTER_START if seen else _MISSES_BEFORE_START):
             job = self._patiently(partial(self._find, name))
             if job is None:
                 missing += 1
@@ -143,23 +152,23 @@ class FlinkCluster:
         raise JobError(
             f"the job manager {'no longer knows the job' if seen else 'never got the job'}",
             where=self.url,
-            why="it was restarted, and without high availability it forgets its jobs" if seen else "",
+            why="it was restarted; without high availability it then loses its jobs" if seen else "",
             remedy="check its log, then run again: images whose maps were written are not scored twice",
         )
 
     def cancel(self, name: str, *, wait: bool = False) -> None:
-        """Cancels a job, if it has not ended.
+        """Cancels a job that has not ended.
 
         Args:
-            name: The job.
-            wait: Whether to wait half a minute for the job, since it may be on its way to the cluster.
+            name: The name of the job.
+            wait: Whether to wait half a minute for the job to appear, which may still be on its way to the cluster.
 
         Raises:
-            JobError: It cannot be cancelled.
+            JobError: The job cannot be cancelled.
         """
         try:
             job = self._find(name)
-            for _ in range(_FORGOTTEN if wait else 0):
+            for _ in range(_MISSES_AFTER_START if wait else 0):
                 if job is not None:
                     break
                 self._sleep(2.0)
@@ -169,13 +178,13 @@ class FlinkCluster:
                 answer.raise_for_status()
         except requests.RequestException as error:
             raise JobError(
-                f"the job {name} still runs, because it could not be cancelled: {error}",
+                f"the job {name} could not be cancelled and still runs: {error}",
                 where=self.url,
                 remedy="cancel it on the web page of the job manager",
             ) from error
 
     def _patiently(self, ask: Callable[[], T]) -> T:
-        """Asks again while the job manager does not answer."""
+        """Returns the result of `ask`, which it repeats while the job manager does not answer."""
         retrying = Retrying(
             retry=retry_if_exception_type(requests.RequestException),
             stop=stop_after_attempt(_ATTEMPTS),
@@ -192,13 +201,13 @@ class FlinkCluster:
                 remedy="check the cluster, then run again: images whose maps were written are not scored twice",
             ) from error
 
-    def _find(self, name: str) -> dict[str, Any] | None:
-        """Returns the latest job of a name; None where there is none."""
-        jobs = [job for job in self._get("jobs/overview")["jobs"] if job["name"] == name]
+    def _find(self, name: str) -> _Job | None:
+        """Returns the latest job with a name; None where there is none."""
+        jobs: list[_Job] = [job for job in self._get("jobs/overview")["jobs"] if job["name"] == name]
         return max(jobs, key=lambda job: job["start-time"], default=None)
 
     def _progress(self, job: str) -> tuple[dict[str, int], list[str]]:
-        """Returns what a job's workers have counted, and why its tasks have failed."""
+        """Returns the counters of a job's workers, and the stack traces of its failed tasks."""
         accumulators = self._get(f"jobs/{job}/accumulators")["user-task-accumulators"]
         text = next((entry["value"] for entry in accumulators if entry["name"] == _ACCUMULATOR), "{}")
         history = self._get(f"jobs/{job}/exceptions")["exceptionHistory"]["entries"]
@@ -213,7 +222,8 @@ class FlinkCluster:
 def counters(text: str) -> dict[str, int]:
     """Returns densecast's counters from the JSON of Beam's GetJobMetricsResponse (beam_job_api.proto) that Flink keeps.
 
-    Empty where Flink has a message in its place, as while a task is cancelled: the counters only show progress.
+    Returns an empty dictionary where Flink has a message in its place, as while a task is cancelled: the counters only
+    show progress.
     """
     try:
         response = json_format.Parse(text, beam_job_api_pb2.GetJobMetricsResponse(), ignore_unknown_fields=True)
@@ -223,17 +233,20 @@ def counters(text: str) -> dict[str, int]:
 
 
 def _published(version: str, url: str) -> str:
-    """Returns the version in the name of Beam's job server.
+    """Returns the Flink version in the name of Beam's job server for it.
+
+    Raises:
+        JobError: Beam does not publish a job server for `version`.
 
     >>> _published("1.20.1", "")
     '1.20'
     """
-    minor, known = ".".join(version.split(".")[:2]), FlinkRunnerOptions.PUBLISHED_FLINK_VERSIONS
-    if minor not in known:
+    minor, published = ".".join(version.split(".")[:2]), FlinkRunnerOptions.PUBLISHED_FLINK_VERSIONS
+    if minor not in published:
         raise JobError(
             f"Beam has no job server for Flink {version}",
             where=url,
-            why=f"it knows {', '.join(known)}",
-            remedy="run one of those, or give the jar of one that fits: -- --flink_job_server_jar=JAR",
+            why=f"it has them for {', '.join(published)}",
+            remedy="run one of those, or give the jar of a job server that fits: -- --flink_job_server_jar=JAR",
         )
     return minor

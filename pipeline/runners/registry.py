@@ -1,7 +1,7 @@
-"""The Beam runner of a job.
+"""Beam runners by name.
 
-Beam's own default, `DirectRunner`, downloads a runner where it can and uses another one where it cannot. A local run
-must be the same online and offline, so `local` always is the FnApiRunner, which is part of the Python SDK.
+Beam's default, `DirectRunner`, downloads a runner where it can, and otherwise uses another one. A local run must be the
+same online and offline, so `local` always is the FnApiRunner, which is part of the Python SDK.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from pipeline.settings import LOCAL
 _OF_A_RUNNER = re.compile(r"org\.apache\.beam\.runners\.(\w+)\.")
 
 RUNNER_LOST = (grpc.RpcError, grpc.FutureTimeoutError)
-"""What submitting or watching a job raises when the runner does not answer."""
+"""The errors of submitting or watching a job whose runner does not answer."""
 
 
 def open_runner(name: str) -> PipelineRunner:
-    """Returns the runner of a name: `local`, or any name that Beam knows (FlinkRunner, PrismRunner, ...).
+    """Returns the runner with a name: `local`, or any name that Beam knows (FlinkRunner, PrismRunner, ...).
 
     Raises:
         JobError: Beam does not know the runner, or cannot make it.
@@ -37,7 +37,7 @@ def open_runner(name: str) -> PipelineRunner:
         return FnApiRunner()
     if name == "DirectRunner":
         raise JobError(
-            "DirectRunner is one runner online and another one offline",
+            "DirectRunner is a different runner online and offline",
             remedy=f"use {LOCAL}, FnApiRunner or PrismRunner",
         )
     try:
@@ -49,7 +49,7 @@ def open_runner(name: str) -> PipelineRunner:
 
 
 def beam_flags(runner: PipelineRunner, flags: Sequence[str]) -> list[str]:
-    """Returns the flags for a runner: the given ones, and those that densecast adds by itself.
+    """Returns the flags for a runner: the given ones, and those that densecast adds.
 
     Raises:
         JobError: A program that the runner needs is missing.
@@ -58,7 +58,7 @@ def beam_flags(runner: PipelineRunner, flags: Sequence[str]) -> list[str]:
 
 
 def describe_runner(runner: PipelineRunner, flags: Sequence[str]) -> dict[str, str]:
-    """Returns the class of a runner, and what it reports about itself.
+    """Returns facts about a runner, by name: its class, and its program or job server.
 
     Raises:
         JobError: A program that the runner needs is missing, or its job server does not answer.
@@ -74,7 +74,7 @@ def describe_runner(runner: PipelineRunner, flags: Sequence[str]) -> dict[str, s
 
 
 def _job_server(name: str, address: str, timeout_s: float) -> str:
-    """Returns which runners a job server has: it lists their options."""
+    """Returns the names of the runners of a job server, from the options that it lists, with its address."""
     try:
         with grpc.insecure_channel(address) as channel:
             describe = beam_job_api_pb2_grpc.JobServiceStub(channel).DescribePipelineOptions
@@ -87,10 +87,10 @@ def _job_server(name: str, address: str, timeout_s: float) -> str:
 
 
 def runner_lost(name: str, error: grpc.RpcError | grpc.FutureTimeoutError) -> JobError:
-    """Returns the error of a run whose runner does not answer, made from one of `RUNNER_LOST`."""
+    """Returns the `JobError` for an error of `RUNNER_LOST`."""
     status = error.code() if isinstance(error, grpc.Call) else None
     return JobError(
         f"the runner {name} does not answer" + (f": {status.name}, {error.details()}" if status else ""),
-        why="it was not started, or it died; the table has either none or all of the run's changes",
-        remedy="check its log and its address, then run again: maps that were written are adopted",
+        why="it was not started, or it died; the table has either all of the run's changes or none",
+        remedy="check its log and its address, then run again: the run reuses maps that were written",
     )

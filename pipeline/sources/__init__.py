@@ -1,4 +1,4 @@
-"""Where images come from: files, manifests, archives and the web, as references that are cheap to shuffle."""
+"""Sources of images: files, manifests, archives and the web, listed as references that are cheap to shuffle."""
 
 from pipeline.sources.globs import match
 from pipeline.sources.locate import list_images, locate

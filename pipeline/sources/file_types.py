@@ -1,4 +1,4 @@
-"""What names say: which files are images, which are containers of images, and which addresses are the web's."""
+"""File types by name: images, containers of images, and addresses on the web."""
 
 import posixpath
 import re
@@ -9,10 +9,10 @@ from conversion import PARTIAL_SUFFIX
 IMAGE_EXTENSIONS = frozenset(
     ".jpg .jpeg .jpe .jfif .png .apng .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm".split()  # noqa: SIM905
 )
-"""Of the formats that `pipeline.images.decode` decodes; compared without regard to case."""
+"""The extensions of the formats that `pipeline.images.decode` decodes, in lower case; case does not matter."""
 
 SYSTEM_FOLDERS = frozenset({"lost+found", "$RECYCLE.BIN", "System Volume Information", "@eaDir", "__MACOSX"})
-"""What systems leave in collections: unreadable, or full of thumbnails."""
+"""Folders that operating systems create in collections: they are unreadable, or full of thumbnails."""
 
 Kind = Literal["tar", "zip", "parquet", "tfrecord"]
 
@@ -20,7 +20,7 @@ _CONTAINERS: dict[Kind, str] = {
     "tar": r"tar(?:\.(?:gz|bz2|xz))?|tgz|tbz2?|txz",
     "zip": "zip",
     "parquet": "parquet|pq",
-    # The ending of a shard, as TensorFlow's writers number them.
+    # TensorFlow's writers number the shards of a file.
     "tfrecord": r"tfrecords?(?:-\d+-of-\d+)?(?:\.gz)?",
 }
 _KINDS: dict[Kind, re.Pattern[str]] = {
@@ -31,12 +31,12 @@ _WEB = re.compile(r"https?://", re.IGNORECASE)
 
 
 def has_image_extension(path: str) -> bool:
-    """Whether a file of this name is one of the images of its folder or archive."""
+    """Returns whether a file name has the extension of an image."""
     return posixpath.splitext(path)[1].lower() in IMAGE_EXTENSIONS
 
 
 def is_image_below(path: str) -> bool:
-    """Whether the file at `path`, relative to a folder that was asked for, is one of its images.
+    """Returns whether the file at `path`, relative to a listed folder, is one of the images of that folder.
 
     >>> is_image_below("2020/a.JPG"), is_image_below(".git/a.jpg"), is_image_below("__MACOSX/a.jpg")
     (True, False, False)
@@ -51,7 +51,7 @@ def is_image_below(path: str) -> bool:
 
 
 def container_kind(address: str) -> Kind | None:
-    """How the container at `address` is read, by its name; None where the name is no container's.
+    """Returns the kind of the container at `address`, by its name; None where the name is not that of a container.
 
     >>> [container_kind(name) for name in ("a.TAR.GZ", "b.zip", "c.tfrecord-00000-of-00009", "d.jpg", "zip")]
     ['tar', 'zip', 'tfrecord', None, None]
@@ -61,7 +61,7 @@ def container_kind(address: str) -> Kind | None:
 
 
 def is_web(address: str) -> bool:
-    """Whether an address is fetched by HTTP, and cannot be listed.
+    """Returns whether an address is fetched by HTTP, and so cannot be listed.
 
     >>> is_web("https://host/a.jpg"), is_web("s3://bucket/a.jpg")
     (True, False)

@@ -1,11 +1,12 @@
-"""Folders, files and patterns into references.
+"""Turns folders, files and patterns into references.
 
-Patterns mean what they mean to a shell with `globstar` set: `*` and `?` stop at a slash, `**/` is any number of
-folders, none included, and names that begin with a dot are matched only by a pattern that writes the dot; names of
-folders that systems make, such as `lost+found`, only by one that writes them. Beam's own matcher differs (2.77, tried):
-`**/` wants at least one folder, `?` matches a slash, hidden files match, a relative `*.jpg` matches nothing, a name
-with a bracket cannot be asked for, and an unreadable folder is skipped without a word. So patterns are matched here,
-and Beam lists what is behind `scheme://`.
+Patterns have the meaning of a shell with `globstar` set. `*` and `?` do not match a slash. `**/` matches any number of
+folders, including none. A name that begins with a dot matches only a pattern that spells the dot. A folder that the
+operating system creates, such as `lost+found`, matches only a pattern that names it.
+
+This module matches patterns itself, because Beam's matcher differs (as of 2.77, by test): there, `**/` needs at least
+one folder, `?` matches a slash, hidden files match, a relative `*.jpg` does not match anything, a name with a bracket
+cannot be written, and an unreadable folder is skipped silently.
 """
 
 import itertools
@@ -37,16 +38,18 @@ _MAGIC = re.compile(r"[*?\[]")
 
 
 def match(pattern: str, options: StorageOptions | None = None) -> Iterator[ImageReference]:
-    """The images that `pattern` names, in an order that does not change; those in containers, too.
+    """Returns the images that `pattern` names, including those in containers, in a fixed order.
 
-    A folder means every file below it, at any depth, whose extension is an image's; hidden files and folders, files
-    still being written (`.partial`) and folders of the system are left out, symbolic links to folders not followed. A
-    pattern is taken at its word: what it matches is an image, whatever its extension, or a container if its extension
-    says so; one that ends in a slash means the folders it matches. A file means itself, pattern characters in its name
-    or not. So containers below a folder are left out, and named by a pattern: `shards/*.tar`.
+    - A folder stands for all files below it, at any depth, that have the extension of an image. Hidden files and
+      folders, files that are still being written (`.partial`), system folders and containers are left out. Symbolic
+      links to folders are not followed.
+    - A pattern stands for every file it matches. A match is a container if its extension says so, and otherwise an
+      image, whatever its extension: `shards/*.tar` names containers. A pattern that ends in a slash stands for the
+      folders it matches.
+    - A file stands for itself, even if its name contains pattern characters.
 
-    The listing is read as it is asked for; no more is held than the names in one local folder, and those in one
-    container (70 bytes each); of S3, Google's and Azure's stores, a page of 1000. Other lists are held by Beam.
+    The listing is lazy. It holds in memory the names in one local folder and in one container (70 bytes each), and a
+    page of 1000 entries for S3, Google's and Azure's stores. Beam holds the whole list for other schemes.
 
     Raises:
         SourceError: Nothing matches, a folder cannot be read, or the scheme is not known.
@@ -55,23 +58,23 @@ def match(pattern: str, options: StorageOptions | None = None) -> Iterator[Image
 
 
 def match_files(pattern: str, options: StorageOptions | None = None) -> Iterator[ImageReference]:
-    """As `match`, but containers are not looked into: the references are to the files themselves."""
+    """Returns the files that `pattern` names, like `match`, but does not open containers: they count as files."""
     address = resolve(pattern)
     folder = pattern.endswith("/")
     if is_web(address):
         return iter([ImageReference(address)])
     try:
-        found = _find_remote(address, options) if is_remote(address) else _find_local(address, folder)
-        first = next(found, None)
+        references = _find_remote(address, options) if is_remote(address) else _find_local(address, folder)
+        first = next(references, None)
     except StorageError as error:
         raise SourceError(error.what, where=error.where or pattern, remedy=error.remedy) from error
     if first is None:
         raise _nothing(pattern, address)
-    return itertools.chain([first], found)
+    return itertools.chain([first], references)
 
 
 def check(pattern: str) -> None:
-    """Finds out cheaply, without listing anything, that `pattern` can match nothing.
+    """Checks cheaply, without listing anything, whether `pattern` can match a file.
 
     Raises:
         SourceError: The scheme is not known, the pattern is malformed, or a local path does not exist.
@@ -109,7 +112,7 @@ def _regular(path: str) -> Iterator[ImageReference]:
     try:
         status = os.stat(path)  # noqa: PTH116 - a Path takes longer than the file system
     except OSError:
-        # A link to nothing, or a file gone meanwhile: for the reader to reject, in a row of its own.
+        # A broken link, or a file that was deleted meanwhile: the reader rejects it.
         yield ImageReference(path)
         return
     if stat.S_ISREG(status.st_mode):  # reading a pipe would never end
@@ -118,13 +121,13 @@ def _regular(path: str) -> Iterator[ImageReference]:
 
 
 def _walk(root: str, levels: int | None = None, pattern: str = "") -> Iterator[str]:
-    """Files below `root` (which ends in a slash), down to `levels` folders below it; sorted within each folder."""
+    """Yields the files below `root` (which ends in a slash), at most `levels` folders deep; sorted in each folder."""
 
     def fail(error: OSError) -> None:
         raise SourceError(
             f"a folder cannot be read: {error.strerror}",
             where=str(error.filename),
-            why="its images would be missing without a word",
+            why="its images would be missing without notice",
             remedy="give the user who runs densecast access to it, or name the other folders one by one",
         )
 
@@ -143,24 +146,24 @@ def _find_remote(address: str, options: StorageOptions | None) -> Iterator[Image
     store = open_store(address, options)
     if "*" in address:
         return _list_remote(store, address, _matcher(address, in_folder=address.endswith("/")))
-    # Object stores have no folders, and Hadoop says of folders that they exist: the name decides what is tried first.
+    # Object stores have no folders, and Hadoop reports folders as files. So the name decides what is tried first.
     attempts: list[Callable[[Store, str], Iterator[ImageReference]]] = [_remote_file, _below_remote]
     if not has_image_extension(address) and container_kind(address) is None:
         attempts.reverse()
     if _MAGIC.search(address) and not address.endswith("/"):
         attempts = [_remote_file, lambda store, uri: _list_remote(store, uri, _matcher(uri, in_folder=False))]
-    return _first_that_finds(attempts, store, address)
+    return _first_match(attempts, store, address)
 
 
-def _first_that_finds(
+def _first_match(
     attempts: list[Callable[[Store, str], Iterator[ImageReference]]], store: Store, address: str
 ) -> Iterator[ImageReference]:
     for attempt in attempts:
-        found = attempt(store, address)
-        first = next(found, None)
+        references = attempt(store, address)
+        first = next(references, None)
         if first is not None:
             yield first
-            yield from found
+            yield from references
             return
 
 
@@ -180,20 +183,24 @@ def _below_remote(store: Store, address: str) -> Iterator[ImageReference]:
 
 
 def _list_remote(store: Store, address: str, accepts: Callable[[str], bool]) -> Iterator[ImageReference]:
-    # No storage quotes pattern characters: all that begins as the pattern does is listed, and the rest left out here.
+    # The stores list by prefix. So everything that begins like the pattern is listed, then filtered here.
     for entry in store.list_below(_MAGIC.split(address, maxsplit=1)[0]):
         if accepts(entry.path):
             yield ImageReference(entry.path, size_bytes=entry.size_bytes, version=entry.version)
 
 
 def _root(address: str) -> str:
-    """The folder that all matches of a pattern are below, with its slash."""
+    """Returns the folder that contains all matches of a pattern, with its trailing slash."""
     beginning = _MAGIC.split(address, maxsplit=1)[0]
     return beginning[: beginning.rindex("/") + 1]
 
 
 def _matcher(pattern: str, in_folder: bool) -> Callable[[str], bool]:
-    """What tells whether an address matches `pattern`; `in_folder`: whether it is an image below a folder that does.
+    """Returns a function that tests whether an address matches `pattern`.
+
+    Args:
+        pattern: The pattern.
+        in_folder: Whether the pattern matches folders, so that the address has to be an image below one of them.
 
     Raises:
         SourceError: The pattern has a malformed range.
@@ -201,16 +208,16 @@ def _matcher(pattern: str, in_folder: bool) -> Callable[[str], bool]:
     try:
         compiled = re.compile(_expression(pattern) + ("(?P<below>.+)" if in_folder else ""), re.DOTALL)
     except re.error as error:
-        raise SourceError(f"no pattern: {error}", where=pattern, remedy="write ranges as [a-z]") from error
+        raise SourceError(f"not a pattern: {error}", where=pattern, remedy="write ranges as [a-z]") from error
 
     skipped = _skipped(pattern)
     start = len(_MAGIC.split(pattern, maxsplit=1)[0])
 
     def accepts(uri: str) -> bool:
-        found = compiled.fullmatch(uri)
-        if found is None or skipped.intersection(uri[start:].split("/")[:-1]):
+        full_match = compiled.fullmatch(uri)
+        if full_match is None or skipped.intersection(uri[start:].split("/")[:-1]):
             return False
-        return not in_folder or is_image_below(found["below"])
+        return not in_folder or is_image_below(full_match["below"])
 
     return accepts
 
@@ -226,12 +233,12 @@ _WILD = {
 
 
 def _skipped(pattern: str) -> frozenset[str]:
-    """The folders of the system that a pattern does not name."""
+    """Returns the system folders that a pattern does not name."""
     return frozenset(name for name in SYSTEM_FOLDERS if name not in pattern)
 
 
 def _expression(pattern: str) -> str:
-    """The regular expression of a pattern.
+    """Returns the regular expression of a pattern.
 
     >>> [path for path in ("a.jpg", "b/a.jpg", "b/c/a.jpg", ".b/a.jpg") if re.fullmatch(_expression("**/?.jpg"), path)]
     ['a.jpg', 'b/a.jpg', 'b/c/a.jpg']
@@ -256,7 +263,7 @@ def _expression(pattern: str) -> str:
 def _nothing(pattern: str, address: str) -> SourceError:
     if not is_remote(address) and Path(address).is_dir():
         return SourceError(
-            "no image is below this folder",
+            "this folder contains no images",
             where=address,
             why=f"images are files that end in {', '.join(sorted(IMAGE_EXTENSIONS))}",
             remedy=f"name images without an extension by a pattern: '{address.rstrip('/')}/**'",
@@ -279,7 +286,7 @@ def _check_scheme(address: str) -> None:
         check_scheme(address)
     except (ValueError, OSError) as error:
         raise SourceError(
-            f"nothing here reads {scheme_of(address)}://",
+            f"{scheme_of(address)}:// is not supported",
             where=address,
-            remedy="s3://, gs://, abfs:// and az:// are read, and what Beam has a file system for",
+            remedy="use s3://, gs://, abfs:// or az://, or a scheme that Beam has a file system for",
         ) from error

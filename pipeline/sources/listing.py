@@ -1,4 +1,4 @@
-"""From files to images: containers into their members."""
+"""Lists the images in files: a container stands for its members."""
 
 from collections.abc import Callable, Iterator
 
@@ -23,44 +23,44 @@ _LISTERS: dict[Kind, Callable[[FileStream], Iterator[ImageReference]]] = {
 
 
 def is_container(reference: ImageReference) -> bool:
-    """Whether a file is a container to be listed, by its name."""
+    """Returns whether a reference is to a container, by the name of its file."""
     return not reference.kind and not reference.fault and container_kind(reference.uri) is not None
 
 
 def list_container(reference: ImageReference, options: StorageOptions | None = None) -> Iterator[ImageReference]:
-    """The images in a container, from its headers alone; nothing is extracted.
+    """Yields the images in a container. Reads only its headers, and does not extract anything.
 
-    What cannot be read of it is a reference with a fault, to the member, or to the container itself where more than a
-    member is lost: where it is damaged or missing, or holds no image at all. Archives within archives are left out.
+    A member that cannot be read gives a reference with a fault. A container that is damaged, missing or without any
+    image gives a reference to the container itself, with a fault. Archives within archives are left out.
 
     Args:
-        reference: The container's; its name says what it is.
-        options: How object stores are opened.
+        reference: The container; its name tells its kind.
+        options: The options that object stores are opened with.
     """
     lost = ImageReference(reference.uri, size_bytes=reference.size_bytes, version=reference.version)
     kind = container_kind(reference.uri)
     if kind is None:
-        yield lost.rejected(Rejected(Reason.UNKNOWN_FORMAT, "its name is no container's"))
+        yield lost.rejected(Rejected(Reason.UNKNOWN_FORMAT, "its name is not that of a container"))
         return
     if is_web(reference.uri):
-        detail = "containers behind HTTP are not opened: download it first"
+        detail = "containers are not read by HTTP: download it first"
         yield lost.rejected(Rejected(Reason.UNREADABLE, detail))
         return
-    found = False
+    has_images = False
     try:
         with FileStream(reference.uri, options) as stream:
             for member in _LISTERS[kind](stream):
-                found = True
+                has_images = True
                 yield member
     except StorageError as error:
         yield lost.rejected(rejection_of(error))
         return
-    if not found:
-        yield lost.rejected(Rejected(Reason.EMPTY, "no image is in this container"))
+    if not has_images:
+        yield lost.rejected(Rejected(Reason.EMPTY, "this container has no images"))
 
 
 def expand(references: Iterator[ImageReference], options: StorageOptions | None = None) -> Iterator[ImageReference]:
-    """Images from files: containers as their members, other files as they are."""
+    """Yields the members of containers, and all other files unchanged."""
     for reference in references:
         if is_container(reference):
             yield from list_container(reference, options)

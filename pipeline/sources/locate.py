@@ -1,4 +1,4 @@
-"""From names to images without a pipeline: all that some arguments name, and the one that an address means."""
+"""Lists images without a pipeline: all images that arguments name, or the one at an address."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from pipeline.storage.options import StorageOptions
 
 
 def list_images(arguments: Sequence[str], options: StorageOptions | None = None) -> Iterator[ImageReference]:
-    """What `ListImages` lists, here and now, as it is asked for; an address may come twice.
+    """Yields the images that `ListImages` lists, in this process; an address may occur more than once.
 
     Raises:
         SourceError: Nothing matches an argument, or a manifest is damaged.
     """
     for argument in arguments:
         address = argument.removeprefix("@")
-        listed = address != argument or manifest.is_manifest(address)
-        yield from manifest.read_manifest(address, options) if listed else globs.match(address, options)
+        is_manifest = address != argument or manifest.is_manifest(address)
+        yield from manifest.read_manifest(address, options) if is_manifest else globs.match(address, options)
 
 
 def locate(uri: str, options: StorageOptions | None = None) -> ImageReference:
-    """The reference of an address as tables have it, of a member of a container too.
+    """Returns the reference to an image by its address in a table, which may be a member of a container.
 
     Raises:
-        Rejected: The container holds no such member (MISSING).
+        Rejected: The container does not hold the member (MISSING).
     """
     container, mark, _ = uri.partition("#")
     if not mark or not is_container(ImageReference(container)):

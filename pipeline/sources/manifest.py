@@ -9,7 +9,7 @@ import json
 import posixpath
 import zlib
 from collections.abc import Callable, Generator, Iterator
-from typing import IO, Any
+from typing import IO
 
 from pipeline.errors import SourceError
 from pipeline.sources.listing import expand, is_container
@@ -20,7 +20,7 @@ from pipeline.storage.factory import open_store
 from pipeline.storage.options import StorageOptions
 
 EXTENSIONS = (".txt", ".csv", ".jsonl", ".ndjson")
-"""What a manifest's name ends in, perhaps followed by `.gz` or `.bz2`."""
+"""The extensions of manifests; `.gz` or `.bz2` may follow."""
 
 _PACKED: dict[str, Callable[[IO[bytes]], gzip.GzipFile | bz2.BZ2File]] = {
     ".gz": lambda file: gzip.GzipFile(fileobj=file),
@@ -32,7 +32,7 @@ _JSON = (".jsonl", ".ndjson")
 
 
 def is_manifest(address: str) -> bool:
-    """Whether a name is a manifest's.
+    """Returns whether a file is a manifest, by its name.
 
     >>> is_manifest("s3://b/list.CSV"), is_manifest("list.txt.gz"), is_manifest("cats.jpg")
     (True, True, False)
@@ -41,32 +41,33 @@ def is_manifest(address: str) -> bool:
 
 
 def read_manifest(address: str, options: StorageOptions | None = None) -> Generator[ImageReference, None, None]:
-    """The images that a manifest lists, in its order; read as they are asked for. What it lists twice comes twice.
+    """Yields the images of a manifest lazily and in its order. An image that is listed twice occurs twice.
 
-    UTF-8, with or without a byte order mark, lines ended in any of the usual ways; unpacked if its name says `.gz`
-    or `.bz2`. A name that ends in `.csv` (before that) means CSV, in `.jsonl` or `.ndjson` JSON lines, any other text.
+    A manifest is UTF-8 text, with or without a byte order mark, with any of the usual line ends. `.gz` and `.bz2` files
+    are decompressed. The extension before that tells the format: `.csv` is CSV, `.jsonl` and `.ndjson` are JSON lines,
+    and any other is plain text.
 
-    - Text: an address a line. Empty lines and lines that begin with `#` are left out.
-    - CSV: a header, then an image a row. The address is in the column `uri`, or else `path`, or else `image`; column
-      `id`, if any, holds the user's own names. Other columns are left out. Fields are separated by comma, semicolon or
-      tab, as the header is.
-    - JSON lines: an object a line, with the same names; an id is text or a whole number.
+    - Text: one address per line. Empty lines and lines that begin with `#` are left out.
+    - CSV: a header, then one image per row. The address is in the column `uri`, or else `path`, or else `image`. The
+      optional column `id` holds the user's own name of the image. Other columns are ignored. The header shows whether
+      commas, semicolons or tabs separate the fields.
+    - JSON lines: one object per line, with the same names. An id is a text or a whole number.
 
     Relative addresses are relative to the manifest's folder. A container (`pipeline.sources.file_types.container_kind`)
-    means the images in it; an `id` would not say which. Local files are looked up for their size and version, and one
-    that is not there is listed, for the reader to reject; remote ones are not looked up.
+    stands for its images and cannot have an `id`. Local files are looked up for their size and version; one that does
+    not exist is listed all the same, and the reader rejects it. Remote files are not looked up.
 
     Raises:
-        SourceError: The manifest cannot be read or lists nothing, a row has no address or is malformed, or a container
-            has an id; it names the file and the line.
+        SourceError: The manifest cannot be read or is empty, a row is malformed or has no address, or a container has
+            an id. The error names the file and the line.
     """
     with contextlib.closing(read_files(address, options)) as references:
         yield from expand(references, options)
 
 
 def read_files(address: str, options: StorageOptions | None = None) -> Generator[ImageReference, None, None]:
-    """As `read_manifest`, but containers are not looked into: the references are to the files themselves."""
-    found = False
+    """Yields the files of a manifest, like `read_manifest`, but does not open containers: they count as files."""
+    has_images = False
     folder = posixpath.dirname(resolve(address))
     with _open(address, options) as file:
         for line, uri, name in _rows(address, file):
@@ -78,20 +79,20 @@ def read_files(address: str, options: StorageOptions | None = None) -> Generator
                 raise SourceError(
                     f"{reference.uri} has the id {reference.id!r}",
                     where=f"{address}, line {line}",
-                    why="an id names one image, and a container has many, with ids of their own",
+                    why="an id names one image, but a container has many images with their own ids",
                     remedy="leave the id empty",
                 )
-            found = True
+            has_images = True
             yield reference
-    if not found:
-        raise SourceError("the manifest lists no image", where=address)
+    if not has_images:
+        raise SourceError("the manifest lists no images", where=address)
 
 
 def _storable(name: str) -> str:
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        raise SourceError(f"the id {name!r} is no text: {error.reason}", remedy="write it as UTF-8") from error
+        raise SourceError(f"the id {name!r} is not valid text: {error.reason}", remedy="write it as UTF-8") from error
     return name
 
 
@@ -100,13 +101,13 @@ def _looked_up(reference: ImageReference) -> ImageReference:
         return reference
     try:
         facts = open_store(reference.uri).facts(reference.uri)
-    except StorageError:  # for the reader to find out again, and to reject
+    except StorageError:  # the reader meets the error again, and rejects the image
         return reference
     return reference._replace(size_bytes=facts.size_bytes, version=facts.version) if facts else reference
 
 
 def check(address: str, options: StorageOptions | None = None) -> None:
-    """Reads a manifest's first image.
+    """Checks a manifest by reading its first image.
 
     Raises:
         SourceError: The manifest cannot be read, its header names no known column, or its first row has no address.
@@ -118,12 +119,12 @@ def check(address: str, options: StorageOptions | None = None) -> None:
 @contextlib.contextmanager
 def _open(address: str, options: StorageOptions | None) -> Iterator[io.TextIOWrapper]:
     try:
-        # Unpacked here: what Beam unpacks is no file to TextIOWrapper (2.77: it has no `writable`).
+        # TextIOWrapper does not accept the streams that Beam decompresses (2.77: they have no `writable`).
         unpack = next((_PACKED[end] for end in _PACKED if address.lower().endswith(end)), None)
         with (
             open_store(address, options).open_stream(resolve(address)) as raw,
             unpack(raw) if unpack else contextlib.nullcontext(raw) as plain,
-            # newline="": the csv module looks for line ends itself, those within quotes among them.
+            # newline="": the csv module splits lines itself, because quoted fields may contain line ends.
             io.TextIOWrapper(plain, "utf-8-sig", newline="") as file,
         ):
             yield file
@@ -141,7 +142,9 @@ def _open(address: str, options: StorageOptions | None) -> Iterator[io.TextIOWra
         ) from error
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise SourceError(
-            f"the manifest cannot be read: {error}", where=address, remedy="check that it is whole, and who may read it"
+            f"the manifest cannot be read: {error}",
+            where=address,
+            remedy="check that the file is complete and that you may read it",
         ) from error
 
 
@@ -153,7 +156,7 @@ def _unpacked(address: str) -> str:
 
 
 def _rows(address: str, file: io.TextIOWrapper) -> Iterator[tuple[int, str, str]]:
-    """(line, address, id) of each row."""
+    """Yields the number of the line, the address and the id of each row."""
     name = _unpacked(address)
     if name.endswith(".csv"):
         return _csv_rows(address, file)
@@ -176,7 +179,7 @@ def _csv_rows(address: str, file: io.TextIOWrapper) -> Iterator[tuple[int, str, 
         raise SourceError(
             f"the header has the columns {', '.join(columns) or 'none'}",
             where=f"{address}, line 1",
-            why=f"the address is looked for in a column {', '.join(_ADDRESS_COLUMNS)}",
+            why=f"the address has to be in one of the columns {', '.join(_ADDRESS_COLUMNS)}",
             remedy="add a header, or save a plain list of addresses as .txt",
         )
     ids = columns.index("id") if "id" in columns else None
@@ -188,9 +191,9 @@ def _csv_rows(address: str, file: io.TextIOWrapper) -> Iterator[tuple[int, str, 
                 continue
             if any(field.strip() for field in row[len(columns) :]):
                 raise SourceError(
-                    f"{len(row)} fields, where the header has {len(columns)}",
+                    f"the row has {len(row)} fields, but the header has {len(columns)}",
                     where=f"{address}, line {line}",
-                    remedy=f"put what contains a {delimiter!r} in double quotes",
+                    remedy=f"put fields that contain {delimiter!r} in double quotes",
                 )
             uri = row[column].strip() if column < len(row) else ""
             if not uri:
@@ -210,23 +213,23 @@ def _json_rows(address: str, file: io.TextIOWrapper) -> Iterator[tuple[int, str,
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise SourceError(f"not JSON: {error}", where=where, remedy="write one object a line") from error
+            raise SourceError(f"not JSON: {error}", where=where, remedy="write one object per line") from error
         if not isinstance(row, dict):
             raise SourceError("not an object", where=where, remedy='write lines such as {"uri": "a.jpg", "id": "7"}')
         yield number, _json_address(row, where), _json_id(row.get("id"), where)
 
 
-def _json_address(row: dict[str, Any], where: str) -> str:
+def _json_address(row: dict[str, object], where: str) -> str:
     name = next((name for name in _ADDRESS_COLUMNS if name in row), None)
     if name is None:
         raise SourceError(
             f"the object has the names {', '.join(map(repr, row)) or 'none'}",
             where=where,
-            why=f"the address is looked for under {', '.join(_ADDRESS_COLUMNS)}",
+            why=f"the address has to have one of the names {', '.join(_ADDRESS_COLUMNS)}",
         )
     uri = row[name]
     if not isinstance(uri, str) or not uri.strip():
-        raise SourceError(f"{name} is {uri!r}", where=where, why="an address is text", remedy="fill it in")
+        raise SourceError(f"{name} is {uri!r}", where=where, why="an address is a text", remedy="fill it in")
     return uri.strip()
 
 
@@ -234,5 +237,5 @@ def _json_id(value: object, where: str) -> str:
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise SourceError(f"id is {value!r}", where=where, why="an id is text or a whole number")
+        raise SourceError(f"id is {value!r}", where=where, why="an id is a text or a whole number")
     return str(value).strip()

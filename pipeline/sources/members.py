@@ -1,4 +1,4 @@
-"""Members of containers: their addresses, and what their names may be."""
+"""Members of containers: their addresses, and the rules for their names."""
 
 import hashlib
 import re
@@ -9,22 +9,22 @@ from pipeline.sources.file_types import Kind, is_image_below
 from pipeline.sources.reference import ImageReference
 
 LONGEST_NAME = 4096
-"""Characters of a member's name or id at most, as of a path."""
+"""The largest length of a member's name or id in characters, as for a path."""
 
 _SEPARATOR = re.compile(r"[/\\]")
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
 class Members:
-    """Makes the references to the members of one container, each with an address of its own.
+    """Creates the references to the members of one container, each with its own address.
+
+    The first member with a name has the address `path#name`, later ones have `path#name@offset`. An object holds a
+    digest of 8 bytes for every name (about 70 bytes of memory).
 
     Args:
-        path: The container's address.
-        kind: How it is read.
-        version: The container's.
-
-    The first member of a name is `path#name`, later ones `path#name@offset`. Of every name 8 bytes are remembered
-    (about 70 bytes of memory), as long as the container is being listed.
+        path: The address of the container.
+        kind: The kind of the container.
+        version: The version of the container.
     """
 
     def __init__(self, path: str, kind: Kind, version: str) -> None:
@@ -34,40 +34,41 @@ class Members:
     def named(
         self, name: str, *, offset: int, size: int, key: str = "", version: str = "", fault: Rejected | None = None
     ) -> ImageReference:
-        """A member with a name.
+        """Returns the reference to a member with a name.
 
         Args:
-            name: As it is stored.
-            offset: Where it is in the container.
-            size: In bytes.
-            key: Its id, if it has one.
-            version: Its own; the container's and the offset if empty.
-            fault: Why it cannot be read. A name that is not safe goes before.
+            name: The name in the container.
+            offset: The position of the member in the container, in bytes.
+            size: The size of the member in bytes.
+            key: The id of the member; empty if it has none.
+            version: The version of the member; if empty, made from the container's version and the offset.
+            fault: Why the member cannot be read. An unsafe name takes precedence.
         """
         fault = unsafe(name) or fault
         if len(name) > LONGEST_NAME:
             name = ""
         member = f"{name}@{offset}" if not name or self._is_known(name) else name
-        return self._reference(member, "" if fault else key, offset, size, version, fault)
+        key = "" if fault else key
+        return self._reference(member, key, offset=offset, size=size, version=version, fault=fault)
 
     def numbered(self, number: int, *, offset: int, size: int, key: str, fault: Rejected | None) -> ImageReference:
-        """A member without a name: a row or a record, counted from 0; the other arguments as for `named`."""
+        """Returns the reference to a row or record by its number from 0; the other arguments are those of `named`."""
         if len(key) > LONGEST_NAME:
             fault, key = fault or Rejected(Reason.UNSAFE_NAME, f"its id has {len(key):,} characters"), ""
-        return self._reference(str(number), key, offset, size, "", fault)
+        return self._reference(str(number), key, offset=offset, size=size, version="", fault=fault)
 
     def lost(self, rejected: Rejected) -> ImageReference:
-        """The container itself, for what is lost of it."""
+        """Returns a reference to the container itself, which stands for the members that cannot be listed."""
         return ImageReference(self.path, version=self.version, fault=str(rejected))
 
     def _reference(
-        self, member: str, key: str, offset: int, size: int, version: str, fault: Rejected | None
+        self, member: str, key: str, *, offset: int, size: int, version: str, fault: Rejected | None
     ) -> ImageReference:
         if not version and self.version:
             version = f"{self.version}@{offset}"
         return ImageReference(
             f"{self.path}#{member}",
-            printable(key),
+            to_valid_utf8(key),
             size,
             version,
             self.path,
@@ -85,7 +86,7 @@ class Members:
 
 
 def is_image_member(name: str) -> bool:
-    """Whether a member of this name is one of its archive's images; one with an unsafe name is, and gets a rejection.
+    """Returns whether a member is an image by its name. An unsafe name counts too, so that it gives a rejection.
 
     >>> is_image_member("./a/b.jpg"), is_image_member("../b.jpg"), is_image_member("a/._b.jpg")
     (True, True, False)
@@ -95,7 +96,7 @@ def is_image_member(name: str) -> bool:
 
 
 def unsafe(name: str) -> Rejected | None:
-    """What is wrong with a member's name, if anything. Nothing is ever extracted here; others may."""
+    """Returns why a member's name is unsafe for programs that extract it (densecast does not); None if it is safe."""
     if len(name) > LONGEST_NAME:
         return Rejected(Reason.UNSAFE_NAME, f"its name has {len(name):,} characters")
     if name.startswith(("/", "\\")) or _DRIVE.match(name):
@@ -106,7 +107,7 @@ def unsafe(name: str) -> Rejected | None:
 
 
 def webdataset_key(name: str) -> str:
-    """The key that the members of a WebDataset sample share: the path up to the first dot of the base name.
+    """Returns the key that the members of a WebDataset sample share: the path up to the first dot of the base name.
 
     >>> webdataset_key("./train/0001.left.jpg")
     'train/0001'
@@ -115,11 +116,11 @@ def webdataset_key(name: str) -> str:
     return folder + slash + base.partition(".")[0]
 
 
-def printable(key: str) -> str:
-    """An id that can be stored as UTF-8; bytes of a name that are not are written as escapes."""
+def to_valid_utf8(key: str) -> str:
+    """Returns `key` with everything that UTF-8 cannot encode written as backslash escapes."""
     return key.encode("utf-8", "backslashreplace").decode()
 
 
-def first_of(names: tuple[str, ...], there: Mapping[str, object]) -> str | None:
-    """The first of some names that is there."""
-    return next((name for name in names if name in there), None)
+def first_of(names: tuple[str, ...], mapping: Mapping[str, object]) -> str | None:
+    """Returns the first of `names` that `mapping` contains; None where it contains none of them."""
+    return next((name for name in names if name in mapping), None)

@@ -1,36 +1,47 @@
-"""Images in Parquet files: a column of encoded bytes, as the Hugging Face hub and many exports have it."""
+"""Images in Parquet files: a column of encoded bytes, as in data sets of the Hugging Face hub."""
+
+from __future__ import annotations
 
 import collections
 import contextlib
 from collections.abc import Iterator
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, TYPE_CHECKING, NamedTuple, cast
 
 from pipeline.rejection import Reason, Rejected
 from pipeline.sources.members import Members
 from pipeline.sources.reference import ImageReference
 from pipeline.sources.streams import LOOKBACK, FileStream
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
 IMAGE_COLUMNS = ("image", "image_bytes", "bytes", "jpg", "jpeg", "png", "webp", "img")
-"""Where images are looked for: the first column of these that is binary, or a struct with binary `bytes`."""
+"""The columns that may hold images: the first one that is binary, or a struct with binary `bytes`, is used."""
 
 ID_COLUMNS = ("id", "__key__", "path")
-"""Where ids are looked for, before the `path` of a struct."""
+"""The columns that may hold ids: the first one that exists is used, or else the `path` of a struct of an image."""
 
 _IDS_AT_ONCE = 4096
 _MOST_KEPT = 64
 _ROWS_OF_ANY_FILE = 10_000
-"""A file may announce this many rows, or as many as it has bytes: the number is taken at its word otherwise."""
+"""The number of rows that a file may declare, if it has fewer bytes than that; else it may declare one row per byte."""
 
 
 class _Columns(NamedTuple):
-    """The paths of the columns: of the bytes, and of the ids (empty where there are none)."""
+    """The columns of a file.
+
+    Attributes:
+        image: The path of the column of image bytes.
+        id: The path of the column of ids; empty where there is none.
+    """
 
     image: str
     id: str
 
 
 def list_parquet(stream: FileStream) -> Iterator[ImageReference]:
-    """The rows of a file, in order, named by their number from 0; no image is read, only ids.
+    """Yields the rows of a file in order, named by their number from 0. Reads the ids, not the images.
 
     Raises:
         StorageError: The file cannot be read.
@@ -44,7 +55,7 @@ def list_parquet(stream: FileStream) -> Iterator[ImageReference]:
 
 
 def _keys(stream: FileStream) -> Iterator[str]:
-    """The ids of all rows; empty ones where there are none.
+    """Yields the ids of all rows; empty ones where the file has no ids.
 
     Raises:
         Rejected: The file is damaged, or has no column of images.
@@ -52,9 +63,9 @@ def _keys(stream: FileStream) -> Iterator[str]:
     with _damage("in its footer"):
         file = _open(stream)
     columns = _columns(file.schema_arrow)
-    announced = sum(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
-    if announced > max(stream.facts.size_bytes, _ROWS_OF_ANY_FILE):
-        raise Rejected(Reason.COMPRESSION_BOMB, f"Parquet: {announced:,} rows in {stream.facts.size_bytes:,} bytes")
+    declared = sum(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
+    if declared > max(stream.facts.size_bytes, _ROWS_OF_ANY_FILE):
+        raise Rejected(Reason.COMPRESSION_BOMB, f"Parquet: {declared:,} rows in {stream.facts.size_bytes:,} bytes")
     for group in range(file.num_row_groups):
         rows = file.metadata.row_group(group).num_rows
         with _damage(f"in the ids of row group {group}"):
@@ -72,39 +83,39 @@ def _keys(stream: FileStream) -> Iterator[str]:
 
 
 class OpenParquet:
-    """A Parquet file that rows are read from, one at a time; cheaply in the order of the file alone.
+    """Reads the rows of a Parquet file, one at a time. Reading is cheap in the order of the file only.
 
-    Never more than a page is decoded at once, whatever a row group holds. The last rows are kept, up to
-    `streams.LOOKBACK` bytes, so that threads may ask a little out of order.
+    It decodes at most one page at a time, whatever the size of a row group. It keeps the last rows, up to
+    `streams.LOOKBACK` bytes, so that threads may read slightly out of order.
     """
 
     def __init__(self, stream: FileStream) -> None:
         with _damage("in its footer"):
             self._file = _open(stream)
         self._column = _columns(self._file.schema_arrow).image
-        self._rows: Iterator[Any] = iter(())
+        self._rows: Iterator[pa.RecordBatch] = iter(())
         self._next = 0
         self._group_end = 0
         self._kept: collections.OrderedDict[int, bytes | None] = collections.OrderedDict()
 
     def read(self, reference: ImageReference, max_bytes: int) -> bytes:
-        """The bytes of a row.
+        """Returns the bytes of a row.
 
         Raises:
-            Rejected: EMPTY: the row holds no bytes; TOO_MANY_BYTES; CORRUPT; UNREADABLE: there is no such row any more.
+            Rejected: EMPTY: the row has no bytes; TOO_MANY_BYTES; CORRUPT; UNREADABLE: the row no longer exists.
             StorageError: The file cannot be read.
         """
         if reference.offset not in self._kept:
             self._go_to(reference.offset)
         data = self._kept[reference.offset]
         if data is None:
-            raise Rejected(Reason.EMPTY, "the row holds no bytes")
+            raise Rejected(Reason.EMPTY, "the row has no bytes")
         if len(data) > max_bytes:
             raise Rejected(Reason.TOO_MANY_BYTES, f"{len(data):,} bytes")
         return data
 
     def close(self) -> None:
-        """Lets go of what is kept."""
+        """Drops the rows that are kept."""
         self._kept.clear()
         self._rows = iter(())
         self._next = self._group_end = 0
@@ -144,12 +155,12 @@ class OpenParquet:
         raise Rejected(Reason.UNREADABLE, f"the file has {first:,} rows now")
 
 
-def _open(stream: FileStream) -> Any:
-    import pyarrow.parquet
+def _open(stream: FileStream) -> pq.ParquetFile:
+    import pyarrow.parquet as pq
 
     stream.seek(0)
-    # A buffered stream of pages, not whole column chunks.
-    return pyarrow.parquet.ParquetFile(cast("IO[bytes]", stream), buffer_size=2**20, pre_buffer=False)
+    # With these settings pages are read one by one, not whole column chunks.
+    return pq.ParquetFile(cast("IO[bytes]", stream), buffer_size=2**20, pre_buffer=False)
 
 
 @contextlib.contextmanager
@@ -162,13 +173,18 @@ def _damage(where: str) -> Iterator[None]:
         raise Rejected(Reason.CORRUPT, f"Parquet, {where}: {error or type(error).__name__}") from error
 
 
-def _columns(schema: Any) -> _Columns:
+def _columns(schema: pa.Schema) -> _Columns:
+    """Returns the columns of images and ids.
+
+    Raises:
+        Rejected: The schema has no column of images.
+    """
     import pyarrow as pa
 
-    def is_bytes(kind: Any) -> bool:
+    def is_bytes(kind: pa.DataType) -> bool:
         return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
-    def is_text(kind: Any) -> bool:
+    def is_text(kind: pa.DataType) -> bool:
         return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind))
 
     kinds = {name: schema.field(name).type for name in dict.fromkeys(schema.names) if schema.names.count(name) == 1}
@@ -189,8 +205,8 @@ def _columns(schema: Any) -> _Columns:
     return _Columns(image, next((name for name in ID_COLUMNS if name in kinds and is_text(kinds[name])), inner))
 
 
-def _ids(file: Any, group: int, column: str) -> Iterator[list[str]]:
-    """The ids of a row group's rows, some at a time."""
+def _ids(file: pq.ParquetFile, group: int, column: str) -> Iterator[list[str]]:
+    """Yields the ids of the rows of a row group in batches."""
     field = column.rpartition(".")[2]
     for batch in file.iter_batches(_IDS_AT_ONCE, row_groups=[group], columns=[column], use_threads=False):
         values = (item.get(field) if isinstance(item, dict) else item for item in batch.column(0).to_pylist())

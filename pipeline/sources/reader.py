@@ -1,4 +1,4 @@
-"""`Reader`: from a reference to the bytes of its image."""
+"""`Reader`: reads the bytes of the image behind a reference."""
 
 import collections
 import contextlib
@@ -29,7 +29,7 @@ from pipeline.storage.store import FileFacts
 _ATTEMPTS = 4
 _FIRST_WAIT_S = 0.05
 _ONE_REQUEST = 4 * 2**20
-"""Bytes that a store surely sends in one answer; more may come in several, with a change between them."""
+"""The bytes that a store sends in one answer; larger content may take several, and change between them."""
 
 _CHANGED = "the archive changed after it was listed"
 
@@ -50,11 +50,11 @@ _FORMATS: dict[str, Callable[[FileStream], _Format]] = {
     "tfrecord": OpenTFRecord,
 }
 _CHECKED = frozenset({"zip", "tfrecord"})
-"""Kinds whose members have a checksum, which is compared."""
+"""The kinds of containers whose members have checksums, which are verified."""
 
 
 def streamed(reference: ImageReference) -> bool:
-    """Whether the container can only be read from its beginning on, so that its members are best read in one go.
+    """Returns whether a container can be read from its start only, so that its members should be read in order.
 
     >>> streamed(ImageReference("a.tgz#b.jpg", container="a.tgz", kind="tar")), streamed(ImageReference("b.jpg"))
     (True, False)
@@ -66,14 +66,14 @@ MAX_IMAGE_BYTES = LimitSettings.max_image_bytes
 
 
 class Reader:
-    """Reads images: files, members of containers, what is behind HTTP. May be used by many threads; to be closed.
+    """Reads images: files, members of containers, and by HTTP. Thread-safe; the caller closes it.
 
     Args:
-        max_bytes: Larger images are not read; never more than a byte beyond it.
-        web: How long to wait for HTTP.
-        max_open: Containers that are kept open.
-        sleep: Waits between attempts.
-        options: How object stores are opened; None: as the environment says.
+        max_bytes: The largest image to read. At most one byte more is read.
+        web: The limits for HTTP.
+        max_open: The number of containers to keep open.
+        sleep: Waits a number of seconds between attempts.
+        options: The options that object stores are opened with; None for `default_options`.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Reader:
         self.close()
 
     def close(self) -> None:
-        """Closes all containers and connections; the reader can be used again."""
+        """Closes all containers and connections; the reader stays usable."""
         with self._lock:
             containers = list(self._open.values())
             self._open.clear()
@@ -109,14 +109,14 @@ class Reader:
         self._web.close()
 
     def read(self, reference: ImageReference) -> Fetched:
-        """The bytes of an image, as they are now, and the version that they have.
+        """Returns the current bytes of an image and their version.
 
-        Of a file that changes while it is read, what it is when it stays. Of a container that changed since it was
-        listed, nothing: what is at the member's place may be anything.
+        A file that changes while it is read is read again. A member of a container that changed after it was listed is
+        rejected, because its position may now hold other data.
 
         Raises:
-            Rejected: What the listing found out (`reference.fault`); MISSING, UNREADABLE, NOT_A_FILE, TOO_MANY_BYTES,
-                TRUNCATED, CORRUPT, EMPTY, as found.
+            Rejected: The listing reported a fault (`reference.fault`), or the image is MISSING, UNREADABLE, NOT_A_FILE,
+                TOO_MANY_BYTES, TRUNCATED, CORRUPT or EMPTY.
         """
         if reference.fault:
             raise Rejected.parse(reference.fault)
@@ -125,16 +125,16 @@ class Reader:
         if is_web(reference.uri):
             return self._web.read(reference.uri)
         try:
-            return self._settled(reference)
+            return self._read_stable(reference)
         except StorageError as error:
             raise rejection_of(error) from error
 
     def probe(self, reference: ImageReference, known_version: str) -> str:
-        """The version that an image has now, found out without reading it; empty where it cannot be known.
+        """Returns the current version of an image without reading it; empty where that is not possible.
 
         Args:
-            reference: The image. Of members of containers the listing's version is all there is.
-            known_version: What `read` said before, which makes HTTP requests conditional; empty if it was never read.
+            reference: The image. For a member of a container the result is the version from the listing.
+            known_version: The version that `read` returned before, for a conditional HTTP request; empty if none.
         """
         if reference.kind or reference.fault:
             return reference.version
@@ -142,12 +142,12 @@ class Reader:
             return self._web.probe(reference.uri, known_version)
         try:
             facts = open_store(reference.uri, self._options).facts(reference.uri)
-        except StorageError:  # the reader finds out again, and says why
+        except StorageError:  # `read` meets the error again, and reports it
             return ""
         return facts.version if facts else ""
 
-    def _settled(self, reference: ImageReference) -> Fetched:
-        """A file's content, read again until it did not change meanwhile."""
+    def _read_stable(self, reference: ImageReference) -> Fetched:
+        """Reads a file again until it does not change during the read."""
         read = self._remote if is_remote(reference.uri) else self._local
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_result(lambda fetched: fetched is None),
@@ -158,7 +158,7 @@ class Reader:
         )
         fetched: Fetched | None = retrying(read, reference)
         if fetched is None:
-            raise Rejected(Reason.UNREADABLE, "it changed while it was read, however often")
+            raise Rejected(Reason.UNREADABLE, f"it changed during each of {_ATTEMPTS} reads")
         return fetched
 
     def _local(self, reference: ImageReference) -> Fetched | None:
@@ -170,7 +170,7 @@ class Reader:
         return Fetched(data, before.version)
 
     def _remote(self, reference: ImageReference) -> Fetched | None:
-        """A store says less of what it sends, and asking costs a request: only where a change is possible."""
+        """Reads an object. Requests its state afterwards only where the object may have changed during the read."""
         store = open_store(reference.uri, self._options)
         uri, listed = reference.uri, FileFacts(reference.size_bytes, reference.version)
         with store.open_stream(uri) as stream, store.reading(uri):
@@ -179,19 +179,19 @@ class Reader:
             return Fetched(data, listed.version)
         facts = store.facts(uri)
         if facts is None:
-            raise Rejected(Reason.MISSING, "it went away while it was read")
+            raise Rejected(Reason.MISSING, "it was deleted while it was read")
         if facts == listed and len(data) == facts.size_bytes:
             return Fetched(data, facts.version)
-        # Another file than was listed: read again, and compared with what is there after it.
+        # The file differs from the listed one: read it again, and compare with its state afterwards.
         with store.open_stream(uri) as stream, store.reading(uri):
             data = self._all(stream, facts.size_bytes)
         unchanged = store.facts(uri) == facts and len(data) == facts.size_bytes
         return Fetched(data, facts.version) if unchanged else None
 
     def _all(self, stream: _Readable, expected: int) -> bytes:
-        """The whole content, if it is not too much; asked for by its expected size, so that no more is allocated."""
+        """Returns the whole content, up to the limit. Reads by the expected size, so that no more is allocated."""
         if expected > self._max_bytes:
-            raise Rejected(Reason.TOO_MANY_BYTES, f"{expected:,} bytes, where {self._max_bytes:,} are allowed")
+            raise Rejected(Reason.TOO_MANY_BYTES, f"{expected:,} bytes, but {self._max_bytes:,} are allowed")
         data = bytes(stream.read(expected + 1))
         if len(data) > expected:
             data += stream.read(self._max_bytes + 1 - len(data))
@@ -202,7 +202,7 @@ class Reader:
     def _member(self, reference: ImageReference) -> bytes:
         if reference.size_bytes > self._max_bytes:
             raise Rejected(
-                Reason.TOO_MANY_BYTES, f"{reference.size_bytes:,} bytes, where {self._max_bytes:,} are allowed"
+                Reason.TOO_MANY_BYTES, f"{reference.size_bytes:,} bytes, but {self._max_bytes:,} are allowed"
             )
         while True:
             data = self._container(reference).read(reference, self._max_bytes)
@@ -210,7 +210,7 @@ class Reader:
                 return data
 
     def _container(self, reference: ImageReference) -> "_Container":
-        """The open container of a member; the one that was not used for longest makes room for it."""
+        """Returns the open container of a member; closes the least recently used ones beyond the limit."""
         evicted: list[_Container] = []
         with self._lock:
             container = self._open.get(reference.container)
@@ -226,10 +226,10 @@ class Reader:
 
 
 class _Container:
-    """One open container, one thread at a time.
+    """An open container, used by one thread at a time.
 
     Attributes:
-        closed: Whether it was closed, and cannot be used again.
+        closed: Whether it was closed, which is final.
     """
 
     def __init__(self, path: str, kind: str, options: StorageOptions | None) -> None:
@@ -240,10 +240,10 @@ class _Container:
         self.closed = False
 
     def read(self, reference: ImageReference, max_bytes: int) -> bytes | None:
-        """A member's bytes; None if another thread closed the container meanwhile.
+        """Returns a member's bytes; None if another thread has closed the container.
 
         Raises:
-            Rejected: The container or the member is at fault.
+            Rejected: The container or the member cannot be read.
         """
         with self._lock:
             if self.closed:
@@ -257,7 +257,7 @@ class _Container:
     def _read(self, reference: ImageReference, max_bytes: int) -> bytes:
         stream, opened = self._opened()
         if not _is_listed(stream, opened, reference):
-            # Opened before it was listed, perhaps.
+            # The container may have been opened before it was listed.
             self._release()
             stream, opened = self._opened()
             if not _is_listed(stream, opened, reference):
@@ -265,7 +265,7 @@ class _Container:
         try:
             return opened.read(reference, max_bytes)
         finally:
-            # What has no checksum may have been overwritten while it was read: its place then holds anything.
+            # Without a checksum, only the state of the file tells whether it was overwritten during the read.
             if self._kind not in _CHECKED and stream.facts_now() != stream.facts:
                 self._release()
                 raise Rejected(Reason.UNREADABLE, _CHANGED)
@@ -286,14 +286,14 @@ class _Container:
         self._format = self._stream = None
 
     def close(self) -> None:
-        """Closes it, when no other thread reads."""
+        """Closes the container once no other thread reads from it."""
         with self._lock:
             self._release()
             self.closed = True
 
 
 def _is_listed(stream: FileStream, opened: _Format, reference: ImageReference) -> bool:
-    """Whether the container is the one that was listed; members of a zip have versions of their own."""
+    """Returns whether the container is still the listed one; the members of a zip have their own versions."""
     if isinstance(opened, OpenZip):
         return opened.holds(reference)
     listed = reference.version.rpartition("@")[0]
@@ -301,10 +301,10 @@ def _is_listed(stream: FileStream, opened: _Format, reference: ImageReference) -
 
 
 def rejection_of(error: StorageError) -> Rejected:
-    """What an error of the file system means for the image it befell.
+    """Returns the rejection of an image that could not be read because of `error`.
 
     Raises:
-        UnavailableError: The error is one, and so says nothing of the image.
+        UnavailableError: `error` is one: it concerns the store, not the image.
     """
     if isinstance(error, UnavailableError):
         raise error

@@ -1,4 +1,4 @@
-"""References to images, and the one form in which addresses are written."""
+"""References to images, and the canonical form of addresses."""
 
 import os
 import posixpath
@@ -12,19 +12,20 @@ from pipeline.storage.errors import StorageError
 
 
 class ImageReference(NamedTuple):
-    """Where an image is; what is shuffled instead of its pixels.
+    """The location of an image; pipelines shuffle it instead of pixels.
 
     Attributes:
-        uri: The image's address, its name in the table: an absolute local path, or `scheme://`, as `resolve` writes it;
-            of a member of a container the container's address, `#` and the member (`shard.tar#cats/1.jpg`).
+        uri: The address of the image, which is its name in the table: an absolute local path, or `scheme://`, in the
+            form of `resolve`. A member of a container has the address of the container, `#` and the name of the member
+            (`shard.tar#cats/1.jpg`).
         id: The user's own name of the image, from a manifest or a container; empty where there is none.
-        size_bytes: Size of the image file, or -1 where it is not known before reading.
-        version: Text that changes when the content does (size and time of change, an ETag, a checksum), known without
-            reading the image; empty where nothing is known, and the content has to be looked at.
-        container: The file that holds the image; empty where the image is a file of its own.
-        kind: How the container is read: `tar`, `zip`, `parquet`, `tfrecord`; empty where there is none.
-        offset: Where in the container: of the first byte, or the number of the record; -1 where there is none.
-        fault: Why the image cannot be read, where listing found that out, as `str(Rejected)` has it; mostly empty.
+        size_bytes: The size of the encoded image; -1 where it is not known before reading.
+        version: A text that changes with the content (size and time of change, an ETag, a checksum), known without
+            reading the image; empty where only the content tells.
+        container: The file that contains the image; empty where the image is a file itself.
+        kind: The kind of the container: `tar`, `zip`, `parquet`, `tfrecord`; empty without a container.
+        offset: The position of the first byte in the container, or the number of the record; -1 without a container.
+        fault: The reason why the listing found the image unreadable, as `str(Rejected)`; empty where it found none.
     """
 
     uri: str
@@ -37,72 +38,73 @@ class ImageReference(NamedTuple):
     fault: str = ""
 
     def rejected(self, rejected: Rejected) -> "ImageReference":
-        """This reference with a fault, for the reader to reject in a row of its own."""
+        """Returns this reference with a fault, which makes the reader reject the image."""
         return self._replace(fault=str(rejected))
 
 
 def merge(references: Iterable[ImageReference]) -> ImageReference:
-    """The one reference to an address that a folder and a manifest, say, both name.
+    """Merges the references to one address, for example from a folder and from a manifest.
 
-    The one that knows most stays (a version, then a size; of two versions the greater in the order of text), with the
-    id of whichever has one. The order of the references does not matter, nor whether some were merged before.
+    Returns the reference with the most information (a version, then a size; of two versions, the greater text), with
+    the id of whichever reference has one. The operation is commutative and associative.
 
     Raises:
-        SourceError: The address has two ids, or is both a file's and an archive member's; two addresses are one in the
-            table; or nothing is given.
+        SourceError: The address has two ids, or names both a file and a member of an archive; two addresses have the
+            same spelling in the table; or there are no references.
 
     >>> merge([ImageReference("/a.jpg", id="7"), ImageReference("/a.jpg", size_bytes=12, version="12-0")])
     ImageReference(uri='/a.jpg', id='7', size_bytes=12, version='12-0', container='', kind='', offset=-1, fault='')
     """
-    found = list(references)
-    if not found:
-        raise SourceError("no reference to merge")
-    if len(names := sorted({ascii(reference.uri) for reference in found})) > 1:
+    candidates = list(references)
+    if not candidates:
+        raise SourceError("there are no references to merge")
+    if len(names := sorted({ascii(reference.uri) for reference in candidates})) > 1:
         raise SourceError(
-            f"{names[0]} and {names[1]} have one name in the table, where what is no UTF-8 is spelled with backslashes",
+            f"{names[0]} and {names[1]} have the same name in the table",
+            why="the table spells bytes that are not UTF-8 with backslashes",
             remedy="rename one of the two files",
         )
-    ids = sorted({reference.id for reference in found if reference.id})
+    ids = sorted({reference.id for reference in candidates if reference.id})
     if len(ids) > 1:
         raise SourceError(
             f"listed as {ids[0]!r} and as {ids[1]!r}",
-            where=found[0].uri,
-            why="one image has one id, and one map",
+            where=candidates[0].uri,
+            why="an image has one id and one map",
             remedy="keep one of the two lines in the manifests",
         )
-    if len({(reference.container, reference.kind) for reference in found}) > 1:
+    if len({(reference.container, reference.kind) for reference in candidates}) > 1:
         raise SourceError(
-            "the name of a file, and of a member of an archive beside it",
-            where=found[0].uri,
-            why="one address means one image",
+            "is the address both of a file and of a member of an archive beside it",
+            where=candidates[0].uri,
+            why="an address stands for one image",
             remedy="rename the file, or leave one of the two out",
         )
-    best = max(found, key=lambda it: (it.version != "", it.version, it.size_bytes, it.offset, it.fault))
+    best = max(candidates, key=lambda one: (one.version != "", one.version, one.size_bytes, one.offset, one.fault))
     return best._replace(id=ids[0] if ids else "")
 
 
 def resolve(address: str, folder: str = "") -> str:
-    """`address` in the form in which images are compared, stored and sent to workers.
+    """Returns `address` in the canonical form that is compared, stored and sent to workers.
 
-    Local ones become absolute and lose `file://`, `~`, `.` and `..` (symbolic links stay); remote ones keep theirs,
-    since an object store takes every character of a name at its word.
+    A local address becomes absolute and loses `file://`, `~`, `.` and `..`; symbolic links stay. A remote address stays
+    unchanged, because object stores give these characters no special meaning.
 
     Args:
         address: A path, a pattern, or `scheme://`.
-        folder: What a relative address is relative to, local or `scheme://`; the current folder if empty.
+        folder: The folder that a relative address is relative to, local or `scheme://`; empty for the current folder.
 
     Raises:
-        SourceError: The address is empty or cannot be one.
+        SourceError: The address is empty or malformed.
 
     >>> resolve("cats/1.jpg", "s3://bucket/lists"), resolve("../cats/1.jpg", "/lists/today")
     ('s3://bucket/lists/cats/1.jpg', '/lists/cats/1.jpg')
     """
     if not address.strip() or "\0" in address:
-        raise SourceError(f"{address!r} is no address", remedy="give a file, a folder, a pattern or scheme://")
+        raise SourceError(f"{address!r} is not an address", remedy="give a file, a folder, a pattern or scheme://")
     try:
-        os.fsencode(address)  # any bytes can be a name, but half a surrogate pair is none
+        os.fsencode(address)  # a name may consist of any bytes, but not of half a surrogate pair
     except UnicodeEncodeError as error:
-        raise SourceError(f"{address!r} is no address: {error.reason}", remedy="write it as UTF-8") from error
+        raise SourceError(f"{address!r} is not an address: {error.reason}", remedy="write it as UTF-8") from error
     if is_remote(address):
         return address
     try:
@@ -113,7 +115,7 @@ def resolve(address: str, folder: str = "") -> str:
         raise SourceError(str(error), where=address, remedy="write the folder out") from error
     if is_remote(folder) and not path.is_absolute():
         scheme, _, rest = folder.partition("://")
-        # The bucket is the root: no `..` leads out of it.
+        # The bucket is the root: `..` does not lead out of it.
         bucket, _, key = rest.partition("/")
         return f"{scheme}://{bucket}{posixpath.normpath(posixpath.join('/', key, path.as_posix()))}"
     return os.path.abspath(folder / path)  # noqa: PTH100 - Path.absolute() keeps `..`, Path.resolve() follows links

@@ -1,8 +1,10 @@
-"""Containers as streams of bytes: the file as it is, and what a compressed one inflates to.
+"""Containers as streams of bytes: a file as it is, and the decompressed content of a file.
 
-Both raise `StorageError` for what the file system does, and `Rejected` for what the content is, so
-that those who read formats from them can tell a bad disk from a bad archive.
+Both raise `StorageError` where the storage fails, and `Rejected` where the content is at fault, so that the readers of
+formats can tell a bad disk from a bad archive.
 """
+
+from __future__ import annotations
 
 import bz2
 import collections
@@ -14,7 +16,7 @@ import os
 import posixpath
 import zlib
 from collections.abc import Callable, Iterator
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, cast
 
 from pipeline.rejection import Reason, Rejected
 from pipeline.storage.address import is_remote
@@ -24,24 +26,27 @@ from pipeline.storage.local import local_facts
 from pipeline.storage.options import StorageOptions
 from pipeline.storage.store import FileFacts
 
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
 LOOKBACK = 16 * 2**20
-"""Inflated bytes that are kept, so that threads that ask a little out of order do not start it over."""
+"""The decompressed bytes to keep, so that threads that read slightly out of order do not restart the decompression."""
 
 _CHUNK = 256 * 2**10
 _INFLATES_TO = 256 * 2**20
 _INFLATES_BY = 200
-"""An archive may inflate to `_INFLATES_TO` bytes, or to `_INFLATES_BY` times its size if that is more."""
+"""An archive may decompress to `_INFLATES_TO` bytes, or to `_INFLATES_BY` times its size if that is more."""
 
 
 class FileStream(io.RawIOBase):
-    """A file, opened for reading at any place.
+    """A file, opened for reading at any position.
 
     Attributes:
         path: A local path or `scheme://`.
-        facts: Size and version of what was opened.
+        facts: The size and version of the file when it was opened.
 
     Raises:
-        StorageError: As `Store.open_stream`; so do all its methods.
+        StorageError: As `Store.open_stream`; all methods raise it too.
     """
 
     def __init__(self, path: str, options: StorageOptions | None = None) -> None:
@@ -55,64 +60,65 @@ class FileStream(io.RawIOBase):
             raise
 
     def facts_now(self) -> FileFacts:
-        """The facts as they are now: of the open file where it is local, else of what is at its address."""
+        """Returns the current facts: of the open file where it is local, otherwise of the file now at its address."""
         if is_remote(self.path):
             facts = self._store.facts(self.path)
             if facts is None:
-                raise MissingFileError("there is no such file any more", where=self.path)
+                raise MissingFileError("the file no longer exists", where=self.path)
             return facts
         with self._store.reading(self.path):
             return local_facts(os.fstat(self._file.fileno()))
 
     def readable(self) -> bool:
-        """It is."""
+        """Returns True."""
         return True
 
     def seekable(self) -> bool:
-        """It is."""
+        """Returns True."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Goes to a place; to the end if that is beyond it."""
+        """Moves to a position, at most to the end, and returns it."""
         with self._store.reading(self.path):
-            # Offsets that a hostile header names would overflow, or be refused by the file system.
+            # An offset from a hostile header may overflow, or be refused by the file system.
             return self._file.seek(min(offset, self.facts.size_bytes), whence)
 
     def tell(self) -> int:
-        """Where it is."""
+        """Returns the position, in bytes from the start."""
         with self._store.reading(self.path):
             return self._file.tell()
 
     def read(self, size: int | None = -1) -> bytes:
-        """As many bytes as were asked for, less at the end of the file only."""
+        """Returns `size` bytes, and fewer only at the end of the file."""
         with self._store.reading(self.path):
             return self._file.read(-1 if size is None else size)
 
-    def readinto(self, buffer: Any) -> int:
-        """As `io.RawIOBase.readinto`."""
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        """Reads into `buffer` and returns the number of bytes, see `io.RawIOBase`."""
+        target = memoryview(buffer).cast("B")
+        data = self.read(len(target))
+        target[: len(data)] = data
         return len(data)
 
     def close(self) -> None:
         """Closes the file."""
         if not self.closed:
-            # Nothing was written, so nothing is lost with an error here.
+            # The file is open for reading only, so an error here loses nothing.
             with contextlib.suppress(StorageError), self._store.reading(self.path):
                 self._file.close()
         super().close()
 
 
-_UNPACKED: dict[str, Callable[[Any], gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile]] = {
+_UNPACKED: dict[str, Callable[[FileStream], gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile]] = {
     "gz": lambda file: gzip.GzipFile(fileobj=file, mode="rb"),
     "bz2": bz2.BZ2File,
-    "xz": lzma.LZMAFile,
+    "xz": lambda file: lzma.LZMAFile(cast("IO[bytes]", file)),  # noqa: SIM115 - the caller closes it
 }
 _ENDINGS = {".gz": "gz", ".tgz": "gz", ".bz2": "bz2", ".tbz": "bz2", ".tbz2": "bz2", ".xz": "xz", ".txz": "xz"}
 
 
 def packing(path: str) -> str:
-    """How the name says that a file is compressed: `gz`, `bz2`, `xz`, or empty.
+    """Returns the compression of a file by its name: `gz`, `bz2`, `xz`, or empty.
 
     >>> packing("a.tar"), packing("b.TGZ")
     ('', 'gz')
@@ -121,14 +127,14 @@ def packing(path: str) -> str:
 
 
 class Unpacked:
-    """What a compressed file inflates to, as if it could be read at any place.
+    """The decompressed content of a file, readable at any position.
 
-    Reading on is cheap, and so is going back by `lookback` bytes; going back further inflates it from the start.
+    Reading on is cheap, and so is going back by up to `lookback` bytes. Going back further restarts the decompression.
 
     Args:
-        stream: The compressed file; it is not closed.
-        how: `gz`, `bz2` or `xz`.
-        lookback: Bytes that are kept; `LOOKBACK` by default.
+        stream: The compressed file, which this class does not close.
+        how: The compression: `gz`, `bz2` or `xz`.
+        lookback: The number of bytes to keep; `LOOKBACK` by default.
     """
 
     def __init__(self, stream: FileStream, how: str, lookback: int | None = None) -> None:
@@ -142,28 +148,32 @@ class Unpacked:
         self._stream.seek(0)
         self._plain = _UNPACKED[self._how](self._stream)
         self._kept: collections.deque[bytes] = collections.deque()
-        self._begin = self._end = 0  # of what is kept
+        self._begin = self._end = 0  # of the kept bytes
 
     def seekable(self) -> bool:
-        """It is."""
+        """Returns True."""
         return True
 
     def tell(self) -> int:
-        """Where it is."""
+        """Returns the position, in bytes from the start."""
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Goes to a place; costs nothing until it is read. `whence`: only from the start."""
+        """Moves to a position from the start and returns it. The next read does the work.
+
+        Raises:
+            ValueError: `whence` is not `io.SEEK_SET`, or the offset is negative.
+        """
         if whence != io.SEEK_SET or offset < 0:
             raise ValueError(f"cannot go to {offset} from {whence}")
         self._position = offset
         return offset
 
     def read(self, size: int) -> bytes:
-        """As many bytes as were asked for, less where the content ends.
+        """Returns `size` bytes, and fewer only at the end of the content.
 
         Raises:
-            Rejected: TRUNCATED or CORRUPT: nothing is readable beyond here; COMPRESSION_BOMB.
+            Rejected: TRUNCATED or CORRUPT: the content beyond this position is lost; COMPRESSION_BOMB.
             StorageError: The file cannot be read.
         """
         begin = self._position
@@ -175,7 +185,7 @@ class Unpacked:
         return data
 
     def _inflate(self, end: int, keep: int) -> None:
-        """Inflates up to `end`; drops what is neither within the lookback nor after `keep`."""
+        """Decompresses up to `end`. Drops bytes that are before `keep` and outside the lookback."""
         while self._end < end:
             chunk = self._next()
             if not chunk:
@@ -196,12 +206,16 @@ class Unpacked:
             return self._plain.read1(_CHUNK)
         except EOFError as error:
             raise Rejected(Reason.TRUNCATED, f"the compressed data ends early: {error}") from error
-        except (OSError, zlib.error, lzma.LZMAError) as error:  # no disk's: those are StorageErrors here
+        except (
+            OSError,
+            zlib.error,
+            lzma.LZMAError,
+        ) as error:  # of the content: FileStream raises StorageError for the disk
             raise Rejected(Reason.CORRUPT, f"the compressed data is damaged: {error}") from error
 
     def _between(self, begin: int, end: int) -> Iterator[bytes]:
-        at = self._begin
+        position = self._begin
         for chunk in self._kept:
-            if at + len(chunk) > begin and at < end:
-                yield chunk[max(begin - at, 0) : end - at]
-            at += len(chunk)
+            if position + len(chunk) > begin and position < end:
+                yield chunk[max(begin - position, 0) : end - position]
+            position += len(chunk)

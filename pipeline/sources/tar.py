@@ -1,8 +1,7 @@
-"""Images in tar archives, WebDataset shards among them; compressed ones too."""
+"""Images in tar archives, including compressed ones and WebDataset shards."""
 
 import tarfile
 from collections.abc import Iterator
-from typing import Any
 
 from pipeline.rejection import Reason, Rejected
 from pipeline.sources.members import Members, is_image_member, webdataset_key
@@ -10,17 +9,17 @@ from pipeline.sources.reference import ImageReference
 from pipeline.sources.streams import FileStream, Unpacked, packing
 
 _LONGEST_HEADER = 64 * 2**10
-"""Bytes of a member's headers (long names, attributes) at most: they are parsed in memory."""
+"""The largest size of a member's headers (long names, attributes) in bytes: they are parsed in memory."""
 
 _MOST_GLOBAL_HEADERS = 1000
 _LISTING_LOOKBACK = 2**20
 
 
 def list_tar(stream: FileStream) -> Iterator[ImageReference]:
-    """The images of an archive, in its order: members whose extension is an image's, hidden ones left out.
+    """Yields the images of an archive in its order: members with the extension of an image, without hidden ones.
 
-    Their id is the key of their WebDataset sample. Links, devices and sparse members get a fault; what follows damage
-    is lost, and the last reference, to the archive itself, says so.
+    The id is the key of the WebDataset sample. Links, devices and sparse members get a fault. Damage loses all members
+    after it: the last reference, to the archive itself, then has a fault.
 
     Raises:
         StorageError: The file cannot be read.
@@ -43,16 +42,16 @@ def list_tar(stream: FileStream) -> Iterator[ImageReference]:
 
 
 class OpenTar:
-    """A tar archive that members are read from; of a compressed one cheaply in the order of the archive alone."""
+    """Reads the members of a tar archive. Reading a compressed one is cheap in the order of the archive only."""
 
     def __init__(self, stream: FileStream) -> None:
         self._plain = _plain(stream)
 
     def read(self, reference: ImageReference, max_bytes: int) -> bytes:
-        """The bytes of a member.
+        """Returns the bytes of a member.
 
         Raises:
-            Rejected: TOO_MANY_BYTES, unread; TRUNCATED, CORRUPT.
+            Rejected: TOO_MANY_BYTES, before reading; TRUNCATED, CORRUPT.
             StorageError: The file cannot be read.
         """
         if reference.size_bytes > max_bytes:
@@ -66,7 +65,7 @@ class OpenTar:
         return data
 
     def close(self) -> None:
-        """Nothing: the stream is its owner's."""
+        """Does nothing: the owner of the stream closes it."""
 
 
 def _plain(stream: FileStream, lookback: int | None = None) -> FileStream | Unpacked:
@@ -78,24 +77,24 @@ _DAMAGED = (tarfile.TarError, ValueError, OverflowError, IndexError, RecursionEr
 
 
 def _headers(headers: "_Headers") -> Iterator[tarfile.TarInfo]:
-    """Every header. `tarfile`'s own iteration ends at a damaged one without a word, and keeps all of them in memory.
+    """Yields every header. `tarfile`'s own iteration ends silently at a damaged one, and keeps them all in memory.
 
     Raises:
-        Rejected: The rest is lost.
+        Rejected: A header is damaged, so the rest of the archive is lost.
     """
     try:
         archive = tarfile.TarFile(fileobj=headers, encoding="utf-8", errors="surrogateescape")
     except _DAMAGED as error:
         raise headers.damage(0, error) from error
-    at = 0  # the constructor has read a header, and perhaps met the end
-    while not headers.at_end_mark(at):
+    offset = 0  # the constructor has read a header already, and may have met the end
+    while not headers.at_end_mark(offset):
         try:
             member = tarfile.TarInfo.fromtarfile(archive)
         except _DAMAGED as error:
-            raise headers.damage(at, error) from error
-        if archive.offset <= at or member.size < 0 or len(archive.pax_headers) > _MOST_GLOBAL_HEADERS:
-            raise headers.damage(at, "it contradicts itself")
-        at = archive.offset
+            raise headers.damage(offset, error) from error
+        if archive.offset <= offset or member.size < 0 or len(archive.pax_headers) > _MOST_GLOBAL_HEADERS:
+            raise headers.damage(offset, "it contradicts itself")
+        offset = archive.offset
         yield member
 
 
@@ -110,7 +109,7 @@ def _fault(member: tarfile.TarInfo) -> Rejected | None:
 
 
 class _Headers:
-    """The archive as `tarfile` is shown it: no header may be endless."""
+    """The archive as `tarfile` reads it, with a limit on the size of each header."""
 
     def __init__(self, plain: FileStream | Unpacked) -> None:
         self._plain = plain
@@ -119,7 +118,7 @@ class _Headers:
         self.name, self.mode = "", "rb"
 
     def at_end_mark(self, offset: int) -> bool:
-        """Goes to where a header begins, and looks whether it is the block of zeros that ends an archive."""
+        """Moves to a header, and returns whether it is the block of zeros that ends an archive."""
         self._left = _LONGEST_HEADER
         self._plain.seek(offset)
         block = self._plain.read(tarfile.BLOCKSIZE)
@@ -127,21 +126,25 @@ class _Headers:
         return len(block) == tarfile.BLOCKSIZE and not any(block)
 
     def damage(self, offset: int, error: Exception | str) -> Rejected:
-        """What to say of a header that cannot be read."""
+        """Returns the rejection for a header that cannot be read."""
         if self._ended:
             return Rejected(Reason.TRUNCATED, f"the tar archive ends near byte {offset:,}, without an end mark")
         return Rejected(Reason.CORRUPT, f"damaged tar header at byte {offset:,} ({error}); what follows is lost")
 
     def tell(self) -> int:
-        """Where it is."""
+        """Returns the position, in bytes from the start."""
         return self._plain.tell()
 
-    def seek(self, offset: int, *_: Any) -> int:
-        """Goes to a place, from the start."""
+    def seek(self, offset: int, *_: object) -> int:
+        """Moves to a position from the start and returns it."""
         return self._plain.seek(offset)
 
     def read(self, size: int) -> bytes:
-        """As the stream's own."""
+        """Returns `size` bytes, and fewer only at the end.
+
+        Raises:
+            Rejected: CORRUPT: the header is longer than the limit.
+        """
         self._left -= size
         if self._left < 0 or size < 0:
             raise Rejected(Reason.CORRUPT, f"a tar header of more than {_LONGEST_HEADER:,} bytes; what follows is lost")
@@ -150,8 +153,8 @@ class _Headers:
         return data
 
     def write(self, _: bytes) -> int:
-        """What the type of `tarfile` asks for."""
+        """Raises OSError; `tarfile`'s protocol needs the method."""
         raise OSError("opened for reading")
 
     def close(self) -> None:
-        """Nothing: the stream is its owner's."""
+        """Does nothing: the owner of the stream closes it."""

@@ -1,7 +1,7 @@
 """Images in TFRecord files of `tf.train.Example`, without TensorFlow.
 
-Facts: the framing (length, its checksum, data, its checksum; CRC-32C, masked) is that of TensorFlow's
-`lib/io/record_writer.h`; the messages are those of `core/example/example.proto` and `feature.proto`.
+Sources: TensorFlow's `lib/io/record_writer.h` defines the framing (length, its checksum, data, its checksum; CRC-32C,
+masked), and `core/example/example.proto` and `feature.proto` define the messages.
 """
 
 import io
@@ -18,10 +18,10 @@ from pipeline.sources.reference import ImageReference
 from pipeline.sources.streams import FileStream, Unpacked, packing
 
 IMAGE_FEATURES = ("image/encoded", "image", "image_raw", "image_bytes", "encoded", "jpg", "jpeg", "png", "img")
-"""Where images are looked for: the first of these features that is there."""
+"""The features that may hold images: the first one that exists is used."""
 
 ID_FEATURES = ("image/filename", "image/source_id", "id", "image/id", "__key__", "filename", "image/file_name")
-"""Where ids are looked for."""
+"""The features that may hold ids: the first one that has a value is used."""
 
 _LENGTH = struct.Struct("<QI")
 _CHECKSUM = struct.Struct("<I")
@@ -34,7 +34,14 @@ _LONGEST_VARINT = 10
 
 
 class _Value(NamedTuple):
-    """A value of a feature: where it is, and what it is if it is an integer or short enough to be an id."""
+    """A value of a feature.
+
+    Attributes:
+        begin: The position of its first byte.
+        end: The position after its last byte.
+        number: The value, if it is an integer.
+        short: The value, if it is short enough to be an id.
+    """
 
     begin: int
     end: int
@@ -43,10 +50,10 @@ class _Value(NamedTuple):
 
 
 def list_tfrecord(stream: FileStream) -> Iterator[ImageReference]:
-    """The records of a file, in order, named by their number from 0; images are passed over, not read.
+    """Yields the records of a file in order, named by their number from 0. Skips the images without reading them.
 
-    The checksums of lengths are compared here, those of the data when an image is read. What follows a damaged length
-    is lost, and the last reference, to the file itself, says so.
+    The listing verifies the checksums of lengths; reading an image verifies that of its data. A damaged length loses
+    all records after it: the last reference, to the file itself, then has a fault.
 
     Raises:
         StorageError: The file cannot be read.
@@ -54,36 +61,36 @@ def list_tfrecord(stream: FileStream) -> Iterator[ImageReference]:
     members = Members(stream.path, "tfrecord", stream.facts.version)
     try:
         window = _Window(_plain(stream))
-        at = 0
+        offset = 0
         for number in itertools.count():
-            length = _length(window, at)
+            length = _length(window, offset)
             if length is None:
                 return
-            begin, end = at + _LENGTH.size, at + _LENGTH.size + length
+            begin, end = offset + _LENGTH.size, offset + _LENGTH.size + length
             fault, key, size = None, "", -1
             try:
-                found = _features(window, begin, end)
-                image = _image(found)
+                features = _features(window, begin, end)
+                image = _image(features)
                 size = image.end - image.begin
-                key = _id(found)
-            except (_DamagedError, _OddError) as error:
+                key = _id(features)
+            except _UnusableRecordError as error:
                 fault = error.rejected
             if not window.at(end + _CHECKSUM.size - 1, 1):
-                raise _cut_off(at)
-            yield members.numbered(number, offset=at, size=size, key=key, fault=fault)
-            at = end + _CHECKSUM.size
+                raise _cut_off(offset)
+            yield members.numbered(number, offset=offset, size=size, key=key, fault=fault)
+            offset = end + _CHECKSUM.size
     except Rejected as rejected:
         yield members.lost(rejected)
 
 
 class OpenTFRecord:
-    """A TFRecord file that records are read from; of a compressed one cheaply in the order of the file alone."""
+    """Reads the records of a TFRecord file. Reading a compressed one is cheap in the order of the file only."""
 
     def __init__(self, stream: FileStream) -> None:
         self._plain = _plain(stream)
 
     def read(self, reference: ImageReference, max_bytes: int) -> bytes:
-        """The image of a record, the record's checksum compared.
+        """Returns the image of a record after the checksum of the record is verified.
 
         Raises:
             Rejected: CORRUPT, TRUNCATED, UNKNOWN_FORMAT; TOO_MANY_BYTES: the whole record is larger than `max_bytes`.
@@ -100,15 +107,15 @@ class OpenTFRecord:
         if len(checksum) < _CHECKSUM.size:
             raise _cut_off(reference.offset)
         if _masked(data) != _CHECKSUM.unpack(checksum)[0]:
-            raise Rejected(Reason.CORRUPT, "the checksum of the record is not that of its data")
+            raise Rejected(Reason.CORRUPT, "the checksum of the record does not match its data")
         try:
             image = _image(_features(_Window(io.BytesIO(data)), 0, length))
-        except (_DamagedError, _OddError) as error:
+        except _UnusableRecordError as error:
             raise error.rejected from error
         return data[image.begin : image.end]
 
     def close(self) -> None:
-        """Nothing: the stream is its owner's."""
+        """Does nothing: the owner of the stream closes it."""
 
 
 def _masked(data: bytes) -> int:
@@ -120,7 +127,7 @@ def _plain(stream: FileStream) -> FileStream | Unpacked:
     stream.seek(0)
     beginning = stream.read(_LENGTH.size)
     stream.seek(0)
-    # TensorFlow's writers compress without saying so in the name. These bytes can be a length, too; its checksum tells.
+    # TensorFlow's writers compress files whose names do not show it. The bytes may also be a length with its checksum.
     packed = beginning.startswith(_GZIP) and not _is_length(beginning)
     return Unpacked(stream, "gz") if packed or packing(stream.path) == "gz" else stream
 
@@ -135,13 +142,13 @@ class _Readable(Protocol):
 
 
 class _Window:
-    """Bytes at any place of a stream, with few reads: numbers lie side by side, images between them are passed over."""
+    """Reads bytes at any position of a stream with few calls: numbers lie side by side, and images are skipped."""
 
     def __init__(self, plain: _Readable) -> None:
         self._plain, self._begin, self._data = plain, 0, b""
 
     def at(self, begin: int, size: int) -> bytes:
-        """As many bytes as were asked for, less at the end."""
+        """Returns `size` bytes from `begin` on, and fewer only at the end."""
         start = begin - self._begin
         if start < 0 or start + size > len(self._data):
             self._plain.seek(begin)
@@ -149,56 +156,56 @@ class _Window:
         return self._data[start : start + size]
 
 
-def _length(window: _Window, at: int) -> int | None:
-    """The length of the data of the record at `at`; None at the end of the file.
+def _length(window: _Window, offset: int) -> int | None:
+    """Returns the length of the data of the record at `offset`; None at the end of the file.
 
     Raises:
         Rejected: TRUNCATED, CORRUPT.
     """
-    header = window.at(at, _LENGTH.size)
+    header = window.at(offset, _LENGTH.size)
     if not header:
         return None
     if len(header) < _LENGTH.size:
-        raise _cut_off(at)
+        raise _cut_off(offset)
     if not _is_length(header):
         raise Rejected(
-            Reason.CORRUPT, f"the length of the record at byte {at:,} fails its checksum; what follows is lost"
+            Reason.CORRUPT, f"the length of the record at byte {offset:,} fails its checksum; what follows is lost"
         )
     return int(_LENGTH.unpack(header)[0])
 
 
-def _cut_off(at: int) -> Rejected:
-    return Rejected(Reason.TRUNCATED, f"the TFRecord file ends within the record at byte {at:,}")
+def _cut_off(offset: int) -> Rejected:
+    return Rejected(Reason.TRUNCATED, f"the TFRecord file ends within the record at byte {offset:,}")
 
 
-class _OddError(Exception):
-    """A record that is in order and holds no image, or one that cannot be taken."""
+class _UnusableRecordError(Exception):
+    """A record does not hold an image that can be read."""
 
     def __init__(self, rejected: Rejected) -> None:
         super().__init__(str(rejected))
         self.rejected = rejected
 
 
-class _DamagedError(_OddError):
-    """The bytes are no message of this kind."""
+class _DamagedError(_UnusableRecordError):
+    """The bytes of a record are not a valid message."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(Rejected(Reason.CORRUPT, f"the record is no tf.train.Example: {what}"))
+        super().__init__(Rejected(Reason.CORRUPT, f"the record is not a tf.train.Example: {what}"))
 
 
 def _features(window: _Window, begin: int, end: int) -> dict[str, list[_Value]]:
-    """The values of each feature of an Example."""
-    found: dict[str, list[_Value]] = {}
+    """Returns the values of the features of an Example, by the name of the feature."""
+    values_by_name: dict[str, list[_Value]] = {}
     for outer, features in _fields(window, begin, end):
         if outer != 1:
             continue
         for number, entry in _fields(window, features.begin, features.end):
             if number == 1:
                 name, values = _entry(window, entry)
-                found[name] = values  # of equal keys the last counts, as in every map of protobuf
-            if len(found) > _MOST_FEATURES:
+                values_by_name[name] = values  # the last of equal keys counts, as in every map of protobuf
+            if len(values_by_name) > _MOST_FEATURES:
                 raise _DamagedError(f"more than {_MOST_FEATURES:,} features")
-    return found
+    return values_by_name
 
 
 def _entry(window: _Window, entry: _Value) -> tuple[str, list[_Value]]:
@@ -210,12 +217,12 @@ def _entry(window: _Window, entry: _Value) -> tuple[str, list[_Value]]:
                 raise _DamagedError(f"a feature whose name has {field.end - field.begin:,} bytes")
             name = field.short.decode("utf-8", "backslashreplace")
         elif number == 2:
-            values = list(itertools.islice(_values(window, field), 2))  # two are enough to refuse
+            values = list(itertools.islice(_values(window, field), 2))  # two values are enough to refuse the feature
     return name, values
 
 
 def _values(window: _Window, feature: _Value) -> Iterator[_Value]:
-    """The values of a Feature: of a bytes_list (1) or an int64_list (3), of which packed ones are told by the first."""
+    """Yields the values of a Feature: those of a bytes_list (1) or an int64_list (3); of packed integers the first."""
     for kind, values in _fields(window, feature.begin, feature.end):
         if kind not in (1, 3):
             continue
@@ -227,55 +234,71 @@ def _values(window: _Window, feature: _Value) -> Iterator[_Value]:
 
 
 def _fields(window: _Window, begin: int, end: int) -> Iterator[tuple[int, _Value]]:
-    """(field number, content) of each field of a message; long ones are passed over."""
-    at = begin
-    while at < end:
-        tag, start = _varint(window, at, end)
+    """Yields the number and the content of each field of a message; long contents are skipped.
+
+    Raises:
+        _DamagedError: The bytes are not a message.
+    """
+    position = begin
+    while position < end:
+        tag, start = _varint(window, position, end)
         kind, number, short = tag & 7, None, None
         if kind == _VARINT:
             number, start = _varint(window, start, end)
-            at = start
+            position = start
         elif kind == _BYTES:
             size, start = _varint(window, start, end)
-            at = start + size
-            short = window.at(start, size) if size <= _LONGEST_KEY and at <= end else None
+            position = start + size
+            short = window.at(start, size) if size <= _LONGEST_KEY and position <= end else None
         elif kind in (_FIXED32, _FIXED64):
-            at = start + (4 if kind == _FIXED32 else 8)
+            position = start + (4 if kind == _FIXED32 else 8)
         else:
             raise _DamagedError(f"wire type {kind}")
-        if at > end:
+        if position > end:
             raise _DamagedError("a field reaches beyond its message")
-        yield tag >> 3, _Value(start, at, number, short)
+        yield tag >> 3, _Value(start, position, number, short)
 
 
-def _varint(window: _Window, at: int, end: int) -> tuple[int, int]:
-    """A number in base 128, and where it ends."""
+def _varint(window: _Window, begin: int, end: int) -> tuple[int, int]:
+    """Returns a number in base 128, and the position after it."""
     value = 0
-    for index, byte in enumerate(window.at(at, min(_LONGEST_VARINT, end - at))):
+    for index, byte in enumerate(window.at(begin, min(_LONGEST_VARINT, end - begin))):
         value |= (byte & 0x7F) << 7 * index
         if byte < 0x80:
-            return value, at + index + 1
+            return value, begin + index + 1
     raise _DamagedError("a number is cut off")
 
 
-def _image(found: dict[str, list[_Value]]) -> _Value:
-    name = first_of(IMAGE_FEATURES, found)
+def _image(features: dict[str, list[_Value]]) -> _Value:
+    """Returns the image of an Example.
+
+    Raises:
+        _UnusableRecordError: It does not have exactly one.
+    """
+    name = first_of(IMAGE_FEATURES, features)
     if name is None:
-        raise _OddError(Rejected(Reason.UNKNOWN_FORMAT, f"no feature of an image among {', '.join(found) or 'none'}"))
-    values = found[name]
+        detail = f"no feature of an image among {', '.join(features) or 'none'}"
+        raise _UnusableRecordError(Rejected(Reason.UNKNOWN_FORMAT, detail))
+    values = features[name]
     if not values:
-        raise _OddError(Rejected(Reason.EMPTY, f"the feature {name} holds no bytes"))
+        raise _UnusableRecordError(Rejected(Reason.EMPTY, f"the feature {name} has no bytes"))
     if len(values) > 1 or values[0].number is not None:
-        raise _OddError(Rejected(Reason.UNKNOWN_FORMAT, f"the feature {name} holds something else than one image"))
+        detail = f"the feature {name} does not hold exactly one image"
+        raise _UnusableRecordError(Rejected(Reason.UNKNOWN_FORMAT, detail))
     return values[0]
 
 
-def _id(found: dict[str, list[_Value]]) -> str:
-    value = next((found[name][0] for name in ID_FEATURES if found.get(name)), None)
+def _id(features: dict[str, list[_Value]]) -> str:
+    """Returns the id of an Example; empty where it has none.
+
+    Raises:
+        _UnusableRecordError: The id is too long.
+    """
+    value = next((features[name][0] for name in ID_FEATURES if features.get(name)), None)
     if value is None:
         return ""
     if value.number is not None:
-        return str(value.number - (value.number >> 63 << 64))  # stored as unsigned, meant as int64
+        return str(value.number - (value.number >> 63 << 64))  # an int64 that is stored as unsigned
     if value.short is None:
-        raise _OddError(Rejected(Reason.UNSAFE_NAME, f"its id has {value.end - value.begin:,} bytes"))
+        raise _UnusableRecordError(Rejected(Reason.UNSAFE_NAME, f"its id has {value.end - value.begin:,} bytes"))
     return value.short.decode("utf-8", "backslashreplace")

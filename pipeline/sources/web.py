@@ -1,4 +1,4 @@
-"""Images behind HTTP and HTTPS: within a time, within a size, whole, or a typed rejection."""
+"""Images by HTTP and HTTPS: complete, within limits of time and size, or rejected with a reason."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _HEADERS = {"User-Agent": "densecast", "Accept": "image/*, */*;q=0.5", "Accept-E
 
 
 class Fetched(NamedTuple):
-    """What was read of an image.
+    """The content of an image.
 
     Attributes:
         data: The bytes of the file.
-        version: Of what was read, as in `ImageReference.version`; empty where nothing is known.
+        version: The version of these bytes, as in `ImageReference.version`; empty where unknown.
     """
 
     data: bytes
@@ -44,15 +44,16 @@ class Fetched(NamedTuple):
 
 @dataclass(frozen=True)
 class WebLimits:
-    """How long to wait, and how often to try.
+    """Limits on time and attempts.
 
     Attributes:
-        connect_s: Seconds until a server takes the connection.
-        read_s: Seconds without a single byte.
-        total_s: Seconds for an image, all attempts together, however slowly and steadily it comes.
-        attempts: How often to try where trying again may help: no connection, 408, 425, 429, 5xx, a body cut short.
-        redirects: How many to follow; to HTTP and HTTPS only.
-        first_wait_s: Seconds before the second attempt; doubled for each further one. `Retry-After` is heeded.
+        connect_s: The longest wait for a connection, in seconds.
+        read_s: The longest wait for the next byte, in seconds.
+        total_s: The longest time for an image with all attempts, in seconds.
+        attempts: The number of attempts where another may help: no connection, 408, 425, 429, 5xx, a truncated body.
+        redirects: The number of redirects to follow; only those to HTTP and HTTPS.
+        first_wait_s: The wait before the second attempt, in seconds; it doubles for each further one. A longer
+            `Retry-After` takes precedence.
     """
 
     connect_s: float = 10.0
@@ -64,7 +65,7 @@ class WebLimits:
 
 
 class _Again(Exception):  # noqa: N818 - not an error yet
-    """An attempt failed in a way that another may not."""
+    """An attempt failed, but another one may succeed."""
 
     def __init__(self, rejected: Rejected, wait_s: float = 0.0) -> None:
         super().__init__(str(rejected))
@@ -72,23 +73,23 @@ class _Again(Exception):  # noqa: N818 - not an error yet
 
 
 class Web:
-    """Fetches images; may be used by many threads.
+    """Fetches images; thread-safe.
 
     Args:
-        max_bytes: Larger images are not fetched.
-        limits: Of time and attempts.
-        sleep: Waits between attempts.
+        max_bytes: The largest image to fetch.
+        limits: The limits on time and attempts.
+        sleep: Waits a number of seconds between attempts.
     """
 
     def __init__(self, max_bytes: int, limits: WebLimits, sleep: Callable[[float], None] = time.sleep) -> None:
         self._max_bytes, self._limits, self._sleep = max_bytes, limits, sleep
-        # A session is not promised to be safe for threads, so each has its own.
+        # `requests` does not promise that a session is thread-safe, so each thread has its own.
         self._local = threading.local()
         self._sessions: list[requests.Session] = []
         self._lock = threading.Lock()
 
     def read(self, url: str) -> Fetched:
-        """The image at `url`.
+        """Returns the image at `url`.
 
         Raises:
             Rejected: MISSING (404, 410), UNREADABLE, TRUNCATED, TOO_MANY_BYTES.
@@ -96,15 +97,15 @@ class Web:
         return self._try_often(lambda deadline: self._get(url, deadline))
 
     def probe(self, url: str, known: str) -> str:
-        """The version of what is at `url` now, by a conditional request without the image; empty where unknown.
+        """Returns the current version of the image at `url` by a conditional request; empty where unknown.
 
         Args:
             url: The address.
-            known: The version that was read before; empty if none was.
+            known: The version that was read before; empty if none.
         """
         try:
             return self._try_often(lambda deadline: self._head(url, known, deadline))
-        except Rejected:  # the reader finds out again, and says why
+        except Rejected:  # `read` meets the failure again, and reports it
             return ""
 
     def close(self) -> None:
@@ -141,29 +142,31 @@ class Web:
             _check_status(response)
             encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
             if encoding not in ("", "identity"):
-                raise Rejected(Reason.UNREADABLE, f"it comes in the encoding {encoding}, which was not asked for")
+                raise Rejected(Reason.UNREADABLE, f"it has the encoding {encoding}, which was not requested")
             announced = _length(response)
             if announced > self._max_bytes:
                 raise Rejected(Reason.TOO_MANY_BYTES, f"{announced:,} bytes are announced")
             data = self._body(response, deadline)
             if len(data) < announced:
                 raise _Again(
-                    Rejected(Reason.TRUNCATED, f"{len(data):,} of {announced:,} bytes came, then the connection ended")
+                    Rejected(
+                        Reason.TRUNCATED, f"{len(data):,} of {announced:,} bytes arrived, then the connection ended"
+                    )
                 )
             return Fetched(data, _version(response, len(data)))
 
     def _body(self, response: requests.Response, deadline: float) -> bytes:
-        """All bytes; what comes in any one packet, so that slow ones cannot outlast the deadline."""
+        """Returns the body. Reads packet by packet, so that a slow server cannot exceed the deadline."""
         data = bytearray()
         try:
             while chunk := response.raw.read1(_CHUNK, decode_content=False):
                 data += chunk
                 if len(data) > self._max_bytes:
-                    raise Rejected(Reason.TOO_MANY_BYTES, f"more than {self._max_bytes:,} bytes came")
+                    raise Rejected(Reason.TOO_MANY_BYTES, f"more than {self._max_bytes:,} bytes arrived")
                 if time.monotonic() > deadline:
                     raise Rejected(Reason.UNREADABLE, f"not complete after {self._limits.total_s:g} s")
         except urllib3.exceptions.ReadTimeoutError as error:
-            raise _Again(Rejected(Reason.UNREADABLE, f"nothing came for {self._limits.read_s:g} s")) from error
+            raise _Again(Rejected(Reason.UNREADABLE, f"no data arrived for {self._limits.read_s:g} s")) from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise _Again(Rejected(Reason.TRUNCATED, f"the connection broke off after {len(data):,} bytes")) from error
         return bytes(data)
@@ -178,7 +181,7 @@ class Web:
 
     @contextmanager
     def _open(self, method: str, url: str, headers: dict[str, str], deadline: float) -> Iterator[requests.Response]:
-        """The answer at the end of all redirects, its body unread."""
+        """Yields the response after all redirects, with its body unread."""
         session = self._session()
         for _ in range(self._limits.redirects + 1):
             response = self._send(session, method, url, headers, deadline)
@@ -197,16 +200,16 @@ class Web:
     def _send(
         self, session: requests.Session, method: str, url: str, headers: dict[str, str], deadline: float
     ) -> requests.Response:
-        left = deadline - time.monotonic()
-        if left <= 0:
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
             raise Rejected(Reason.UNREADABLE, f"not complete after {self._limits.total_s:g} s")
-        _patience.seconds = left
+        _header_timeout.seconds = remaining
         try:
             return session.request(
                 method,
                 url,
                 headers={**_HEADERS, **headers},
-                timeout=(min(self._limits.connect_s, left), min(self._limits.read_s, left)),
+                timeout=(min(self._limits.connect_s, remaining), min(self._limits.read_s, remaining)),
                 stream=True,
                 allow_redirects=False,
             )
@@ -214,7 +217,11 @@ class Web:
             raise _Again(Rejected(Reason.UNREADABLE, f"no answer in time: {error}")) from error
         except requests.ConnectionError as error:
             raise _Again(Rejected(Reason.UNREADABLE, f"no connection: {error}")) from error
-        except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:  # no address, for one
+        except (
+            requests.RequestException,
+            urllib3.exceptions.HTTPError,
+            ValueError,
+        ) as error:  # such as an invalid address
             raise Rejected(Reason.UNREADABLE, str(error)) from error
 
     def _session(self) -> requests.Session:
@@ -231,14 +238,14 @@ class Web:
 
 def _check_status(response: requests.Response) -> None:
     status = response.status_code
-    said = f"HTTP {status} {response.reason or ''}".strip()
+    status_line = f"HTTP {status} {response.reason or ''}".strip()
     if status == 200:
         return
     if status in _GONE:
-        raise Rejected(Reason.MISSING, said)
+        raise Rejected(Reason.MISSING, status_line)
     if status in _BUSY:
-        raise _Again(Rejected(Reason.UNREADABLE, said), _retry_after(response))
-    raise Rejected(Reason.UNREADABLE, f"{said}: access is refused" if status in _REFUSED else said)
+        raise _Again(Rejected(Reason.UNREADABLE, status_line), _retry_after(response))
+    raise Rejected(Reason.UNREADABLE, f"{status_line}: access is refused" if status in _REFUSED else status_line)
 
 
 def _retry_after(response: requests.Response) -> float:
@@ -247,13 +254,13 @@ def _retry_after(response: requests.Response) -> float:
 
 
 def _length(response: requests.Response) -> int:
-    """What is announced, or -1; a chunked body tells its end by itself."""
+    """Returns the declared length of the body in bytes; -1 where there is none, as for a chunked body."""
     text = response.headers.get("Content-Length", "")
     return int(text) if text.isascii() and text.isdigit() and "Transfer-Encoding" not in response.headers else -1
 
 
 def _version(response: requests.Response, length: int) -> str:
-    """By the entity tag if it is a strong one, else by time of change and length; empty where neither is said."""
+    """Returns the version: a strong entity tag, or else time of change and length; empty where neither is given."""
     tag = response.headers.get("ETag", "").strip()
     if tag.startswith('"') and tag.endswith('"') and len(tag) > 2:
         return _ETAG + tag
@@ -276,20 +283,20 @@ def _probed(response: requests.Response, known: str) -> str:
     return _version(response, _length(response))
 
 
-_patience = threading.local()
-"""Seconds that the answer to the current thread's request may take, headers included."""
+_header_timeout = threading.local()
+"""`seconds`: the longest time until the headers of the response to the current thread's request are complete."""
 
 
-class _Impatient:
-    """A connection that ends when the headers of an answer do not come in time, however steadily they drip."""
+class _HeaderTimeout:
+    """A connection that closes when the headers of a response are not complete in time, even if bytes keep arriving."""
 
     sock: socket.socket | None
 
     def getresponse(self) -> Any:
-        """The answer.
+        """Returns the response.
 
         Raises:
-            TimeoutError: It did not come in time.
+            TimeoutError: The headers were not complete in time.
         """
         late = threading.Event()
         connection = self.sock
@@ -297,10 +304,10 @@ class _Impatient:
         def cut() -> None:
             late.set()
             if connection is not None:
-                with suppress(OSError):  # it ended by itself
+                with suppress(OSError):  # the connection has ended already
                     connection.shutdown(socket.SHUT_RDWR)
 
-        timer = threading.Timer(_patience.seconds, cut)
+        timer = threading.Timer(_header_timeout.seconds, cut)
         timer.daemon = True
         timer.start()
         response = None
@@ -311,15 +318,15 @@ class _Impatient:
             if late.is_set():
                 if response is not None:
                     response.close()
-                raise TimeoutError("its headers did not end in time")
+                raise TimeoutError("the headers were not complete in time")
         return response
 
 
-class _Connection(_Impatient, urllib3.connection.HTTPConnection):
+class _Connection(_HeaderTimeout, urllib3.connection.HTTPConnection):
     pass
 
 
-class _SecureConnection(_Impatient, urllib3.connection.HTTPSConnection):
+class _SecureConnection(_HeaderTimeout, urllib3.connection.HTTPSConnection):
     pass
 
 
@@ -332,13 +339,13 @@ class _SecurePool(urllib3.HTTPSConnectionPool):
 
 
 class _Session(requests.Session):
-    def resolve_redirects(self, *_: Any, **__: Any) -> Iterator[Any]:
-        """None: even where it is told not to follow them, `requests` reads their bodies, however long."""
+    def resolve_redirects(self, *_: object, **__: object) -> Iterator[requests.Response]:
+        """Yields nothing. `requests` reads the bodies of redirects, of any length, even if it does not follow."""
         return iter(())
 
 
 class _Adapter(HTTPAdapter):
-    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:  # the arguments pass through
         super().init_poolmanager(*args, **options)
         self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
 

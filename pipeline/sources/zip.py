@@ -15,7 +15,7 @@ from pipeline.sources.reference import ImageReference
 from pipeline.sources.streams import FileStream
 
 _LARGEST_DIRECTORY = 128 * 2**20
-"""Bytes of an archive's directory at most (about two million members): it is held in memory."""
+"""The largest size of an archive's directory in bytes (about two million members): it is held in memory."""
 
 _STEP = 2**20
 _SMALL_STEP = 4096
@@ -26,10 +26,10 @@ _LOCAL_HEADER = b"PK\x03\x04"
 
 
 def list_zip(stream: FileStream) -> Iterator[ImageReference]:
-    """The images of an archive, in the order of its directory: members whose extension is an image's.
+    """Yields the images of an archive in the order of its directory: members with the extension of an image.
 
-    Hidden ones are left out, as below a folder. Links, encrypted members and those of an unknown method get a fault; an
-    archive whose directory cannot be read (one that was cut off has none) gives one reference, to itself.
+    Hidden members are left out. Links, encrypted members and unknown compression methods get a fault. An archive whose
+    directory cannot be read (a truncated one has none) gives one reference, to the archive itself.
 
     Raises:
         StorageError: The file cannot be read.
@@ -38,7 +38,7 @@ def list_zip(stream: FileStream) -> Iterator[ImageReference]:
     try:
         with _open(stream) as archive:
             for member in archive.infolist():
-                if is_image_member(member.filename) and not member.is_dir():  # which fails where there is no name
+                if is_image_member(member.filename) and not member.is_dir():  # is_dir fails for an empty name
                     yield members.named(
                         member.filename,
                         offset=member.header_offset,
@@ -51,22 +51,22 @@ def list_zip(stream: FileStream) -> Iterator[ImageReference]:
 
 
 class OpenZip:
-    """A zip archive that members are read from."""
+    """Reads the members of a zip archive."""
 
     def __init__(self, stream: FileStream) -> None:
         self._archive = _open(stream)
         self._members = {member.header_offset: member for member in self._archive.infolist()}
 
     def holds(self, reference: ImageReference) -> bool:
-        """Whether a member is where it was, with the size and the checksum that it had."""
+        """Returns whether a member still has its position, size and checksum from the listing."""
         member = self._members.get(reference.offset)
         return member is not None and _version(member) == reference.version
 
     def read(self, reference: ImageReference, max_bytes: int) -> bytes:
-        """The bytes of a member, its checksum compared; no more than its directory entry announces is ever inflated.
+        """Returns the bytes of a member, verified by checksum. Decompresses no more than the directory declares.
 
         Raises:
-            Rejected: TOO_MANY_BYTES, unread; CORRUPT, TRUNCATED; UNREADABLE: the archive is another than was listed.
+            Rejected: TOO_MANY_BYTES, before reading; CORRUPT, TRUNCATED; UNREADABLE: the archive changed after listing.
             StorageError: The file cannot be read.
         """
         if not self.holds(reference):
@@ -74,19 +74,17 @@ class OpenZip:
         member = self._members[reference.offset]
         if member.file_size > max_bytes:
             raise Rejected(Reason.TOO_MANY_BYTES, f"a member of {member.file_size:,} bytes")
-        # `zipfile` sets no limit to what bzip2 and LZMA inflate to, so these get little to inflate at once.
+        # `zipfile` does not limit the output of bzip2 and LZMA, so these get small pieces to decompress.
         step = _STEP if member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) else _SMALL_STEP
         with _damage(), self._archive.open(member) as file:
-            # Until nothing comes: the checksum is compared at the end.
+            # Reads to the end, where zipfile verifies the checksum.
             data = b"".join(iter(lambda: file.read(step), b""))
         if len(data) < member.file_size:
-            raise Rejected(
-                Reason.CORRUPT, f"zip: {len(data):,} bytes, where its directory announces {member.file_size:,}"
-            )
+            raise Rejected(Reason.CORRUPT, f"zip: {len(data):,} bytes, but the directory declares {member.file_size:,}")
         return data
 
     def close(self) -> None:
-        """Closes the archive, not its stream."""
+        """Closes the archive, but not its stream."""
         self._archive.close()
 
 
@@ -96,7 +94,7 @@ def _damage() -> Iterator[None]:
         yield
     except EOFError as error:
         raise Rejected(Reason.TRUNCATED, "the archive ends within a member") from error
-    except RuntimeError as error:  # a password is asked for, or a method is not there
+    except RuntimeError as error:  # a password is needed, or a compression method is missing
         raise Rejected(Reason.UNREADABLE, str(error)) from error
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, OSError, ValueError) as error:
         raise Rejected(Reason.CORRUPT, f"zip: {error}") from error
@@ -133,7 +131,7 @@ def _fault(member: zipfile.ZipInfo) -> Rejected | None:
 
 
 class _Bounded:
-    """The archive as `zipfile` is shown it: no directory may be endless."""
+    """The archive as `zipfile` reads it, with a limit on the size of the directory."""
 
     def __init__(self, stream: FileStream) -> None:
         self._stream = stream
@@ -141,15 +139,23 @@ class _Bounded:
         self.seekable, self.tell = stream.seekable, stream.tell
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """As the stream's own; a place before the beginning is the archive's fault, not the disk's."""
-        place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.tell(), io.SEEK_END: self._size}[whence]
-        if place < 0:
-            raise OSError(f"it points to byte {place:,}")
-        return self._stream.seek(place)
+        """Moves to a position and returns it.
+
+        Raises:
+            OSError: The position is negative, which is a fault of the archive and not of the disk.
+        """
+        position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.tell(), io.SEEK_END: self._size}[whence]
+        if position < 0:
+            raise OSError(f"it points to byte {position:,}")
+        return self._stream.seek(position)
 
     def read(self, size: int = -1) -> bytes:
-        """As the stream's own."""
-        wanted = size if size >= 0 else self._size - self.tell()
-        if wanted > _LARGEST_DIRECTORY:
-            raise ValueError(f"a directory of {wanted:,} bytes; {_LARGEST_DIRECTORY:,} at most are read")
-        return self._stream.read(max(wanted, 0))
+        """Returns `size` bytes, or the rest where `size` is negative.
+
+        Raises:
+            ValueError: The directory is larger than the limit.
+        """
+        requested = size if size >= 0 else self._size - self.tell()
+        if requested > _LARGEST_DIRECTORY:
+            raise ValueError(f"a directory of {requested:,} bytes; the limit is {_LARGEST_DIRECTORY:,}")
+        return self._stream.read(max(requested, 0))

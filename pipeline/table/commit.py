@@ -4,7 +4,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 from deltalake.exceptions import DeltaError
@@ -18,7 +18,7 @@ from pipeline.table.log import active_parts, check_columns, open_delta
 from pipeline.table.part_file import STATISTICS_COLUMNS, Receipt, check_run_id
 from pipeline.table.part_reader import open_part, reading_part
 from pipeline.table.paths import TableRoot, delta_location
-from pipeline.table.schema import SCHEMA
+from pipeline.table.schema import SCHEMA, strings
 from pipeline.table.summaries import RunSummary, read_summary, run_path, write_json
 
 _ATTEMPTS = 10  # a conflict costs one attempt
@@ -163,7 +163,7 @@ def check_overlap(root: str, table: DeltaTable | None, changes: Changes, parts: 
 def _uris(root: str, part: str) -> Iterator[str]:
     with reading_part(root, f"the part {part} cannot be read", remedy="run again"), open_part(root, part) as file:
         for batch in file.iter_batches(columns=["uri"]):
-            yield from cast("list[str]", batch.column(0).to_pylist())
+            yield from strings(batch.column(0))
 
 
 def _commit_transaction(

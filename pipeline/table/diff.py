@@ -14,7 +14,7 @@ import struct
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterator, Mapping
 from itertools import islice
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -312,7 +312,7 @@ def _add_row(before: ColumnDifference | None, slot: Slot, name: str, pair: _Pair
     return before.model_copy(update={"rows": before.rows + 1, "largest": max(both, default=None)})
 
 
-def _bits(value: pa.Scalar) -> Hashable:
+def _bits(value: Any) -> Hashable:
     """Returns a value that is equal for two Arrow scalars exactly if they are the same to the last bit."""
     if not value.is_valid:
         return None
@@ -370,7 +370,7 @@ def _arrays(name: str, cells: CellScores) -> dict[str, Numbers]:
     return {} if array is None else {name: array}
 
 
-def _abbreviate(value: pa.Scalar) -> str:
+def _abbreviate(value: pa.Scalar[Any]) -> str:
     """Returns a value as a short text for people."""
     if not value.is_valid:
         return "null"

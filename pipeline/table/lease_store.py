@@ -1,4 +1,4 @@
-"""Where a lease is kept: one small file that is replaced only if it still is what its reader saw."""
+"""The file of a lease: it is replaced only if it has not changed since it was read."""
 
 from __future__ import annotations
 
@@ -14,20 +14,18 @@ from pipeline.table.paths import TableRoot
 
 NAME = "lease.json"
 
-_NO_LEASE = "set lease-minutes = 0 to run without a lease"
-
 
 class LeaseStore(Protocol):
-    """Compare-and-swap of one file. All methods raise StorageError where the storage fails."""
+    """Compare-and-swap on one file. All methods raise StorageError where the storage fails."""
 
     def read(self) -> Stored | None:
-        """Returns the file as it is; None where there is none."""
+        """Returns the file with its state; None where it does not exist."""
 
     def swap(self, data: bytes, expected: Stored | None) -> Stored | None:
-        """Writes the file if it still is `expected` (None: if there is none); returns None where it is not."""
+        """Writes the file if its state still is `expected` (None: it does not exist); else returns None."""
 
     def now(self) -> float:
-        """Returns the time by the clock that `Stored.modified` is measured by."""
+        """Returns the time in seconds since 1970, by the same clock as `Stored.modified`."""
 
 
 @dataclass(frozen=True)
@@ -44,22 +42,22 @@ class LeaseFile:
 
     def read(self) -> Stored | None:
         """See LeaseStore."""
-        with _about_the_lease():
+        with _lease_error():
             return self.store.read_state(self.path)
 
     def swap(self, data: bytes, expected: Stored | None) -> Stored | None:
         """See LeaseStore."""
-        with _about_the_lease():
+        with _lease_error():
             return self.store.swap(self.path, data, expected)
 
     def now(self) -> float:
         """See LeaseStore."""
-        with _about_the_lease():
+        with _lease_error():
             return self.store.now(self.path)
 
 
 def open_lease(root: str) -> LeaseFile:
-    """Returns where the lease of a table is kept.
+    """Returns the file of a table's lease.
 
     Raises:
         CredentialsError: See `pipeline.storage.options`.
@@ -69,9 +67,10 @@ def open_lease(root: str) -> LeaseFile:
 
 
 @contextmanager
-def _about_the_lease() -> Iterator[None]:
+def _lease_error() -> Iterator[None]:
+    """Turns an error of the storage into one that mentions the lease."""
     try:
         yield
     except StorageError as error:
-        why = f"the lease is kept there; {_NO_LEASE}"
+        why = "it holds the lease; set lease-minutes = 0 to run without a lease"
         raise type(error)(f"the lease {error.what}", where=error.where, why=why, remedy=error.remedy) from error

@@ -1,7 +1,5 @@
 """The Delta log of a table: opens it, checks its columns, lists the parts of a version."""
 
-from typing import cast
-
 import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
@@ -12,7 +10,7 @@ from pipeline.storage.client_options import delta_options
 from pipeline.storage.errors import UnavailableError
 from pipeline.storage.options import store_of
 from pipeline.table.paths import TableRoot, delta_location
-from pipeline.table.schema import SCHEMA
+from pipeline.table.schema import SCHEMA, strings
 
 # Delta's vacuum and Spark's listing skip names with a leading underscore.
 FOLDER = "_densecast"
@@ -20,7 +18,7 @@ FOLDER = "_densecast"
 
 def active_parts(table: DeltaTable) -> set[str]:
     """Returns the parts of a version, relative to the table's root."""
-    return set(cast("list[str]", pa.table(table.get_add_actions()).column("path").to_pylist()))
+    return set(strings(pa.table(table.get_add_actions()).column("path")))
 
 
 def open_delta(root: str, version: int | None = None) -> DeltaTable | None:

@@ -1,10 +1,9 @@
-"""Part files of a table, opened and read, whatever storage they are in."""
+"""Opens and reads the part files of a table, in any storage."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -26,17 +25,17 @@ _ERRORS = (OSError, pa.ArrowException, ValueError, StorageError, DeltaError)
 def reading_part(
     root: str, what: str = "a part of the table cannot be read", *, why: str = "", remedy: str = ""
 ) -> Iterator[None]:
-    """Tells damage from an outage: the one place that handles what is raised while parts are read.
+    """Turns errors of reading parts into damage or an outage. No other code catches them.
 
     Args:
         root: The table.
-        what: What cannot be done.
-        why: What that means.
+        what: The operation that failed.
+        why: The consequence of the failure.
         remedy: The way out.
 
     Raises:
-        TableError: The part is missing or damaged; its cause is what was raised while it was read.
-        UnavailableError: The store cannot be used, which says nothing about the part.
+        TableError: The part is missing or damaged; the cause is the original error.
+        UnavailableError: The store cannot be used, which tells nothing about the part.
     """
     try:
         yield
@@ -50,12 +49,12 @@ def reading_part(
         raise TableError(f"{what}: {error}", where=str(root), why=why, remedy=remedy) from error
 
 
-def row_groups(file: pq.ParquetFile) -> Iterator[Any]:
-    """Yields the row groups of a part as `pyarrow.Table`s of all columns, each validated as it is read.
+def row_groups(file: pq.ParquetFile) -> Iterator[pa.Table]:
+    """Yields the row groups of a part with all columns, each validated after reading. Call it within `reading_part`.
 
     Raises:
-        ArrowException: A page differs from its checksum, a column has another length than its group, or a value is not
-            of its type. Read within `reading_part`.
+        ArrowException: A page does not match its checksum, the length of a column differs from that of its group, or
+            a value does not have the type of its column.
     """
     for index in range(file.num_row_groups):
         rows = file.read_row_group(index)
@@ -66,7 +65,7 @@ def row_groups(file: pq.ParquetFile) -> Iterator[Any]:
 
 
 def open_part(root: str, part: str) -> pq.ParquetFile:
-    """Opens a part file of a table, within `reading_part`; checksums of pages are verified as they are read."""
+    """Opens a part file of a table; reads verify the checksums of pages. Call it within `reading_part`."""
     filesystem = arrow_filesystem(root)
     if filesystem is None:
         table = TableRoot(root)
@@ -75,10 +74,10 @@ def open_part(root: str, part: str) -> pq.ParquetFile:
     return pq.ParquetFile(part, filesystem=filesystem, page_checksum_verification=True)
 
 
-def arrow_filesystem(root: str) -> Any:
-    """Returns Arrow's own file system for a table; None where it has none, and deltalake's or Beam's serves.
+def arrow_filesystem(root: str) -> pafs.FileSystem | None:
+    """Returns Arrow's own file system for a table; None where Arrow has none, so that the store reads whole files.
 
-    `pipeline.storage.arrow` says why those are not used.
+    `pipeline.storage.arrow` explains why deltalake's and obstore's file systems are not used.
 
     Raises:
         CredentialsError: The options for its object store are contradictory, or name a variable that is not set.

@@ -1,4 +1,4 @@
-"""Where a table is: its root, with the options of its storage, and its root as deltalake takes it."""
+"""The root of a table: its address with the options of its storage, and its form for deltalake."""
 
 from __future__ import annotations
 
@@ -12,30 +12,32 @@ from pipeline.storage.factory import open_store
 from pipeline.storage.options import StorageOptions, storage_options
 from pipeline.storage.store import Store
 
-# deltalake takes a folder for a URL here and there: it writes such a table, and does not find it, or its log, again.
+# deltalake treats folders as URLs in some places: it writes a table with these characters, but cannot find it again.
 _BAD_ROOT = re.compile(r"%[0-9A-Fa-f]{2}|[#?\\\x00-\x1f\x7f]")
 
 
 class TableRoot(str):
     """The address of a table's folder, together with the options that its storage is opened with.
 
-    It is a text wherever an address is needed, and it travels to workers with its options.
+    It is a `str`, so it serves wherever an address is needed, and it travels to workers with its options.
 
     Attributes:
-        options: How object stores are opened; those of `root` where it is a TableRoot and none are given.
+        options: The options of object stores. Where none are given, they are those of `root` if that is a TableRoot.
 
     Raises:
-        CredentialsError: There is no such option, or a value is malformed.
+        CredentialsError: An option does not exist, or a value is malformed.
     """
 
     options: StorageOptions
 
     def __new__(cls, root: str, options: StorageOptions | Mapping[str, str] | None = None) -> Self:
         """See the class."""
-        made = super().__new__(cls, root)
-        kept = root.options if isinstance(root, TableRoot) and options is None else storage_options(options)
-        made.options = kept
-        return made
+        self = super().__new__(cls, root)
+        if isinstance(root, TableRoot) and options is None:
+            self.options = root.options
+        else:
+            self.options = storage_options(options)
+        return self
 
     def __reduce__(self) -> tuple[type[TableRoot], tuple[str, StorageOptions]]:
         return TableRoot, (str(self), self.options)
@@ -54,20 +56,20 @@ def check_root(root: str) -> None:
     """Checks that a folder can be the root of a table.
 
     Raises:
-        TableError: Its path, or the one that a link leads to, holds characters that deltalake cannot handle.
+        TableError: Its path, with links resolved, contains characters that deltalake cannot handle.
     """
     path = root if is_remote(root) else str(local_path(root).resolve())
     if match := _BAD_ROOT.search(path):
         raise TableError(
-            f"a table cannot lie in a folder with {match.group()!r} in its path",
+            f"a table cannot be in a folder with {match.group()!r} in its path",
             where=path,
-            why="Delta Lake's library reads #, ?, backslashes, percent escapes and control characters in it as a URL",
+            why="deltalake reads #, ?, backslashes, percent escapes and control characters as parts of URLs",
             remedy="choose another folder",
         )
 
 
 def delta_location(root: str) -> str:
-    """Returns `root` as deltalake takes it: absolute where it is local.
+    """Returns `root` in the form for deltalake: absolute where it is local.
 
     Raises:
         TableError: The folder cannot hold a table.

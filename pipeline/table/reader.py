@@ -25,7 +25,7 @@ from pipeline.table.lookup import NarrowRow, find_rows, maps_among, no_map, no_s
 from pipeline.table.part_reader import arrow_filesystem
 from pipeline.table.paths import TableRoot
 from pipeline.table.row_decoding import MAP_COLUMNS, Row, map_from_rows, scalars
-from pipeline.table.schema import Status
+from pipeline.table.schema import Status, strings
 from pipeline.table.summaries import read_json
 
 _BATCH_ROWS = 64  # of maps
@@ -201,7 +201,7 @@ class MapTable:
         reasons: Counter[str] = Counter()
         with reading(self._root):
             for batch in self._dataset.to_batches(columns=["status", "reason"], filter=_ONCE):
-                statuses.update(batch.column("status").to_pylist())
+                statuses.update(strings(batch.column("status")))
                 reasons.update(reason for reason in batch.column("reason").to_pylist() if reason is not None)
         return Counts(dict(statuses), dict(reasons.most_common()))
 

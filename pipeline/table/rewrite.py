@@ -118,7 +118,7 @@ def _apply(edits: Mapping[str, Edit], rows: pa.Table, adopted: Counter[str], *, 
     is_deleted = pa.array([edit.action == Action.DELETE for edit in changes], pa.bool_())
     is_adopted = pa.array([edit.action == Action.ADOPT for edit in changes], pa.bool_())
 
-    def replace(name: str, where: pa.Array, value: object) -> None:
+    def replace(name: str, where: pa.BooleanArray, value: object) -> None:
         nonlocal rows
         place = rows.schema.get_field_index(name)
         field = rows.schema.field(place)

@@ -1,7 +1,7 @@
 """Decodes rows of the table into maps; the tiles of a huge image become one map."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 
@@ -21,10 +21,10 @@ MAP_COLUMNS = (
 
 _OF_A_TILE = (*ARRAYS, "tile_index", "tile_y", "tile_x", "map_height", "map_width", "run_id")
 
-Row = Mapping[str, pa.Scalar]
-"""A row as Arrow scalars by column."""
+Row: TypeAlias = Mapping[str, Any]
+"""A row as Arrow scalars by column; their methods depend on the column's type."""
 
-_Facts = Mapping[str, Any]
+_Facts: TypeAlias = Mapping[str, Any]
 """The narrow columns of a row as Python objects, by name."""
 
 

@@ -1,7 +1,10 @@
 """The columns of the table."""
 
+from __future__ import annotations
+
 from dataclasses import fields
 from enum import StrEnum
+from typing import Any, cast
 
 import pyarrow as pa
 
@@ -76,6 +79,11 @@ SCHEMA: pa.Schema = pa.schema(
         pa.field("scored_at", pa.timestamp("us", tz="UTC"), nullable=False),
     ]
 )
+
+
+def strings(column: pa.Array[Any] | pa.ChunkedArray[Any]) -> list[str]:
+    """Returns the values of a column of strings without nulls."""
+    return cast("list[str]", column.to_pylist())
 
 
 ARRAYS = ("classes", "scores", "residual", "probabilities", "features")

@@ -204,10 +204,10 @@ def compare_tables(left: str, right: str) -> TableDiff:
     Raises:
         TableError: One is not a table, or a part cannot be read.
     """
-    datasets = [MapTable(root).dataset() for root in (left, right)]
+    there, here = (MapTable(root).dataset() for root in (left, right))
     both = TableRoot(f"{left}, {right}", TableRoot(left).options)  # an error shows no secret of theirs
     with reading(both):
-        return diff.compare(*datasets, tolerance=diff.TOLERANCE)
+        return diff.compare(there, here, tolerance=diff.TOLERANCE)
 
 
 def _night(there_root: str, there: JobResult, here_root: str, here: JobResult) -> Night:

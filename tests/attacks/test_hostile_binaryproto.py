@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ def mean(value: float) -> bytes:
     return blob_message(np.full((1, 3, 2, 2), value, np.float32)).SerializeToString()
 
 
-FILE = {"kind": "mean", "suffix": ".binaryproto"}
+FILE: Any = {"kind": "mean", "suffix": ".binaryproto"}
 ATTACKS = [
     Attack("a caffemodel", (GOLDEN / "nets" / "lenet_small" / "net.caffemodel").read_bytes(), ReadingError, (), **FILE),
     Attack("text", "shape { dim: 3 } data: [1, 2, 3]", ReadingError, (), **FILE),

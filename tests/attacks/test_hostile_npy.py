@@ -110,7 +110,7 @@ def test_refused(attack: Attack, tmp_path: Path):
 def test_python_2_wrote_long_integers(tmp_path: Path):
     """Caffe's own ilsvrc_2012_mean.npy is of that time."""
     content = headed(
-        "{'descr': '<f4', 'fortran_order': False, 'shape': (3L, 1L, 2L), }", np.float32([1, 3] * 3).tobytes()
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (3L, 1L, 2L), }", np.array([1, 3] * 3, np.float32).tobytes()
     )
     attack = Attack("long", content, ReadingError, kind="mean")
     assert attack.run(attack.write(tmp_path))[0] == (2.0, 2.0, 2.0)  # type: ignore[index]

@@ -114,10 +114,8 @@ def _text(path: Path) -> str:
 
 def cpu_seconds() -> tuple[float, float]:
     """User and system seconds: of this process, of its children that have ended."""
-    return tuple(
-        usage.ru_utime + usage.ru_stime
-        for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    )
+    own, ended = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return own.ru_utime + own.ru_stime, ended.ru_utime + ended.ru_stime
 
 
 def run(request: dict[str, Any]) -> Measured:
@@ -125,10 +123,11 @@ def run(request: dict[str, Any]) -> Measured:
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    from pipeline.runners.registry import LOCAL, open_runner
+    from pipeline.runners.registry import open_runner
     from pipeline.scoring.batching import BatchBudget
     from pipeline.scoring.prefetch import LookAhead
     from pipeline.scoring.scorer import Limits
+    from pipeline.settings import LOCAL
     from pipeline.table.summaries import read_summary
     from pipeline.transforms.list_images import ListImages
     from pipeline.transforms.score_images import ScoreImages

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import statistics
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +31,7 @@ AHEAD = (LookAhead(1), LookAhead(2), LookAhead(3), LookAhead(4), LookAhead(2, 8)
 def report(folder: Path, console: Console) -> None:
     engine = TensorFlowEngine(caffenet(folder))
     images = np.random.default_rng(0).integers(0, 256, (max(BATCHES), SIDE, SIDE, 3), dtype=np.uint8)
-    taken = {
-        batch: [timed(lambda batch=batch: engine.score(images[:batch])) for _ in range(ROUNDS)] for batch in BATCHES
-    }
+    taken = {batch: [timed(partial(engine.score, images[:batch])) for _ in range(ROUNDS)] for batch in BATCHES}
     for batch, costs in taken.items():
         wall, cpu = (statistics.median(cost[i] for cost in costs[1:]) / batch * 1e3 for i in (0, 1))
         console.print(f"CaffeNet, {SIDE} pixels, batches of {batch}: {wall:.1f} ms an image (CPU {cpu:.1f})")

@@ -12,6 +12,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,9 +23,10 @@ from rich.console import Console
 
 from pipeline.engines import Engine, TensorFlowEngine
 from pipeline.images.decode import DecodeLimits, decode
-from pipeline.runners.registry import LOCAL, open_runner
+from pipeline.runners.registry import open_runner
 from pipeline.scoring.batching import batch_size
 from pipeline.scoring.scorer import Limits
+from pipeline.settings import LOCAL
 from pipeline.transforms.list_images import ListImages
 from pipeline.transforms.score_images import ScoreImages
 from tests.benchmarks.caffenet import caffenet
@@ -73,7 +75,7 @@ def compare(folder: Path, limits: Limits, rounds: int = ROUNDS) -> Ratio:
     taken = []
     for _ in range(rounds):
         alone = timed(lambda: [engine.score(batch) for batch in batches])
-        small, large = (timed(lambda c=c: _job(model, c, limits)) for c in collections)
+        small, large = (timed(partial(_job, model, c, limits)) for c in collections)
         taken.append((alone, Cost(large.wall - small.wall, large.cpu - small.cpu), small))
 
     def median(of: Callable[[Any], float]) -> float:
@@ -82,8 +84,8 @@ def compare(folder: Path, limits: Limits, rounds: int = ROUNDS) -> Ratio:
     return Ratio(
         median(lambda r: r[0].wall / r[1].wall),
         median(lambda r: r[0].cpu / r[1].cpu),
-        Cost(*(median(lambda r, i=i: r[0][i] / more * 1e3) for i in (0, 1))),
-        Cost(*(median(lambda r, i=i: r[1][i] / more * 1e3) for i in (0, 1))),
+        Cost(median(lambda r: r[0].wall / more * 1e3), median(lambda r: r[0].cpu / more * 1e3)),
+        Cost(median(lambda r: r[1].wall / more * 1e3), median(lambda r: r[1].cpu / more * 1e3)),
         median(lambda r: r[2].wall - SMALL * r[1].wall / more),
     )
 

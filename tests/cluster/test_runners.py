@@ -101,7 +101,7 @@ def test_what_a_worker_raises_on_prism_keeps_its_kind(prism: str, tmp_path: Path
     subprocess.run([*arguments, "models", "random", "squeezenet_1_1", "-o", model], check=True, stdout=subprocess.PIPE)
     done = subprocess.run(
         [
-            *(*arguments, "score", model, f"@{tmp_path / 'list.csv'}", "--output", tmp_path / "maps"),
+            *(*arguments, "score", str(model), f"@{tmp_path / 'list.csv'}", "--output", str(tmp_path / "maps")),
             *("--runner", "PrismRunner", "--", f"--prism_location={prism}"),
         ],
         capture_output=True,

@@ -13,6 +13,8 @@ from pydantic import BaseModel
 
 import conversion
 import pipeline
+import tests.conversion.test_floors as conversion_floors
+import tests.test_floors as pipeline_floors
 from conversion.layers import registered
 from pipeline.cli.main import cli
 from pipeline.exit_codes import ExitCode
@@ -195,10 +197,19 @@ def test_flags_in_sentences_exist():
 
 def test_public_names_are_on_the_page_of_python():
     page = DOCS / "python.md"
-    assert {code(row[0])[0] for row in table(page, "name")} >= set(pipeline.__all__)
-    listed = {name for row in table(page, "name") for name in code(row[0])} - set(pipeline.__all__)
+    public = set(dir(pipeline))
+    assert {code(row[0])[0] for row in table(page, "name")} >= public
+    listed = {name for row in table(page, "name") for name in code(row[0])} - public
     missing = [name for name in listed if not hasattr(conversion, name)]
     assert not missing
+
+
+def test_floors_of_the_page_are_those_that_are_tested():
+    page = {name: int(row[0]) for row in table(DOCS / "architecture.md", "floor") for name in code(row[1])}
+    tested = {**conversion_floors.FLOORS, **pipeline_floors.FLOORS}
+    packages = {name: floor for name, floor in tested.items() if (ROOT.joinpath(*name.split("."))).is_dir()}
+    packages["conversion.surgery"] = tested["conversion.surgery"]
+    assert page == {name.partition(".")[2]: floor for name, floor in packages.items() if "." in name}
 
 
 def test_layers_of_the_page_are_registered():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich import box
@@ -25,8 +26,12 @@ _FILES = (
     "hostile_decoder",
     "engine",
     "all_bad",
+    "two_runs",
+    "compaction",
+    "reader",
+    "corrupt_parts",
+    "clock",
 )
-_FILES += ("two_runs", "compaction", "reader", "corrupt_parts", "clock")
 """In the order in which their rows are printed."""
 _WIDTH = 165
 """Of the table, on whatever terminal: no row is broken."""
@@ -39,7 +44,7 @@ class Rows:
         self.rows: dict[tuple[int, int, str, int], list[str]] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        found = [value for name, value in report.user_properties if name == ROW]
+        found: list[Any] = [value for name, value in report.user_properties if name == ROW]
         name = Path(report.nodeid.partition("::")[0]).stem.removeprefix("test_")
         file = _FILES.index(name) if name in _FILES else len(_FILES)
         if report.when == "call":

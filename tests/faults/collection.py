@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
@@ -24,6 +23,7 @@ from pipeline.jobs.run import JobResult, run_job
 from pipeline.jobs.spec import describe_job
 from pipeline.maintenance.check import check
 from pipeline.table.diff import compare
+from pipeline.table.log import active_parts
 from pipeline.table.reader import MapTable
 from pipeline.table.schema import IDENTITY
 from pipeline.transforms.score_fn import ScoreFn
@@ -213,7 +213,7 @@ def _maps(output: Path, *, active: bool) -> set[tuple[str, str]]:
     """The images, and their versions, with maps in parts that the table reads, or in others."""
     known: set[str] = set()
     if output.exists() and DeltaTable.is_deltatable(str(output)):
-        known = set(pa.table(DeltaTable(str(output)).get_add_actions()).column("path").to_pylist())
+        known = active_parts(DeltaTable(str(output)))
     columns = ["uri", "image_version", "status"]
     parts = [path for path in output.glob("part-*.parquet") if (path.name in known) == active]
     rows = [row for part in parts for row in pq.read_table(part, columns=columns, partitioning=None).to_pylist()]

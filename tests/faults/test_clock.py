@@ -8,6 +8,7 @@ import time
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ _AHEAD = timedelta(days=3)
 
 class _Ahead(datetime):
     @classmethod
-    def now(cls, tz: tzinfo | None = None) -> datetime:
+    def now(cls, tz: tzinfo | None = None) -> Any:
         return datetime.now(tz) + _AHEAD
 
 

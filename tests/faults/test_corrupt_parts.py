@@ -17,6 +17,7 @@ from conversion.errors import DensecastError
 from pipeline.maintenance.vacuum import vacuum
 from pipeline.table.rewrite import Action, Edit, rewrite
 from pipeline.transforms import inventory
+from pipeline.transforms.reconcile import Known
 from tests.faults import points
 from tests.faults.collection import Night, Settle, maps_left_behind
 from tests.faults.disks import raising
@@ -97,7 +98,7 @@ def test_no_flipped_bit_of_a_part_changes_what_is_adopted(dead: Path, tmp_path: 
     assert refused > 150
 
 
-def _adopted(output: Path, part: Path, known: list[inventory.Known]) -> pa.Table:
+def _adopted(output: Path, part: Path, known: list[Known]) -> pa.Table:
     edits = [
         Edit(k.uri, k.part, Action.ADOPT, k.version, k.id, [(scale, index) for scale, index, _ in k.slots])
         for k in known

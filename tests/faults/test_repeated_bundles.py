@@ -26,8 +26,8 @@ _MODES = {
 class RepeatedFn(beam.DoFn):
     """`ScoreFn` on a runner that makes two attempts at every bundle and keeps the second's receipts."""
 
-    def __init__(self, mode: str, *args: Any, **settings: Any) -> None:
-        self._mode, self._args, self._settings = mode, args, settings
+    def __init__(self, mode: str, *args: Any, **options: Any) -> None:
+        self._mode, self._args, self._options = mode, args, options
 
     def start_bundle(self) -> None:
         self._work: list[bytes] = []
@@ -50,7 +50,7 @@ class RepeatedFn(beam.DoFn):
         yield from attempts[1]
 
     def _attempt(self, kept: list[Any], start: threading.Barrier | None = None, half: bool = False) -> None:
-        fn = ScoreFn(*self._args, **self._settings)
+        fn = ScoreFn(*self._args, **self._options)
         fn.setup()
         if start is not None:
             start.wait(60)
@@ -68,8 +68,8 @@ class RepeatedFn(beam.DoFn):
 def test_a_repeated_bundle_gives_no_image_two_maps(mode: str, first_night: Night, tmp_path: Path, settle: Settle):
     output, images = tmp_path / "maps", first_night.images
 
-    def score_fn(*args: Any, **settings: Any) -> RepeatedFn:
-        return RepeatedFn(mode, *args, **settings)
+    def score_fn(*args: Any, **options: Any) -> RepeatedFn:
+        return RepeatedFn(mode, *args, **options)
 
     with without_tensorflow(score_fn=score_fn):
         summary = run_job(describe_job(**images.values(output))).summary

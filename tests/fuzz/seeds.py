@@ -49,8 +49,8 @@ def _weights() -> Iterator[bytes]:
 def _blobs() -> Iterator[bytes]:
     for path in _files("net.caffemodel"):
         net = NetParameter.FromString(path.read_bytes())
-        for layer in (*net.layer, *net.layers):
-            yield from (blob.SerializeToString() for blob in layer.blobs)
+        for blobs in [*(layer.blobs for layer in net.layer), *(layer.blobs for layer in net.layers)]:
+            yield from (blob.SerializeToString() for blob in blobs)
     yield from (blob_message(array.astype("<f4")).SerializeToString() for array in _ARRAYS)
 
 

@@ -74,9 +74,9 @@ def test_request_holds_what_was_asked_for():
     ("arguments", "said"),
     [
         (("images=a",), "output=... is missing"),
-        (("images=a", "output=maps"), "is not like"),
-        (("images=a", "output=gs://b/maps", "image=b"), "no parameter image"),
-        (("--accelerator=t4", "images=a", "output=gs://b/maps"), "dataflow_accelerator='t4' is not like"),
+        (("images=a", "output=maps"), "does not match"),
+        (("images=a", "output=gs://b/maps", "image=b"), "unknown parameter image"),
+        (("--accelerator=t4", "images=a", "output=gs://b/maps"), "dataflow_accelerator='t4' does not match"),
     ],
 )
 def test_parameters_are_checked_before_anything_is_sent(arguments: tuple[str, ...], said: str):

@@ -91,7 +91,7 @@ def test_systemd_knows_the_exit_codes():
 def test_the_service_can_write_where_its_job_writes():
     found, job = settings(UNITS[0]), load_jobfile(INFRA / "systemd/job.toml")
     assert found["ProtectSystem"] == "strict"
-    assert Path(job.values["output"]).is_relative_to(found["ReadWritePaths"])
+    assert Path(str(job.values["output"])).is_relative_to(found["ReadWritePaths"])
     assert found["ExecStart"].split()[1:] == ["nightly", "/etc/densecast/job.toml"]
 
 

@@ -29,7 +29,7 @@ def dense(classifier: Network) -> Network:
 
 
 def page(seed: int, **options: object) -> Page:
-    return compose_page(np.random.default_rng(seed), *held_out(), **options)  # type: ignore[arg-type]
+    return compose_page(np.random.default_rng(seed), *held_out(), **options)
 
 
 # Data.

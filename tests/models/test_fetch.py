@@ -141,7 +141,7 @@ def get(server: Server, tmp_path: Path, waits: list[float]) -> Callable[..., Pat
     """Fetches from the server into `tmp_path`."""
 
     def fetch_it(sha1: str | None = SHA1, **options: object) -> Path:
-        return fetch(model(server.url, sha1), tmp_path, sleep=waits.append, **options)  # type: ignore[arg-type]
+        return fetch(model(server.url, sha1), tmp_path, sleep=waits.append, **options)
 
     return fetch_it
 

@@ -16,11 +16,13 @@ import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable
 from deltalake.transaction import AddAction, RemoveAction
 
-from pipeline.maps.classification_map import Geometry, top_k
+from pipeline.maps.classification_map import top_k
+from pipeline.maps.geometry import Geometry
 from pipeline.maps.recipe import Form, Recipe
 from pipeline.rejection import Reason
 from pipeline.table.commit import Changes
 from pipeline.table.commit import commit as commit_run
+from pipeline.table.log import active_parts
 from pipeline.table.part_file import PartWriter, Receipt
 from pipeline.table.rows import ImageFacts, MapRow, Placement, rejected_row, scored_row
 from pipeline.table.schema import SCHEMA
@@ -96,7 +98,7 @@ def mixed_rows(run_id: str = "r1") -> list[MapRow]:
 
 def files(root: Path) -> list[Path]:
     """The parts of the current version, by name."""
-    return sorted(root / path for path in pa.table(DeltaTable(str(root)).get_add_actions()).column("path").to_pylist())
+    return sorted(root / path for path in active_parts(DeltaTable(str(root))))
 
 
 def rows_of(root: Path) -> list[dict[str, Any]]:
@@ -116,7 +118,7 @@ def replace(root: Path, part: Path, table: pa.Table, *, statistics: dict[str, An
 def commit(root: Path, added: Iterable[Path], removed: Iterable[Path], *, statistics: dict[str, Any]) -> None:
     """Changes the table as another program would."""
     now = int(time.time() * 1000)
-    actions = [
+    actions: list[AddAction | RemoveAction] = [
         *(AddAction(path.name, path.stat().st_size, {}, now, True, json.dumps(statistics)) for path in added),
         *(RemoveAction(path.name, True, now, partition_values={}) for path in removed),
     ]

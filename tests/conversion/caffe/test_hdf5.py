@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -61,7 +62,7 @@ def net(tmp_path: Path) -> Network:
 
 
 def load(tmp_path: Path, limits: Limits | None = None) -> Network:
-    more = {} if limits is None else {"limits": limits}
+    more: Any = {} if limits is None else {"limits": limits}
     return load_network(tmp_path / "net.prototxt", tmp_path / "net.caffemodel.h5", **more)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -192,7 +193,7 @@ def test_truncated_weights_never_load(tmp_path: Path):
     assert with_weights(network, message_weights(read_weights(path))).parameters
 
 
-def blob(**fields: object) -> BlobProto:
+def blob(**fields: Any) -> BlobProto:
     return BlobProto(**fields)
 
 
@@ -222,7 +223,7 @@ def test_unpacked_floats():
     """Older writers tag every value: field 5, 32 bits."""
     wire = b"".join(b"\x2d" + np.float32(value).tobytes() for value in SIX)
     message = BlobProto.FromString(wire + blob(shape={"dim": [6]}).SerializeToString())
-    np.testing.assert_array_equal(blob_array(message, where=""), np.float32(SIX))
+    np.testing.assert_array_equal(blob_array(message, where=""), np.array(SIX, np.float32))
 
 
 def test_special_values_survive():
@@ -285,7 +286,7 @@ def test_values_are_a_view_of_the_wire_not_boxed_one_by_one(field: str):
     """Sixty million Python floats would take minutes and gigabytes."""
     message = blob(shape={"dim": [6]}, **{field: SIX})
     values = reading._values(message, field, np.dtype("<f4" if field == "data" else "<f8"))
-    root = values
+    root: Any = values
     while isinstance(root, np.ndarray):
         root = root.base
     assert isinstance(root, bytes)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,6 @@ from conversion.errors import ConversionError, MissingExtraError, ModelError, Ve
 from conversion.export import savedmodel
 from conversion.export.metadata import digest
 from conversion.export.verification import verification_examples, verify_savedmodel
-from conversion.layers import layout
 from conversion.layers.activation import ReLU
 from conversion.layers.convolution import Convolution
 from conversion.layers.pooling import Pooling
@@ -68,8 +69,11 @@ def caffenet(tmp_path_factory: pytest.TempPathFactory) -> Converted:
     return Converted(path, metadata, dense, Preprocessing(mean=MEAN))
 
 
+CaffeFiles = Callable[..., tuple[Path, Path]]
+
+
 @pytest.fixture
-def files(tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
+def files(tmp_path: Path) -> CaffeFiles:
     """Writes a network as Caffe files, beside the folder that models go to."""
 
     def write(subject: Network | str = CLASSIFIER) -> tuple[Path, Path]:
@@ -175,7 +179,7 @@ def test_features_are_the_classifiers_blobs(caffenet: Converted):
     assert caffenet.metadata.features == {"pool5": 16, "fc6": 64, "fc7": 48, "fc8": 40}
 
 
-def test_features_that_are_asked_for_whatever_their_names(files, models: Path):
+def test_features_that_are_asked_for_whatever_their_names(files: CaffeFiles, models: Path):
     """Slashes, dots, spaces and other scripts are legal in Caffe, not in TensorFlow's scopes."""
     text = (
         data(1, 3, 9, 9)
@@ -208,7 +212,7 @@ def stored_values(path: Path) -> int:
     return sum(int(np.prod(shape)) for name, shape in variables if shape)  # a scalar: the checkpoint's own records
 
 
-def test_weights_are_stored_once(files, models: Path):
+def test_weights_are_stored_once(files: CaffeFiles, models: Path):
     """Four functions read them; constants folded into a graph, or two copies of what layers share, would show."""
     names = 'name: "w" } param { name: "b"'
     text = (
@@ -338,7 +342,7 @@ def test_weights_of_another_net_are_refused(files, models: Path):
 
 def test_without_tensorflow_the_error_names_the_extra(files, models: Path, monkeypatch: pytest.MonkeyPatch):
     prototxt, weights = files()
-    monkeypatch.setattr(layout.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"install densecast\[cpu\]"):
         convert(prototxt, weights, models / "m")
     assert not list(models.iterdir())
@@ -375,7 +379,7 @@ def test_existing_output_is_kept_unless_overwriting_is_allowed(files, models: Pa
 
 
 @pytest.mark.parametrize("kind", ["folder", "empty folder", "file"])
-def test_overwriting_something_that_is_no_model_is_refused(kind: str, files, models: Path):
+def test_overwriting_something_that_is_no_model_is_refused(kind: str, files: CaffeFiles, models: Path):
     """`--overwrite --output ~` must not delete a home."""
     target = models / "precious"
     if kind == "file":
@@ -416,7 +420,7 @@ def test_failure_leaves_the_old_model_and_nothing_else(files, models: Path, monk
     assert [p.name for p in models.iterdir()] == ["m"]
 
 
-def test_nobody_sees_half_a_model(files, models: Path, monkeypatch: pytest.MonkeyPatch):
+def test_nobody_sees_half_a_model(files: CaffeFiles, models: Path, monkeypatch: pytest.MonkeyPatch):
     """While it is made and verified there is nothing under the output's name."""
     seen = []
     load = savedmodel.load_savedmodel
@@ -464,7 +468,7 @@ def broken(form: Callable, change: Callable, name: str) -> Callable:
     ],
 )
 def test_wrong_layer_is_named_and_nothing_is_published(
-    kind, name: str, change: Callable, where: str, files, models: Path, monkeypatch: pytest.MonkeyPatch
+    kind, name: str, change: Callable, where: str, files: CaffeFiles, models: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(kind, "tensorflow", broken(kind.tensorflow, change, name))
     with pytest.raises(VerificationError, match="it is the first that does") as caught:
@@ -473,7 +477,7 @@ def test_wrong_layer_is_named_and_nothing_is_published(
     assert not list(models.iterdir())
 
 
-def test_wrong_preprocessing_is_caught(files, models: Path, monkeypatch: pytest.MonkeyPatch):
+def test_wrong_preprocessing_is_caught(files: CaffeFiles, models: Path, monkeypatch: pytest.MonkeyPatch):
     """Red and blue exchanged: the classic."""
     right = Preprocessing.tensorflow
     monkeypatch.setattr(Preprocessing, "tensorflow", lambda self, tf, x: right(self, tf, x)[..., ::-1])
@@ -482,7 +486,7 @@ def test_wrong_preprocessing_is_caught(files, models: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("signature", ["serving_default", "top_k"])
-def test_signature_that_differs_from_the_blobs_is_caught(signature: str, files, models: Path, monkeypatch):
+def test_signature_that_differs_from_the_blobs_is_caught(signature: str, files: CaffeFiles, models: Path, monkeypatch):
     """All blobs may be right and what users call wrong."""
     load = savedmodel.load_savedmodel
 
@@ -502,7 +506,7 @@ def test_signature_that_differs_from_the_blobs_is_caught(signature: str, files, 
 
 def test_tampered_weights_of_a_model_on_disk_are_caught(lenet: Converted, tmp_path: Path):
     """One weight of one layer, changed and saved again: verification names that layer."""
-    loaded = savedmodel.load_savedmodel(lenet.path)
+    loaded: Any = savedmodel.load_savedmodel(lenet.path)
     sizes = [(1, 28, 28), (1, 33, 30)]
     arguments = (lenet.network, "prob", verification_examples(lenet.network, lenet.preprocessing, sizes))
     assert verify_savedmodel(loaded, *arguments).worst < 1e-5
@@ -525,12 +529,12 @@ def test_damaged_model_is_a_typed_error(damage: str, lenet: Converted, tmp_path:
     for name, content in snapshot(lenet.path).items():
         (model / name).write_bytes(content)
     variables = model / "variables" / "variables.data-00000-of-00001"
-    content = bytearray(variables.read_bytes())
+    weights = bytearray(variables.read_bytes())
     if damage == "truncated":
-        variables.write_bytes(content[: len(content) // 2])
+        variables.write_bytes(weights[: len(weights) // 2])
     elif damage == "flipped":
-        content[len(content) // 2] ^= 0x55
-        variables.write_bytes(content)
+        weights[len(weights) // 2] ^= 0x55
+        variables.write_bytes(weights)
     elif damage == "no graph":
         (model / "saved_model.pb").write_bytes(b"")
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from conversion.caffe.reading import blob_message
 from conversion.errors import ConversionError, ReadingError
-from conversion.export.preprocessing import Preprocessing, channel_mean, read_labels
+from conversion.export.preprocessing import ChannelOrder, Preprocessing, channel_mean, read_labels
 from tests.support.golden_cases import GOLDEN
 
 MEAN_IMAGE = GOLDEN / "layers" / "fmt_mean_binaryproto"
@@ -50,7 +51,7 @@ def test_order_mean_and_scale(preprocessing: Preprocessing, expected: list[list[
     st.sampled_from([1.0, 0.00390625, 0.017, -2.0]),
     st.integers(0, 2**32 - 1),
 )
-def test_both_forms_agree(order: str, mean: tuple[float, ...], scale: float, seed: int):
+def test_both_forms_agree(order: ChannelOrder, mean: tuple[float, ...], scale: float, seed: int):
     images = np.random.default_rng(seed).integers(0, 256, (2, 3, 5, 3), dtype=np.uint8)
     subject = Preprocessing(channel_order=order, mean=mean[: 1 if order == "gray" else 3], scale=scale)
     reference = subject.reference(images)
@@ -66,7 +67,7 @@ def test_grey_is_opencvs_for_every_colour():
     levels = np.arange(256, dtype=np.uint8)
     green = np.unique(np.append(levels[::7], 255))
     colours = np.stack(np.meshgrid(levels, green, levels, indexing="ij"), axis=-1)
-    expected = (colours.astype(np.int64) @ [4899, 9617, 1868] + 8192) >> 14
+    expected = (colours.astype(np.int64) @ np.array([4899, 9617, 1868]) + 8192) >> 14
     subject = Preprocessing(channel_order="gray", mean=(0.0,))
     np.testing.assert_array_equal(subject.reference(colours)[:, 0], expected)
     np.testing.assert_array_equal(subject.tensorflow(tf, tf.constant(colours)).numpy()[..., 0], expected)
@@ -90,11 +91,11 @@ def test_misspelt_field_is_not_ignored():
         (117, 3, (117.0, 117.0, 117.0)),
         ([117.5], 3, (117.5, 117.5, 117.5)),
         ((104, 117, 123), 3, (104.0, 117.0, 123.0)),
-        (np.float32([104.5, 117, 123]), 3, (104.5, 117.0, 123.0)),
+        (np.array([104.5, 117, 123], np.float32), 3, (104.5, 117.0, 123.0)),
         ([33], 1, (33.0,)),
     ],
 )
-def test_numbers(mean: object, channels: int, expected: tuple[float, ...]):
+def test_numbers(mean: Any, channels: int, expected: tuple[float, ...]):
     assert channel_mean(mean, channels) == (expected, "")
 
 
@@ -111,7 +112,7 @@ def test_numbers(mean: object, channels: int, expected: tuple[float, ...]):
         np.zeros((3, 2, 2)),
     ],
 )
-def test_numbers_that_are_no_mean(mean: object):
+def test_numbers_that_are_no_mean(mean: Any):
     with pytest.raises(ConversionError, match="for 3 channels"):
         channel_mean(mean, 3)
 
@@ -195,7 +196,7 @@ NO_ARRAYS = {
 
 
 @pytest.mark.parametrize("content", NO_ARRAYS.values(), ids=NO_ARRAYS)
-def test_what_is_no_array_is_a_typed_error(content: bytes | str | None, tmp_path: Path):
+def test_what_is_no_array_is_a_typed_error(content: Any, tmp_path: Path):
     path = npy(tmp_path, np.ones((3, 9, 9)))
     if content == "npz":
         with path.open("wb") as file:

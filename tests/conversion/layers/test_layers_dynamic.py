@@ -303,7 +303,7 @@ def test_in_place_after_a_reshape_changes_what_both_names_hold() -> None:
 
 
 def test_receptive_field_steps() -> None:
-    def step(layers: str, **inputs: tuple[int, ...]) -> Any:
+    def step(layers: str, **inputs: Any) -> Any:
         subject = network(layers, **inputs)
         layer = subject.layers[-1]
         return layer.step([subject.shapes[bottom] for bottom in layer.bottoms])

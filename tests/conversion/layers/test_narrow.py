@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -21,7 +23,7 @@ OTHERWISE = {
 }
 
 
-def narrowed(case: GoldenCase, precision: str) -> dict[str, object]:
+def narrowed(case: GoldenCase, precision: str) -> dict[str, Any]:
     """All blobs, the net's inputs given in 16 bits already so that layers that follow them are tried in these."""
     tf = import_tensorflow()
     network = load_network(case.prototxt, case.weights)

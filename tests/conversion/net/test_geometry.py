@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -136,7 +137,7 @@ def reach(subject: Network, axis: int) -> list[tuple[int, int] | None]:
     size = shape[axis]
     batch = np.repeat(image, 2 * size + 1, axis=0)
     for pixel in range(size):
-        line = [slice(None)] * 3
+        line: Any = [slice(None)] * 3
         line[axis - 1] = pixel
         change = rng.uniform(50, 100, batch[0][tuple(line)].shape)
         batch[(2 * pixel, *line)] += change
@@ -198,8 +199,8 @@ def test_receptive_field_through_a_deconvolution(parameters: str, axis: int):
         if cell in interior:
             before.add(geometry.center(cell) - first)
             after.add(end - geometry.center(cell))
-    assert max(before) == Fraction(geometry.receptive_field - 1, 2)
-    assert max(after) == Fraction(geometry.receptive_field - 1, 2) + 1
+    assert max(before) == Fraction(geometry.receptive_field - 1) / 2
+    assert max(after) == Fraction(geometry.receptive_field - 1) / 2 + 1
 
 
 @pytest.mark.parametrize("name", ["padding", "average pooling", "residual branch", "dilation", "rectangular"])
@@ -229,7 +230,7 @@ def test_interior_cells_do_not_see_the_border():
     count = a.shape[2]
     b = b[:, :, 1 : count + 1, 1 : count + 1]
     interior = geometry.interior(61, count)
-    same = np.isclose(a, b, rtol=1e-12, atol=1e-12).all(axis=(0, 1))
+    same: Any = np.isclose(a, b, rtol=1e-12, atol=1e-12).all(axis=(0, 1))
     rows = np.flatnonzero(same.any(axis=1))
     assert list(interior) == list(rows)
     assert same[interior.start : interior.stop, interior.start : interior.stop].all()
@@ -295,13 +296,13 @@ def test_cell_span_field_and_centre_agree(axis: AxisGeometry, cell: int):
     assert outer <= first
     assert end <= outer_end
     assert axis.center(cell + 1) - axis.center(cell) == axis.stride
-    assert axis.cell_at(axis.center(cell)) == cell  # type: ignore[arg-type]  # a fraction: no float is a third
+    assert axis.cell_at(axis.center(cell)) == cell  # a fraction: no float is a third
 
 
 @given(geometries(), st.integers(-100, 1000))
 def test_cell_at_is_the_nearest_centre(axis: AxisGeometry, pixel: int):
     cell = axis.cell_at(pixel)
-    distance = abs(axis.center(cell) - pixel)
+    distance: Any = abs(axis.center(cell) - pixel)
     assert distance <= axis.stride / 2
     assert distance < abs(axis.center(cell + 1) - pixel)  # ties go to the higher cell
     assert distance <= abs(axis.center(cell - 1) - pixel)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -220,14 +220,14 @@ WEIGHTS = {
 }
 
 
-def caffemodel(blobs: dict[str, Sequence[np.ndarray]]) -> NetParameter:
+def caffemodel(blobs: Mapping[str, Sequence[np.ndarray]]) -> NetParameter:
     message = NetParameter()
     for name, arrays in blobs.items():
         message.layer.add(name=name, blobs=[blob_message(array) for array in arrays])
     return message
 
 
-def loaded(blobs: dict[str, Sequence[np.ndarray]], text: str = SMALL) -> Network:
+def loaded(blobs: Mapping[str, Sequence[np.ndarray]], text: str = SMALL) -> Network:
     return with_weights(network(text), message_weights(caffemodel(blobs)), where="net.caffemodel")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -329,7 +330,7 @@ def test_model_of_a_finer_map(tmp_path: Path):
     assert receptive_field(load_network(tmp_path / "2" / "network.prototxt"), "prob").stride == (2, 2)
     assert not (tmp_path / "4" / "network.prototxt").read_text().startswith("#")
     image = np.random.default_rng(0).integers(0, 256, (1, 40, 36, 3), np.uint8)
-    models = [load_savedmodel(tmp_path / name) for name in ("4", "2")]
+    models: list[Any] = [load_savedmodel(tmp_path / name) for name in ("4", "2")]
     coarse, fine = (model.probabilities(image)["probabilities"].numpy() for model in models)
     assert coarse.shape == (1, 4, 3, 10)
     assert fine.shape == (1, 7, 5, 10)

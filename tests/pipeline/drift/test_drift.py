@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -147,7 +148,7 @@ class TestJudging:
             ("max_distance", "distance", MOVED.distance),
         ],
     )
-    def test_each_limit_is_of_its_measure_and_may_be_reached(self, limit: str, measure: str, value: float):
+    def test_each_limit_is_of_its_measure_and_may_be_reached(self, limit: str, measure: str, value: Any):
         groups = self.groups(all=self.MOVED)
         assert not judge(groups, Thresholds(**{limit: value}))
         (found,) = judge(groups, Thresholds(**{limit: value - 0.001}))
@@ -160,7 +161,7 @@ class TestJudging:
         assert Thresholds(max_area=0).any
 
     def test_few_maps_are_judged_only_as_part_of_all(self):
-        limits = {"max_area": 0.1, "min_maps": 101}
+        limits: Any = {"max_area": 0.1, "min_maps": 101}
         assert not judge(self.groups(new=self.MOVED, model=self.MOVED), Thresholds(**limits))
         assert judge(self.groups(all=self.MOVED), Thresholds(**limits))
         found = judge(self.groups(new=self.MOVED, model=self.MOVED), Thresholds(max_area=0.1, min_maps=100))

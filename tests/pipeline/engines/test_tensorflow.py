@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -105,7 +106,8 @@ def test_the_net_runs_once_for_map_and_features(model: Path):
     """By the operations: two signatures in one function would hold every convolution twice."""
 
     def convolutions(engine: TensorFlowEngine) -> int:
-        return sum(operation.type == "Conv2D" for operation in engine._function.graph.get_operations())
+        function: Any = engine._function
+        return sum(operation.type == "Conv2D" for operation in function.graph.get_operations())
 
     with_features = TensorFlowEngine(model, features=("fc6", "fc7", "pool5"))
     assert convolutions(with_features) == convolutions(TensorFlowEngine(model)) > 0

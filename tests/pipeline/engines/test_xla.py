@@ -35,7 +35,9 @@ def test_every_shape_is_compiled_once_and_before_it_is_called():
     assert traced == [(1, 5, 4, 3), (2, 3, 3, 3)]
     for shape in shapes * 3:
         batch = images(*shape)
-        np.testing.assert_array_equal(compiled.program(shape)(import_tensorflow().constant(batch)), batch / 2)
+        program = compiled.program(shape)
+        assert program is not None
+        np.testing.assert_array_equal(program(import_tensorflow().constant(batch)), batch / 2)
     assert compiled.program((2, 5, 4)) is None
     assert len(traced) == 2
 
@@ -121,5 +123,6 @@ def test_weights_are_no_constants_of_a_program(small_model: Path):
     engine = TensorFlowEngine(small_model, k=2)
     net = NetFunction(small_model, engine.metadata, (), best=False, precision=Precision.FLOAT32)
     assert len(net.concrete.variables) == 19, "two a layer, and a kernel more for each of three that have two groups"
-    frozen = net.frozen().graph.as_graph_def().ByteSize()
+    program: Any = net.frozen()
+    frozen = program.graph.as_graph_def().ByteSize()
     assert net.concrete.graph.as_graph_def().ByteSize() < frozen - 3 * engine.metadata.parameters

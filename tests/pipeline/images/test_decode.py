@@ -106,7 +106,8 @@ def tiff_tags(height=H, width=W, bits=(8,), photometric=1, **more):
 
 def grey_tiff(array, order="<", **options):
     dtype = array.dtype.newbyteorder(order)
-    tags = tiff_tags(*array.shape, bits=(array.dtype.itemsize * 8,), **options)
+    height, width = array.shape
+    tags = tiff_tags(height, width, (array.dtype.itemsize * 8,), **options)
     return tiff_file(tags, [array.astype(dtype).tobytes()], order)
 
 
@@ -432,7 +433,7 @@ BOMBS = {
 @pytest.mark.parametrize("name", BOMBS)
 def test_bombs_are_refused_from_their_header(name, monkeypatch):
     monkeypatch.setattr(Image, "new", None)  # nothing allocates pixels
-    monkeypatch.setattr(Image.core, "fill", None)
+    monkeypatch.setattr("PIL.Image.core.fill", None)
     assert refusal(BOMBS[name]).reason == Reason.TOO_MANY_PIXELS
 
 

@@ -3,6 +3,7 @@
 import gc
 import io
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -163,7 +165,7 @@ def test_the_time_limit_is_for_one_call(hostile, sign):
         vain = True
 
         def wait(self, event):
-            super().wait(SimpleNamespace(poll=lambda milliseconds: self.poll(event)))
+            super().wait(cast("select.poll", SimpleNamespace(poll=lambda milliseconds: self.poll(event))))
 
         def poll(self, event):
             if self.vain:
@@ -187,7 +189,7 @@ def test_time_in_which_this_process_was_stopped_is_not_counted():
             assert milliseconds <= 1000
             return next(waits)
 
-    clock.wait(Poll())
+    clock.wait(cast("select.poll", Poll()))
     with pytest.raises(decoder_process._HungError):
         clock.wait(type("Never", (), {"poll": lambda self, milliseconds: []})())
 

@@ -5,6 +5,7 @@ import io
 import random
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -244,10 +245,10 @@ def test_truncated_files_are_rejected_as_decode_does(name):
 def test_damaged_files_give_the_pixels_of_decode_or_are_rejected(name, capfd):
     data, choose = STREAMED[name], random.Random(name)
     for _ in range(25):
-        damaged = bytearray(data)
+        content = bytearray(data)
         for _ in range(choose.randint(1, 4)):
-            damaged[choose.randrange(len(damaged))] = choose.randrange(256)
-        damaged = bytes(damaged)
+            content[choose.randrange(len(content))] = choose.randrange(256)
+        damaged = bytes(content)
         rows = fate(lambda damaged=damaged: by_rows(damaged))
         if not isinstance(rows, Rejected):  # it may be refused where decode is content, never the other way round
             np.testing.assert_array_equal(rows, decode(damaged, LIMITS).pixels)
@@ -311,9 +312,8 @@ with open_rows(sys.argv[1], DecodeLimits()) as reader:
 @pytest.mark.parametrize("kind", [".jpg", ".png", ".tif"])
 def test_memory_does_not_grow_with_the_height(kind, tmp_path):
     path = tmp_path / f"tall{kind}"
-    Image.fromarray(np.resize(picture(64, 4000), (6000, 4000, 3))).save(
-        path, **({"compress_level": 1} if kind == ".png" else {})
-    )
+    options: dict[str, Any] = {"compress_level": 1} if kind == ".png" else {}
+    Image.fromarray(np.resize(picture(64, 4000), (6000, 4000, 3))).save(path, **options)
     done = subprocess.run([sys.executable, "-c", MEASURED, str(path)], check=True, capture_output=True, text=True)
     grown, whole = map(int, done.stdout.split())
     assert grown < whole / 4  # KiB

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 from deltalake import DeltaTable, TableFeatures
-from deltalake.transaction import AddAction
+from deltalake.transaction import AddAction, RemoveAction
 
 from pipeline.cli.commands import maintenance
 from pipeline.errors import TableError
@@ -90,7 +90,7 @@ def test_a_table_with_history_is_clean(root: Path) -> None:
     stones = root / f"part-r2-{'1' * 32}.parquet"
     pq.write_table(deleted, stones)
     publish_rows(root, [scored("a.jpg", "r2", version=1), rejected("z.jpg", "r2")], "r2", removed=[old.name])
-    actions = [
+    actions: list[AddAction | RemoveAction] = [
         AddAction(path.name, path.stat().st_size, {}, 0, True, json.dumps({"numRecords": rows}))
         for path, rows in ((keepers, 6), (stones, 1))
     ]

@@ -26,8 +26,9 @@ from pipeline.storage.errors import StorageError
 from pipeline.storage.local import LocalStore
 from pipeline.table import part_file
 from pipeline.table.commit import ConflictError
+from pipeline.table.log import active_parts
 from pipeline.table.reader import MapTable
-from pipeline.table.rows import MapRow
+from pipeline.table.rows import MapRow, rows_to_arrow
 from pipeline.units import parse_size
 from tests.support.maintained import files, mixed_rows, publish_rows, rows_of, scored, write
 
@@ -58,7 +59,7 @@ def test_the_rows_are_the_same_and_the_files_are_few(root: Path) -> None:
     assert rows_of(root) == before
     assert check(str(root)).findings == ()
     with pq.ParquetFile(files(root)[0]) as file:
-        uris = file.read(columns=["uri"]).column(0).to_pylist()
+        uris: list[Any] = file.read(columns=["uri"]).column(0).to_pylist()
     assert uris == sorted(uris)
     assert done.version == DeltaTable(str(root)).version()
     assert len(MapTable(str(root))) == len(before) - 1 - 2, (
@@ -93,7 +94,7 @@ def test_compacted_parts_have_small_sorted_row_groups(root: Path, monkeypatch: p
     compact(str(root))
     assert rows_of(root) == before
     with pq.ParquetFile(files(root)[0]) as file:
-        groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+        groups: list[Any] = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
         assert len(groups) > 3
         column = file.schema_arrow.get_field_index("uri")
         ranges = [(g.column(column).statistics.min, g.column(column).statistics.max) for g in groups]
@@ -113,7 +114,7 @@ def test_rows_are_gathered_in_any_order(tmp_path_factory: pytest.TempPathFactory
     opened = []
     for index, length in enumerate(lengths):
         start = sum(lengths[:index])
-        pq.write_table(part_file.rows_to_arrow(rows[start:][:length]), folder / f"{index}.parquet", row_group_size=2)
+        pq.write_table(rows_to_arrow(rows[start:][:length]), folder / f"{index}.parquet", row_group_size=2)
         opened.append(pq.ParquetFile(folder / f"{index}.parquet"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compaction, "_CHUNK_BYTES", data.draw(st.sampled_from([1, 3000, 10**9])))
@@ -193,7 +194,7 @@ def test_two_compactions_at_once(root: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_commit_that_keeps_failing_is_given_up(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compaction, "_ATTEMPTS", 2)
     before, version = rows_of(root), DeltaTable(str(root)).version()
-    real, runs = compaction.active_parts, iter(range(100, 200))
+    real, runs = active_parts, iter(range(100, 200))
 
     def interfering(table: DeltaTable) -> set[str]:
         found = real(table)

@@ -1,6 +1,7 @@
 import dataclasses
 import hashlib
 import io
+import operator
 import pickle
 from datetime import UTC, datetime
 from typing import Any
@@ -24,6 +25,7 @@ from pipeline.maps.geometry import Geometry
 from pipeline.maps.quantization import dequantize, quantize
 from pipeline.maps.recipe import Form, Recipe
 from pipeline.rejection import Reason
+from pipeline.settings import Precision
 from pipeline.table.row_decoding import map_from_rows, scalars
 from pipeline.table.rows import ImageFacts, MapRow, Placement, rejected_row, rows_to_arrow, scored_row
 from pipeline.table.schema import DETAIL_LENGTH, SCHEMA
@@ -133,7 +135,7 @@ def test_a_map_comes_back_from_its_row_exactly(
     assert (found.geometry, found.scale, found.key, found.scored_size) == (geometry, scale, row.key, (360, 520))
     assert (found.model_digest, found.run_id, found.size) == (MODEL, "r1", (height, width))
     assert list(found.features) == [feature.name for feature in cells.features]
-    pairs = [(feature.values, found.features[feature.name]) for feature in cells.features]
+    pairs: list[Any] = [(feature.values, found.features[feature.name]) for feature in cells.features]
     pairs += [(getattr(cells, name), getattr(found, name)) for name in ("classes", "scores", "residual")]
     if form is not Form.LOG_UINT8:
         pairs.append((cells.probabilities, found.probabilities))
@@ -178,7 +180,7 @@ def make_tiles(cuts: tuple[int, ...], form: Form = Form.FLOAT16, features: int =
             IMAGE,
             Recipe(MODEL, form=form),
             CAFFENET,
-            whole.part(lambda array, block=block: array[block]),
+            whole.part(operator.itemgetter(block)),
             class_count=7,
             run_id=f"r{index % 2}",
             scored_at=NOW,
@@ -251,8 +253,9 @@ def test_features_are_checked() -> None:
     for values in (np.zeros((2, 2), np.float32), np.zeros((2, 0, 1), np.float32), np.zeros((2, 2, 1), np.float64)):
         with pytest.raises(MapError, match="feature fc7 is"):
             make_map(features={"fc7": values})
+    dtype: Any
     for dtype, remedy in ((np.float16, "keep it as float32"), (np.float32, "")):
-        bad = cells._replace(features=(Feature("fc7", np.array([[[np.inf]]], dtype)),))
+        bad = cells._replace(features=(Feature("fc7", np.array([[[np.inf]]]).astype(dtype)),))
         with pytest.raises(MapError, match="fc7 is not finite") as caught:
             check_values("x", bad)
         assert caught.value.remedy == remedy
@@ -286,7 +289,7 @@ def test_keys_differ_wherever_maps_may() -> None:
         Recipe(MODEL),
         Recipe("m"),
         Recipe(MODEL, Form.FLOAT16),
-        Recipe(MODEL, precision="bfloat16"),
+        Recipe(MODEL, precision=Precision.BFLOAT16),
         Recipe(MODEL, k=10),
         Recipe(MODEL, resize=256),
         Recipe(MODEL, resize=(256, 256)),

@@ -118,7 +118,7 @@ def test_a_fused_map_is_consistent_and_says_what_it_is() -> None:
 def test_a_single_map_is_its_own_mean() -> None:
     whole = random_map(3, 4, stride=8, offset=8, scale=0.5)
     found = fuse([whole])
-    np.testing.assert_array_equal(found.probabilities, whole.probabilities)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(found.probabilities, whole.probabilities)
     np.testing.assert_array_equal(found.classes, whole.classes)
     assert found.fused_from == (0.5,)
 
@@ -128,7 +128,7 @@ def test_of_top_k_maps_the_rest_is_missing() -> None:
     other = np.array([[[0.1, 0.2, 0.6, 0.1]]])
     maps = [make_map(p, stride=8, offset=8, scale=scale, k=1, whole=False) for p, scale in ((sure, 1.0), (other, 0.5))]
     found = fuse(maps, CLASSES)
-    np.testing.assert_allclose(found.probabilities, [[[0.35, 0, 0.3, 0]]], atol=1e-6)  # type: ignore[arg-type]
+    np.testing.assert_allclose(found.probabilities, [[[0.35, 0, 0.3, 0]]], atol=1e-6)
     assert found.classes.tolist() == [[[0]]]
     np.testing.assert_allclose(found.residual, [[0.65]], atol=1e-6)
     assert fuse(maps).probabilities.shape == (1, 1, 3)  # type: ignore[union-attr]
@@ -138,7 +138,7 @@ def test_dense_maps_have_every_class() -> None:
     map_ = random_map(2, 2, stride=8, offset=8, scale=1)
     assert dense(map_, CLASSES) is map_.probabilities
     padded = dense(map_, CLASSES + 2)
-    np.testing.assert_array_equal(padded[..., :CLASSES], map_.probabilities)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(padded[..., :CLASSES], map_.probabilities)
     assert not padded[..., CLASSES:].any()
 
 

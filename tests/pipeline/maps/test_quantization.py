@@ -63,7 +63,7 @@ def test_any_shape_and_kind_of_float_is_taken() -> None:
     codes = quantize(values)
     assert (codes.dtype, codes.shape) == (np.uint8, (2, 3, 4))
     np.testing.assert_array_equal(quantize(values.T), codes.T)
-    assert quantize(np.float16([0.5, 1]))[1] == 255
+    assert quantize(np.array([0.5, 1], np.float16))[1] == 255
     assert quantize(np.zeros((0, 3), np.float32)).shape == (0, 3)
 
 

@@ -2,6 +2,7 @@
 
 import math
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ CAFFENET = AxisGeometry(32, 113, 227, 355)
 @st.composite
 def axes(draw: st.DrawFn) -> tuple[AxisGeometry, int]:
     """A geometry, its field on or off the window's centre, and an alignment."""
-    stride = draw(st.sampled_from([1, 2, 3, 4, 8, 32, Fraction(1, 2), Fraction(3, 2), Fraction(1, 3)]))
+    stride: Any = draw(st.sampled_from([1, 2, 3, 4, 8, 32, Fraction(1, 2), Fraction(3, 2), Fraction(1, 3)]))
     window = draw(st.integers(1, 60))
     field = draw(st.integers(1, 90)) + Fraction(draw(st.integers(0, 3)), stride.denominator)
     shift = Fraction(draw(st.integers(-20, 20)), 2)
@@ -115,7 +116,8 @@ def test_an_image_that_fits_is_one_tile():
 
 @pytest.mark.parametrize("size", [(20_000, 20_000), (20_001, 19_999), (100_000, 3_000), (2_100, 50_000)])
 def test_tiles_of_caffenet_are_square_and_few(size):
-    grid = grid_of(*size, (CAFFENET, CAFFENET), 4_000_000, (32, 32))
+    height, width = size
+    grid = grid_of(height, width, (CAFFENET, CAFFENET), 4_000_000, (32, 32))
     high, wide = grid[0].size
     assert 1 / 2 <= high / wide <= 2
     assert overhead(grid) < 0.5  # a halo of 323 pixels at 2,000 along both axes costs 42 %

@@ -53,6 +53,7 @@ def test_a_map_is_of_its_own_image_in_batches_of_several_shapes(tmp_path: Path):
         expected = probabilities(p)
         row = rows[name]
         assert (row.map_height, row.map_width) == expected.shape[:2]
+        assert row.classes is not None
         np.testing.assert_array_equal(row.classes.reshape(*expected.shape[:2], 2)[..., 0], expected.argmax(-1))
     assert {shape[0] for shape in engine.batches if shape[1:3] == (32, 40)} == {4}, "incomplete batches are padded"
 
@@ -81,7 +82,7 @@ def test_one_image_that_breaks_the_engine_does_not_take_its_neighbours_along(tmp
         name: "rejected" if name == "i2" else "scored" for name in images
     }
     assert rows["i2"].reason == "engine-failed"
-    assert "cannot do it" in rows["i2"].detail
+    assert "cannot do it" in (rows["i2"].detail or "")
 
 
 def test_every_bad_file_gets_its_reason(tmp_path: Path):
@@ -209,7 +210,8 @@ def test_a_large_image_that_ends_early_is_one_rejection(tmp_path: Path):
     s = scorer(FakeEngine(), tile_pixels=60 * 60, whole_pixels=1)
     with contextlib.closing(s):
         [tiles] = [*s.add(reference), *s.flush()]
-        given = []
+        given: list[Any] = []
+        assert not isinstance(tiles, MapRow)
         with pytest.raises(TilesFailedError) as failed:
             given.extend(tiles)
     assert (failed.value.row.status, failed.value.row.reason) == ("rejected", "truncated")

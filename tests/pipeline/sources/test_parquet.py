@@ -1,6 +1,7 @@
 """Images in Parquet files, row by row."""
 
 import io
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,7 +33,7 @@ def test_a_column_of_bytes(tmp_path, kind, column, rows):
 
 @pytest.mark.parametrize("rows", [2, 100])
 def test_the_struct_of_the_hugging_face_hub(tmp_path, rows):
-    structs = [{"bytes": data, "path": f"p{row}.jpg"} for row, data in enumerate(IMAGES)]
+    structs: list[Any] = [{"bytes": data, "path": f"p{row}.jpg"} for row, data in enumerate(IMAGES)]
     structs[3] = None
     path = written(tmp_path, {"label": [1, 2, 3, 4, 5], "image": structs}, row_group_size=rows)
     assert fates(path) == FATES

@@ -112,7 +112,7 @@ def test_a_file_that_never_stays_is_rejected(
 ) -> None:
     reference = written(tmp_path / "a.jpg", b"1")
     changing(monkeypatch, tmp_path / "a.jpg", [bytes(size) for size in range(2, 20)])
-    with pytest.raises(Rejected, match="unreadable: it changed while it was read"):
+    with pytest.raises(Rejected, match="unreadable: it changed during each of 4 reads"):
         reader.read(reference)
     assert len(waits) == 3
 

@@ -6,6 +6,7 @@ import io
 import lzma
 import tarfile
 import tracemalloc
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,7 +16,13 @@ from pipeline.sources import ImageReference, Reader, match
 from pipeline.sources import streams as streams_module
 from tests.support.listing import fate, fates, members
 
-PACK = {"tar": bytes, "tar.gz": gzip.compress, "tgz": gzip.compress, "tar.bz2": bz2.compress, "tar.xz": lzma.compress}
+PACK: dict[str, Any] = {
+    "tar": bytes,
+    "tar.gz": gzip.compress,
+    "tgz": gzip.compress,
+    "tar.bz2": bz2.compress,
+    "tar.xz": lzma.compress,
+}
 
 
 def member(name, data=b"", **fields):

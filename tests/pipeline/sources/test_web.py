@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -47,7 +47,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def behave(self, name: str, count: int) -> None:
-        known = {"good": {}, "weak": {"ETag": 'W/"v1"'}, "gzip": {"Content_Encoding": "gzip"}}
+        known: dict[str, Any] = {"good": {}, "weak": {"ETag": 'W/"v1"'}, "gzip": {"Content_Encoding": "gzip"}}
         redirects = {"loop": "/loop", "moved": "/good?size=1", "to-a-file": "file:///etc/passwd"}
         if name.isdigit():
             self.answer(int(name), b"no")

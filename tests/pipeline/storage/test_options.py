@@ -185,7 +185,7 @@ def test_arrow_cannot_take_a_service_account():
 @pytest.mark.parametrize(
     ("pair", "told"),
     [
-        ("aws_region", "no NAME=VALUE"),
+        ("aws_region", "not NAME=VALUE"),
         (
             "aws_secret=x",
             r"no storage option 'aws_secret'.*did you mean aws_secret_access_key\?.*azure_storage_endpoint",

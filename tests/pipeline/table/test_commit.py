@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.transaction import create_table_with_add_actions
 
 from pipeline.errors import TableError
 from pipeline.storage.errors import StorageError
@@ -105,9 +106,9 @@ def test_rows_of_another_run_or_model_are_refused(root: Path) -> None:
 @pytest.mark.parametrize("name", ["a#b", "a?b", "a%20b", "a\\b", "a\nb"])
 def test_a_folder_that_delta_would_mistake_is_refused_before_the_work(root: Path, name: str) -> None:
     for bad in (str(root / name / "maps"), f"s3://bucket/{name}"):
-        with pytest.raises(TableError, match="a table cannot lie in"):
+        with pytest.raises(TableError, match="a table cannot be in"):
             PartWriter(bad, "r1", MODEL)
-        with pytest.raises(TableError, match="a table cannot lie in"):
+        with pytest.raises(TableError, match="a table cannot be in"):
             MapTable(bad)
 
 
@@ -240,7 +241,7 @@ def test_a_run_that_loses_the_race_for_the_first_version_comes_second(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     receipts = write(root, scored("a.jpg"))
-    create = commit.create_table_with_add_actions
+    create = create_table_with_add_actions
 
     def lose(*args: Any, **options: Any) -> None:
         monkeypatch.undo()

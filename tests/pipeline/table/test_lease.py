@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -226,7 +227,7 @@ def test_a_lease_that_cannot_be_released_fails_no_run(caplog: pytest.LogCaptureF
 def test_of_breakers_that_saw_the_same_stale_lease_one_wins(readers: list[int]):
     """Whatever each of them saw: only who saw the present state can replace it."""
     memory = Memory()
-    states = [None]
+    states: list[Stored | None] = [None]
     for number in range(5):
         states.append(memory.swap(b"%d" % number, states[-1]))
     won = [memory.swap(b"breaker %d" % number, states[reader]) for number, reader in enumerate(readers)]
@@ -258,7 +259,7 @@ class TestDeadProcesses:
         assert look(str(tmp_path)) is None
 
     def test_a_process_is_itself_only_with_its_number_its_start_and_its_namespace(self):
-        me = {"space": process_space(), "pid": os.getpid(), "started": process_start(os.getpid())}
+        me: dict[str, Any] = {"space": process_space(), "pid": os.getpid(), "started": process_start(os.getpid())}
         assert me["space"], "Linux tells"
         assert not is_dead(stranger(**me))
         assert is_dead(stranger(**{**me, "started": "1"})), "its number was given to another"

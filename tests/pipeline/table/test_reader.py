@@ -38,7 +38,8 @@ def deleted(uri: str, run_id: str = "r1", **options: Any) -> MapRow:
     """As `pipeline.table.rewrite` leaves it."""
     row = scored(uri, run_id, **options)
     bulk = ("classes", "scores", "residual", "probabilities", "features", "map_height", "map_width", "geometry")
-    return dataclasses.replace(row, status="deleted", map_digest=None, class_count=None, **dict.fromkeys(bulk))
+    nulls: dict[str, Any] = dict.fromkeys(bulk)
+    return dataclasses.replace(row, status="deleted", map_digest=None, class_count=None, **nulls)
 
 
 def tiles(uri: str, run_id: str = "r1", count: int = 3, **options: Any) -> list[MapRow]:
@@ -361,7 +362,7 @@ def test_compaction_and_vacuum_by_other_tools_keep_the_maps(root: Path) -> None:
     assert len(table.runs()) == 3
     for found in table:
         assert found.probabilities is not None
-        assert np.array_equal(found.probabilities, before[found.uri].probabilities)  # type: ignore[arg-type]
+        assert np.array_equal(found.probabilities, before[found.uri].probabilities)
         assert np.array_equal(found.scores, before[found.uri].scores)
 
 

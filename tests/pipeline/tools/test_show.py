@@ -38,7 +38,7 @@ def rows_drawn(shown: str) -> int:
 @pytest.mark.parametrize(("options", "rows"), [({"scale": 1.0}, 4), ({"scale": 0.5}, 2), ({"fused": True}, 4)])
 def test_the_map_that_is_asked_for_is_drawn(table: str, tmp_path: Path, options: dict[str, float], rows: int) -> None:
     target = tmp_path / "out.png"
-    shown = text(show(table, "cat", target, **options))  # type: ignore[arg-type]
+    shown = text(show(table, "cat", target, **options))
     assert rows_drawn(shown) == rows
     with Image.open(target) as picture:
         assert picture.width >= 96
@@ -53,14 +53,14 @@ def test_several_maps_need_a_choice_and_only_one(table: str) -> None:
     with pytest.raises(TableError, match="has 2 maps"):
         show(table, "cat")
     for options in ({"scale": 1.0}, {"key": "ab"}):
-        with pytest.raises(JobError, match="fused map is of all scales"):
-            show(table, "cat", fused=True, **options)  # type: ignore[arg-type]
+        with pytest.raises(JobError, match="fused map covers all scales"):
+            show(table, "cat", fused=True, **options)
 
 
 def test_a_map_whose_image_is_gone_is_drawn_without_a_picture(table: str, tmp_path: Path) -> None:
     target = tmp_path / "out.png"
     Image.fromarray(np.zeros((50, 50, 3), np.uint8)).save(tmp_path / "cat.png")
-    assert "is another image now" in text(show(table, "cat", target, fused=True))
+    assert "is not the image that was scored" in text(show(table, "cat", target, fused=True))
     (tmp_path / "cat.png").unlink()
     assert "cannot be read any more" in text(show(table, "cat", target, fused=True))
     assert not target.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import shutil
@@ -20,7 +21,7 @@ from pipeline.cli.main import cli
 from pipeline.errors import JobError, TableError
 from pipeline.jobs.run import JobResult, run_job
 from pipeline.jobs.spec import ScoringJob
-from pipeline.runners.registry import LOCAL
+from pipeline.settings import LOCAL
 from pipeline.table.reader import MapTable
 from pipeline.tools.verify_runner import Trial, TrialReport, compare_tables, render, try_runner
 from pipeline.tools.verify_runner_images import shape_for
@@ -196,8 +197,8 @@ def test_work_that_is_repeated_is_told_and_no_difference(kept: tuple[TrialReport
 @pytest.mark.parametrize("window", [WINDOW, 100, 227, 500])
 def test_pages_are_as_large_as_a_model_needs(window: int):
     """At the smaller scale too a page is no smaller than a window, and tiles may be as large as they must."""
-    axis = METADATA.geometry.y.model_copy(update={"window": window, "receptive_field": window + 128})
-    geometry = METADATA.geometry.model_copy(update={"y": axis, "x": axis})
+    axis = dataclasses.replace(METADATA.geometry.y, window=window, receptive_field=window + 128)
+    geometry = dataclasses.replace(METADATA.geometry, y=axis, x=axis)
     shape = shape_for(METADATA.model_copy(update={"geometry": geometry}))
     assert shape.window == window
     assert 160 * shape.enlarged * 0.5 >= window

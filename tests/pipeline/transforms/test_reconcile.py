@@ -32,7 +32,7 @@ def known(part: str = "p1", **changes: object) -> Known:
         "rejected": 0,
         "slots": [(1.0, 0, 1)],
     }
-    return Known(**{**facts, **changes})  # type: ignore[arg-type] # the values are those of Known
+    return Known(**{**facts, **changes})  # the values are those of Known
 
 
 def outcome(decision: Decision) -> tuple[str, list[tuple[str, str]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,7 +64,7 @@ def test_one_engine_serves_all_threads_of_a_process():
 
 
 def bundle(
-    tmp_path: Path, references: list[ImageReference], flush_bytes: int = FLUSH_BYTES, **limits: int
+    tmp_path: Path, references: list[ImageReference], flush_bytes: int = FLUSH_BYTES, **limits: Any
 ) -> list[Receipt]:
     """The receipts of one bundle."""
     recipe = Recipe(METADATA.digest, k=2)

@@ -82,4 +82,4 @@ def test_pixels_of_another_image_are_refused(change: Any) -> None:
         overlay(gray(map_)[change], map_)
     assert caught.value.where == map_.uri
     with pytest.raises(MapError):
-        overlay(gray(map_).astype(np.float32), map_)  # type: ignore[arg-type]
+        overlay(gray(map_).astype(np.float32), map_)

@@ -76,4 +76,4 @@ def test_a_map_in_another_precision_is_another_map():
     recipes = [Recipe("d" * 64, precision=precision) for precision in Precision]
     assert len({recipe.digest for recipe in recipes}) == len({recipe.key("i", 1.0) for recipe in recipes}) == 3
     assert Recipe("d" * 64).digest == recipes[0].digest
-    assert Recipe("d" * 64, precision="float16").digest == recipes[1].digest  # type: ignore[arg-type]
+    assert Recipe("d" * 64, precision="float16").digest == recipes[1].digest

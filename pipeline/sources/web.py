@@ -184,7 +184,7 @@ class Web:
         """Yields the response after all redirects, with its body unread."""
         session = self._session()
         for _ in range(self._limits.redirects + 1):
-            response = self._send(session, method, url, headers, deadline)
+            response = self._send(session, method, url, headers=headers, deadline=deadline)
             try:
                 target = session.get_redirect_target(response)
                 if target is None:
@@ -198,7 +198,7 @@ class Web:
         raise Rejected(Reason.UNREADABLE, f"it redirects more than {self._limits.redirects} times")
 
     def _send(
-        self, session: requests.Session, method: str, url: str, headers: dict[str, str], deadline: float
+        self, session: requests.Session, method: str, url: str, *, headers: dict[str, str], deadline: float
     ) -> requests.Response:
         remaining = deadline - time.monotonic()
         if remaining <= 0:

@@ -80,11 +80,11 @@ def _azure(resolved: Settings, account: str) -> pafs.FileSystem | None:
     options = resolved.options
     endpoint = urlsplit(options.get("azure_storage_endpoint", ""))
     parts = (("authority", endpoint.netloc), ("scheme", endpoint.scheme))
-    services = ("blob", "dfs")
-    arguments: dict[str, Any] = {f"{s}_storage_{part}": value for s in services for part, value in parts if value}
+    location = {f"{service}_storage_{part}": value for service in ("blob", "dfs") for part, value in parts if value}
     names = ("account_key", "sas_token", "client_id", "client_secret", "tenant_id")
-    arguments |= {name: options[f"azure_storage_{name}"] for name in names if f"azure_storage_{name}" in options}
-    return pafs.AzureFileSystem(account, **arguments)
+    keys = {name: options[f"azure_storage_{name}"] for name in names if f"azure_storage_{name}" in options}
+    settings: dict[str, Any] = {**keys, **location}  # the stubs take only literal schemes
+    return pafs.AzureFileSystem(account, **settings)
 
 
 def _account(bucket: str, resolved: Settings) -> str:

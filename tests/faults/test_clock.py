@@ -29,7 +29,7 @@ def _run_ahead(images: Images, output: Path, monkeypatch: pytest.MonkeyPatch) ->
     """A run on a machine whose clock is three days ahead, and its files and its log as they would be then."""
     clock = SimpleNamespace(time=lambda: time.time() + _AHEAD.total_seconds())
     with monkeypatch.context() as patch:
-        for module in ("scorer", "publishing", "incremental", "scoring"):
+        for module in ("scoring.scorer", "table.commit", "table.part_file", "transforms.rewrite_fn"):
             patch.setattr(f"pipeline.{module}.datetime", _Ahead)
         patch.setattr("pipeline.table.commit.time", clock)
         images.run(output)

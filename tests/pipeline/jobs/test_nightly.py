@@ -428,7 +428,7 @@ class TestDrift:
         assert job.run(day=date(2026, 11, 24))[0] == 0, "it was measured before"
         Path(found["drift_report"]).write_text("half")
         code, failed, _ = job.run(day=date(2026, 11, 24))
-        assert (code, failed["error"]["type"]) == (1, "UnreadablePartError")
+        assert (code, failed["error"]["type"]) == (1, "TableError")
         job.write("rescore = true")
         code, told, result = job.run(day=date(2026, 11, 24))
         assert (code, told["drift"]) == (0, None)

@@ -194,7 +194,7 @@ def make_tiles(cuts: tuple[int, ...], form: Form = Form.FLOAT16, features: int =
 
 def rows_of(rows: list[MapRow]) -> list[Mapping[str, Any]]:
     table = through_parquet(rows)
-    return [scalars(table, index) for index in range(len(rows))]
+    return [dict(scalars(table, index)) for index in range(len(rows))]
 
 
 @pytest.mark.parametrize("form", list(Form))

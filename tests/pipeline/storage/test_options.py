@@ -170,9 +170,9 @@ def test_every_library_takes_every_option(scheme: str):
         {name: value for name, value in values.items() if value and OPTIONS[name].store in (None, store)}
     )
     assert open_bucket(scheme.removesuffix("/maps"), given) is open_bucket(scheme.removesuffix("/maps"), given)
-    files = arrow_store(scheme, given)
-    assert isinstance(files, SubTreeFileSystem)
-    assert files.base_path == f"{scheme[5:] if store != 'azure' else 'c/maps'}/"
+    filesystem = arrow_store(scheme, given)
+    assert isinstance(filesystem, SubTreeFileSystem)
+    assert filesystem.base_path == f"{scheme[5:] if store != 'azure' else 'c/maps'}/"
 
 
 def test_arrow_cannot_take_a_service_account():

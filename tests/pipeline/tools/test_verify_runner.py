@@ -80,10 +80,8 @@ def test_a_runner_equals_itself(kept: tuple[TrialReport, Path]):
 def test_the_collection_has_every_kind_of_row(kept: tuple[TrialReport, Path]):
     """What no row of is there is not compared."""
     report, folder = kept
-    table = MapTable(folder / "maps-there").to_arrow(
-        ["uri", "status", "scale", "tile_index", "tile_count", "run_id", "reason"]
-    )
-    rows = table.to_pylist()
+    columns = ["uri", "status", "scale", "tile_index", "tile_count", "run_id", "reason"]
+    rows = MapTable(folder / "maps-there").to_arrow(columns).to_pylist()
     assert Counter(row["status"] for row in rows).keys() == {"scored", "rejected", "deleted"}
     assert any(row["tile_count"] > 1 for row in rows)
     assert any(row["tile_count"] == 1 and row["status"] == "scored" for row in rows)

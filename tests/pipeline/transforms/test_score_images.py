@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 from pathlib import Path
-from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -57,8 +56,8 @@ def score(collection: Path, output: Path, model: Path, run_id: str = "", flush_b
 def test_every_image_is_one_row_and_every_map_its_own(tmp_path: Path, collection: Path):
     score(collection, tmp_path / "maps", write_model(tmp_path / "model"))
     table = MapTable(str(tmp_path / "maps"))
-    uris: list[Any] = table.to_arrow(["uri"])["uri"].to_pylist()
-    assert sorted(uris) == sorted(str(path) for path in collection.iterdir())
+    uris = table.to_arrow(["uri"])["uri"].to_pylist()
+    assert sorted(map(str, uris)) == sorted(str(path) for path in collection.iterdir())
     assert len(table.files()) > 1, "parts are flushed by size while the bundle runs"
     assert {Path(r.uri).name: r.reason for r in table.rejections()} == {
         "broken.jpg": "truncated",

@@ -37,7 +37,7 @@ test: $(STAMP)
 test-large: $(STAMP)
 	$(BIN)/python -m pytest $(PYTEST_ARGS) --ignore tests/cluster -m large || test $$? = 5
 
-# Slower than `make test` by a third or so: the figure is for people, no limit is held.
+# Apart from `make test`, since it is slower; the figure is for people, no limit is held.
 coverage: $(STAMP)
 	$(BIN)/python -m pytest $(PYTEST_ARGS) --ignore tests/cluster \
 		--cov --cov-report=term:skip-covered --cov-report=html:build/coverage

@@ -62,5 +62,5 @@ def test_a_map_whose_image_is_gone_is_drawn_without_a_picture(table: str, tmp_pa
     Image.fromarray(np.zeros((50, 50, 3), np.uint8)).save(tmp_path / "cat.png")
     assert "is not the image that was scored" in text(show(table, "cat", target, fused=True))
     (tmp_path / "cat.png").unlink()
-    assert "cannot be read any more" in text(show(table, "cat", target, fused=True))
+    assert "can no longer be read" in text(show(table, "cat", target, fused=True))
     assert not target.exists()

@@ -190,19 +190,19 @@ def _merge(root: str, parts: Sequence[str], name: str, number: str) -> Receipt:
         why="the table was not changed",
         remedy="find the damage with `densecast check`; if the table was vacuumed meanwhile, run again",
     )
-    with ExitStack() as stack, reading:
-        files = [stack.enter_context(open_part(root, part)) for part in parts]
-        for part, file in zip(parts, files, strict=True):
-            _check_columns(root, part, file.schema_arrow)
-        identities = pa.concat_tables([file.read(columns=list(IDENTITY)) for file in files])
-        order = pc.sort_indices(identities, sort_keys=[(column, "ascending") for column in IDENTITY])
-        del identities
-        with PartFile(root, name, number) as target:
+    with PartFile(root, name, number) as target:
+        with ExitStack() as stack, reading:
+            files = [stack.enter_context(open_part(root, part)) for part in parts]
+            for part, file in zip(parts, files, strict=True):
+                _check_columns(root, part, file.schema_arrow)
+            identities = pa.concat_tables([file.read(columns=list(IDENTITY)) for file in files])
+            order = pc.sort_indices(identities, sort_keys=[(column, "ascending") for column in IDENTITY])
+            del identities
             for rows in _row_groups(_gather(files, order.to_numpy().astype(np.int64))):
                 # As one row group.
                 target.write(rows, row_bytes=ROW_GROUP_BYTES // rows.num_rows)
-            receipt = target.close()
-        expected = _fingerprint(files)
+            expected = _fingerprint(files)
+        receipt = target.close()  # a failed write is not damage of the parts
     with ExitStack() as undo:
         table = TableRoot(root)
         path = table.path(receipt.path)

@@ -120,9 +120,10 @@ def check(address: str, options: StorageOptions | None = None) -> None:
 def _open(address: str, options: StorageOptions | None) -> Iterator[io.TextIOWrapper]:
     try:
         # TextIOWrapper does not accept the streams that Beam decompresses (2.77: they have no `writable`).
+        location = resolve(address)
         unpack = next((_PACKED[end] for end in _PACKED if address.lower().endswith(end)), None)
         with (
-            open_store(address, options).open_stream(resolve(address)) as raw,
+            open_store(location, options).open_stream(location) as raw,
             unpack(raw) if unpack else contextlib.nullcontext(raw) as plain,
             # newline="": the csv module splits lines itself, because quoted fields may contain line ends.
             io.TextIOWrapper(plain, "utf-8-sig", newline="") as file,

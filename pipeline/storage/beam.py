@@ -48,7 +48,7 @@ class BeamStore:
 
     def read_bytes(self, path: str, max_bytes: int | None = None) -> bytes:
         """See Store."""
-        with _typed(path, "cannot be read"), self.open_stream(path) as file:
+        with self.reading(path), self.open_stream(path) as file:
             data = bytes(file.read() if max_bytes is None else file.read(max_bytes + 1))
         return local.check_size(data, path, max_bytes)
 
@@ -143,7 +143,7 @@ def _facts(metadata: FileMetadata) -> FileFacts:
 
 
 def _unconditional(path: str) -> StorageError:
-    return StorageError("the storage does not support conditional writes, as S3 does", where=path)
+    return StorageError("cannot be replaced safely: the storage has no conditional writes, as S3 has", where=path)
 
 
 def _client_errors() -> tuple[type[Exception], ...]:

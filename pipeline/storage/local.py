@@ -121,17 +121,17 @@ class LocalStore:
     def swap(self, path: str, data: bytes, expected: Stored | None) -> Stored | None:
         """See Store. Writers exclude each other by a lock, which the kernel releases when its process ends."""
         target = local_path(path)
-        try:
-            with typed(path, "cannot be written"):
-                target.parent.mkdir(parents=True, exist_ok=True)
+        with typed(path, "cannot be written"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
                 with filelock.FileLock(target.with_name(f".{target.name}.lock"), timeout=_LOCK_TIMEOUT_S):
                     present = self.read_state(path)
                     if (present and present.data) != (expected and expected.data):
                         return None
                     write_local_file(target, data)
                     return self.read_state(path)
-        except filelock.Timeout as error:
-            raise StorageError("cannot be written: its lock is held by another process", where=path) from error
+            except filelock.Timeout as error:
+                raise StorageError("cannot be written: its lock is held by another process", where=path) from error
 
     def now(self, path: str) -> float:
         """See Store; the clock of a mounted disk may differ from this machine's."""
@@ -188,8 +188,6 @@ def typed(path: str, what: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise MissingFileError("there is no such file or folder", where=path, remedy=REMEDIES[errno.ENOENT]) from error
-    except filelock.Timeout:
-        raise
     except OSError as error:
         remedy = REMEDIES.get(error.errno or 0, "look at the message of the file system, then try again")
         raise StorageError(f"{what}: {error.strerror or error}", where=path, remedy=remedy) from error

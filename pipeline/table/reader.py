@@ -151,6 +151,15 @@ class MapTable:
             return int(self._dataset.count_rows(filter=_SCORED & _ONCE))
 
     def __iter__(self) -> Iterator[ClassificationMap]:
+        for row in self._untiled_rows():
+            yield self._map([row])
+        # The tiles of an image may lie in several parts.
+        with reading(self._root):
+            tiled = self._dataset.to_table(columns=["uri", "key"], filter=_SCORED & (pads.field("tile_count") != 1))
+        for row in _distinct(tiled, ["uri", "key"]):
+            yield self._read(row["uri"], row["key"])
+
+    def _untiled_rows(self) -> Iterator[Mapping[str, Any]]:
         # Part by part, a few rows at a time: a scan of the whole dataset would read ahead up to a gigabyte.
         condition = _SCORED & (pads.field("tile_count") == 1)
         with reading(self._root):
@@ -160,12 +169,7 @@ class MapTable:
                     schema=self.schema, columns=list(MAP_COLUMNS), filter=condition, batch_size=_BATCH_ROWS
                 )
                 for batch in batches:
-                    for index in range(batch.num_rows):
-                        yield self._map([scalars(batch, index)])
-            # The tiles of an image may lie in several parts.
-            tiled = self._dataset.to_table(columns=["uri", "key"], filter=_SCORED & (pads.field("tile_count") != 1))
-        for row in _distinct(tiled, ["uri", "key"]):
-            yield self._read(row["uri"], row["key"])
+                    yield from (scalars(batch, index) for index in range(batch.num_rows))
 
     def rejections(self) -> Iterator[Rejection]:
         """Yields the images that were rejected at some scale, by uri; their addresses are held in memory.

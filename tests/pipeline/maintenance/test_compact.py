@@ -260,6 +260,19 @@ def test_killed_before_the_commit_it_leaves_the_table_and_files_for_vacuum(root:
     assert rows_of(root) == before
 
 
+def test_a_full_disk_is_not_called_damage(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = rows_of(root)
+
+    def fail(_: LocalStore, path: str, data: bytes) -> None:
+        raise StorageError("cannot be written: No space left on device", where=path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStore, "write_atomically", fail)
+        with pytest.raises(StorageError, match="No space left"):
+            compact(str(root))
+    assert rows_of(root) == before
+
+
 def test_killed_after_the_commit_the_table_is_compacted(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = rows_of(root)
 

@@ -448,6 +448,7 @@ def test_ctrl_c_is_for_the_parent(tmp_path):
         + SCRIPT.format(here=str(HELPERS))
         + textwrap.dedent("""
         import signal
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
         try:
             os.killpg(0, signal.SIGINT)
             time.sleep(10)

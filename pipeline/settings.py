@@ -43,6 +43,17 @@ class Precision(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
+class Rounding(StrEnum):
+    """Which bits of a map may differ when an image is scored again, on a machine of the same kind.
+
+    `EXACT`: none, whatever other images are scored, in whatever order, by however many workers. `BOUNDED`: the last
+    ones, because images are batched as they come; see `pipeline.table.diff.TOLERANCE`.
+    """
+
+    EXACT = "exact"
+    BOUNDED = "bounded"
+
+
 class Range(NamedTuple):
     """The values that a number may have; the names are pydantic's.
 
@@ -170,6 +181,12 @@ class ExecutionSettings:
         "auto: GPUs, or the CPU where there are none. gpu: GPUs, or an error.",
         changes_maps=False,
         metavar="auto|cpu|gpu|gpu:N",
+    )
+    rounding: Rounding = _setting(
+        Rounding.EXACT,
+        "exact: the same bits for the same image on machines of one kind. bounded: batches as they come, so that the"
+        " last digits may differ.",
+        changes_maps=False,
     )
     max_parity_error: Annotated[float, Range(ge=0, le=1)] = _setting(
         0.01, "Refuse a --precision that changes a probability by more.", changes_maps=False

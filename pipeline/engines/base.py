@@ -24,6 +24,10 @@ class Engine(Protocol):
     def metadata(self) -> ModelMetadata:
         """The model's `densecast.json`."""
 
+    @property
+    def identity(self) -> str:
+        """What computes, in words: library, version, device, and settings that change the last bits of a map."""
+
     def score(self, images: NDArray[np.uint8]) -> list[CellScores]:
         """Returns the maps of a batch.
 

@@ -64,12 +64,17 @@ class DevicePool:
         self._changed = threading.Condition()
         self._counts = ThreadCounts()
         with self._engine() as (_, engine):
-            self._metadata = engine.metadata
+            self._metadata, self._identity = engine.metadata, engine.identity
 
     @property
     def metadata(self) -> ModelMetadata:
         """The model's `densecast.json`."""
         return self._metadata
+
+    @property
+    def identity(self) -> str:
+        """That of the first device's engine; see `Engine`."""
+        return self._identity
 
     def score(self, images: NDArray[np.uint8]) -> list[CellScores]:
         """See `Engine`; waits for a device."""

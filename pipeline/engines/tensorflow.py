@@ -66,7 +66,12 @@ class TensorFlowEngine:
         self._form = form
         load_tensorflow(debug=logging.getLogger().isEnabledFor(logging.INFO))
         self._tf = import_tensorflow()
-        self._device = (device or open_devices()[0]).name
+        device = device or open_devices()[0]
+        self._device = device.name
+        self._identity = (
+            f"TensorFlow {self._tf.__version__}, {device.label}, {precision}, {form}, k {self._k}, features"
+            f" {list(features)}, XLA for {sorted(compiled)}"
+        )
         self._counts = ThreadCounts()
         with self._tf.device(self._device):
             net = NetFunction(
@@ -82,6 +87,11 @@ class TensorFlowEngine:
     def metadata(self) -> ModelMetadata:
         """The model's `densecast.json`."""
         return self._metadata
+
+    @property
+    def identity(self) -> str:
+        """See `Engine`."""
+        return self._identity
 
     def score(self, images: NDArray[np.uint8]) -> list[CellScores]:
         """See `Engine`."""

@@ -94,6 +94,7 @@ def build_pipeline(calibration: Calibration, pipeline: beam.Pipeline, *, check: 
             limits=job.worker_limits(),
             summary=calibration.summary(),
             device=job.execution.device,
+            rounding=job.execution.rounding,
             storage_options=job.storage,
             compiled=calibration.compiled,
         )

@@ -18,7 +18,9 @@ from pipeline.maintenance.check_rows import IDENTITY_COLUMNS, identities
 from pipeline.maintenance.current_table import current_table
 from pipeline.maintenance.findings import LISTED, Damage, Finding, Findings
 from pipeline.maintenance.untracked_files import Kind, Leftover, leftovers, list_table
+from pipeline.settings import Rounding
 from pipeline.storage.errors import MissingFileError, StorageError, UnavailableError
+from pipeline.table.diff import TOLERANCE
 from pipeline.table.log import FOLDER
 from pipeline.table.paths import TableRoot
 from pipeline.table.schema import Status, strings
@@ -94,6 +96,7 @@ def check(root: str, on_progress: Callable[[int, int], None] | None = None) -> R
     images = checker.compare_images()
     checker.compare_counts(table)
     checker.compare_models()
+    checker.note_rounding()
     checker.note_leftovers(leftovers(entries, table))
     return Report(
         table=str(root),
@@ -212,6 +215,22 @@ class _Checker:
                 fault = f"describes the model {record.get('digest')}"
             if fault:
                 self.findings.add([Finding(Damage.RECORD, where, fault)])
+
+    def note_rounding(self) -> None:
+        """Notes what holds of the maps if they are made again."""
+        maps: Counter[bool] = Counter()
+        for (run, status), count in self._by_run.items():
+            if status == Status.SCORED:
+                maps[self._runs.get(run, {}).get("rounding") == Rounding.EXACT] += count
+        if maps[True]:
+            self.notes.append(
+                f"{maps[True]:,} maps are exact: another run on machines of the same kind makes the same bits"
+            )
+        if maps[False]:
+            self.notes.append(
+                f"{maps[False]:,} maps are bounded, of runs with --rounding bounded or of older versions: another run"
+                f" makes the same scores within {TOLERANCE:g}"
+            )
 
     def note_leftovers(self, files: list[Leftover]) -> None:
         """Notes the files in the folder that do not belong to the version that was checked."""

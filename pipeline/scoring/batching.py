@@ -1,21 +1,37 @@
-"""Groups images into batches of one shape, whose size depends only on the shape.
+"""Groups images into batches of one shape, such that an image's map does not depend on the others.
 
-Why the batch size depends on nothing else: in its last bits, TensorFlow's result for an image depends on the number of
-images in the batch (another number leads to another blocking of the matrix products). So every batch of a shape is
-padded to one size by repeating its last image. On most processors an image's map then depends neither on its position
-in the batch nor on the other images. On some (AMD Zen 3) the position still changes the last bits (2.4e-7 measured). So
-resumed, re-sharded and distributed runs agree within 1e-6, and mostly to the last bit.
+In its last bits, an engine's result for an image depends on the number of images in the batch: another number leads to
+another blocking of the matrix products. So the size of a batch is a function of the shape alone. With some engines
+and processors the result also depends on the image's place in the batch, or on its neighbours: `BatchEffect` says
+which, and `pipeline.scoring.batch_effect` measures it. Where the place matters, an image has a lane, a place that
+follows from its content. Where neighbours matter, every image is a batch of its own.
 
 Pure: no framework, no pixels (items are opaque), no clock.
 """
 
 import dataclasses
+from collections import deque
+from collections.abc import Iterator
+from enum import StrEnum
 from typing import Generic, TypeAlias, TypeVar
 
 T = TypeVar("T")
 
+_MOST_LANES = 8  # with more, lanes that lack an image make up most of the batches of a small bundle
+
 Shape: TypeAlias = tuple[int, int]
 """(height, width) in pixels."""
+
+
+class BatchEffect(StrEnum):
+    """What the last bits of an image's map depend on, besides the image and the size of its batch."""
+
+    NONE = "none"
+    """Nothing else."""
+    PLACE = "place"
+    """Its place in the batch."""
+    NEIGHBOURS = "neighbours"
+    """The other images of the batch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,25 +79,69 @@ class Batch(Generic[T]):
 
     Attributes:
         shape: (height, width) of each image, in pixels.
-        items: 1 to `size` images, in the order of their arrival.
-        size: The number of images to pad the batch to, by repeating its last image; a function of the shape.
+        items: 1 to `size` images.
+        places: The place of each item in the batch, 0 to `size` - 1. Any image of the shape may fill the other places.
+        size: The number of images to run; a function of the shape.
     """
 
     shape: Shape
     items: tuple[T, ...]
+    places: tuple[int, ...]
     size: int
+
+    def alone(self) -> Iterator["Batch[T]"]:
+        """Yields each item in a batch of this size, at its place."""
+        for item, place in zip(self.items, self.places, strict=True):
+            yield Batch(self.shape, (item,), (place,), self.size)
+
+    def halves(self) -> Iterator["Batch[T]"]:
+        """Yields the items in batches of half the size. Their bits may be others than in the whole batch."""
+        half = self.size // 2
+        for start in range(0, len(self.items), half):
+            items = self.items[start : start + half]
+            yield Batch(self.shape, items, tuple(range(len(items))), half)
+
+
+class _Bucket(Generic[T]):
+    """The images of one shape that wait: a queue for each lane; one queue for all places where the place is free."""
+
+    def __init__(self, shape: Shape, size: int, lanes: int) -> None:
+        self._shape, self._size = shape, size
+        self._lanes: list[deque[T]] = [deque() for _ in range(lanes)]
+
+    def __len__(self) -> int:
+        return sum(map(len, self._lanes))
+
+    def add(self, item: T, key: int) -> bool:
+        """Adds an item; returns whether a batch is complete."""
+        self._lanes[key % len(self._lanes)].append(item)
+        return len(self._lanes[0]) == self._size if len(self._lanes) == 1 else all(self._lanes)
+
+    def take(self) -> Batch[T]:
+        """Removes and returns the batch of the items that have waited longest."""
+        if len(self._lanes) == 1:
+            [queue] = self._lanes
+            items = tuple(queue.popleft() for _ in range(min(self._size, len(queue))))
+            return Batch(self._shape, items, tuple(range(len(items))), self._size)
+        places = tuple(place for place, queue in enumerate(self._lanes) if queue)
+        return Batch(self._shape, tuple(self._lanes[place].popleft() for place in places), places, self._size)
 
 
 class Batcher(Generic[T]):
     """Collects items into batches of one shape each.
 
     The order of the batches is a function of the order of the items. It is not thread-safe: each bundle has its own.
+
+    Args:
+        budget: The size of batches.
+        effect: What maps depend on. With `PLACE`, images of one lane wait for images of the others, so that more wait
+            and more batches are incomplete; with `NEIGHBOURS`, all batches have size 1.
     """
 
-    def __init__(self, budget: BatchBudget) -> None:
-        self._budget = budget
-        # Dictionaries keep insertion order, and a released bucket is removed: the first bucket is the oldest.
-        self._buckets: dict[Shape, list[T]] = {}
+    def __init__(self, budget: BatchBudget, effect: BatchEffect = BatchEffect.NONE) -> None:
+        self._budget, self._effect = budget, effect
+        # Dictionaries keep insertion order, and an empty bucket is removed: the first bucket is the oldest.
+        self._buckets: dict[Shape, _Bucket[T]] = {}
         self._pending_pixels = 0
 
     @property
@@ -89,30 +149,51 @@ class Batcher(Generic[T]):
         """Pixels in incomplete batches, at most the budget's `max_pending_pixels`."""
         return self._pending_pixels
 
-    def add(self, item: T, shape: Shape) -> list[Batch[T]]:
+    def size(self, shape: Shape) -> int:
+        """Returns the number of images of a shape in a batch; raises ValueError if it has no pixels."""
+        size = batch_size(shape, self._budget)
+        match self._effect:
+            case BatchEffect.NEIGHBOURS:
+                return 1
+            case BatchEffect.PLACE:
+                return min(size, _MOST_LANES)
+        return size
+
+    def add(self, item: T, shape: Shape, key: int) -> list[Batch[T]]:
         """Adds one item of (height, width) `shape`.
 
+        Args:
+            item: The item.
+            shape: Its (height, width).
+            key: A number that follows from the content, spread evenly: `key` modulo the batch size is the lane.
+
         Returns:
-            The batches to run now: the batch that `item` completes, and, while too many pixels wait, the incomplete
-            batches whose first item has waited longest.
+            The batches to run now: the batch that `item` completes, and, while too many pixels wait, batches of the
+            shape that has waited longest.
 
         Raises:
             ValueError: The height or the width is less than 1.
         """
-        size = batch_size(shape, self._budget)
-        bucket = self._buckets.setdefault(shape, [])
-        bucket.append(item)
+        if shape not in self._buckets:
+            size = self.size(shape)
+            self._buckets[shape] = _Bucket(shape, size, size if self._effect is BatchEffect.PLACE else 1)
         self._pending_pixels += shape[0] * shape[1]
-        ready = [self._release(shape)] if len(bucket) == size else []
+        ready = [self._take(shape)] if self._buckets[shape].add(item, key) else []
         while self._pending_pixels > self._budget.max_pending_pixels:
-            ready.append(self._release(next(iter(self._buckets))))
+            ready.append(self._take(next(iter(self._buckets))))
         return ready
 
     def flush(self) -> list[Batch[T]]:
-        """Returns all incomplete batches; the batch whose first item has waited longest comes first."""
-        return [self._release(shape) for shape in list(self._buckets)]
+        """Returns all incomplete batches; the shape that has waited longest comes first."""
+        batches = []
+        while self._buckets:
+            batches.append(self._take(next(iter(self._buckets))))
+        return batches
 
-    def _release(self, shape: Shape) -> Batch[T]:
-        items = tuple(self._buckets.pop(shape))
-        self._pending_pixels -= shape[0] * shape[1] * len(items)
-        return Batch(shape, items, batch_size(shape, self._budget))
+    def _take(self, shape: Shape) -> Batch[T]:
+        bucket = self._buckets[shape]
+        batch = bucket.take()
+        if not bucket:
+            del self._buckets[shape]
+        self._pending_pixels -= shape[0] * shape[1] * len(batch.items)
+        return batch

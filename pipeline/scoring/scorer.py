@@ -25,7 +25,7 @@ from pipeline.maps.geometry import geometry_of, original_geometry
 from pipeline.maps.recipe import Recipe
 from pipeline.maps.tiling import Tile, TileGrid, cut
 from pipeline.rejection import Reason, Rejected
-from pipeline.scoring.batching import Batch, BatchBudget, Batcher
+from pipeline.scoring.batching import Batch, BatchBudget, BatchEffect, Batcher
 from pipeline.scoring.loader import Loaded, Loader
 from pipeline.scoring.prefetch import LookAhead, Prefetcher
 from pipeline.scoring.tiles import tiles_of
@@ -116,6 +116,7 @@ class Scorer:
         uncut: Why images cannot be cut into tiles, so that images that would be cut are rejected; empty if they can.
         count: Adds to a counter of the run's progress; takes a name and a number.
         options: How object stores are opened; None: from the environment.
+        effect: What the bits of a map depend on, which batches then respect.
     """
 
     def __init__(
@@ -128,11 +129,13 @@ class Scorer:
         uncut: str = "",
         count: Count = counters.PROCESS.add,
         options: StorageOptions | None = None,
+        effect: BatchEffect = BatchEffect.NONE,
     ) -> None:
         self._uncut, self._count = uncut, count
         self._engine, self._recipe, self._limits, self._run_id = engine, recipe, limits, run_id
         self._geometry = geometry_of(engine.metadata)
-        self._batcher: Batcher[_Pending] = Batcher(limits.budget)
+        self._effect = effect
+        self._batcher: Batcher[_Pending] = Batcher(limits.budget, effect)
         loader = limits.loader(recipe, engine.metadata, options)
         self._loads = Prefetcher(loader.open, Loaded.weight, limits.look_ahead)
         self.counts: defaultdict[str, float] = defaultdict(float)
@@ -153,7 +156,7 @@ class Scorer:
     def reset(self) -> None:
         """Drops all images that wait."""
         self._loads.discard()
-        self._batcher = Batcher(self._limits.budget)
+        self._batcher = Batcher(self._limits.budget, self._effect)
         self.counts.clear()
 
     def close(self) -> None:
@@ -173,7 +176,7 @@ class Scorer:
                 yield Tiles(self._tiled(loaded, image))
             else:
                 pending = _Pending(loaded.facts, image, image.pixels)
-                for batch in self._batcher.add(pending, (image.height, image.width)):
+                for batch in self._batcher.add(pending, (image.height, image.width), _lane_key(loaded.facts)):
                     yield from self._infer(batch)
 
     def _score(self, pixels: Pixels) -> list[CellScores]:
@@ -181,19 +184,21 @@ class Scorer:
             return self._engine.score(pixels)
 
     def _infer(self, batch: Batch[_Pending]) -> Iterator[MapRow]:
-        images = [item.pixels for item in batch.items]
+        images = [batch.items[-1].pixels] * batch.size
+        for item, place in zip(batch.items, batch.places, strict=True):
+            images[place] = item.pixels
         try:
-            maps = self._score(np.stack(images + images[-1:] * (batch.size - len(images))))[: len(images)]
+            maps = self._score(np.stack(images))
         except EngineOutOfMemoryError as error:
             yield from self._halve(batch, error)
             return
         except EngineError as error:
             yield from self._one_by_one(batch, error)
             return
-        for item, cells in zip(batch.items, maps, strict=True):
+        for item, place in zip(batch.items, batch.places, strict=True):
             facts, image = item.facts, item.image
             try:
-                yield self._row(facts, image, cells, Placement(image.scale, image.height, image.width))
+                yield self._row(facts, image, maps[place], Placement(image.scale, image.height, image.width))
             except MapError as error:
                 yield self._reject(facts, image, *_rejection(error))
 
@@ -203,18 +208,20 @@ class Scorer:
             for item in batch.items:
                 yield self._reject(item.facts, item.image, *_rejection(error))
             return
-        half = batch.size // 2
-        for start in range(0, len(batch.items), half):
-            yield from self._infer(Batch(batch.shape, batch.items[start : start + half], half))
+        for half in batch.halves():
+            yield from self._infer(half)
 
     def _one_by_one(self, batch: Batch[_Pending], error: EngineError) -> Iterator[MapRow]:
-        """Runs the images of a batch that failed one by one, so that an image that fails does not affect the others."""
-        if batch.size == 1:
+        """Runs the images of a batch that failed one by one, so that an image that fails does not affect the others.
+
+        Their batches have the same size, so their maps the same bits, as in a batch that does not fail.
+        """
+        if len(batch.items) == 1:
             for item in batch.items:
                 yield self._reject(item.facts, item.image, *_rejection(error))
             return
-        for item in batch.items:
-            yield from self._infer(Batch(batch.shape, (item,), 1))
+        for single in batch.alone():
+            yield from self._infer(single)
 
     def _tiled(self, loaded: Loaded, image: ScaledImage) -> Iterator[MapRow]:
         """Yields the rows of an image's tiles; an image without pixels is read while the rows are requested."""
@@ -275,6 +282,11 @@ class Scorer:
             scored_at=datetime.now(UTC),
             placement=Placement(image.scale, image.height or None, image.width or None),
         )
+
+
+def _lane_key(facts: ImageFacts) -> int:
+    """Returns a number that follows from an image's content: the same file is in the same lane in every run."""
+    return int(facts.digest[:8], 16) if facts.digest else 0
 
 
 def _rejection(error: EngineError | MapError) -> tuple[Reason, str]:

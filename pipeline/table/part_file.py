@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import TableError
 from pipeline.malloc_trim import release_free_memory
+from pipeline.settings import Rounding
 from pipeline.table.paths import TableRoot, check_root
 from pipeline.table.rows import MapRow, rows_to_arrow
 from pipeline.table.schema import SCHEMA, Status
@@ -42,6 +43,7 @@ ROW_GROUP_BYTES = 4 << 20
 STATISTICS_COLUMNS = ("key", "uri", "id", "status", "reason", "model_digest", "recipe", "run_id")
 _DICTIONARY_COLUMNS = ["id", "status", "reason", "detail", "form", "precision", "model_digest", "recipe", "run_id"]
 
+_METADATA = "densecast"
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -95,6 +97,7 @@ class PartWriter:
         flush_bytes: Size of the gathered rows in memory, in bytes, at which a part is written; see also `FLUSH_ROWS`.
         flush_seconds: Age of the oldest row, in seconds, at which a part is written.
         clock: Returns seconds, monotonic.
+        rounding: Which bits of the maps may differ from those of another run.
 
     Raises:
         TableError: The run id cannot be part of a file name, or the folder cannot hold a table.
@@ -109,12 +112,13 @@ class PartWriter:
         flush_bytes: int = FLUSH_BYTES,
         flush_seconds: float = FLUSH_SECONDS,
         clock: Callable[[], float] = time.monotonic,
+        rounding: Rounding = Rounding.BOUNDED,
     ) -> None:
         check_run_id(run_id)
         check_root(root)
         self._root, self._run_id, self._model_digest = root, run_id, model_digest
         self._flush_bytes, self._flush_seconds = flush_bytes, flush_seconds
-        self._clock = clock
+        self._clock, self._rounding = clock, rounding
         self._since = 0.0
         self._rows: list[MapRow] = []
         self._tables: list[pa.Table] = []
@@ -169,7 +173,7 @@ class PartWriter:
         # Sorted: each row group covers a narrow range of addresses, and a reader of one image skips the others.
         order = pc.sort_indices(rows, sort_keys=[("uri", "ascending")])
         group_rows = max(1, ROW_GROUP_BYTES * rows.num_rows // self._size_bytes)
-        with PartFile(self._root, self._run_id) as part:
+        with PartFile(self._root, self._run_id, rounding=self._rounding) as part:
             for start in range(0, rows.num_rows, group_rows):
                 # One group at a time, which avoids a second copy of all rows.
                 part.write(rows.take(order.slice(start, group_rows)), self._size_bytes // rows.num_rows)
@@ -194,17 +198,18 @@ class PartFile:
         run_id: The run that writes it; part of the file's name.
         name: The end of the file's name; by default `NAME_DIGITS` digits of the file's digest, by which an unpublished
             file can be verified: Parquet has checksums of pages, but not of its footer.
+        rounding: Which bits of its maps may differ from those of another run.
     """
 
-    def __init__(self, root: str, run_id: str, name: str = "") -> None:
+    def __init__(self, root: str, run_id: str, name: str = "", *, rounding: Rounding = Rounding.BOUNDED) -> None:
         check_run_id(run_id)
         self._root, self._run_id, self._name, self._rows = root, run_id, name, 0
         self._statistics: list[dict[str, Any]] = []
         self._sink = pa.BufferOutputStream()
-        # The file names its run, so that it can be recognised without its receipt or name.
+        # The file says what a later run needs to know before it adopts rows of a run that died.
         self._writer = pq.ParquetWriter(
             self._sink,
-            SCHEMA.with_metadata({"densecast": json.dumps({"run_id": run_id})}),
+            SCHEMA.with_metadata({_METADATA: json.dumps({"run_id": run_id, "rounding": rounding})}),
             compression="zstd",
             use_dictionary=_DICTIONARY_COLUMNS,  # type: ignore[arg-type] # names too, which the stubs lack
             write_statistics=list(STATISTICS_COLUMNS),
@@ -249,6 +254,15 @@ class PartFile:
 
     def __exit__(self, *_: object) -> None:
         self._writer.close()
+
+
+def rounding_of(schema: pa.Schema) -> Rounding:
+    """Returns which bits of a part's maps may differ from those of another run; `BOUNDED` if its schema is older."""
+    try:
+        facts = json.loads((schema.metadata or {}).get(_METADATA.encode(), b"{}"))
+        return Rounding(facts.get("rounding", Rounding.BOUNDED))
+    except (ValueError, AttributeError):
+        return Rounding.BOUNDED
 
 
 def _statistics(rows: pa.Table) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from pipeline.maintenance.check import check
 from pipeline.maps.recipe import Form
 from pipeline.runners.flink import FlinkCluster
 from pipeline.runners.registry import describe_runner, open_runner
-from pipeline.settings import LOCAL
+from pipeline.settings import LOCAL, ExecutionSettings, Rounding
 from pipeline.storage.address import is_remote, join, local_path
 from pipeline.storage.options import StorageOptions
 from pipeline.table import diff
@@ -75,17 +75,21 @@ class Night(_Frozen):
         here: The run on the local runner.
         tables: The difference of the table there (left) and the table here (right).
         damage: What `densecast check` finds in the table there.
+        promise: `exact` where both tables have to be equal to the last bit: the runs were exact, on processors and
+            devices of the same kinds. Else `bounded`: within `TOLERANCE`.
     """
 
     there: RunReport
     here: RunReport
     tables: TableDiff
     damage: tuple[str, ...]
+    promise: Rounding
 
     @property
     def equal(self) -> bool:
-        """Whether both tables have the same rows within the tolerance, and both runs the same summary."""
-        return self.tables.equal and self.there.agrees(self.here) and not self.damage
+        """Whether both tables have the same rows, as the promise says, and both runs the same summary."""
+        kept = self.promise is Rounding.BOUNDED or not self.tables.rounded
+        return self.tables.equal and kept and self.there.agrees(self.here) and not self.damage
 
 
 class TrialReport(_Frozen):
@@ -121,6 +125,7 @@ class Trial:
         output: A new folder is made below this one for everything; workers must reach it by the same path. With
             `scheme://` it holds collection and tables. By default a temporary folder, which is deleted.
         storage: How object stores are opened; None: as the environment says.
+        rounding: Which bits may differ between the runs, where both runners have processors of one kind.
     """
 
     pages: int = 12
@@ -128,6 +133,7 @@ class Trial:
     images: tuple[str, ...] = ()
     output: str | None = None
     storage: StorageOptions | None = None
+    rounding: Rounding = ExecutionSettings.rounding
 
     def __post_init__(self) -> None:
         if self.pages < MINIMUM_PAGES:
@@ -175,6 +181,7 @@ def try_runner(
             "max_pruned": 1,
             "max_rejected": 1,
             "storage": trial.storage,
+            "rounding": trial.rounding,
         }
         tables = {where: TableRoot(join(folder, f"maps-{where}"), trial.storage) for where in ("there", "here")}
         nights = []
@@ -212,10 +219,17 @@ def compare_tables(left: str, right: str) -> TableDiff:
 
 def _night(there_root: str, there: JobResult, here_root: str, here: JobResult) -> Night:
     findings = check(there_root).findings
+    runs = [
+        next(run for run in MapTable(root).runs() if run["run_id"] == result.summary.run_id)
+        for root, result in ((there_root, there), (here_root, here))
+    ]
+    exact = all(run.get("rounding") == Rounding.EXACT for run in runs)
+    alike = all(set(runs[0].get(kind, {})) == set(runs[1].get(kind, {})) for kind in ("processors", "devices"))
     return Night(
         there=_run_report(there),
         here=_run_report(here),
         tables=compare_tables(there_root, here_root),
+        promise=Rounding.EXACT if exact and alike else Rounding.BOUNDED,
         damage=tuple(f"{finding.kind.value}: {finding.where}: {finding.what}" for finding in findings),
     )
 
@@ -286,6 +300,10 @@ def _lines(night: Night) -> Iterator[str]:
         yield f"its counters: {counts} (repeated work counts again)"
     else:
         yield f"counters as here: {_counts(there.counters)}"
+    if night.promise is Rounding.EXACT:
+        yield "all bits have to be equal: the runs were exact, on processors of one kind"
+    else:
+        yield f"scores have to be equal within {diff.TOLERANCE:g}: the runs were bounded, or the processors differ"
     yield from diff.summary(night.tables, "there", "here")
     yield from (f"damage: {finding}" for finding in night.damage)
 

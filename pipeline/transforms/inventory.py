@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import TableError
 from pipeline.maps.encoding import map_digest
+from pipeline.settings import Rounding
 from pipeline.table.log import FOLDER, active_parts, check_columns, open_delta
-from pipeline.table.part_file import NAME_DIGITS
+from pipeline.table.part_file import NAME_DIGITS, rounding_of
 from pipeline.table.part_reader import open_part, reading_part, row_groups
 from pipeline.table.paths import TableRoot
 from pipeline.table.schema import ARRAYS, SCHEMA, Status
@@ -99,8 +100,11 @@ def read_part(root: str, part: str) -> Iterator[Known]:
         yield from _image_records(file, part, orphan=False)
 
 
-def read_orphan(root: str, part: str) -> list[Known]:
-    """Returns a record for each image in a part of a dead run, every map verified; none if the part is damaged."""
+def read_orphan(root: str, part: str, rounding: Rounding = Rounding.BOUNDED) -> list[Known]:
+    """Returns a record for each image in a part of a dead run, every map verified.
+
+    Returns none if the part is damaged, or if its maps are bounded where `rounding` is exact.
+    """
     table = TableRoot(root)
     try:
         with reading_part(root):
@@ -109,6 +113,8 @@ def read_orphan(root: str, part: str) -> list[Known]:
                 raise pa.ArrowInvalid("it is not the file that its name says")
             with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
                 if not file.schema_arrow.equals(SCHEMA):
+                    return []
+                if rounding is Rounding.EXACT and rounding_of(file.schema_arrow) is not Rounding.EXACT:
                     return []
                 # Small batches: rows as Python objects take several times the memory.
                 batches = (batch for rows in row_groups(file) for batch in rows.select(_VERIFIED).to_batches(64))

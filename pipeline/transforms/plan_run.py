@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 from apache_beam.utils.windowed_value import WindowedValue
 
+from pipeline.settings import ExecutionSettings, Rounding
 from pipeline.sources import ImageReference
 from pipeline.table.paths import TableRoot
 from pipeline.table.rows import storable
@@ -47,10 +48,20 @@ class PlanRun(beam.PTransform):
         run_id: The run.
         policy: How it treats images that the table knows.
         max_image_bytes: Larger files are not read.
+        rounding: Which bits of a map may differ between runs: an exact run adopts maps of exact runs only.
     """
 
-    def __init__(self, table: str, run_id: str, policy: Policy, max_image_bytes: int) -> None:
+    def __init__(
+        self,
+        table: str,
+        run_id: str,
+        policy: Policy,
+        max_image_bytes: int,
+        *,
+        rounding: Rounding = ExecutionSettings.rounding,
+    ) -> None:
         super().__init__()
+        self._rounding = rounding
         self._table, self._run_id, self._policy, self._max_bytes = TableRoot(table), run_id, policy, max_image_bytes
 
     def expand(self, references: Any) -> Planned:
@@ -67,7 +78,10 @@ class PlanRun(beam.PTransform):
             inventories[name]
             | f"Spread {name}" >> beam.Reshuffle()
             | f"Read {name}" >> beam.FlatMap(functools.partial(read, self._table))
-            for name, read in ((_PARTS, _read_part), (_ORPHANS, _read_orphan))
+            for name, read in (
+                (_PARTS, _read_part),
+                (_ORPHANS, functools.partial(_read_orphan, rounding=self._rounding)),
+            )
         ]
         joined = {
             "listed": references | "Pack references" >> beam.ParDo(PackFn()),
@@ -111,8 +125,8 @@ def _read_part(table: TableRoot, part: str) -> Iterator[Known]:
     return inventory.read_part(table, part)
 
 
-def _read_orphan(table: TableRoot, part: str) -> list[Known]:
-    return inventory.read_orphan(table, part)
+def _read_orphan(table: TableRoot, part: str, rounding: Rounding) -> list[Known]:
+    return inventory.read_orphan(table, part, rounding)
 
 
 class PackFn(beam.DoFn):

@@ -12,7 +12,11 @@ from pipeline.beam_counters import count
 from pipeline.engines import Engine, OpenEngine, TensorFlowEngineFactory, counts_of
 from pipeline.errors import EngineError
 from pipeline.maps.recipe import Recipe
+from pipeline.scoring.batch_effect import batch_effect
+from pipeline.scoring.batching import BatchEffect
+from pipeline.scoring.machine import processor_name
 from pipeline.scoring.scorer import Limits, Scored, Scorer, Tiles, TilesFailedError
+from pipeline.settings import ExecutionSettings, Rounding
 from pipeline.sources import ImageReference
 from pipeline.table.part_file import FLUSH_BYTES, PartWriter, Receipt
 from pipeline.table.paths import TableRoot
@@ -33,6 +37,7 @@ class ScoreFn(beam.DoFn):
         limits: Limits on what is read, decoded and held in memory.
         flush_bytes: Size of the gathered rows in memory, in bytes, at which a part is written.
         uncut: Why images cannot be cut into tiles; empty if they can.
+        rounding: Which bits of a map may differ between runs.
     """
 
     def __init__(
@@ -45,8 +50,9 @@ class ScoreFn(beam.DoFn):
         limits: Limits,
         flush_bytes: int = FLUSH_BYTES,
         uncut: str = "",
+        rounding: Rounding = ExecutionSettings.rounding,
     ) -> None:
-        self._uncut = uncut
+        self._uncut, self._rounding = uncut, rounding
         self._open_engine, self._table, self._run_id, self._recipe = open_engine, table, run_id, recipe
         self._limits, self._flush_bytes = limits, flush_bytes
         # One model a process, however many threads run this DoFn.
@@ -87,7 +93,8 @@ class ScoreFn(beam.DoFn):
         last = self._flush(self._writer)
         if last is not None:
             yield in_global_window(last)
-        counts = {**self._scorer.counts, **self._seconds, **counts_of(self._reference.engine)}
+        processor = {f"processors.{processor_name()}": self._scorer.counts["read"]}
+        counts = {**self._scorer.counts, **self._seconds, **processor, **counts_of(self._reference.engine)}
         yield in_global_window(StageCounts(counts))
         self._scorer.reset()
 
@@ -98,7 +105,7 @@ class ScoreFn(beam.DoFn):
 
     def _new_scorer(self) -> Scorer:
         # Kept here too: Shared drops an object once another one with a new tag is acquired.
-        self._reference = self._shared.acquire(lambda: _EngineReference(self._open_engine()), tag=self._recipe.digest)
+        self._reference = self._shared.acquire(self._open, tag=f"{self._recipe.digest} {self._rounding}")
         engine = self._reference.engine
         digest = engine.metadata.digest
         if digest != self._recipe.model_digest:
@@ -109,10 +116,29 @@ class ScoreFn(beam.DoFn):
                 remedy="do not change a model while it is used; convert the new one to another directory",
             )
         options = TableRoot(self._table).options
-        return Scorer(engine, self._recipe, self._limits, self._run_id, uncut=self._uncut, count=count, options=options)
+        return Scorer(
+            engine,
+            self._recipe,
+            self._limits,
+            self._run_id,
+            uncut=self._uncut,
+            count=count,
+            options=options,
+            effect=self._reference.effect,
+        )
+
+    def _open(self) -> _EngineReference:
+        engine = self._open_engine()
+        return _EngineReference(engine, batch_effect(engine, self._rounding, self._limits.budget))
 
     def _new_writer(self) -> PartWriter:
-        return PartWriter(self._table, self._run_id, self._recipe.model_digest, flush_bytes=self._flush_bytes)
+        return PartWriter(
+            self._table,
+            self._run_id,
+            self._recipe.model_digest,
+            flush_bytes=self._flush_bytes,
+            rounding=self._rounding,
+        )
 
     def _write(self, scored: Iterator[Scored]) -> Iterator[Receipt]:
         for item in scored:
@@ -163,5 +189,5 @@ class ScoreFn(beam.DoFn):
 class _EngineReference:
     """An object that holds an engine: Shared keeps weak references, which not every engine allows."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, engine: Engine, effect: BatchEffect) -> None:
+        self.engine, self.effect = engine, effect

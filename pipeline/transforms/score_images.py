@@ -16,7 +16,7 @@ from pipeline.maps.features import check_tileable, parse_features
 from pipeline.maps.recipe import Recipe
 from pipeline.maps.tiling import cut
 from pipeline.scoring.scorer import UNALIGNED, Limits
-from pipeline.settings import ExecutionSettings, PolicySettings, declared
+from pipeline.settings import ExecutionSettings, PolicySettings, Rounding, declared
 from pipeline.sources.reference import resolve
 from pipeline.storage.options import StorageOptions
 from pipeline.table.part_file import FLUSH_BYTES, check_run_id, new_run_id
@@ -37,7 +37,8 @@ class ScoreImages(beam.PTransform):
     the shuffle one fused stage reads, decodes, infers and writes part files; their receipts are committed in one Delta
     transaction. The collection must be bounded and globally windowed.
 
-    The settings `retry_rejected`, `rescore`, `prune`, `max_pruned` and `device` are declared in `pipeline.settings`.
+    The settings `retry_rejected`, `rescore`, `prune`, `max_pruned`, `device` and `rounding` are declared in
+    `pipeline.settings`.
 
     Args:
         model: A model directory that `conversion.convert` wrote. Workers must reach it under the same name.
@@ -54,6 +55,7 @@ class ScoreImages(beam.PTransform):
         summary: More to keep with the run, as JSON.
         open_engine: Makes the engine on the worker; TensorFlow by default, on `device`.
         device: `auto` (a GPU where there is one), `cpu`, `gpu` (all GPUs of a process, or an error), `gpu:1`.
+        rounding: `exact` (the same bits for the same image on machines of one kind), or `bounded`.
         compiled: Batches (images, rows, columns) that XLA compiles when a model is opened; others run without XLA.
         storage_options: How object stores are opened, for images and table; None: as the environment says.
 
@@ -79,6 +81,7 @@ class ScoreImages(beam.PTransform):
         summary: Mapping[str, object] | None = None,
         open_engine: OpenEngine | None = None,
         device: str = ExecutionSettings.device,
+        rounding: Rounding | str = ExecutionSettings.rounding,
         compiled: Sequence[BatchShape] = (),
         storage_options: StorageOptions | Mapping[str, str] | None = None,
     ) -> None:
@@ -91,6 +94,9 @@ class ScoreImages(beam.PTransform):
         self.run_id = run_id or new_run_id()
         check_run_id(self.run_id)
         check_root(self._output)
+        if rounding not in list(Rounding):
+            raise JobError(f"rounding is {rounding!r}", remedy=f"write {' or '.join(Rounding)}")
+        rounding = self._rounding = Rounding(rounding)
         metadata = read_metadata(model)
         recipe = self._recipe = (recipe or Recipe()).of_model(metadata.digest)
         self._limits = limits or Limits()
@@ -103,18 +109,20 @@ class ScoreImages(beam.PTransform):
             limits=self._limits,
             flush_bytes=flush_bytes,
             uncut=_uncut(model, metadata, recipe, self._limits),
+            rounding=rounding,
         )
         self._publish = PublishFn(
             self._output,
             self.run_id,
             metadata.model_dump(mode="json"),
-            summary={"recipe": self._recipe.as_json(), **(summary or {})},
+            summary={"recipe": self._recipe.as_json(), "rounding": rounding, **(summary or {})},
             max_pruned=max_pruned,
         )
 
     def expand(self, references: beam.PCollection) -> beam.PCollection:
         """Returns the run's summary as a collection of one element."""
-        planned = references | "Plan" >> PlanRun(self._output, self.run_id, self._policy, self._limits.max_image_bytes)
+        plan = PlanRun(self._output, self.run_id, self._policy, self._limits.max_image_bytes, rounding=self._rounding)
+        planned = references | "Plan" >> plan
         receipts = (
             planned.work | "Shuffle references" >> beam.Reshuffle() | "Decode, infer, write" >> beam.ParDo(self._score)
         )

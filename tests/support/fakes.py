@@ -59,6 +59,7 @@ class FakeEngine:
     """
 
     metadata = METADATA
+    identity = "fake"
 
     def __init__(self, largest_batch: int = 1000, broken: int = -1) -> None:
         self.largest_batch, self.broken = largest_batch, broken

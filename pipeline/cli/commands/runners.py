@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from pipeline.cli.commands.options import (
@@ -23,6 +25,7 @@ from pipeline.exit_codes import ExitCode
 @click.option("--pages", type=click.IntRange(min=4), default=12, show_default=True, help="Pages to compose and score.")
 @click.option("--model", type=click.Path(), help="A model directory. Default: the digits model.")
 @click.option("--output", "-o", help="Keep images and tables in a new folder below this one.")
+@setting_option("rounding")
 @storage_options
 @click.option("--json", "as_json", is_flag=True, help="Print the report for programs.")
 @click.pass_context
@@ -30,19 +33,17 @@ def verify_runner(
     ctx: click.Context,
     /,
     *,
-    images: tuple[str, ...],
     runner: str,
     flink_master: str | None,
-    pages: int,
-    model: str | None,
-    output: str | None,
     as_json: bool,
+    **trial: Any,
 ) -> None:
     """Score one collection on a runner and on the local one, and compare all rows.
 
-    Scores, residuals, probabilities and features must be equal within 1e-6: TensorFlow may round their last digits
-    differently at another place of a batch or on another processor, and then the digest of the map differs too. Classes
-    and everything else must be exactly equal, except run id and time.
+    All rows must be equal to the last bit, except run id and time. If the workers have processors or GPUs of other
+    kinds, or with --rounding bounded, scores, residuals, probabilities and features must be equal within 1e-6, and
+    classes unless their scores are that near; everything else must be exactly equal. The report says which of the two
+    it held.
 
     The command makes the collection: pages of digits, whole and in tiles, at two scales, in files and in an archive,
     and images that are rejected. Some images change before a second run. IMAGES are scored too. Arguments after -- go
@@ -59,8 +60,8 @@ def verify_runner(
     from pipeline.tools.verify_runner import Trial, render, try_runner
 
     need_tensorflow()
-    trial = Trial(pages=pages, model=model, images=images, output=output, storage=given_storage())
-    report = try_runner(runner, beam_flags(ctx), flink_master=flink_master, trial=trial)
+    described = Trial(storage=given_storage(), **trial)
+    report = try_runner(runner, beam_flags(ctx), flink_master=flink_master, trial=described)
     print_report(report, render, as_json=as_json)
     if not report.equal:
         ctx.exit(ExitCode.FAILED)

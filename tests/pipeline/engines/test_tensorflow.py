@@ -68,8 +68,8 @@ def test_k_beyond_the_classes_gives_all_of_them(model: Path):
 
 
 @pytest.mark.parametrize("size", [(227, 227), (259, 300)])
-def test_a_map_depends_neither_on_its_place_in_the_batch_nor_on_its_neighbours(model: Path, size: tuple[int, int]):
-    """Within the tolerance: what padding incomplete batches to one size rests on (pipeline/batching.py)."""
+def test_a_map_depends_on_place_and_neighbours_within_the_tolerance_only(model: Path, size: tuple[int, int]):
+    """What `--rounding bounded` rests on; test_exact_bits.py has the promise of `exact`."""
     engine = TensorFlowEngine(model, k=3, form=Form.FLOAT32)
     batch = images(4, *size)
     straight = engine.score(batch)

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 
 from pipeline.errors import TableError
 from pipeline.maps.encoding import map_digest
+from pipeline.settings import Rounding
 from pipeline.table.commit import Changes, ConflictError, commit
-from pipeline.table.part_file import Receipt
+from pipeline.table.part_file import PartWriter, Receipt, rounding_of
 from pipeline.table.rewrite import Action, Edit, rewrite
 from pipeline.table.rows import MapRow
 from pipeline.table.schema import SCHEMA
@@ -160,6 +162,23 @@ def test_damaged_orphans_are_not_adopted(tmp_path: Path, monkeypatch: pytest.Mon
     # Two contents of one image in one part: no telling which is the right one.
     [both] = write(tmp_path, scored("a"), scored("a", content="b"))
     assert read_orphan(str(tmp_path), both.path) == []
+
+
+@pytest.mark.parametrize(("written", "adopted"), [(Rounding.EXACT, 1), (Rounding.BOUNDED, 0)])
+def test_an_exact_run_adopts_exact_maps_only(tmp_path: Path, written: Rounding, adopted: int) -> None:
+    row = scored("a")
+    writer = PartWriter(str(tmp_path), row.run_id, row.model_digest, rounding=written)
+    writer.add(row)
+    part = writer.flush()
+    assert part is not None
+    assert len(read_orphan(str(tmp_path), part.path, Rounding.EXACT)) == adopted
+    assert len(read_orphan(str(tmp_path), part.path, Rounding.BOUNDED)) == 1
+
+
+def test_a_part_of_an_older_version_is_bounded() -> None:
+    schema = pa.schema([])
+    for metadata in ({}, {"densecast": '{"run_id": "r"}'}, {"densecast": '"r"'}, {"densecast": "{"}):
+        assert rounding_of(schema.with_metadata(metadata)) is Rounding.BOUNDED
 
 
 def publish_changes(root: Path, run_id: str, base: int, receipts: list[Receipt], removed: list[str]) -> int:

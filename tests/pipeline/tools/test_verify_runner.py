@@ -21,7 +21,7 @@ from pipeline.cli.main import cli
 from pipeline.errors import JobError, TableError
 from pipeline.jobs.run import JobResult, run_job
 from pipeline.jobs.spec import ScoringJob
-from pipeline.settings import LOCAL
+from pipeline.settings import LOCAL, Rounding
 from pipeline.table.reader import MapTable
 from pipeline.tools.verify_runner import Trial, TrialReport, compare_tables, render, try_runner
 from pipeline.tools.verify_runner_images import shape_for
@@ -100,11 +100,33 @@ def test_floats_may_differ_by_what_kernels_round(model: Path, tilt: float, equal
         with without_tensorflow(functools.partial(FullEngine, tilt)):
             return run_job(job)
 
-    report = tried(model, there(rounds))
+    report = tried(model, there(rounds), rounding=Rounding.BOUNDED)
     assert report.equal is equal
     told = shown(report)
     assert ("differ in the last digits only, by up to" in told) is equal
     assert ("NOT EQUAL" in told) is not equal
+
+
+def test_an_exact_run_on_processors_of_one_kind_allows_no_rounding(model: Path):
+    def rounds(job: ScoringJob) -> JobResult:
+        with without_tensorflow(functools.partial(FullEngine, 1e-7)):
+            return run_job(job)
+
+    report = tried(model, there(rounds))
+    assert not report.equal
+    assert {night.promise for night in report.nights} == {Rounding.EXACT}
+    assert "all bits have to be equal: the runs were exact, on processors of one kind" in shown(report)
+
+
+def test_other_processors_are_compared_within_the_bound(model: Path, monkeypatch: pytest.MonkeyPatch):
+    def elsewhere(job: ScoringJob) -> JobResult:
+        with monkeypatch.context() as patch, without_tensorflow(functools.partial(FullEngine, 1e-7)):
+            patch.setattr("pipeline.transforms.score_fn.processor_name", lambda: "Another, 64 cores")
+            return run_job(job)
+
+    report = tried(model, there(elsewhere))
+    assert report.equal
+    assert {night.promise for night in report.nights} == {Rounding.BOUNDED}
 
 
 def test_workers_in_other_processes_make_the_same_table(model: Path):

@@ -214,7 +214,7 @@ def test_an_orphan_that_was_used_is_not_read_every_night(collection: Collection,
             collection.run(flush_bytes=1)
     assert collection.run().images["adopt"] == 6
     read: list[str] = []
-    monkeypatch.setattr("pipeline.transforms.inventory.read_orphan", lambda _, part: read.append(part) or [])
+    monkeypatch.setattr("pipeline.transforms.inventory.read_orphan", lambda _, part, rounding: read.append(part) or [])
     assert collection.run().images["keep"] == 7
     assert len(read) <= 1, "no map was in that of the rejected image, so nothing was taken from it"
 

@@ -21,9 +21,10 @@ help:
 	@echo "make bench   speed, as ratios measured side by side"
 	@echo "make clean   remove .venv and what the demo wrote"
 
+# Without --no-compile, pip compiles all of TensorFlow and Beam, of which little is imported.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[cpu,bench,docs,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable '.[cpu,bench,docs,dev]'
 	touch $@
 
 demo: $(STAMP)

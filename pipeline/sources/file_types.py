@@ -5,10 +5,9 @@ import re
 from typing import Literal
 
 from conversion import PARTIAL_SUFFIX
+from pipeline.images.decoding_rules import ENDINGS
 
-IMAGE_EXTENSIONS = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .apng .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm".split()  # noqa: SIM905
-)
+IMAGE_EXTENSIONS = frozenset(ENDINGS)
 """The extensions of the formats that `pipeline.images.decode` decodes, in lower case; case does not matter."""
 
 SYSTEM_FOLDERS = frozenset({"lost+found", "$RECYCLE.BIN", "System Volume Information", "@eaDir", "__MACOSX"})

@@ -92,9 +92,18 @@ class ScoreImages(beam.PTransform):
         check_run_id(self.run_id)
         check_root(self._output)
         metadata = read_metadata(model)
-        recipe = self._recipe = (recipe or Recipe()).of_model(metadata.digest)
+        recipe = self._recipe = (recipe or Recipe()).of_model(
+            metadata.digest, grey=metadata.preprocessing.channel_order == "gray"
+        )
         self._limits = limits or Limits()
-        self._policy = Policy(self._recipe.digest, self._recipe.scales, retry_rejected, rescore, prune)
+        self._policy = Policy(
+            recipe.decodings(),
+            recipe.scales,
+            retry_rejected=retry_rejected,
+            rescore=rescore,
+            prune=prune,
+            rules=recipe.rules,
+        )
         self._score = ScoreFn(
             open_engine or TensorFlowEngineFactory(model, recipe, device, tuple(compiled)),
             self._output,
@@ -114,7 +123,9 @@ class ScoreImages(beam.PTransform):
 
     def expand(self, references: beam.PCollection) -> beam.PCollection:
         """Returns the run's summary as a collection of one element."""
-        planned = references | "Plan" >> PlanRun(self._output, self.run_id, self._policy, self._limits.max_image_bytes)
+        planned = references | "Plan" >> PlanRun(
+            self._output, self.run_id, self._recipe, self._policy, max_image_bytes=self._limits.max_image_bytes
+        )
         receipts = (
             planned.work | "Shuffle references" >> beam.Reshuffle() | "Decode, infer, write" >> beam.ParDo(self._score)
         )

@@ -15,24 +15,18 @@ grey ones.
 
 import contextlib
 import dataclasses
-import functools
-import importlib
-import io
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import IO, TypeAlias, cast
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
-from PIL.ImageFile import ImageFile
 
 from pipeline.images import formats, tiff
+from pipeline.images.samples import Pixels
+from pipeline.images.stored_image import StoredImage, open_stored
 from pipeline.rejection import Reason, Rejected
 from pipeline.settings import LimitSettings
-
-Pixels: TypeAlias = npt.NDArray[np.uint8]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +120,7 @@ def decode(data: formats.File, limits: DecodeLimits, at_least: tuple[int, int] |
 
     - Alpha is dropped, not blended: the stored colours are used unchanged, as in Caffe's own readers (OpenCV's
       IMREAD_COLOR in `ReadImageToCVMat`; `caffe.io.load_image` takes the first three channels). The same holds for
-      transparency given by a palette, a colour key or a GIF.
+      transparency given by a palette, a colour key or a GIF, and for associated (premultiplied) alpha in a TIFF.
     - Grey is repeated in three channels. 16-bit grey becomes round(v * 255 / 65535), 12-bit TIFF round(v * 255 / 4095).
       Of other 16-bit samples (RGB, grey with alpha) Pillow keeps the high byte, as libpng and OpenCV do.
     - CMYK is converted without a profile. In JPEG, CMYK and YCCK are treated as inverted: Photoshop began this, and all
@@ -151,65 +145,16 @@ def decode(data: formats.File, limits: DecodeLimits, at_least: tuple[int, int] |
         raise ValueError(f"at_least is {at_least}; both must be at least 1")
     with _rejecting(data) as state, _open(data, limits, state, whole=True) as (image, container):
         described = _described(image, container)
-        if at_least is not None:
-            # As Image.thumbnail does (reducing_gap 2). Formats other than JPEG ignore it.
-            height, width = at_least if described.orientation <= 4 else at_least[::-1]
-            image.draft(None, (_GAP * width, _GAP * height))
-        if described.format == "TIFF":
-            # For TIFF alone, Pillow compares with the global MAX_IMAGE_PIXELS before it allocates the pixels.
-            image.im = Image.new(image.mode, image.size).im
-        image.load()
-        pixels = np.ascontiguousarray(_upright(_rgb(image, container), described.orientation))
+        if at_least is not None and described.orientation > 4:
+            at_least = at_least[::-1]
+        pixels = np.ascontiguousarray(_upright(image.load(at_least), described.orientation))
         pixels.setflags(write=False)
         return DecodedImage(
             pixels, described.format, described.mode, described.orientation, described.height, described.width
         )
 
 
-_PLUGINS = {
-    "PNG": ("PIL.PngImagePlugin", "PngImageFile"),
-    "WEBP": ("PIL.WebPImagePlugin", "WebPImageFile"),
-    "BMP": ("PIL.BmpImagePlugin", "BmpImageFile"),
-    "GIF": ("PIL.GifImagePlugin", "GifImageFile"),
-    "TIFF": ("PIL.TiffImagePlugin", "TiffImageFile"),
-    "PPM": ("PIL.PpmImagePlugin", "PpmImageFile"),
-}
-
-
-@functools.cache
-def _plugin(format_name: str) -> type[ImageFile]:
-    """Returns Pillow's class for a format.
-
-    It is imported at the first file of the format: a decoder process that starts loads only what it decodes.
-    """
-    if format_name == "JPEG":
-        return _jpeg_plugin()
-    module, name = _PLUGINS[format_name]
-    plugin: type[ImageFile] = getattr(importlib.import_module(module), name)
-    return plugin
-
-
-def _jpeg_plugin() -> type[ImageFile]:
-    from PIL.JpegImagePlugin import JpegImageFile
-
-    class Jpeg(JpegImageFile):
-        def _open(self) -> None:
-            # Where the density is known, Pillow does not look for it in EXIF data, whose damage it warns about.
-            self.info["dpi"] = (72, 72)
-            super()._open()
-
-    return Jpeg
-
-
-_GAP = 2
-"""An image decoded smaller keeps this factor for the averaging filter; Pillow's value for good quality."""
-
-_TO_RGB = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr"})
-"""Pillow's modes of at most 8 bits per channel, whose conversion to RGB depends only on the pixel."""
-
 _STREAMED = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "RGBX", "I;16", "I;16B", "I;16L", "I;16N"})
-
-_GREY16 = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
 
 _FAILURES = (
     OSError,
@@ -270,7 +215,7 @@ def _reason(error: Exception, state: _FileState) -> Reason:
 @contextlib.contextmanager
 def _open(
     data: formats.File, limits: DecodeLimits, state: _FileState, *, whole: bool
-) -> Iterator[tuple[ImageFile, formats.Container]]:
+) -> Iterator[tuple[StoredImage, formats.Container]]:
     """Opens the first image of `data`, and rejects what can be rejected without decoding its pixels.
 
     Yields:
@@ -287,17 +232,13 @@ def _open(
         raise Rejected(Reason.TOO_MANY_PIXELS, f"tiles of {container.tile[0]} x {container.tile[1]}")
     if container.flaw:
         raise container.flaw
-    # Decoders need the file in one piece; a header is read in place.
-    stream = io.BytesIO(container.data) if whole else formats.Joined(container.parts)
-    with stream, _plugin(container.format)(cast("IO[bytes]", stream), "") as image:
+    with open_stored(container, whole=whole) as image:
         if container.orientation is None:
-            container = dataclasses.replace(container, orientation=tiff.orientation(image.info.get("exif", b"")))
+            container = dataclasses.replace(container, orientation=tiff.orientation(image.exif))
         size = (image.height, image.width)
         if container.size not in (None, size):
             raise Rejected(Reason.CORRUPT, f"{container.format}: its headers contradict each other on the size")
         _check_size(*size, container.orientation or 1, limits)
-        if not (image.mode in _TO_RGB or image.mode in _GREY16 or _is_16_bit_ppm(image)):
-            raise Rejected(Reason.UNSUPPORTED_MODE, f"{container.format} of mode {image.mode}")
         yield image, container
 
 
@@ -313,49 +254,11 @@ def _check_size(height: int, width: int, orientation: int, limits: DecodeLimits)
         )
 
 
-def _described(image: ImageFile, container: formats.Container) -> ImageHeader:
+def _described(image: StoredImage, container: formats.Container) -> ImageHeader:
     orientation = container.orientation or 1
     height, width = (image.width, image.height) if orientation >= 5 else (image.height, image.width)
-    streams = container.streams and orientation == 1 and image.mode in _STREAMED
+    streams = container.streams and orientation == 1 and image.mode in _STREAMED and not container.by_libvips
     return ImageHeader(container.format, image.mode, orientation, height, width, streams)
-
-
-def _is_16_bit_ppm(image: ImageFile) -> bool:
-    # Mode I holds 32-bit integers of any range; only Pillow's PGM reader limits them to 0 to 65535.
-    return image.mode == "I" and image.format == "PPM"
-
-
-def _rgb(image: ImageFile, container: formats.Container) -> Pixels:
-    """Returns the pixels of a loaded image as stored, uint8 [h, w, 3]."""
-    if image.mode in _TO_RGB:
-        # If its info has a transparency, convert() looks for that colour in the palette and warns.
-        image.info.pop("transparency", None)
-        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-    return grey_16(np.asarray(image), container.largest, inverted=container.inverted)
-
-
-def grey_16(samples: npt.NDArray[np.integer], largest: int = 65535, *, inverted: bool = False) -> Pixels:
-    """Returns grey samples as RGB, uint8 [h, w, 3].
-
-    Args:
-        samples: Integers [h, w], 0 to 65535.
-        largest: The highest value that a sample can have; odd.
-        inverted: Whether `largest` is black.
-    """
-    table = _to_8_bits(largest, inverted)
-    grey = np.empty(samples.shape, np.uint8)
-    # Row by row: an index array costs 8 bytes per sample.
-    for row in range(samples.shape[0]):
-        grey[row] = table[samples[row]]
-    return np.repeat(grey[:, :, np.newaxis], 3, axis=2)
-
-
-@functools.cache
-def _to_8_bits(largest: int, inverted: bool) -> Pixels:
-    """Returns uint8 [65536]: round(v * 255 / largest). There are no ties: 2 * 255 * v is even and `largest` is odd."""
-    values = np.minimum(np.arange(2**16, dtype=np.int64), largest)
-    table = ((values * 255 * 2 + largest) // (2 * largest)).astype(np.uint8)
-    return 255 - table if inverted else table
 
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:

@@ -45,7 +45,7 @@ _RULES = {
     "WEBP": Rules(),
     "BMP": Rules(),
     "GIF": Rules(),
-    "TIFF": Rules(),
+    "TIFF": Rules(version=2, pixels=2),  # 2: planes of 16 bits, associated alpha, signed samples; more kinds accepted
     "PPM": Rules(),
     UNKNOWN: Rules(),
 }

@@ -86,10 +86,13 @@ class Container:
         orientation: EXIF orientation, 1 to 8; None if Pillow's own parser keeps the EXIF block.
         complete: False if the file ends before its announced end: a failure then means truncated, not corrupt.
         largest: The highest value of a 16-bit grey sample: 65535, or 4095 in a TIFF with 12 bits.
-        inverted: Whether that value is black (TIFF: WhiteIsZero), which Pillow leaves to its callers above 8 bits.
+        inverted: Whether zero is white (TIFF: WhiteIsZero), which Pillow leaves to its callers above 8 bits.
         tile: (height, width) of the tiles that have to be decoded whole; None if there are none.
         flaw: Why the file is rejected, unless it is rejected for its size, which is checked later; None if it is valid.
         streams: Whether the rows can be decoded from top to bottom, in bounded memory, to the same pixels.
+        planes: A file for each colour, a grey image, in place of `parts`; empty if a pixel's samples are together.
+        by_libvips: Whether libvips decodes the file, because Pillow does not read it.
+        colours: The number of samples of a pixel that are colours, for files that libvips decodes.
     """
 
     format: str
@@ -102,6 +105,9 @@ class Container:
     tile: tuple[int, int] | None = None
     flaw: Rejected | None = None
     streams: bool = False
+    planes: tuple[tuple[bytes | memoryview, ...], ...] = ()
+    by_libvips: bool = False
+    colours: int = 3
 
     @property
     def data(self) -> bytes:
@@ -299,9 +305,11 @@ def _tiff(data: File) -> Container:
         raise Rejected(Reason.UNSUPPORTED_MODE, f"TIFF: compression {compression}")
     if height < 1 or width < 1:
         raise Rejected(Reason.CORRUPT, f"TIFF: {height} rows and {width} columns")
-    flaw = None
+    directory = tiff.normalised(directory)
+    flaw, planes = None, []
     try:
         directory = tiff.check_strips(directory, len(data))
+        planes = tiff.planes(directory)
     except Rejected as rejected:
         flaw = rejected
     orientation = directory.integer(tiff.ORIENTATION, 1)
@@ -316,4 +324,7 @@ def _tiff(data: File) -> Container:
         tile=tile if tiff.TILE_OFFSETS in directory.entries else None,
         flaw=flaw,
         streams=tiff.streams(directory),
+        planes=tuple(tiff.with_one_directory(data, plane) for plane in planes),
+        by_libvips=tiff.needs_libvips(directory),
+        colours=tiff.colours(directory),
     )

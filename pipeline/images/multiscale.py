@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pipeline.errors import JobError
-from pipeline.images.decode import DecodeLimits, Pixels, decode, header
+from pipeline.images.decode import DecodeLimits, decode, header
 from pipeline.images.resize import Scaling, Size, resample
+from pipeline.images.samples import Pixels
 from pipeline.rejection import Reason, Rejected
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 from typing import Self
 
-from pipeline.images.decode import DecodeLimits, Pixels
+from pipeline.images.decode import DecodeLimits
 from pipeline.images.decoder_process import IsolatedDecoder
 from pipeline.images.row_reader import RowReader, open_rows
+from pipeline.images.samples import Pixels
 from pipeline.rejection import Reason, Rejected
 
 _FUNCTION = "pipeline.images.row_reader_isolated:rows"

@@ -15,10 +15,11 @@ from conversion import ModelMetadata
 from pipeline import counters
 from pipeline.engines import Engine, EngineOutOfMemoryError
 from pipeline.errors import EngineError
-from pipeline.images.decode import DecodeLimits, Pixels
+from pipeline.images.decode import DecodeLimits
 from pipeline.images.decoder_process import TIMEOUT_S
 from pipeline.images.multiscale import ScaledImage, ScalingLimits
 from pipeline.images.row_reader_isolated import IsolatedRowReader
+from pipeline.images.samples import Pixels
 from pipeline.maps.classification_map import CellScores, MapError, check_values
 from pipeline.maps.encoding import MapTooLargeError
 from pipeline.maps.geometry import geometry_of, original_geometry

@@ -193,7 +193,7 @@ LOSSLESS = {
     "tiff-grey-white-is-zero": (grey_tiff(GREY, photometric=0), three(255 - GREY), "L"),
     "tiff-grey-alpha": (encoded(Image.fromarray(np.dstack([GREY, ALPHA])), "TIFF"), three(GREY), "LA"),
     "tiff-palette": (encoded(paletted(), "TIFF"), PALETTE[INDEX], "P"),
-    "tiff-rgba": (encoded(Image.fromarray(np.dstack([RGB, ALPHA])), "TIFF"), RGB, "RGBA"),
+    "tiff-rgba": (encoded(Image.fromarray(np.dstack([RGB, ALPHA])), "TIFF"), RGB, "RGB"),
     "tiff-cmyk": (encoded(CMYK, "TIFF"), np.asarray(CMYK.convert("RGB")), "CMYK"),
     "tiff-grey-16": (grey_tiff(GREY16), three(eight(GREY16)), "I;16"),
     "tiff-grey-16-big-endian": (grey_tiff(GREY16, ">"), three(eight(GREY16)), "I;16B"),
@@ -202,7 +202,7 @@ LOSSLESS = {
         three(eight(GREY16)),
         "I;16",
     ),
-    "tiff-grey-16-white-is-zero": (grey_tiff(GREY16, photometric=0), three(255 - eight(GREY16)), "I;16"),
+    "tiff-grey-16-white-is-zero": (grey_tiff(GREY16, photometric=0), three(255 - eight(GREY16)), "L"),
     "tiff-grey-12": (twelve_bits()[0], three(twelve_bits()[1]), "I;16"),
     "tiff-rgb-16": (
         tiff_file(tiff_tags(1, 2, bits=(16,) * 3, photometric=2), [bytes(range(12))]),

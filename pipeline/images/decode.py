@@ -125,7 +125,8 @@ def decode(data: formats.File, limits: DecodeLimits, at_least: tuple[int, int] |
       Of other 16-bit samples (RGB, grey with alpha) Pillow keeps the high byte, as libpng and OpenCV do.
     - CMYK is converted without a profile. In JPEG, CMYK and YCCK are treated as inverted: Photoshop began this, and all
       readers follow. Colour profiles are ignored, as in Caffe's readers.
-    - Of an animation or a multi-page file, the first image is decoded.
+    - Of an animation or a multi-page file, the first image is decoded. In a GIF it may be smaller than the screen; the
+      rest has the background colour, or is black if the file has none.
     - The orientation is that of EXIF (in JPEG, PNG, WebP) or of the TIFF tag. XMP is not read.
 
     Args:

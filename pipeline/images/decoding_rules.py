@@ -43,8 +43,8 @@ _RULES = {
     "JPEG": Rules(),
     "PNG": Rules(),
     "WEBP": Rules(),
-    "BMP": Rules(),
-    "GIF": Rules(),
+    "BMP": Rules(version=2, pixels=2),  # 2: run lengths
+    "GIF": Rules(version=2, pixels=2),  # 2: the background colour around an image that is smaller than its screen
     "TIFF": Rules(version=2, pixels=2),  # 2: planes of 16 bits, associated alpha, signed samples; more kinds accepted
     "PPM": Rules(),
     UNKNOWN: Rules(),

@@ -19,9 +19,9 @@ import mmap
 import re
 import struct
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
-from pipeline.images import tiff
+from pipeline.images import bmp, tiff
 from pipeline.rejection import Reason, Rejected
 
 File: TypeAlias = bytes | mmap.mmap
@@ -75,6 +75,24 @@ class Joined(io.RawIOBase):
         return b"".join(pieces)
 
 
+class Canvas(NamedTuple):
+    """A screen on which an image lies.
+
+    Attributes:
+        height: Rows of pixels.
+        width: Columns of pixels.
+        top: The row of the image's first row.
+        left: The column of its first column.
+        colour: RGB of the pixels around the image.
+    """
+
+    height: int
+    width: int
+    top: int
+    left: int
+    colour: tuple[int, ...]
+
+
 @dataclasses.dataclass(frozen=True)
 class Container:
     """The first image of a file.
@@ -93,6 +111,8 @@ class Container:
         planes: A file for each colour, a grey image, in place of `parts`; empty if a pixel's samples are together.
         by_libvips: Whether libvips decodes the file, because Pillow does not read it.
         colours: The number of samples of a pixel that are colours, for files that libvips decodes.
+        canvas: What the image lies on; None if the image is all.
+        run_length: The header of a run-length encoded BMP, which Pillow does not decode; None for others.
     """
 
     format: str
@@ -108,6 +128,8 @@ class Container:
     planes: tuple[tuple[bytes | memoryview, ...], ...] = ()
     by_libvips: bool = False
     colours: int = 3
+    canvas: Canvas | None = None
+    run_length: bmp.RunLengthBitmap | None = None
 
     @property
     def data(self) -> bytes:
@@ -158,7 +180,9 @@ def read(data: File) -> Container:
     whole = (data if isinstance(data, bytes) else memoryview(data),)
     if format_name == "JPEG":
         return Container(format_name, whole, streams=_only_scan(data) > 0)
-    return Container(format_name, whole, orientation=1)
+    run_length = bmp.read_run_length(data) if format_name == "BMP" else None
+    size = (run_length.height, run_length.width) if run_length else None
+    return Container(format_name, whole, size, orientation=1, run_length=run_length)
 
 
 def _only_scan(data: File) -> int:
@@ -242,12 +266,14 @@ _GIF_DISPOSAL = 0b00011100
 def _gif(data: File) -> Container:
     """Keeps the palette, the transparent index and the first image.
 
-    Pillow would allocate memory while it opens the file for two reasons, which are removed: the disposal method (it
-    only matters to later frames), and a screen smaller than its image (Pillow enlarges it; here the header does).
+    Pillow sees a screen as large as the image, so that it allocates no other while it opens the file. The disposal
+    method, for which it also would, only matters to later frames. A screen that is too small is enlarged. What the
+    image leaves free has the background colour, as the specification says and OpenCV does.
     """
-    width, height, flags = struct.unpack_from("<HHB", data, 6)
+    width, height, flags, background = struct.unpack_from("<HHBB", data, 6)
     start = position = _GIF_HEADER + ((6 << (flags & 7)) if flags & 0x80 else 0)
     control = b""
+    parts: list[bytes | memoryview]
     while (kind := data[position]) != 0x2C:
         position += 1
         if kind == 0x3B:
@@ -264,10 +290,14 @@ def _gif(data: File) -> Container:
     width, height = max(width, left + columns), max(height, top + rows)
     if max(width, height) > 0xFFFF:
         raise Rejected(Reason.CORRUPT, f"GIF: an image that reaches row {top + rows}, column {left + columns}")
-    parts = [data[:6], struct.pack("<HH", width, height), data[10:start]]
+    colours = data[_GIF_HEADER:start]
+    colour = tuple(colours[3 * background : 3 * background + 3]) or (0, 0, 0)
+    parts = [data[:6], struct.pack("<HH", columns, rows), data[10:start]]
     if len(control) == 4:
         parts += [b"\x21\xf9\x04", bytes([control[0] & ~_GIF_DISPOSAL]), control[1:], b"\0"]
-    return Container("GIF", (*parts, memoryview(data)[position:]), (height, width), 1)
+    parts += [b"\x2c", struct.pack("<4H", 0, 0, columns, rows), memoryview(data)[position + 9 :]]
+    canvas = Canvas(height, width, top, left, colour=colour)
+    return Container("GIF", tuple(parts), (height, width), 1, canvas=canvas)
 
 
 def _webp(data: File) -> Container:

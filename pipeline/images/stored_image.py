@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from PIL.ImageFile import ImageFile
 
-from pipeline.images import formats, libvips
+from pipeline.images import bmp, formats, libvips
 from pipeline.images.samples import Pixels, grey_16, high_byte, to_rgb
 from pipeline.rejection import Reason, Rejected
 
@@ -87,16 +87,20 @@ class _PillowImage:
 
     def __init__(self, image: ImageFile, container: formats.Container) -> None:
         self.mode, self.height, self.width = image.mode, image.height, image.width
+        if container.canvas is not None:
+            self.height, self.width = container.canvas[:2]
         self.exif: bytes = image.info.get("exif", b"")
         self._image, self._container = image, container
 
     def load(self, at_least: tuple[int, int] | None) -> Pixels:
         image = self.loaded(at_least)
-        if image.mode in _TO_RGB:
-            # If its info has a transparency, convert() looks for that colour in the palette and warns.
-            image.info.pop("transparency", None)
-            return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-        return grey_16(np.asarray(image), self._container.largest)
+        if image.mode not in _TO_RGB:
+            return grey_16(np.asarray(image), self._container.largest)
+        # If its info has a transparency, convert() looks for that colour in the palette and warns.
+        image.info.pop("transparency", None)
+        pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+        canvas = self._container.canvas
+        return pixels if canvas is None else _on_canvas(pixels, canvas)
 
     def loaded(self, at_least: tuple[int, int] | None) -> ImageFile:
         """Returns Pillow's image, with its pixels."""
@@ -133,6 +137,18 @@ class _Planes:
         return to_rgb(colours)
 
 
+class _RunLengthImage:
+    """A run-length encoded BMP; see `StoredImage`."""
+
+    def __init__(self, container: formats.Container, bitmap: bmp.RunLengthBitmap) -> None:
+        self.mode, self.exif = "P", b""
+        self.height, self.width = bitmap.height, bitmap.width
+        self._data, self._bitmap = container.data, bitmap
+
+    def load(self, at_least: tuple[int, int] | None) -> Pixels:  # noqa: ARG002 - no BMP is decoded smaller
+        return bmp.decode_run_length(self._data, self._bitmap)
+
+
 class _LibvipsImage:
     """An image that libvips decodes; see `StoredImage`."""
 
@@ -167,6 +183,8 @@ def open_stored(container: formats.Container, *, whole: bool) -> contextlib.Abst
     Raises:
         Rejected: UNSUPPORTED_MODE; and whatever Pillow's plugins raise.
     """
+    if container.run_length:
+        return contextlib.nullcontext(_RunLengthImage(container, container.run_length))
     if container.by_libvips:
         return contextlib.nullcontext(_LibvipsImage(container))
     if container.planes:
@@ -184,6 +202,16 @@ def _open_by_pillow(
         if not (image.mode in _TO_RGB or image.mode in _GREY16 or _is_16_bit_ppm(image)):
             raise Rejected(Reason.UNSUPPORTED_MODE, f"{container.format} of mode {image.mode}")
         yield _PillowImage(image, container)
+
+
+def _on_canvas(pixels: Pixels, canvas: formats.Canvas) -> Pixels:
+    height, width = pixels.shape[:2]
+    if (height, width) == canvas[:2]:
+        return pixels
+    whole = np.empty((canvas.height, canvas.width, 3), np.uint8)
+    whole[...] = canvas.colour
+    whole[canvas.top : canvas.top + height, canvas.left : canvas.left + width] = pixels
+    return whole
 
 
 @contextlib.contextmanager

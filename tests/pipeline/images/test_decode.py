@@ -6,6 +6,7 @@ import random
 import struct
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from pipeline.images.formats import FORMATS, sniff
 from pipeline.rejection import Reason, Rejected
 
 LIMITS = DecodeLimits()
+FIELD = Path(__file__).parent / "field"
 H, W = 6, 9
 RGB = np.random.default_rng(1).integers(0, 256, (H, W, 3), np.uint8)
 GREY = RGB[..., 0]
@@ -583,3 +585,23 @@ def test_the_global_limit_of_pillow_does_not_interfere(name, monkeypatch):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         np.testing.assert_array_equal(decode(FILES[name], LIMITS).pixels, expected)
     assert limit == Image.MAX_IMAGE_PIXELS
+
+
+GIF = (FIELD / "g_offset.gif").read_bytes()
+
+
+def test_around_the_image_of_a_gif_is_the_background_colour():
+    """A screen of 48 x 64 with a red image of 10 x 20 on it, and green in the background; as OpenCV reads it."""
+    expected = np.zeros((48, 64, 3), np.uint8)
+    expected[...] = (0, 255, 0)
+    expected[20:30, 30:50] = (255, 0, 0)
+    np.testing.assert_array_equal(decode(GIF, LIMITS).pixels, expected)
+    for index, colour in ((0, (0, 0, 0)), (3, (0, 0, 255)), (9, (0, 0, 0))):
+        pixels = decode(GIF[:11] + bytes([index]) + GIF[12:], LIMITS).pixels
+        assert (tuple(pixels[0, 0]), tuple(pixels[29, 49])) == (colour, (255, 0, 0))
+
+
+def test_a_gif_whose_image_is_larger_than_its_screen():
+    pixels = decode(GIF[:6] + struct.pack("<HH", 35, 20) + GIF[10:], LIMITS).pixels
+    assert pixels.shape == (30, 50, 3)
+    assert (header(GIF, LIMITS).height, header(GIF, LIMITS).width) == (48, 64)

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from pipeline.images import formats, tiff
+from pipeline.images import formats, jpeg, libvips, tiff
 from pipeline.images.samples import Pixels
 from pipeline.images.stored_image import StoredImage, open_stored
 from pipeline.rejection import Reason, Rejected
@@ -38,6 +38,7 @@ class DecodeLimits:
         formats: The formats to decode, by Pillow's names, from `formats.FORMATS`. No other decoder runs.
         max_tiled_pixels: The largest height times width of an image that is read by rows; see
             `pipeline.images.row_reader`.
+        strict: Whether a JPEG needs its end marker. Otherwise it needs all of its pixels.
 
     Raises:
         ValueError: A number is less than 1, or a format is not one that densecast decodes.
@@ -46,6 +47,7 @@ class DecodeLimits:
     max_pixels: int = LimitSettings.max_pixels
     formats: tuple[str, ...] = formats.FORMATS
     max_tiled_pixels: int = 2**34
+    strict: bool = LimitSettings.strict_images
 
     def __post_init__(self) -> None:
         for name in ("max_pixels", "max_tiled_pixels"):
@@ -105,17 +107,27 @@ class DecodedImage:
     width: int
 
 
-def header(data: formats.File, limits: DecodeLimits) -> ImageHeader:
+def header(data: formats.File, limits: DecodeLimits, *, grey: bool = False) -> ImageHeader:
     """Returns the header of `data`, a whole file, without decoding pixels.
+
+    Args:
+        data: The bytes of a whole file.
+        limits: Which images are decoded.
+        grey: See `decode`.
 
     Raises:
         Rejected: `decode` would reject the file before it decodes pixels.
     """
     with _rejecting(data) as state, _open(data, limits, state, whole=False) as (image, container):
-        return _described(image, container)
+        described = _described(image, container)
+        if grey and described.streams and described.format == "JPEG" and jpeg.luma_parts(data) is None:
+            described = dataclasses.replace(described, streams=False)
+        return described
 
 
-def decode(data: formats.File, limits: DecodeLimits, at_least: tuple[int, int] | None = None) -> DecodedImage:
+def decode(
+    data: formats.File, limits: DecodeLimits, at_least: tuple[int, int] | None = None, *, grey: bool = False
+) -> DecodedImage:
     """Decodes the first image of a file to upright RGB.
 
     - Alpha is dropped, not blended: the stored colours are used unchanged, as in Caffe's own readers (OpenCV's
@@ -128,6 +140,7 @@ def decode(data: formats.File, limits: DecodeLimits, at_least: tuple[int, int] |
     - Of an animation or a multi-page file, the first image is decoded. In a GIF it may be smaller than the screen; the
       rest has the background colour, or is black if the file has none.
     - The orientation is that of EXIF (in JPEG, PNG, WebP) or of the TIFF tag. XMP is not read.
+    - A JPEG without its end marker is decoded if it has all of its pixels, as viewers do.
 
     Args:
         data: The bytes of a whole file.
@@ -136,6 +149,9 @@ def decode(data: formats.File, limits: DecodeLimits, at_least: tuple[int, int] |
             decoded at 1/2, 1/4 or 1/8 of its size: the smallest size with twice the rows and columns needed. The result
             of scaling that down differs slightly from scaling the full size down (by less than 0.4 of 255 in the mean),
             and it needs a fraction of the time and memory.
+        grey: Whether the pixels are for a net that takes grey images. Then a colour JPEG gives its luma, repeated in
+            three channels: libjpeg's grey, as in Caffe's own reader (OpenCV's IMREAD_GRAYSCALE in `ReadImageToCVMat`).
+            The luma of the decoded colours differs from it where they were clipped to 0 to 255.
 
     Raises:
         Rejected: EMPTY, UNKNOWN_FORMAT, FORMAT_NOT_ALLOWED, TOO_MANY_PIXELS or UNSUPPORTED_MODE, before any pixel is
@@ -144,11 +160,34 @@ def decode(data: formats.File, limits: DecodeLimits, at_least: tuple[int, int] |
     """
     if at_least is not None and min(at_least) < 1:
         raise ValueError(f"at_least is {at_least}; both must be at least 1")
+    try:
+        return _decode(data, limits, at_least, grey=grey)
+    except Rejected as rejected:
+        completed = None
+        if rejected.reason is Reason.TRUNCATED and not limits.strict and formats.sniff(data) == "JPEG":
+            completed = _with_end(data)
+        if completed is None:
+            raise
+    return _decode(completed, limits, at_least, grey=grey)
+
+
+def _with_end(data: formats.File) -> bytes | None:
+    """Returns a JPEG that lacks its end marker with one; None if it lacks pixels too.
+
+    libjpeg invents pixels that are missing, and warns. Pillow does not pass on the warning, libvips does.
+    """
+    completed = bytes(data) + jpeg.END
+    if jpeg.has_all_scans(data) and not libvips.warnings_of_jpeg(completed):
+        return completed
+    return None
+
+
+def _decode(data: formats.File, limits: DecodeLimits, at_least: tuple[int, int] | None, *, grey: bool) -> DecodedImage:
     with _rejecting(data) as state, _open(data, limits, state, whole=True) as (image, container):
         described = _described(image, container)
         if at_least is not None and described.orientation > 4:
             at_least = at_least[::-1]
-        pixels = np.ascontiguousarray(_upright(image.load(at_least), described.orientation))
+        pixels = np.ascontiguousarray(_upright(image.load(at_least, grey=grey), described.orientation))
         pixels.setflags(write=False)
         return DecodedImage(
             pixels, described.format, described.mode, described.orientation, described.height, described.width
@@ -235,7 +274,7 @@ def _open(
         raise container.flaw
     with open_stored(container, whole=whole) as image:
         if container.orientation is None:
-            container = dataclasses.replace(container, orientation=tiff.orientation(image.exif))
+            container = dataclasses.replace(container, orientation=tiff.exif_orientation(image.exif))
         size = (image.height, image.width)
         if container.size not in (None, size):
             raise Rejected(Reason.CORRUPT, f"{container.format}: its headers contradict each other on the size")

@@ -40,7 +40,7 @@ class Rules(NamedTuple):
 
 
 _RULES = {
-    "JPEG": Rules(),
+    "JPEG": Rules(version=2),  # 2: accepted without the end marker
     "PNG": Rules(),
     "WEBP": Rules(),
     "BMP": Rules(version=2, pixels=2),  # 2: run lengths
@@ -71,7 +71,7 @@ class Currency(StrEnum):
     UNCERTAIN = "uncertain"  # the content has to be read, because neither the row nor the name tells the type
 
 
-_GREY_RULES = {**_RULES}
+_GREY_RULES = {**_RULES, "JPEG": Rules(version=2, pixels=2)}  # 2: the luma that is stored
 """The rules for nets that take grey images."""
 
 

@@ -16,12 +16,11 @@ import dataclasses
 import io
 import itertools
 import mmap
-import re
 import struct
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
-from pipeline.images import bmp, tiff
+from pipeline.images import bmp, jpeg, tiff
 from pipeline.rejection import Reason, Rejected
 
 File: TypeAlias = bytes | mmap.mmap
@@ -179,49 +178,10 @@ def read(data: File) -> Container:
         return reader(data)
     whole = (data if isinstance(data, bytes) else memoryview(data),)
     if format_name == "JPEG":
-        return Container(format_name, whole, streams=_only_scan(data) > 0)
+        return Container(format_name, whole, streams=jpeg.only_scan(data) > 0)
     run_length = bmp.read_run_length(data) if format_name == "BMP" else None
     size = (run_length.height, run_length.width) if run_length else None
     return Container(format_name, whole, size, orientation=1, run_length=run_length)
-
-
-def _only_scan(data: File) -> int:
-    """Returns where the data of the only scan of a Huffman-coded JPEG begins; 0 for any other kind of JPEG.
-
-    For several scans (progressive JPEG) a decoder holds the coefficients of all pixels.
-    """
-    position, components = 2, b""
-    while data[position : position + 1] == b"\xff" and position + 4 <= len(data):
-        marker, length = struct.unpack_from(">BH", data, position + 1)
-        if marker == 0xFF:  # filler
-            position += 1
-            continue
-        if marker in (0xC0, 0xC1):
-            components = data[position + 9 : position + 10]
-        elif marker == 0xDA:
-            return position + 2 + length if components and data[position + 4 : position + 5] == components else 0
-        position += 2 + length
-    return 0
-
-
-_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
-_END_OF_IMAGE = b"\xff\xd9"
-
-
-def check_scan(data: File) -> None:
-    """Looks for a marker within the data of a JPEG with one scan; libjpeg gives grey rows there and only warns.
-
-    Pillow fails on it after the last row; a row reader would not notice it.
-
-    Raises:
-        Rejected: CORRUPT.
-    """
-    marker = _MARKER.search(data, _only_scan(data))
-    forget(data)
-    if marker and marker.group() != _END_OF_IMAGE:
-        raise Rejected(
-            Reason.CORRUPT, f"JPEG: the marker {marker.group().hex()} at byte {marker.start()}, within the image"
-        )
 
 
 _PNG_SIGNATURE = 8
@@ -256,7 +216,7 @@ def _png(data: File) -> Container:
     if kind != b"IEND" and (kind in _PNG_KEPT or not kind.isalpha()):
         kept.append(view[position:])  # a truncated chunk, or not a chunk at all: Pillow decides whether it matters
     streams = data[28:29] == b"\0"  # if interlaced, the first row needs the last byte
-    return Container("PNG", tuple(kept), (height, width), tiff.orientation(exif), complete, streams=streams)
+    return Container("PNG", tuple(kept), (height, width), tiff.exif_orientation(exif), complete, streams=streams)
 
 
 _GIF_HEADER = 13
@@ -321,7 +281,9 @@ def _webp(data: File) -> Container:
             exif = exif or data[position + 8 : position + 8 + length]
         position += 8 + length + length % 2
     whole = data if isinstance(data, bytes) else memoryview(data)
-    return Container("WEBP", (whole,), (height, width), tiff.orientation(exif), complete=announced + 8 <= len(data))
+    return Container(
+        "WEBP", (whole,), (height, width), tiff.exif_orientation(exif), complete=announced + 8 <= len(data)
+    )
 
 
 def _tiff(data: File) -> Container:
@@ -342,13 +304,12 @@ def _tiff(data: File) -> Container:
         planes = tiff.planes(directory)
     except Rejected as rejected:
         flaw = rejected
-    orientation = directory.integer(tiff.ORIENTATION, 1)
     tile = (directory.integer(tiff.TILE_HEIGHT, 1), directory.integer(tiff.TILE_WIDTH, 1))
     return Container(
         "TIFF",
         tiff.with_one_directory(data, directory),
         (height, width),
-        orientation if 1 <= orientation <= 8 else 1,
+        tiff.orientation(directory),
         largest=4095 if directory.integer(tiff.BITS, 1) == 12 else 65535,
         inverted=directory.integer(tiff.PHOTOMETRIC, 0) == 0,
         tile=tile if tiff.TILE_OFFSETS in directory.entries else None,

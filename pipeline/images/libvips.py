@@ -31,13 +31,20 @@ class Rows:
         size: (height, width) of the image, by its header.
         colours: The number of samples of a pixel that are colours: 1 (grey), 3 (RGB) or 4 (CMYK); those after them are
             dropped. None: 1 if there are less than three, otherwise 3.
+        warnings: Whether the decoder's warnings make it fail.
 
     Raises:
         Rejected: libvips sees an image of another size or of other samples. Call it within `rejecting`.
     """
 
     def __init__(
-        self, stream: formats.Joined, format_name: str, size: tuple[int, int], colours: int | None = None
+        self,
+        stream: formats.Joined,
+        format_name: str,
+        size: tuple[int, int],
+        colours: int | None = None,
+        *,
+        warnings: bool = False,
     ) -> None:
         vips = load_libvips()
         source = vips.SourceCustom()
@@ -55,14 +62,38 @@ class Rows:
         self._region = vips.Region.new(image)
         # libvips calls back into the source while the region exists, so the source must be freed last.
         self._source = source
+        self._warns = warnings
+        if warnings:
+            _warnings(vips)
 
     def fetch(self, row: int, count: int) -> Pixels:
         """Returns `count` rows from `row` on as RGB, uint8 [count, width, 3]."""
         fetched = self._region.fetch(0, row, self._width, count)
+        if self._warns and (text := _warnings(load_libvips())):
+            raise load_libvips().Error(text)
         samples = np.frombuffer(fetched, self._dtype).reshape(count, self._width, self._bands)
         if self._bands == 1 and samples.dtype == np.uint16:
             return grey_16(samples[..., 0])
         return to_rgb(high_byte(samples[..., : self._colours]))
+
+
+def warnings_of_jpeg(data: bytes) -> str:
+    """Returns what libjpeg complains of while it decodes a whole JPEG; empty if it does not."""
+    vips = load_libvips()
+    _warnings(vips)
+    try:
+        vips.Image.jpegload_buffer(data, access="sequential", fail_on="none").avg()
+    except vips.Error as error:
+        return str(error.detail)
+    return _warnings(vips)
+
+
+def _warnings(vips: Any) -> str:
+    """Returns and clears the messages that libvips has gathered in this process.
+
+    `fail_on` is not enough: libvips looks at warnings before it reads rows, so it does not see those of the last ones.
+    """
+    return str(vips.Error("").detail)
 
 
 @contextlib.contextmanager

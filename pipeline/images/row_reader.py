@@ -18,7 +18,7 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 
-from pipeline.images import formats, libvips
+from pipeline.images import formats, jpeg, libvips
 from pipeline.images.decode import DecodeLimits, ImageHeader, header
 from pipeline.images.samples import Pixels
 from pipeline.rejection import Reason, Rejected
@@ -108,34 +108,53 @@ class RowReader:
 
 
 @contextlib.contextmanager
-def open_rows(source: Source, limits: DecodeLimits) -> Iterator[RowReader]:
+def open_rows(source: Source, limits: DecodeLimits, *, grey: bool = False) -> Iterator[RowReader]:
     """Opens an image for reading by rows.
 
     Args:
         source: The bytes of a whole file, or the path of a file, which is memory-mapped.
         limits: The size limit is `max_tiled_pixels`, not `max_pixels`.
+        grey: See `decode`.
 
     Raises:
         Rejected: `header` rejects the file; UNSUPPORTED_MODE if the image cannot be read by rows
             (`ImageHeader.streams`); MISSING or UNREADABLE if there is no such path; TRUNCATED, CORRUPT, OUT_OF_MEMORY.
     """
     with _opened(source) as data:
-        head = header(data, limits.tiled())
+        head = header(data, limits.tiled(), grey=grey)
         if not head.streams:
             raise Rejected(
                 Reason.UNSUPPORTED_MODE,
                 f"{head.format} of mode {head.mode}, orientation {head.orientation}: cannot be read by rows",
             )
-        if head.format == "JPEG":
-            formats.check_scan(data)
         container = formats.read(data)
-        with contextlib.closing(formats.Joined(container.parts)) as stream:
-            with libvips.rejecting(head.format, complete=container.complete):
+        parts, complete, colours = container.parts, container.complete, None
+        if head.format == "JPEG":
+            parts, complete = _parts_of_jpeg(data, limits, grey=grey)
+            colours = 1 if grey else None
+        with contextlib.closing(formats.Joined(parts)) as stream:
+            with libvips.rejecting(head.format, complete=complete):
                 release = functools.partial(formats.forget, data)
-                rows = libvips.Rows(stream, head.format, (head.height, head.width))
-                reader = RowReader(rows, head, complete=container.complete, release=release)
+                # Where the end is missing, a warning says whether pixels are missing too.
+                size = (head.height, head.width)
+                rows = libvips.Rows(stream, head.format, size, colours, warnings=not complete)
+                reader = RowReader(rows, head, complete=complete, release=release)
             with contextlib.closing(reader):
                 yield reader
+
+
+def _parts_of_jpeg(
+    data: formats.File, limits: DecodeLimits, *, grey: bool
+) -> tuple[tuple[bytes | memoryview, ...], bool]:
+    """Returns the parts of a JPEG that libvips sees, with an end marker, and whether the file has one itself."""
+    marker, position = jpeg.marker_in_scan(data)
+    formats.forget(data)
+    if marker not in (b"", jpeg.END):
+        raise Rejected(Reason.CORRUPT, f"JPEG: the marker {marker.hex()} at byte {position}, within the image")
+    parts = (jpeg.luma_parts(data) if grey else None) or (data if isinstance(data, bytes) else memoryview(data),)
+    if not marker and limits.strict:
+        raise Rejected(Reason.TRUNCATED, "JPEG: no end marker")
+    return (parts, True) if marker else ((*parts, jpeg.END), False)
 
 
 @contextlib.contextmanager

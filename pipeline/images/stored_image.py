@@ -78,7 +78,7 @@ class StoredImage(Protocol):
     width: int
     exif: bytes
 
-    def load(self, at_least: tuple[int, int] | None) -> Pixels:
+    def load(self, at_least: tuple[int, int] | None, *, grey: bool) -> Pixels:
         """Returns the pixels, uint8 [h, w, 3], h and w not less than `at_least`; see `decode`."""
 
 
@@ -92,8 +92,8 @@ class _PillowImage:
         self.exif: bytes = image.info.get("exif", b"")
         self._image, self._container = image, container
 
-    def load(self, at_least: tuple[int, int] | None) -> Pixels:
-        image = self.loaded(at_least)
+    def load(self, at_least: tuple[int, int] | None, *, grey: bool) -> Pixels:
+        image = self.loaded(at_least, grey=grey)
         if image.mode not in _TO_RGB:
             return grey_16(np.asarray(image), self._container.largest)
         # If its info has a transparency, convert() looks for that colour in the palette and warns.
@@ -102,13 +102,12 @@ class _PillowImage:
         canvas = self._container.canvas
         return pixels if canvas is None else _on_canvas(pixels, canvas)
 
-    def loaded(self, at_least: tuple[int, int] | None) -> ImageFile:
+    def loaded(self, at_least: tuple[int, int] | None = None, *, grey: bool = False) -> ImageFile:
         """Returns Pillow's image, with its pixels."""
         image = self._image
-        if at_least is not None:
-            # As Image.thumbnail does (reducing_gap 2). Formats other than JPEG ignore it.
-            height, width = at_least
-            image.draft(None, (_GAP * width, _GAP * height))
+        # As Image.thumbnail does (reducing_gap 2). Formats other than JPEG ignore it.
+        size = None if at_least is None else (_GAP * at_least[1], _GAP * at_least[0])
+        image.draft("L" if grey else None, size)
         if self._container.format == "TIFF":
             # For TIFF alone, Pillow compares with the global MAX_IMAGE_PIXELS before it allocates the pixels.
             image.im = Image.new(image.mode, image.size).im
@@ -124,14 +123,14 @@ class _Planes:
         self.height, self.width = first.height, first.width
         self._container, self._first = container, first
 
-    def load(self, at_least: tuple[int, int] | None) -> Pixels:  # noqa: ARG002 - no TIFF is decoded smaller
+    def load(self, at_least: tuple[int, int] | None, *, grey: bool) -> Pixels:  # noqa: ARG002 - only JPEG heeds them
         colours = np.empty((self.height, self.width, len(self._container.planes)), np.uint8)
         for index, parts in enumerate(self._container.planes):
             with _open_by_pillow(self._container, parts, whole=True) as plane:
-                image = plane.loaded(None)
+                image = plane.loaded()
                 if image.mode in _GREY16:
-                    grey = high_byte(np.asarray(image))
-                    colours[..., index] = 255 - grey if self._container.inverted else grey
+                    samples = high_byte(np.asarray(image))
+                    colours[..., index] = 255 - samples if self._container.inverted else samples
                 else:
                     colours[..., index] = np.asarray(image.convert("L"))
         return to_rgb(colours)
@@ -145,7 +144,7 @@ class _RunLengthImage:
         self.height, self.width = bitmap.height, bitmap.width
         self._data, self._bitmap = container.data, bitmap
 
-    def load(self, at_least: tuple[int, int] | None) -> Pixels:  # noqa: ARG002 - no BMP is decoded smaller
+    def load(self, at_least: tuple[int, int] | None, *, grey: bool) -> Pixels:  # noqa: ARG002 - only JPEG heeds them
         return bmp.decode_run_length(self._data, self._bitmap)
 
 
@@ -157,7 +156,7 @@ class _LibvipsImage:
         self.height, self.width = container.size or (0, 0)
         self._container = container
 
-    def load(self, at_least: tuple[int, int] | None) -> Pixels:  # noqa: ARG002 - no TIFF is decoded smaller
+    def load(self, at_least: tuple[int, int] | None, *, grey: bool) -> Pixels:  # noqa: ARG002 - only JPEG heeds them
         pixels = np.empty((self.height, self.width, 3), np.uint8)
         container = self._container
         with formats.Joined(container.parts) as stream, libvips.rejecting("TIFF", complete=container.complete):

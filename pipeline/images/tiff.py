@@ -38,6 +38,7 @@ _LISTS = frozenset({
 _SHORT, _LONG, _LONG8 = 3, 4, 16
 _VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
 _UNSIGNED = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8"}
+_SIGNED = {6: "i1", 8: "i2", 9: "i4"}
 _MAX_ENTRIES = 2**16
 _MAX_CLASSIC = 2**32 - 1
 _UNCOMPRESSED, _OLD_JPEG, _JPEG = 1, 6, 7
@@ -94,16 +95,28 @@ class Directory:
         return int(values[0]) if values.size else default
 
 
-def orientation(exif: bytes) -> int:
-    """Returns the orientation, 1 to 8, of an EXIF block (with or without its "Exif" prefix).
+def exif_orientation(exif: bytes) -> int:
+    """Returns the orientation, 1 to 8, of an EXIF block (with or without its "Exif" prefix); see `orientation`.
 
-    It is 1, upright, if the block has none, has an invalid one, or is damaged: odd metadata must not cost an image.
+    It is 1, upright, if the block is damaged: odd metadata must not cost an image.
     """
     try:
-        value = read_directory(exif.removeprefix(b"Exif\0\0"), frozenset({ORIENTATION})).integer(ORIENTATION, 1)
+        return orientation(read_directory(exif.removeprefix(b"Exif\0\0"), frozenset({ORIENTATION})))
     except Rejected:
         return 1
-    return value if 1 <= value <= 8 else 1
+
+
+def orientation(directory: Directory) -> int:
+    """Returns the orientation, 1 to 8, of a directory; 1, upright, if it has none or an invalid one.
+
+    Integers of every size count, signed and unsigned, as for Pillow, OpenCV and libvips. EXIF asks for SHORT.
+    """
+    kind, value = directory.entries.get(ORIENTATION, _Entry(_SHORT, b""))
+    dtype = (_UNSIGNED | _SIGNED).get(kind)
+    if not value or dtype is None:
+        return 1
+    stored = int(np.frombuffer(value, np.dtype(directory.order + dtype))[0])
+    return stored if 1 <= stored <= 8 else 1
 
 
 def read_directory(data: bytes | mmap.mmap, tags: frozenset[int] = _SINGLE | _LISTS) -> Directory:

@@ -92,9 +92,7 @@ class ScoreImages(beam.PTransform):
         check_run_id(self.run_id)
         check_root(self._output)
         metadata = read_metadata(model)
-        recipe = self._recipe = (recipe or Recipe()).of_model(
-            metadata.digest, grey=metadata.preprocessing.channel_order == "gray"
-        )
+        recipe = self._recipe = (recipe or Recipe()).of_model(metadata.digest, grey=metadata.takes_grey)
         self._limits = limits or Limits()
         self._policy = Policy(
             recipe.decodings(),

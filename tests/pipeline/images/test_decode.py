@@ -136,7 +136,7 @@ def animated(kind, **options):
 
 
 def exif(orientation, kind=3):
-    body = {1: "B", 3: "H", 4: "I"}[kind]
+    body = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}[kind]
     value = struct.pack("<" + body, orientation).ljust(4, b"\0")
     return b"Exif\0\0II*\0\x08\0\0\0\x01\0" + struct.pack("<HHI", 0x0112, kind, 1) + value + b"\0\0\0\0"
 
@@ -347,14 +347,16 @@ def test_an_orientation_that_is_none_is_upright(kind, orientation):
     assert decode(oriented(kind, orientation), LIMITS).orientation == 1
 
 
-@pytest.mark.parametrize("block", [exif(6, 1), exif(6, 4), exif(6)[6:], exif(6) + b"more", exif(6)[:-4]])
+@pytest.mark.parametrize(
+    "block", [*(exif(6, kind) for kind in (1, 4, 6, 8, 9)), exif(6)[6:], exif(6) + b"more", exif(6)[:-4]]
+)
 def test_exif_blocks_that_state_an_orientation(block):
-    assert tiff.orientation(block) == 6
+    assert tiff.exif_orientation(block) == 6
 
 
 @pytest.mark.parametrize("block", [b"", b"Exif\0\0", exif(6)[:20], b"junk" * 9, b"Exif\0\0II*\0\xff\xff\xff\xff"])
 def test_damaged_exif_is_upright(block):
-    assert tiff.orientation(block) == 1
+    assert tiff.exif_orientation(block) == 1
     assert decode(encoded(IMAGE, "PNG", exif=block), LIMITS).orientation == 1
 
 

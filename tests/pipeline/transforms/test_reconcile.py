@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -21,7 +22,15 @@ MADE = {
     "old tiff": Decoding("TIFF"),
     "new tiff": Decoding("TIFF", 2),
 }
-POLICY = Policy(MADE)
+STEADY = {name: Rules() for name in rules()}
+
+
+def policy(*settings: Any, **more: Any) -> Policy:
+    """A policy under which no decoding rules have changed, unless it says so."""
+    return Policy(MADE, *settings, **{"rules": STEADY, **more})
+
+
+POLICY = policy()
 LISTED = ImageReference(URI, version="v1")
 
 
@@ -65,7 +74,7 @@ def test_what_becomes_of_a_listed_image(current: list[Known], expected: object) 
     assert outcome(decide(URI, LISTED, POLICY, current=current)) == expected
 
 
-CHANGED = Policy(MADE, rules={**rules(), "JPEG": Rules(2, 1), "TIFF": Rules(2, 2)})
+CHANGED = policy(rules={**STEADY, "JPEG": Rules(2, 1), "TIFF": Rules(2, 2)})
 
 
 def of(uri: str, **changes: object) -> list[Known]:
@@ -124,15 +133,15 @@ def test_another_id_is_written_down_and_none_is_forgotten() -> None:
 def test_rejected_images_are_tried_again_on_demand_and_all_images_too() -> None:
     bad, good = [known(statuses=["rejected"], rejected=2)], [known()]
     assert decide(URI, LISTED, POLICY, current=bad).rejected == 2
-    retry = Policy(MADE, retry_rejected=True)
+    retry = policy(retry_rejected=True)
     assert outcome(decide(URI, LISTED, retry, current=bad)) == ("score", [("p1", "drop")])
     assert decide(URI, LISTED, retry, current=good).outcome is Outcome.KEEP
-    anew = Policy(MADE, rescore=True)
+    anew = policy(rescore=True)
     assert outcome(decide(URI, LISTED, anew, current=good, orphans=[known("o1")])) == ("score", [("p1", "drop")])
 
 
 def test_only_a_run_that_prunes_marks_what_is_not_listed() -> None:
-    prune = Policy(MADE, prune=True)
+    prune = policy(prune=True)
     assert outcome(decide(URI, None, POLICY, current=[known()])) == ("absent", [])
     assert outcome(decide(URI, None, prune, current=[known(), known("p2")])) == (
         "delete",
@@ -155,7 +164,7 @@ def test_what_a_dead_run_has_finished_is_adopted_and_nothing_else() -> None:
     tiles = known("o1", slots=[(1.0, 0, 3), (1.0, 1, 3)])
     assert adopted(tiles) == score
     assert adopted(tiles, known("o2", slots=[(1.0, 2, 3)])) == ("adopt", [("o1", "adopt"), ("o2", "adopt")])
-    two = Policy(MADE, (1.0, 0.5))
+    two = policy((1.0, 0.5))
     assert adopted(known("o1"), policy=two) == score
     assert adopted(known("o1"), known("o2", slots=[(0.5, 0, 1)]), policy=two)[0] == "adopt"  # type: ignore[index]
     assert adopted(known("o1", slots=[(1.0, 0, 1), (2.0, 0, 1)])) == score
@@ -190,7 +199,7 @@ def test_a_listed_image_ends_in_one_set_of_rows(
     reference = None if listed is None else ImageReference(URI, version=listed)
     there = [known(f"p{i}", version=v, recipe=r, statuses=[statuses]) for i, (v, r) in enumerate(current)]
     left = [known(f"o{i}", version=v, digest=d) for i, (v, d) in enumerate(orphans)]
-    decision = decide(URI, reference, Policy(MADE, (1.0,), *flags), current=there, orphans=left)
+    decision = decide(URI, reference, policy((1.0,), *flags), current=there, orphans=left)
     done = Counter(edit.action for edit in decision.edits)
     parts = {edit.part for edit in decision.edits if edit.action != Action.ADOPT}
     if decision.outcome in (Outcome.SCORE, Outcome.ADOPT):
@@ -243,6 +252,6 @@ def test_of_attempts_that_were_cut_differently_none_is_adopted() -> None:
 
 def test_a_retry_does_not_adopt_what_a_dead_run_rejected() -> None:
     left = [known("o1", statuses=["rejected", "scored"], slots=[(1.0, 0, 1), (0.5, 0, 1)])]
-    two = Policy(MADE, (1.0, 0.5))
+    two = policy((1.0, 0.5))
     assert decide(URI, LISTED, two, orphans=left).outcome is Outcome.ADOPT
     assert decide(URI, LISTED, dataclasses.replace(two, retry_rejected=True), orphans=left).outcome is Outcome.SCORE

@@ -16,6 +16,7 @@ import dataclasses
 import io
 import itertools
 import mmap
+import re
 import struct
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
@@ -159,6 +160,18 @@ _MAGIC: dict[str, tuple[bytes, ...]] = {
     "BMP": (b"BM",),
 }
 
+_OTHERS = {
+    "HEIC": re.compile(rb".{4}ftyp(?:heic|heix|heim|heis|hevc|hevx|mif1|msf1)", re.DOTALL),
+    "AVIF": re.compile(rb".{4}ftyp(?:avif|avis)", re.DOTALL),
+    "JPEG XL": re.compile(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"),
+    "JPEG 2000": re.compile(rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"),
+    "JPEG XR": re.compile(rb"II\xbc[\0\x01]"),
+    "PSD": re.compile(rb"8BPS"),
+    "OpenEXR": re.compile(rb"\x76\x2f\x31\x01"),
+    "PDF": re.compile(rb"%PDF-"),
+}
+"""The first bytes of formats that densecast does not decode, to name them in a rejection."""
+
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """The formats that densecast decodes, by Pillow's names."""
 
@@ -172,7 +185,9 @@ def read(data: File) -> Container:
     """
     format_name = sniff(data)
     if not format_name:
-        raise Rejected(Reason.UNKNOWN_FORMAT, f"the file begins with the bytes {data[:12].hex(' ')}")
+        others = [name for name, beginning in _OTHERS.items() if beginning.match(data[:16])]
+        named = f"{others[0]}, which densecast does not decode: convert it to JPEG or PNG; " if others else ""
+        raise Rejected(Reason.UNKNOWN_FORMAT, f"{named}the file begins with the bytes {data[:12].hex(' ')}")
     reader = {"PNG": _png, "GIF": _gif, "WEBP": _webp, "TIFF": _tiff}.get(format_name)
     if reader:
         return reader(data)

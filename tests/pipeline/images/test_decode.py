@@ -390,6 +390,21 @@ def test_unknown_format(data):
     assert data[:12].hex(" ") in refused.detail
 
 
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("HEIC", b"\0\0\0\x18ftypheic\0\0\0\0"),
+        ("AVIF", encoded(IMAGE, "AVIF")),
+        ("JPEG 2000", encoded(IMAGE, "JPEG2000")),
+        ("JPEG XL", b"\xff\x0a\xfa\x1f"),
+        ("JPEG XL", b"\0\0\0\x0cJXL \r\n\x87\n"),
+    ],
+)
+def test_a_format_that_is_not_decoded_is_named(name, data):
+    refused = refusal(data)
+    assert (refused.reason, refused.detail.partition(",")[0]) == (Reason.UNKNOWN_FORMAT, name)
+
+
 @pytest.mark.parametrize("name", ["png-rgb", "jpeg", "webp", "bmp", "gif", "tiff-raw", "ppm"])
 def test_format_not_allowed(name):
     own = sniff(FILES[name])

@@ -14,7 +14,8 @@ from pipeline.settings import Form, Precision, RecipeSettings
 
 __all__ = ["Form", "Precision", "Recipe"]
 
-# Incremented if the same settings give different maps than before; every image is then scored again.
+# Incremented if the same settings give different maps than before; every image is then scored again. If only the
+# decoding of a file type changes, its version in `pipeline.images.decoding_rules` is raised instead.
 _GENERATION = 2
 
 

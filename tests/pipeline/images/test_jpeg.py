@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from conversion.export.preprocessing import Preprocessing
 from pipeline.images import jpeg
 from pipeline.images.decode import DecodeLimits, decode, header
 from pipeline.images.row_reader import open_rows
@@ -122,6 +123,27 @@ def test_grey_is_the_luma_that_is_stored(kind: str) -> None:
     if header(data, LIMITS, grey=True).streams:
         np.testing.assert_array_equal(by_rows(data, grey=True), expected)
         np.testing.assert_array_equal(by_rows(data[:-2], grey=True), expected)
+
+
+def test_grey_is_that_of_caffes_reader() -> None:
+    """OpenCV's IMREAD_GRAYSCALE: exactly for JPEG, also at a smaller size; within a level where its decoder rounds."""
+    cv2 = pytest.importorskip("cv2")
+
+    def theirs(data: bytes, flags: int = cv2.IMREAD_GRAYSCALE) -> np.ndarray:
+        read: np.ndarray = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        return read
+
+    for kind in set(KINDS) - {"cmyk"}:
+        np.testing.assert_array_equal(decode(KINDS[kind], LIMITS, grey=True).pixels[..., 0], theirs(KINDS[kind]), kind)
+    half = decode(KINDS["baseline"], LIMITS, (20, 20), grey=True).pixels[..., 0]
+    np.testing.assert_array_equal(half, theirs(KINDS["baseline"], cv2.IMREAD_REDUCED_GRAYSCALE_2))
+    for kind, bound in {"BMP": 0, "TIFF": 0, "PPM": 0, "PNG": 1, "WEBP": 1, "CMYK": 1}.items():
+        stream = io.BytesIO()
+        options = {"lossless": True} if kind == "WEBP" else {}
+        PICTURE.save(stream, kind, **options) if kind != "CMYK" else stream.write(KINDS["cmyk"])
+        colours = decode(stream.getvalue(), LIMITS, grey=True).pixels
+        grey = Preprocessing(channel_order="gray", mean=(0.0,)).reference(colours[np.newaxis])[0, 0]
+        assert np.abs(grey - theirs(stream.getvalue())).max() <= bound, kind
 
 
 def test_grey_for_other_jpegs() -> None:

@@ -20,6 +20,7 @@ from tests.support.image_files import FILES, HEIGHT, LOSSLESS, MUTATIONS, PIXELS
 from tests.support.tiff_files import DEFLATE, GREY, LZW, Layout, tiff_of
 
 FIELD = Path(__file__).parent / "field"
+GIF = FILES["animated GIF"]
 _SAMPLES = PIXELS.astype(np.uint16) * 257
 ODD = {
     "tiff of planes": tiff_of(_SAMPLES, Layout(16, planar=True, compression=LZW)),

@@ -6,6 +6,8 @@ import threading
 from collections import Counter
 
 LISTED, SCORED, REJECTED, KEPT = "listed", "scored", "rejected", "kept"
+LEFT_OUT = "left_out"
+"""Counts files of listed folders that are not images by their name, as `left_out.EXTENSION`."""
 
 
 class Counters:

@@ -169,6 +169,7 @@ class LimitSettings:
     max_pixels: Pixels = _setting(178_956_970, "Reject larger images, unless they can be read by window.")
     max_image_bytes: Bytes = _setting(1 << 29, "Reject larger files without reading them.")
     tile_pixels: Pixels = _setting(2048 * 2048, "Cut larger images into tiles of at most this many pixels.")
+    strict_images: bool = _setting(False, "Reject a JPEG without its end marker even if all of its pixels are there.")
     decode_timeout: Seconds = _setting(120.0, "Reject an image whose decoding takes longer.", changes_maps=False)
 
 

@@ -91,6 +91,11 @@ class ModelMetadata(_Frozen):
     notes: tuple[str, ...] = ()
 
     @property
+    def takes_grey(self) -> bool:
+        """Whether the network takes grey images."""
+        return self.preprocessing.channel_order == "gray"
+
+    @property
     def minimum_size(self) -> tuple[int, int]:
         """(height, width) of the smallest image with a map: one nominal window."""
         return int(self.geometry.y.window), int(self.geometry.x.window)

@@ -18,8 +18,10 @@ from conversion.names import control_character
 
 ChannelOrder = Literal["bgr", "rgb", "gray"]
 Mean = ArrayLike | str | Path | None  # see `channel_mean`
-# ITU-R BT.601 luma in 14 bits, rounded, as OpenCV (and Caffe's ReadImageToCVMat with is_color false) turns colour into
-# grey. Sums stay below 2 ** 24, where float32 is exact: 0.299 R + ... has ties that rounding errors would decide.
+# ITU-R BT.601 luma in 14 bits, rounded, as OpenCV's cvtColor turns colour into grey. Grey that is repeated in three
+# channels stays as it is. So `ReadImageToCVMat` with is_color false is followed where its file is decoded: in a JPEG it
+# takes the luma that is stored, which the luma of the decoded colours does not equal where they were clipped.
+# Sums stay below 2 ** 24, where float32 is exact: 0.299 R + ... has ties that rounding errors would decide.
 _LUMA = (4899, 9617, 1868)
 _LUMA_ONE = 1 << 14
 

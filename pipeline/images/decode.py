@@ -15,24 +15,18 @@ grey ones.
 
 import contextlib
 import dataclasses
-import functools
-import importlib
-import io
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import IO, TypeAlias, cast
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
-from PIL.ImageFile import ImageFile
 
-from pipeline.images import formats, tiff
+from pipeline.images import formats, jpeg, libvips, tiff
+from pipeline.images.samples import Pixels
+from pipeline.images.stored_image import StoredImage, open_stored
 from pipeline.rejection import Reason, Rejected
 from pipeline.settings import LimitSettings
-
-Pixels: TypeAlias = npt.NDArray[np.uint8]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +38,7 @@ class DecodeLimits:
         formats: The formats to decode, by Pillow's names, from `formats.FORMATS`. No other decoder runs.
         max_tiled_pixels: The largest height times width of an image that is read by rows; see
             `pipeline.images.row_reader`.
+        strict: Whether a JPEG needs its end marker. Otherwise it needs all of its pixels.
 
     Raises:
         ValueError: A number is less than 1, or a format is not one that densecast decodes.
@@ -52,6 +47,7 @@ class DecodeLimits:
     max_pixels: int = LimitSettings.max_pixels
     formats: tuple[str, ...] = formats.FORMATS
     max_tiled_pixels: int = 2**34
+    strict: bool = LimitSettings.strict_images
 
     def __post_init__(self) -> None:
         for name in ("max_pixels", "max_tiled_pixels"):
@@ -111,28 +107,40 @@ class DecodedImage:
     width: int
 
 
-def header(data: formats.File, limits: DecodeLimits) -> ImageHeader:
+def header(data: formats.File, limits: DecodeLimits, *, grey: bool = False) -> ImageHeader:
     """Returns the header of `data`, a whole file, without decoding pixels.
+
+    Args:
+        data: The bytes of a whole file.
+        limits: Which images are decoded.
+        grey: See `decode`.
 
     Raises:
         Rejected: `decode` would reject the file before it decodes pixels.
     """
     with _rejecting(data) as state, _open(data, limits, state, whole=False) as (image, container):
-        return _described(image, container)
+        described = _described(image, container)
+        if grey and described.streams and described.format == "JPEG" and jpeg.luma_parts(data) is None:
+            described = dataclasses.replace(described, streams=False)
+        return described
 
 
-def decode(data: formats.File, limits: DecodeLimits, at_least: tuple[int, int] | None = None) -> DecodedImage:
+def decode(
+    data: formats.File, limits: DecodeLimits, at_least: tuple[int, int] | None = None, *, grey: bool = False
+) -> DecodedImage:
     """Decodes the first image of a file to upright RGB.
 
     - Alpha is dropped, not blended: the stored colours are used unchanged, as in Caffe's own readers (OpenCV's
       IMREAD_COLOR in `ReadImageToCVMat`; `caffe.io.load_image` takes the first three channels). The same holds for
-      transparency given by a palette, a colour key or a GIF.
+      transparency given by a palette, a colour key or a GIF, and for associated (premultiplied) alpha in a TIFF.
     - Grey is repeated in three channels. 16-bit grey becomes round(v * 255 / 65535), 12-bit TIFF round(v * 255 / 4095).
       Of other 16-bit samples (RGB, grey with alpha) Pillow keeps the high byte, as libpng and OpenCV do.
     - CMYK is converted without a profile. In JPEG, CMYK and YCCK are treated as inverted: Photoshop began this, and all
       readers follow. Colour profiles are ignored, as in Caffe's readers.
-    - Of an animation or a multi-page file, the first image is decoded.
+    - Of an animation or a multi-page file, the first image is decoded. In a GIF it may be smaller than the screen; the
+      rest has the background colour, or is black if the file has none.
     - The orientation is that of EXIF (in JPEG, PNG, WebP) or of the TIFF tag. XMP is not read.
+    - A JPEG without its end marker is decoded if it has all of its pixels, as viewers do.
 
     Args:
         data: The bytes of a whole file.
@@ -141,6 +149,9 @@ def decode(data: formats.File, limits: DecodeLimits, at_least: tuple[int, int] |
             decoded at 1/2, 1/4 or 1/8 of its size: the smallest size with twice the rows and columns needed. The result
             of scaling that down differs slightly from scaling the full size down (by less than 0.4 of 255 in the mean),
             and it needs a fraction of the time and memory.
+        grey: Whether the pixels are for a net that takes grey images. Then a colour JPEG gives its luma, repeated in
+            three channels: libjpeg's grey, as in Caffe's own reader (OpenCV's IMREAD_GRAYSCALE in `ReadImageToCVMat`).
+            The luma of the decoded colours differs from it where they were clipped to 0 to 255.
 
     Raises:
         Rejected: EMPTY, UNKNOWN_FORMAT, FORMAT_NOT_ALLOWED, TOO_MANY_PIXELS or UNSUPPORTED_MODE, before any pixel is
@@ -149,67 +160,41 @@ def decode(data: formats.File, limits: DecodeLimits, at_least: tuple[int, int] |
     """
     if at_least is not None and min(at_least) < 1:
         raise ValueError(f"at_least is {at_least}; both must be at least 1")
+    try:
+        return _decode(data, limits, at_least, grey=grey)
+    except Rejected as rejected:
+        completed = None
+        if rejected.reason is Reason.TRUNCATED and not limits.strict and formats.sniff(data) == "JPEG":
+            completed = _with_end(data)
+        if completed is None:
+            raise
+    return _decode(completed, limits, at_least, grey=grey)
+
+
+def _with_end(data: formats.File) -> bytes | None:
+    """Returns a JPEG that lacks its end marker with one; None if it lacks pixels too.
+
+    libjpeg invents pixels that are missing, and warns. Pillow does not pass on the warning, libvips does.
+    """
+    completed = bytes(data) + jpeg.END
+    if jpeg.has_all_scans(data) and not libvips.warnings_of_jpeg(completed):
+        return completed
+    return None
+
+
+def _decode(data: formats.File, limits: DecodeLimits, at_least: tuple[int, int] | None, *, grey: bool) -> DecodedImage:
     with _rejecting(data) as state, _open(data, limits, state, whole=True) as (image, container):
         described = _described(image, container)
-        if at_least is not None:
-            # As Image.thumbnail does (reducing_gap 2). Formats other than JPEG ignore it.
-            height, width = at_least if described.orientation <= 4 else at_least[::-1]
-            image.draft(None, (_GAP * width, _GAP * height))
-        if described.format == "TIFF":
-            # For TIFF alone, Pillow compares with the global MAX_IMAGE_PIXELS before it allocates the pixels.
-            image.im = Image.new(image.mode, image.size).im
-        image.load()
-        pixels = np.ascontiguousarray(_upright(_rgb(image, container), described.orientation))
+        if at_least is not None and described.orientation > 4:
+            at_least = at_least[::-1]
+        pixels = np.ascontiguousarray(_upright(image.load(at_least, grey=grey), described.orientation))
         pixels.setflags(write=False)
         return DecodedImage(
             pixels, described.format, described.mode, described.orientation, described.height, described.width
         )
 
 
-_PLUGINS = {
-    "PNG": ("PIL.PngImagePlugin", "PngImageFile"),
-    "WEBP": ("PIL.WebPImagePlugin", "WebPImageFile"),
-    "BMP": ("PIL.BmpImagePlugin", "BmpImageFile"),
-    "GIF": ("PIL.GifImagePlugin", "GifImageFile"),
-    "TIFF": ("PIL.TiffImagePlugin", "TiffImageFile"),
-    "PPM": ("PIL.PpmImagePlugin", "PpmImageFile"),
-}
-
-
-@functools.cache
-def _plugin(format_name: str) -> type[ImageFile]:
-    """Returns Pillow's class for a format.
-
-    It is imported at the first file of the format: a decoder process that starts loads only what it decodes.
-    """
-    if format_name == "JPEG":
-        return _jpeg_plugin()
-    module, name = _PLUGINS[format_name]
-    plugin: type[ImageFile] = getattr(importlib.import_module(module), name)
-    return plugin
-
-
-def _jpeg_plugin() -> type[ImageFile]:
-    from PIL.JpegImagePlugin import JpegImageFile
-
-    class Jpeg(JpegImageFile):
-        def _open(self) -> None:
-            # Where the density is known, Pillow does not look for it in EXIF data, whose damage it warns about.
-            self.info["dpi"] = (72, 72)
-            super()._open()
-
-    return Jpeg
-
-
-_GAP = 2
-"""An image decoded smaller keeps this factor for the averaging filter; Pillow's value for good quality."""
-
-_TO_RGB = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr"})
-"""Pillow's modes of at most 8 bits per channel, whose conversion to RGB depends only on the pixel."""
-
 _STREAMED = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "RGBX", "I;16", "I;16B", "I;16L", "I;16N"})
-
-_GREY16 = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
 
 _FAILURES = (
     OSError,
@@ -270,7 +255,7 @@ def _reason(error: Exception, state: _FileState) -> Reason:
 @contextlib.contextmanager
 def _open(
     data: formats.File, limits: DecodeLimits, state: _FileState, *, whole: bool
-) -> Iterator[tuple[ImageFile, formats.Container]]:
+) -> Iterator[tuple[StoredImage, formats.Container]]:
     """Opens the first image of `data`, and rejects what can be rejected without decoding its pixels.
 
     Yields:
@@ -287,17 +272,13 @@ def _open(
         raise Rejected(Reason.TOO_MANY_PIXELS, f"tiles of {container.tile[0]} x {container.tile[1]}")
     if container.flaw:
         raise container.flaw
-    # Decoders need the file in one piece; a header is read in place.
-    stream = io.BytesIO(container.data) if whole else formats.Joined(container.parts)
-    with stream, _plugin(container.format)(cast("IO[bytes]", stream), "") as image:
+    with open_stored(container, whole=whole) as image:
         if container.orientation is None:
-            container = dataclasses.replace(container, orientation=tiff.orientation(image.info.get("exif", b"")))
+            container = dataclasses.replace(container, orientation=tiff.exif_orientation(image.exif))
         size = (image.height, image.width)
         if container.size not in (None, size):
             raise Rejected(Reason.CORRUPT, f"{container.format}: its headers contradict each other on the size")
         _check_size(*size, container.orientation or 1, limits)
-        if not (image.mode in _TO_RGB or image.mode in _GREY16 or _is_16_bit_ppm(image)):
-            raise Rejected(Reason.UNSUPPORTED_MODE, f"{container.format} of mode {image.mode}")
         yield image, container
 
 
@@ -313,49 +294,11 @@ def _check_size(height: int, width: int, orientation: int, limits: DecodeLimits)
         )
 
 
-def _described(image: ImageFile, container: formats.Container) -> ImageHeader:
+def _described(image: StoredImage, container: formats.Container) -> ImageHeader:
     orientation = container.orientation or 1
     height, width = (image.width, image.height) if orientation >= 5 else (image.height, image.width)
-    streams = container.streams and orientation == 1 and image.mode in _STREAMED
+    streams = container.streams and orientation == 1 and image.mode in _STREAMED and not container.by_libvips
     return ImageHeader(container.format, image.mode, orientation, height, width, streams)
-
-
-def _is_16_bit_ppm(image: ImageFile) -> bool:
-    # Mode I holds 32-bit integers of any range; only Pillow's PGM reader limits them to 0 to 65535.
-    return image.mode == "I" and image.format == "PPM"
-
-
-def _rgb(image: ImageFile, container: formats.Container) -> Pixels:
-    """Returns the pixels of a loaded image as stored, uint8 [h, w, 3]."""
-    if image.mode in _TO_RGB:
-        # If its info has a transparency, convert() looks for that colour in the palette and warns.
-        image.info.pop("transparency", None)
-        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-    return grey_16(np.asarray(image), container.largest, inverted=container.inverted)
-
-
-def grey_16(samples: npt.NDArray[np.integer], largest: int = 65535, *, inverted: bool = False) -> Pixels:
-    """Returns grey samples as RGB, uint8 [h, w, 3].
-
-    Args:
-        samples: Integers [h, w], 0 to 65535.
-        largest: The highest value that a sample can have; odd.
-        inverted: Whether `largest` is black.
-    """
-    table = _to_8_bits(largest, inverted)
-    grey = np.empty(samples.shape, np.uint8)
-    # Row by row: an index array costs 8 bytes per sample.
-    for row in range(samples.shape[0]):
-        grey[row] = table[samples[row]]
-    return np.repeat(grey[:, :, np.newaxis], 3, axis=2)
-
-
-@functools.cache
-def _to_8_bits(largest: int, inverted: bool) -> Pixels:
-    """Returns uint8 [65536]: round(v * 255 / largest). There are no ties: 2 * 255 * v is even and `largest` is odd."""
-    values = np.minimum(np.arange(2**16, dtype=np.int64), largest)
-    table = ((values * 255 * 2 + largest) // (2 * largest)).astype(np.uint8)
-    return 255 - table if inverted else table
 
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:

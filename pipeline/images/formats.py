@@ -19,9 +19,9 @@ import mmap
 import re
 import struct
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
-from pipeline.images import tiff
+from pipeline.images import bmp, jpeg, tiff
 from pipeline.rejection import Reason, Rejected
 
 File: TypeAlias = bytes | mmap.mmap
@@ -75,6 +75,24 @@ class Joined(io.RawIOBase):
         return b"".join(pieces)
 
 
+class Canvas(NamedTuple):
+    """A screen on which an image lies.
+
+    Attributes:
+        height: Rows of pixels.
+        width: Columns of pixels.
+        top: The row of the image's first row.
+        left: The column of its first column.
+        colour: RGB of the pixels around the image.
+    """
+
+    height: int
+    width: int
+    top: int
+    left: int
+    colour: tuple[int, ...]
+
+
 @dataclasses.dataclass(frozen=True)
 class Container:
     """The first image of a file.
@@ -86,10 +104,15 @@ class Container:
         orientation: EXIF orientation, 1 to 8; None if Pillow's own parser keeps the EXIF block.
         complete: False if the file ends before its announced end: a failure then means truncated, not corrupt.
         largest: The highest value of a 16-bit grey sample: 65535, or 4095 in a TIFF with 12 bits.
-        inverted: Whether that value is black (TIFF: WhiteIsZero), which Pillow leaves to its callers above 8 bits.
+        inverted: Whether zero is white (TIFF: WhiteIsZero), which Pillow leaves to its callers above 8 bits.
         tile: (height, width) of the tiles that have to be decoded whole; None if there are none.
         flaw: Why the file is rejected, unless it is rejected for its size, which is checked later; None if it is valid.
         streams: Whether the rows can be decoded from top to bottom, in bounded memory, to the same pixels.
+        planes: A file for each colour, a grey image, in place of `parts`; empty if a pixel's samples are together.
+        by_libvips: Whether libvips decodes the file, because Pillow does not read it.
+        colours: The number of samples of a pixel that are colours, for files that libvips decodes.
+        canvas: What the image lies on; None if the image is all.
+        run_length: The header of a run-length encoded BMP, which Pillow does not decode; None for others.
     """
 
     format: str
@@ -102,6 +125,11 @@ class Container:
     tile: tuple[int, int] | None = None
     flaw: Rejected | None = None
     streams: bool = False
+    planes: tuple[tuple[bytes | memoryview, ...], ...] = ()
+    by_libvips: bool = False
+    colours: int = 3
+    canvas: Canvas | None = None
+    run_length: bmp.RunLengthBitmap | None = None
 
     @property
     def data(self) -> bytes:
@@ -132,6 +160,18 @@ _MAGIC: dict[str, tuple[bytes, ...]] = {
     "BMP": (b"BM",),
 }
 
+_OTHERS = {
+    "HEIC": re.compile(rb".{4}ftyp(?:heic|heix|heim|heis|hevc|hevx|mif1|msf1)", re.DOTALL),
+    "AVIF": re.compile(rb".{4}ftyp(?:avif|avis)", re.DOTALL),
+    "JPEG XL": re.compile(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"),
+    "JPEG 2000": re.compile(rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"),
+    "JPEG XR": re.compile(rb"II\xbc[\0\x01]"),
+    "PSD": re.compile(rb"8BPS"),
+    "OpenEXR": re.compile(rb"\x76\x2f\x31\x01"),
+    "PDF": re.compile(rb"%PDF-"),
+}
+"""The first bytes of formats that densecast does not decode, to name them in a rejection."""
+
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """The formats that densecast decodes, by Pillow's names."""
 
@@ -145,53 +185,18 @@ def read(data: File) -> Container:
     """
     format_name = sniff(data)
     if not format_name:
-        raise Rejected(Reason.UNKNOWN_FORMAT, f"the file begins with the bytes {data[:12].hex(' ')}")
+        others = [name for name, beginning in _OTHERS.items() if beginning.match(data[:16])]
+        named = f"{others[0]}, which densecast does not decode: convert it to JPEG or PNG; " if others else ""
+        raise Rejected(Reason.UNKNOWN_FORMAT, f"{named}the file begins with the bytes {data[:12].hex(' ')}")
     reader = {"PNG": _png, "GIF": _gif, "WEBP": _webp, "TIFF": _tiff}.get(format_name)
     if reader:
         return reader(data)
     whole = (data if isinstance(data, bytes) else memoryview(data),)
     if format_name == "JPEG":
-        return Container(format_name, whole, streams=_only_scan(data) > 0)
-    return Container(format_name, whole, orientation=1)
-
-
-def _only_scan(data: File) -> int:
-    """Returns where the data of the only scan of a Huffman-coded JPEG begins; 0 for any other kind of JPEG.
-
-    For several scans (progressive JPEG) a decoder holds the coefficients of all pixels.
-    """
-    position, components = 2, b""
-    while data[position : position + 1] == b"\xff" and position + 4 <= len(data):
-        marker, length = struct.unpack_from(">BH", data, position + 1)
-        if marker == 0xFF:  # filler
-            position += 1
-            continue
-        if marker in (0xC0, 0xC1):
-            components = data[position + 9 : position + 10]
-        elif marker == 0xDA:
-            return position + 2 + length if components and data[position + 4 : position + 5] == components else 0
-        position += 2 + length
-    return 0
-
-
-_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
-_END_OF_IMAGE = b"\xff\xd9"
-
-
-def check_scan(data: File) -> None:
-    """Looks for a marker within the data of a JPEG with one scan; libjpeg gives grey rows there and only warns.
-
-    Pillow fails on it after the last row; a row reader would not notice it.
-
-    Raises:
-        Rejected: CORRUPT.
-    """
-    marker = _MARKER.search(data, _only_scan(data))
-    forget(data)
-    if marker and marker.group() != _END_OF_IMAGE:
-        raise Rejected(
-            Reason.CORRUPT, f"JPEG: the marker {marker.group().hex()} at byte {marker.start()}, within the image"
-        )
+        return Container(format_name, whole, streams=jpeg.only_scan(data) > 0)
+    run_length = bmp.read_run_length(data) if format_name == "BMP" else None
+    size = (run_length.height, run_length.width) if run_length else None
+    return Container(format_name, whole, size, orientation=1, run_length=run_length)
 
 
 _PNG_SIGNATURE = 8
@@ -226,7 +231,7 @@ def _png(data: File) -> Container:
     if kind != b"IEND" and (kind in _PNG_KEPT or not kind.isalpha()):
         kept.append(view[position:])  # a truncated chunk, or not a chunk at all: Pillow decides whether it matters
     streams = data[28:29] == b"\0"  # if interlaced, the first row needs the last byte
-    return Container("PNG", tuple(kept), (height, width), tiff.orientation(exif), complete, streams=streams)
+    return Container("PNG", tuple(kept), (height, width), tiff.exif_orientation(exif), complete, streams=streams)
 
 
 _GIF_HEADER = 13
@@ -236,12 +241,14 @@ _GIF_DISPOSAL = 0b00011100
 def _gif(data: File) -> Container:
     """Keeps the palette, the transparent index and the first image.
 
-    Pillow would allocate memory while it opens the file for two reasons, which are removed: the disposal method (it
-    only matters to later frames), and a screen smaller than its image (Pillow enlarges it; here the header does).
+    Pillow sees a screen as large as the image, so that it allocates no other while it opens the file. The disposal
+    method, for which it also would, only matters to later frames. A screen that is too small is enlarged. What the
+    image leaves free has the background colour, as the specification says and OpenCV does.
     """
-    width, height, flags = struct.unpack_from("<HHB", data, 6)
+    width, height, flags, background = struct.unpack_from("<HHBB", data, 6)
     start = position = _GIF_HEADER + ((6 << (flags & 7)) if flags & 0x80 else 0)
     control = b""
+    parts: list[bytes | memoryview]
     while (kind := data[position]) != 0x2C:
         position += 1
         if kind == 0x3B:
@@ -258,10 +265,14 @@ def _gif(data: File) -> Container:
     width, height = max(width, left + columns), max(height, top + rows)
     if max(width, height) > 0xFFFF:
         raise Rejected(Reason.CORRUPT, f"GIF: an image that reaches row {top + rows}, column {left + columns}")
-    parts = [data[:6], struct.pack("<HH", width, height), data[10:start]]
+    colours = data[_GIF_HEADER:start]
+    colour = tuple(colours[3 * background : 3 * background + 3]) or (0, 0, 0)
+    parts = [data[:6], struct.pack("<HH", columns, rows), data[10:start]]
     if len(control) == 4:
         parts += [b"\x21\xf9\x04", bytes([control[0] & ~_GIF_DISPOSAL]), control[1:], b"\0"]
-    return Container("GIF", (*parts, memoryview(data)[position:]), (height, width), 1)
+    parts += [b"\x2c", struct.pack("<4H", 0, 0, columns, rows), memoryview(data)[position + 9 :]]
+    canvas = Canvas(height, width, top, left, colour=colour)
+    return Container("GIF", tuple(parts), (height, width), 1, canvas=canvas)
 
 
 def _webp(data: File) -> Container:
@@ -285,7 +296,9 @@ def _webp(data: File) -> Container:
             exif = exif or data[position + 8 : position + 8 + length]
         position += 8 + length + length % 2
     whole = data if isinstance(data, bytes) else memoryview(data)
-    return Container("WEBP", (whole,), (height, width), tiff.orientation(exif), complete=announced + 8 <= len(data))
+    return Container(
+        "WEBP", (whole,), (height, width), tiff.exif_orientation(exif), complete=announced + 8 <= len(data)
+    )
 
 
 def _tiff(data: File) -> Container:
@@ -299,21 +312,25 @@ def _tiff(data: File) -> Container:
         raise Rejected(Reason.UNSUPPORTED_MODE, f"TIFF: compression {compression}")
     if height < 1 or width < 1:
         raise Rejected(Reason.CORRUPT, f"TIFF: {height} rows and {width} columns")
-    flaw = None
+    directory = tiff.normalised(directory)
+    flaw, planes = None, []
     try:
         directory = tiff.check_strips(directory, len(data))
+        planes = tiff.planes(directory)
     except Rejected as rejected:
         flaw = rejected
-    orientation = directory.integer(tiff.ORIENTATION, 1)
     tile = (directory.integer(tiff.TILE_HEIGHT, 1), directory.integer(tiff.TILE_WIDTH, 1))
     return Container(
         "TIFF",
         tiff.with_one_directory(data, directory),
         (height, width),
-        orientation if 1 <= orientation <= 8 else 1,
+        tiff.orientation(directory),
         largest=4095 if directory.integer(tiff.BITS, 1) == 12 else 65535,
         inverted=directory.integer(tiff.PHOTOMETRIC, 0) == 0,
         tile=tile if tiff.TILE_OFFSETS in directory.entries else None,
         flaw=flaw,
         streams=tiff.streams(directory),
+        planes=tuple(tiff.with_one_directory(data, plane) for plane in planes),
+        by_libvips=tiff.needs_libvips(directory),
+        colours=tiff.colours(directory),
     )

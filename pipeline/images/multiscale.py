@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pipeline.errors import JobError
-from pipeline.images.decode import DecodeLimits, Pixels, decode, header
+from pipeline.images.decode import DecodeLimits, decode, header
 from pipeline.images.resize import Scaling, Size, resample
+from pipeline.images.samples import Pixels
 from pipeline.rejection import Reason, Rejected
 
 
@@ -49,11 +50,13 @@ class ScalingLimits(NamedTuple):
         decode: The limits on files.
         minimum_size: (height, width) in pixels that the model needs, after scaling.
         whole_pixels: An image with more pixels than this is not decoded whole if its format can be read by rows.
+        grey: Whether the model takes grey images; see `decode`.
     """
 
     decode: DecodeLimits
     minimum_size: Size = (1, 1)
     whole_pixels: int = 2**26
+    grey: bool = False
 
 
 def decode_scaled(data: bytes, limits: ScalingLimits, scaling: Scaling) -> ScaledImages:
@@ -70,7 +73,7 @@ def decode_scaled(data: bytes, limits: ScalingLimits, scaling: Scaling) -> Scale
     Raises:
         Rejected: The image cannot be decoded, for any of the reasons of `decode`, or would have to grow too much.
     """
-    head = header(data, limits.decode.tiled())
+    head = header(data, limits.decode.tiled(), grey=limits.grey)
     height, width = head.height, head.width
     by_rows = head.streams and height * width > min(limits.whole_pixels, limits.decode.max_pixels)
     try:
@@ -84,7 +87,7 @@ def decode_scaled(data: bytes, limits: ScalingLimits, scaling: Scaling) -> Scale
     if wanted:
         largest = max(rows for rows, _ in wanted), max(columns for _, columns in wanted)
         try:
-            whole = decode(data, limits.decode, at_least=largest).pixels
+            whole = decode(data, limits.decode, at_least=largest, grey=limits.grey).pixels
         except Rejected as rejected:
             if not unread:
                 raise

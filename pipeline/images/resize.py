@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.errors import JobError
-from pipeline.images.decode import Pixels
+from pipeline.images.samples import Pixels
 
 Size: TypeAlias = tuple[int, int]
 

@@ -1,10 +1,9 @@
 """Reads an image that is too large to be decoded whole: rows from top to bottom, in bounded memory.
 
-libvips decodes, with the same libraries as Pillow (libjpeg, libtiff), and sees the same parts of a file
-(`pipeline.images.formats`). It is used only if its pixels equal those of `pipeline.images.decode.decode`
+libvips decodes, and is used only if its pixels equal those of `pipeline.images.decode.decode`
 (`ImageHeader.streams`); tests/pipeline/images/test_row_reader.py compares them bit by bit. All other images are decoded
 whole, up to `DecodeLimits.max_pixels`: images that are not upright, progressive JPEG and interlaced PNG (their first
-row needs the last byte), CMYK, premultiplied alpha, separate planes, other formats.
+row needs the last byte), CMYK, separate planes, other formats.
 """
 
 from __future__ import annotations
@@ -12,25 +11,22 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-import logging
 import mmap
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
-from pipeline.images import formats
-from pipeline.images.decode import DecodeLimits, ImageHeader, Pixels, grey_16, header
+from pipeline.images import formats, jpeg, libvips
+from pipeline.images.decode import DecodeLimits, ImageHeader, header
+from pipeline.images.samples import Pixels
 from pipeline.rejection import Reason, Rejected
 
 Source: TypeAlias = bytes | str | Path
 
 _ROWS_AT_ONCE = 64
 """Rows per fetch: this many rows are held by libvips, in a copy and as RGB, besides the band."""
-
-_TRUNCATED = ("premature end of jpeg", "premature end of input", "truncated", "not enough data", "end of file")
-"""Parts of the decoders' messages about truncated files."""
 
 
 class Rows(Protocol):
@@ -48,9 +44,11 @@ class RowReader:
         width: Columns of pixels.
     """
 
-    def __init__(self, decoder: _Decoder, head: ImageHeader, *, complete: bool, release: Callable[[], None]) -> None:
+    def __init__(
+        self, decoder: libvips.Rows, head: ImageHeader, *, complete: bool, release: Callable[[], None]
+    ) -> None:
         self.height, self.width = head.height, head.width
-        self._decoder: _Decoder | None = decoder
+        self._decoder: libvips.Rows | None = decoder
         self._head, self._complete, self._release = head, complete, release
         self._band = np.empty((0, self.width, 3), np.uint8)
         self._top = self._bottom = 0  # the band holds rows [_top, _bottom)
@@ -86,9 +84,9 @@ class RowReader:
         rows.setflags(write=False)
         return rows
 
-    def _advance(self, decoder: _Decoder, top: int, bottom: int) -> None:
+    def _advance(self, decoder: libvips.Rows, top: int, bottom: int) -> None:
         """Reads on until the band holds rows [top, bottom)."""
-        with _rejecting(self._head.format, complete=self._complete):
+        with libvips.rejecting(self._head.format, complete=self._complete):
             kept = max(0, self._bottom - top)
             if bottom - top > len(self._band):
                 band = np.empty((bottom - top, self.width, 3), np.uint8)
@@ -109,66 +107,54 @@ class RowReader:
         self._decoder, self._band = None, self._band[:0]
 
 
-class _Decoder:
-    """A libvips image that reads from a stream while rows are fetched."""
-
-    def __init__(self, stream: formats.Joined, head: ImageHeader) -> None:
-        vips = _vips()
-        source = vips.SourceCustom()
-        source.on_read(stream.read)
-        source.on_seek(stream.seek)
-        load = {"JPEG": "jpegload_source", "PNG": "pngload_source", "TIFF": "tiffload_source"}[head.format]
-        image = getattr(vips.Image, load)(source, access="sequential", fail_on="error")
-        if (image.height, image.width) != (head.height, head.width) or image.format not in ("uchar", "ushort"):
-            raise Rejected(
-                Reason.CORRUPT, f"{head.format}: {image.height} x {image.width} {image.format} by another reader"
-            )
-        self._width, self._bands = image.width, image.bands
-        self._dtype = np.dtype({"uchar": np.uint8, "ushort": np.uint16}[image.format])
-        self._region = vips.Region.new(image)
-        # libvips calls back into the source while the region exists, so the source must be freed last.
-        self._source = source
-
-    def fetch(self, row: int, count: int) -> Pixels:
-        """Returns `count` rows from `row` on, uint8 [count, width, 3]."""
-        fetched = self._region.fetch(0, row, self._width, count)
-        samples = np.frombuffer(fetched, self._dtype).reshape(count, self._width, self._bands)
-        if samples.dtype == np.uint16:
-            if self._bands == 1:
-                return grey_16(samples[..., 0])
-            samples = (samples >> 8).astype(np.uint8)  # as Pillow does; see `decode`
-        # Alpha is dropped, grey repeated.
-        return np.repeat(samples[..., :1], 3, axis=2) if self._bands < 3 else samples[..., :3]
-
-
 @contextlib.contextmanager
-def open_rows(source: Source, limits: DecodeLimits) -> Iterator[RowReader]:
+def open_rows(source: Source, limits: DecodeLimits, *, grey: bool = False) -> Iterator[RowReader]:
     """Opens an image for reading by rows.
 
     Args:
         source: The bytes of a whole file, or the path of a file, which is memory-mapped.
         limits: The size limit is `max_tiled_pixels`, not `max_pixels`.
+        grey: See `decode`.
 
     Raises:
         Rejected: `header` rejects the file; UNSUPPORTED_MODE if the image cannot be read by rows
             (`ImageHeader.streams`); MISSING or UNREADABLE if there is no such path; TRUNCATED, CORRUPT, OUT_OF_MEMORY.
     """
     with _opened(source) as data:
-        head = header(data, limits.tiled())
+        head = header(data, limits.tiled(), grey=grey)
         if not head.streams:
             raise Rejected(
                 Reason.UNSUPPORTED_MODE,
                 f"{head.format} of mode {head.mode}, orientation {head.orientation}: cannot be read by rows",
             )
-        if head.format == "JPEG":
-            formats.check_scan(data)
         container = formats.read(data)
-        with contextlib.closing(formats.Joined(container.parts)) as stream:
-            with _rejecting(head.format, complete=container.complete):
+        parts, complete, colours = container.parts, container.complete, None
+        if head.format == "JPEG":
+            parts, complete = _parts_of_jpeg(data, limits, grey=grey)
+            colours = 1 if grey else None
+        with contextlib.closing(formats.Joined(parts)) as stream:
+            with libvips.rejecting(head.format, complete=complete):
                 release = functools.partial(formats.forget, data)
-                reader = RowReader(_Decoder(stream, head), head, complete=container.complete, release=release)
+                # Where the end is missing, a warning says whether pixels are missing too.
+                size = (head.height, head.width)
+                rows = libvips.Rows(stream, head.format, size, colours, warnings=not complete)
+                reader = RowReader(rows, head, complete=complete, release=release)
             with contextlib.closing(reader):
                 yield reader
+
+
+def _parts_of_jpeg(
+    data: formats.File, limits: DecodeLimits, *, grey: bool
+) -> tuple[tuple[bytes | memoryview, ...], bool]:
+    """Returns the parts of a JPEG that libvips sees, with an end marker, and whether the file has one itself."""
+    marker, position = jpeg.marker_in_scan(data)
+    formats.forget(data)
+    if marker not in (b"", jpeg.END):
+        raise Rejected(Reason.CORRUPT, f"JPEG: the marker {marker.hex()} at byte {position}, within the image")
+    parts = (jpeg.luma_parts(data) if grey else None) or (data if isinstance(data, bytes) else memoryview(data),)
+    if not marker and limits.strict:
+        raise Rejected(Reason.TRUNCATED, "JPEG: no end marker")
+    return (parts, True) if marker else ((*parts, jpeg.END), False)
 
 
 @contextlib.contextmanager
@@ -187,31 +173,3 @@ def _opened(source: Source) -> Iterator[formats.File]:
         raise Rejected(Reason.UNREADABLE, str(error)) from error
     # Not closed, because a traceback may still refer to views of it. It is freed with the last of them.
     yield mapped
-
-
-@contextlib.contextmanager
-def _rejecting(format_name: str, *, complete: bool) -> Iterator[None]:
-    """Turns the exceptions of libvips into `Rejected`."""
-    try:
-        yield
-    except MemoryError as error:
-        raise Rejected(Reason.OUT_OF_MEMORY, f"{format_name}: the rows do not fit in memory") from error
-    except _vips().Error as error:
-        text = str(error.detail or error.message)
-        if "out of memory" in text.lower():
-            raise Rejected(Reason.OUT_OF_MEMORY, f"{format_name}: {text}") from error
-        early = not complete or any(part in text.lower() for part in _TRUNCATED)
-        raise Rejected(Reason.TRUNCATED if early else Reason.CORRUPT, f"{format_name}: {text}") from error
-
-
-@functools.cache
-def _vips() -> Any:
-    """Returns pyvips, configured: only fuzzed loaders, no operation cache, no threads except the caller's."""
-    # Decoders warn about odd metadata. Whatever matters is raised as an error.
-    logging.getLogger("pyvips").setLevel(logging.ERROR)
-    import pyvips
-
-    pyvips.block_untrusted_set(True)
-    pyvips.cache_set_max(0)
-    pyvips.concurrency_set(1)
-    return pyvips

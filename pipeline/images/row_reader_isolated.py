@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 from typing import Self
 
-from pipeline.images.decode import DecodeLimits, Pixels
+from pipeline.images.decode import DecodeLimits
 from pipeline.images.decoder_process import IsolatedDecoder
 from pipeline.images.row_reader import RowReader, open_rows
+from pipeline.images.samples import Pixels
 from pipeline.rejection import Reason, Rejected
 
 _FUNCTION = "pipeline.images.row_reader_isolated:rows"
@@ -20,17 +21,18 @@ class IsolatedRowReader:
         data: The image file.
         limits: The size limit is `max_tiled_pixels`.
         timeout_s: Seconds that one call of `rows` may take.
+        grey: See `pipeline.images.decode.decode`.
     """
 
-    def __init__(self, data: bytes, limits: DecodeLimits, timeout_s: float) -> None:
-        self._data, self._limits = data, limits
+    def __init__(self, data: bytes, limits: DecodeLimits, timeout_s: float, *, grey: bool = False) -> None:
+        self._data, self._limits, self._grey = data, limits, grey
         self._decoder = IsolatedDecoder(timeout_s, function=_FUNCTION)
 
     def rows(self, top: int, bottom: int) -> Pixels:
         """See `RowReader.rows`; also raises Rejected with DECODER_HUNG and DECODER_DIED."""
         # The file is sent once; the child keeps it.
         data, self._data = self._data, b""
-        band: Pixels = self._decoder.call(data, self._limits, top, bottom)
+        band: Pixels = self._decoder.call(data, self._limits, top, bottom, grey=self._grey)
         return band
 
     def __enter__(self) -> Self:
@@ -47,10 +49,10 @@ class _Image:
         self._opened = contextlib.ExitStack()
         self._reader: RowReader | None = None
 
-    def reader(self, data: bytes, limits: DecodeLimits) -> RowReader:
+    def reader(self, data: bytes, limits: DecodeLimits, *, grey: bool) -> RowReader:
         if data:
             self._opened.close()
-            self._reader = self._opened.enter_context(open_rows(data, limits))
+            self._reader = self._opened.enter_context(open_rows(data, limits, grey=grey))
         if self._reader is None:
             raise Rejected(Reason.DECODER_DIED, "while the image was read")
         return self._reader
@@ -59,6 +61,6 @@ class _Image:
 _image = _Image()
 
 
-def rows(data: bytes, limits: DecodeLimits, top: int, bottom: int) -> Pixels:
+def rows(data: bytes, limits: DecodeLimits, top: int, bottom: int, *, grey: bool = False) -> Pixels:
     """Returns rows [top, bottom) of the image in `data`, or of the last image if `data` is empty. Runs in the child."""
-    return _image.reader(data, limits).rows(top, bottom)
+    return _image.reader(data, limits, grey=grey).rows(top, bottom)

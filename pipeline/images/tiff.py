@@ -35,16 +35,29 @@ _LISTS = frozenset({
 })  # fmt: skip
 """Tags with several values. Those not named above: colour map, JPEG tables, YCbCr coefficients and range."""
 
-_LONG, _LONG8 = 4, 16
+_SHORT, _LONG, _LONG8 = 3, 4, 16
 _VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
 _UNSIGNED = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8"}
+_SIGNED = {6: "i1", 8: "i2", 9: "i4"}
 _MAX_ENTRIES = 2**16
 _MAX_CLASSIC = 2**32 - 1
 _UNCOMPRESSED, _OLD_JPEG, _JPEG = 1, 6, 7
 _SEPARATE_PLANES = 2
 _LOSSLESS = frozenset({_UNCOMPRESSED, 5, 8, 32773, 32946})  # and LZW, deflate, PackBits, deflate's old number
-_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
-_ASSOCIATED = 1
+_WEBP = 50001
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
+_UNSIGNED_SAMPLES = 1
+_ALPHA = 2
+_COLOURS = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _PALETTE: 1, _CMYK: 4, _YCBCR: 3}
+"""The number of samples of a pixel that are colours, by photometric interpretation."""
+
+_MOST_SAMPLES = {
+    (_WHITE_IS_ZERO, 8): 1, (_WHITE_IS_ZERO, 16): 0, (_BLACK_IS_ZERO, 8): 2, (_BLACK_IS_ZERO, 16): 1,
+    (_RGB, 8): 6, (_RGB, 16): 4, (_CMYK, 8): 6, (_CMYK, 16): 4,
+}  # fmt: skip
+"""The most samples of a pixel that Pillow reads in both byte orders, by photometric interpretation and bits."""
+
+_PLANE_BITS = frozenset({1, 2, 4, 8, 16})
 _MAX_TILE_ROW = 2**26
 """The most pixels in a row of tiles, which a row reader has to hold."""
 
@@ -82,16 +95,28 @@ class Directory:
         return int(values[0]) if values.size else default
 
 
-def orientation(exif: bytes) -> int:
-    """Returns the orientation, 1 to 8, of an EXIF block (with or without its "Exif" prefix).
+def exif_orientation(exif: bytes) -> int:
+    """Returns the orientation, 1 to 8, of an EXIF block (with or without its "Exif" prefix); see `orientation`.
 
-    It is 1, upright, if the block has none, has an invalid one, or is damaged: odd metadata must not cost an image.
+    It is 1, upright, if the block is damaged: odd metadata must not cost an image.
     """
     try:
-        value = read_directory(exif.removeprefix(b"Exif\0\0"), frozenset({ORIENTATION})).integer(ORIENTATION, 1)
+        return orientation(read_directory(exif.removeprefix(b"Exif\0\0"), frozenset({ORIENTATION})))
     except Rejected:
         return 1
-    return value if 1 <= value <= 8 else 1
+
+
+def orientation(directory: Directory) -> int:
+    """Returns the orientation, 1 to 8, of a directory; 1, upright, if it has none or an invalid one.
+
+    Integers of every size count, signed and unsigned, as for Pillow, OpenCV and libvips. EXIF asks for SHORT.
+    """
+    kind, value = directory.entries.get(ORIENTATION, _Entry(_SHORT, b""))
+    dtype = (_UNSIGNED | _SIGNED).get(kind)
+    if not value or dtype is None:
+        return 1
+    stored = int(np.frombuffer(value, np.dtype(directory.order + dtype))[0])
+    return stored if 1 <= stored <= 8 else 1
 
 
 def read_directory(data: bytes | mmap.mmap, tags: frozenset[int] = _SINGLE | _LISTS) -> Directory:
@@ -194,22 +219,113 @@ def check_strips(directory: Directory, data_size: int) -> Directory:
     return directory
 
 
+def colours(directory: Directory) -> int:
+    """Returns how many samples of a pixel are colours; the samples after them are dropped."""
+    return _COLOURS.get(directory.integer(PHOTOMETRIC, 0), 0)
+
+
+def normalised(directory: Directory) -> Directory:
+    """Returns the directory without what does not change the pixels that are used, so that readers agree on it.
+
+    Samples after the colours are dropped, whatever they are. So they are not declared as associated alpha: Pillow and
+    libvips would divide the colours by it, which OpenCV does not. One sample has one plane.
+
+    Raises:
+        Rejected: UNSUPPORTED_MODE if samples are signed or floating point numbers: no range is stated for them.
+    """
+    kinds = set(directory.integers(SAMPLE_FORMAT).tolist()) - {_UNSIGNED_SAMPLES}
+    if kinds:
+        names = {2: "signed integers", 3: "floating point numbers"}
+        text = " and ".join(names.get(kind, f"of format {kind}") for kind in sorted(kinds))
+        raise Rejected(Reason.UNSUPPORTED_MODE, f"TIFF: the samples are {text}; only unsigned integers are decoded")
+    entries = dict(directory.entries)
+    samples, extra = directory.integer(SAMPLES, 1), 0
+    if colours(directory):
+        extra = samples - colours(directory)
+    if extra > 0:
+        # The kinds that Pillow knows: unassociated alpha for grey, anything for colours.
+        kinds_of_extra = [_ALPHA] if extra == colours(directory) == 1 else [0] * extra
+        entries[EXTRA_SAMPLES] = _shorts(directory, kinds_of_extra)
+    if samples == 1:
+        entries.pop(PLANAR, None)
+    return Directory(directory.order, entries)
+
+
+def planes(directory: Directory) -> list[Directory]:
+    """Returns a directory for each colour of an image whose samples are stored in separate planes; empty for others.
+
+    Each is that of a grey image, whose strips are the strips of the plane. Pillow's decoder takes 16-bit samples of
+    planes for 8-bit ones, and has no mode for many other kinds; libvips reads no tiles of planes.
+
+    Args:
+        directory: A directory that `check_strips` has checked.
+
+    Raises:
+        Rejected: UNSUPPORTED_MODE if the planes are not those of grey, RGB or CMYK, with samples of equal bits.
+    """
+    if directory.integer(PLANAR, 1) != _SEPARATE_PLANES:
+        return []
+    photometric, bits = directory.integer(PHOTOMETRIC, 0), set(directory.integers(BITS).tolist()) or {1}
+    is_known = photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _CMYK) and len(bits) == 1 and bits <= _PLANE_BITS
+    if not is_known or directory.integer(COMPRESSION, _UNCOMPRESSED) == _OLD_JPEG:
+        raise Rejected(
+            Reason.UNSUPPORTED_MODE,
+            f"TIFF: planes of photometric interpretation {photometric} with {sorted(bits)} bits",
+        )
+    tags = (STRIP_OFFSETS, STRIP_BYTES) if STRIP_OFFSETS in directory.entries else (TILE_OFFSETS, TILE_BYTES)
+    samples = directory.integer(SAMPLES, 1)
+    per_plane = directory.integers(tags[0]).size // samples
+    grey = {
+        BITS: _shorts(directory, [*bits]),
+        SAMPLES: _shorts(directory, [1]),
+        # Pillow inverts samples of up to 8 bits.
+        PHOTOMETRIC: _shorts(
+            directory, [_WHITE_IS_ZERO if photometric == _WHITE_IS_ZERO and bits != {16} else _BLACK_IS_ZERO]
+        ),
+    }
+    kept = {tag: entry for tag, entry in directory.entries.items() if tag not in (PLANAR, EXTRA_SAMPLES, SAMPLE_FORMAT)}
+    found = []
+    for plane in range(min(colours(directory), samples)):
+        entries = {**kept, **grey}
+        for tag in tags:
+            if tag in kept:
+                kind, value = kept[tag]
+                size = per_plane * _VALUE_BYTES[kind]
+                entries[tag] = _Entry(kind, value[plane * size : (plane + 1) * size])
+        found.append(Directory(directory.order, entries))
+    return found
+
+
+def needs_libvips(directory: Directory) -> bool:
+    """Returns whether Pillow does not read an image that libvips reads, with samples of a pixel stored together."""
+    bits = set(directory.integers(BITS).tolist())
+    photometric, samples = directory.integer(PHOTOMETRIC, 0), directory.integer(SAMPLES, 1)
+    if directory.integer(PLANAR, 1) == _SEPARATE_PLANES or bits not in ({8}, {16}):
+        return False
+    if (photometric, min(bits)) not in _MOST_SAMPLES or samples < colours(directory):
+        return False
+    is_webp = directory.integer(COMPRESSION, _UNCOMPRESSED) == _WEBP
+    return is_webp or samples > _MOST_SAMPLES[photometric, min(bits)]
+
+
+def _shorts(directory: Directory, values: list[int]) -> _Entry:
+    return _Entry(_SHORT, np.array(values, directory.order + "u2").tobytes())
+
+
 def streams(directory: Directory) -> bool:
     """Returns whether libtiff, row by row, gives the same pixels as Pillow in little memory.
 
     This holds for samples of 8 and 16 bits that are grey (black is zero), RGB or palette indices (YCbCr only in JPEG),
-    with alpha not premultiplied and the samples of a pixel stored together.
+    with the samples of a pixel stored together; in a `normalised` directory.
     """
     compression, photometric = directory.integer(COMPRESSION, _UNCOMPRESSED), directory.integer(PHOTOMETRIC, -1)
     bits, samples = set(directory.integers(BITS).tolist()), directory.integer(SAMPLES, 1)
-    colours = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _PALETTE: 1, _YCBCR: 3}.get(photometric, 0)
+    needed = _COLOURS.get(photometric, 0) if photometric != _CMYK else 0
     tile_height = directory.integer(TILE_HEIGHT, 1) if TILE_OFFSETS in directory.entries else 1
     return (
         ((compression in _LOSSLESS and photometric != _YCBCR) or (compression == _JPEG and bits == {8}))
         and (bits == {8} or (bits == {16} and photometric in (_BLACK_IS_ZERO, _RGB)))
-        and samples in (colours, colours + (photometric != _PALETTE))
-        and set(directory.integers(SAMPLE_FORMAT).tolist()) <= {1}
-        and _ASSOCIATED not in directory.integers(EXTRA_SAMPLES)
+        and samples in (needed, needed + (photometric != _PALETTE))
         and directory.integer(PLANAR, 1) != _SEPARATE_PLANES
         and tile_height * directory.integer(WIDTH, 0) <= _MAX_TILE_ROW
     )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from conversion import read_metadata
+from pipeline.beam_counters import counters
+from pipeline.counters import LEFT_OUT
 from pipeline.engines.factory import TensorFlowEngineFactory
 from pipeline.errors import TableError
 from pipeline.jobs import progress
@@ -32,6 +34,8 @@ class JobResult:
         choice: The form of the maps and what it was chosen by; None where the job names the form.
         parity: What the precision does to the maps; None in float32.
         beam: Beam's own result; `pipeline.beam_counters.counters` reads the runner's counters from it.
+        left_out: The number of files of listed folders that are not images by their name, by extension; empty where
+            the runner reports no counters.
     """
 
     summary: RunSummary
@@ -40,6 +44,7 @@ class JobResult:
     choice: Choice | None = None
     parity: Parity | None = None
     beam: object = None
+    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.Watch) -> JobResult:
@@ -75,7 +80,10 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
         seconds = watching.seconds()
     summary = read_summary(job.table, job.run_id)
     failed = too_many_rejected(job, summary)
-    return JobResult(summary, seconds, failed, calibration.choice, calibration.parity, result)
+    counted = counters(result) or {}
+    prefix = f"{LEFT_OUT}."
+    left_out = {name.removeprefix(prefix): count for name, count in counted.items() if name.startswith(prefix)}
+    return JobResult(summary, seconds, failed, calibration.choice, calibration.parity, result, left_out)
 
 
 def too_many_rejected(job: ScoringJob, summary: RunSummary) -> bool:

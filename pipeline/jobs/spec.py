@@ -112,7 +112,7 @@ class ScoringJob:
         """Returns what is read and decoded, as workers take it."""
         settings = self.limits
         return Limits(
-            decode=DecodeLimits(max_pixels=settings.max_pixels),
+            decode=DecodeLimits(max_pixels=settings.max_pixels, strict=settings.strict_images),
             max_image_bytes=settings.max_image_bytes,
             tile_pixels=settings.tile_pixels,
             decode_timeout_s=settings.decode_timeout,

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 from deltalake import DeltaTable
 
+from pipeline.maintenance.check_decoding import OutdatedMaps
 from pipeline.maintenance.check_images import Fault, RowIdentity, RowLedger, hash_of, image_faults
 from pipeline.maintenance.check_parts import Logged, Recorded, check_part, logged_files, narrow_batches
 from pipeline.maintenance.check_rows import IDENTITY_COLUMNS, identities
@@ -41,6 +42,7 @@ class Report:
         images: The number of images with rows.
         damage: The number of findings, by kind.
         findings: The first findings of each kind.
+        outdated: The number of maps that were made under older decoding rules, by file type.
         notes: Facts that are not damage.
         seconds: The duration of the check.
     """
@@ -53,6 +55,7 @@ class Report:
     images: int
     damage: Mapping[str, int]
     findings: tuple[Finding, ...]
+    outdated: Mapping[str, int]
     notes: tuple[str, ...]
     seconds: float
 
@@ -107,7 +110,8 @@ def check(root: str, on_progress: Callable[[int, int], None] | None = None) -> R
         images=images,
         damage=checker.findings.counts(),
         findings=checker.findings.listed(),
-        notes=tuple(checker.notes),
+        outdated=dict(checker.outdated.counts),
+        notes=(*checker.notes, *checker.outdated.notes()),
         seconds=round(time.monotonic() - started, 3),
     )
 
@@ -120,6 +124,7 @@ class _Checker:
         self.findings = Findings()
         self.notes: list[str] = []
         self.statuses: Counter[str] = Counter({status.value: 0 for status in Status})
+        self.outdated = OutdatedMaps()
         self._ledger = RowLedger(sum(file.rows or 0 for file in logged))
         self._models: set[str] = set()
         self._by_run: Counter[tuple[str, str]] = Counter()
@@ -137,9 +142,17 @@ class _Checker:
                     continue
                 if folder == "runs":
                     self._runs[_name(path).removesuffix(".json")] = record
+                    self._add_recipe(record)
                 for part in record.get("parts") or ():
                     if part["path"] in wanted:
                         self._recorded[part["path"]] = Recorded(part["sha256"], part["rows"])
+
+    def _add_recipe(self, summary: Mapping[str, Any]) -> None:
+        model, _ = _read_record(self.root, self._model_path(str(summary.get("model_digest"))))
+        self.outdated.add_run(summary, model or {})
+
+    def _model_path(self, digest: str) -> str:
+        return self.root.path(FOLDER, "models", f"{digest}.json")
 
     def read_part(self, file: Logged, sizes: Mapping[str, int]) -> None:
         """Reads and checks a part, and gathers facts about its rows."""
@@ -156,6 +169,7 @@ class _Checker:
         self.statuses.update(strings(batch.column("status")))
         self._models.update(strings(batch.column("model_digest").unique()))
         self._ledger.add(identities(batch))
+        self.outdated.add_rows(batch)
 
     def compare_images(self) -> int:
         """Checks that each image has the rows that it should have, over all files; returns the number of images."""
@@ -210,7 +224,7 @@ class _Checker:
         """Checks that the metadata of every model exists."""
         for digest in sorted(self._models):
             where = f"models/{digest}.json"
-            record, fault = _read_record(self.root, self.root.path(FOLDER, "models", f"{digest}.json"))
+            record, fault = _read_record(self.root, self._model_path(digest))
             if record is not None and record.get("digest") != digest:
                 fault = f"describes the model {record.get('digest')}"
             if fault:

@@ -15,10 +15,11 @@ from conversion import ModelMetadata
 from pipeline import counters
 from pipeline.engines import Engine, EngineOutOfMemoryError
 from pipeline.errors import EngineError
-from pipeline.images.decode import DecodeLimits, Pixels
+from pipeline.images.decode import DecodeLimits
 from pipeline.images.decoder_process import TIMEOUT_S
 from pipeline.images.multiscale import ScaledImage, ScalingLimits
 from pipeline.images.row_reader_isolated import IsolatedRowReader
+from pipeline.images.samples import Pixels
 from pipeline.maps.classification_map import CellScores, MapError, check_values
 from pipeline.maps.encoding import MapTooLargeError
 from pipeline.maps.geometry import geometry_of, original_geometry
@@ -62,7 +63,7 @@ class Limits:
 
     def loader(self, recipe: Recipe, metadata: ModelMetadata, options: StorageOptions | None = None) -> Loader:
         """Returns the loader of images for a model, within these limits."""
-        limits = ScalingLimits(self.decode, metadata.minimum_size, self.whole_pixels)
+        limits = ScalingLimits(self.decode, metadata.minimum_size, self.whole_pixels, metadata.takes_grey)
         return Loader(recipe.scaling, limits, self.max_image_bytes, self.decode_timeout_s, options=options)
 
 
@@ -251,7 +252,8 @@ class Scorer:
         if pixels is not None:
             yield ((tile, pixels[tile.top : tile.bottom, tile.left : tile.right]) for tile in grid)
             return
-        with IsolatedRowReader(loaded.data, self._limits.decode, self._limits.decode_timeout_s) as reader:
+        limits, grey = self._limits, self._engine.metadata.takes_grey
+        with IsolatedRowReader(loaded.data, limits.decode, limits.decode_timeout_s, grey=grey) as reader:
             yield tiles_of(reader, grid)
 
     def _row(self, facts: ImageFacts, image: ScaledImage, cells: CellScores, placement: Placement) -> MapRow:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from pipeline.images.decode import Pixels
 from pipeline.images.row_reader import Rows
+from pipeline.images.samples import Pixels
 from pipeline.maps.tiling import Tile
 
 

@@ -5,10 +5,9 @@ import re
 from typing import Literal
 
 from conversion import PARTIAL_SUFFIX
+from pipeline.images.decoding_rules import ENDINGS
 
-IMAGE_EXTENSIONS = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .apng .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm".split()  # noqa: SIM905
-)
+IMAGE_EXTENSIONS = frozenset(ENDINGS)
 """The extensions of the formats that `pipeline.images.decode` decodes, in lower case; case does not matter."""
 
 SYSTEM_FOLDERS = frozenset({"lost+found", "$RECYCLE.BIN", "System Volume Information", "@eaDir", "__MACOSX"})
@@ -41,8 +40,23 @@ def is_image_below(path: str) -> bool:
     >>> is_image_below("2020/a.JPG"), is_image_below(".git/a.jpg"), is_image_below("__MACOSX/a.jpg")
     (True, False, False)
     """
-    if not has_image_extension(path):
-        return False
+    return has_image_extension(path) and _is_listed(path)
+
+
+def left_out(path: str) -> str:
+    """Returns the extension by which the file at `path`, relative to a listed folder, is not one of its images.
+
+    It is empty for an image, and for what no folder lists: hidden, unfinished and system files.
+
+    >>> left_out("2020/a.HEIC"), left_out("LICENSE"), left_out("a.jpg"), left_out(".DS_Store")
+    ('.heic', 'no extension', '', '')
+    """
+    if has_image_extension(path) or not _is_listed(path):
+        return ""
+    return posixpath.splitext(path)[1].lower() or "no extension"
+
+
+def _is_listed(path: str) -> bool:
     names = path.split("/")
     return not (
         any(name.startswith(".") or name.endswith(PARTIAL_SUFFIX) for name in names)

@@ -9,12 +9,15 @@ one folder, `?` matches a slash, hidden files match, a relative `*.jpg` does not
 cannot be written, and an unreadable folder is skipped silently.
 """
 
+import functools
 import itertools
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 from pipeline.errors import SourceError
 from pipeline.sources.file_types import (
@@ -24,6 +27,7 @@ from pipeline.sources.file_types import (
     has_image_extension,
     is_image_below,
     is_web,
+    left_out,
 )
 from pipeline.sources.listing import expand
 from pipeline.sources.reference import ImageReference, resolve
@@ -35,6 +39,12 @@ from pipeline.storage.options import StorageOptions, store_of
 from pipeline.storage.store import Store
 
 _MAGIC = re.compile(r"[*?\[]")
+OnLeftOut: TypeAlias = Callable[[str], None]
+"""Is called with the extension of every file of a listed folder that is not an image by its name."""
+
+
+def _ignore(extension: str) -> None:
+    """Takes no notice of a file that is left out."""
 
 
 def match(pattern: str, options: StorageOptions | None = None) -> Iterator[ImageReference]:
@@ -57,19 +67,36 @@ def match(pattern: str, options: StorageOptions | None = None) -> Iterator[Image
     return expand(match_files(pattern, options), options)
 
 
-def match_files(pattern: str, options: StorageOptions | None = None) -> Iterator[ImageReference]:
-    """Returns the files that `pattern` names, like `match`, but does not open containers: they count as files."""
+def match_files(
+    pattern: str, options: StorageOptions | None = None, on_left_out: OnLeftOut = _ignore
+) -> Iterator[ImageReference]:
+    """Returns the files that `pattern` names, like `match`, but does not open containers: they count as files.
+
+    Args:
+        pattern: The pattern.
+        options: How object stores are opened.
+        on_left_out: Is called with the extension of every file of a listed folder that is not an image by its name.
+    """
+    extensions: Counter[str] = Counter()
+
+    def leave_out(path: str) -> None:
+        if extension := left_out(path):
+            extensions[extension] += 1
+            on_left_out(extension)
+
     address = resolve(pattern)
     folder = pattern.endswith("/")
     if is_web(address):
         return iter([ImageReference(address)])
     try:
-        references = _find_remote(address, options) if is_remote(address) else _find_local(address, folder)
+        references = (
+            _find_remote(address, options, leave_out) if is_remote(address) else _find_local(address, folder, leave_out)
+        )
         first = next(references, None)
     except StorageError as error:
         raise SourceError(error.what, where=error.where or pattern, remedy=error.remedy) from error
     if first is None:
-        raise _nothing(pattern, address)
+        raise _nothing(pattern, address, extensions)
     return itertools.chain([first], references)
 
 
@@ -91,7 +118,7 @@ def check(pattern: str) -> None:
             raise _nothing(pattern, address)
 
 
-def _find_local(address: str, folder: bool) -> Iterator[ImageReference]:
+def _find_local(address: str, folder: bool, leave_out: Callable[[str], None]) -> Iterator[ImageReference]:
     if Path(address).is_file():
         yield from _regular(address)
     elif Path(address).is_dir():
@@ -99,8 +126,10 @@ def _find_local(address: str, folder: bool) -> Iterator[ImageReference]:
         for path in _walk(root):
             if is_image_below(path[len(root) :]):
                 yield from _regular(path)
+            else:
+                leave_out(path[len(root) :])
     elif _MAGIC.search(address) and Path(root := _root(address)).is_dir():
-        accepts = _matcher(address + "/" * folder, folder)
+        accepts = _matcher(address + "/" * folder, folder, leave_out)
         deep = folder or "**" in address
         levels = None if deep else address[len(root) :].count("/")
         for path in _walk(root, levels, address):
@@ -141,13 +170,18 @@ def _walk(root: str, levels: int | None = None, pattern: str = "") -> Iterator[s
             yield f"{folder.rstrip('/')}/{name}"
 
 
-def _find_remote(address: str, options: StorageOptions | None) -> Iterator[ImageReference]:
+def _find_remote(
+    address: str, options: StorageOptions | None, leave_out: Callable[[str], None]
+) -> Iterator[ImageReference]:
     _check_scheme(address)
     store = open_store(address, options)
     if "*" in address:
-        return _list_remote(store, address, _matcher(address, in_folder=address.endswith("/")))
+        return _list_remote(store, address, _matcher(address, address.endswith("/"), leave_out))
     # Object stores have no folders, and Hadoop reports folders as files. So the name decides what is tried first.
-    attempts: list[Callable[[Store, str], Iterator[ImageReference]]] = [_remote_file, _below_remote]
+    attempts: list[Callable[[Store, str], Iterator[ImageReference]]] = [
+        _remote_file,
+        functools.partial(_below_remote, leave_out=leave_out),
+    ]
     if not has_image_extension(address) and container_kind(address) is None:
         attempts.reverse()
     if _MAGIC.search(address) and not address.endswith("/"):
@@ -173,13 +207,18 @@ def _remote_file(store: Store, address: str) -> Iterator[ImageReference]:
         yield ImageReference(address, size_bytes=facts.size_bytes, version=facts.version)
 
 
-def _below_remote(store: Store, address: str) -> Iterator[ImageReference]:
+def _below_remote(store: Store, address: str, leave_out: Callable[[str], None]) -> Iterator[ImageReference]:
     folder = address.rstrip("/") + "/"
-    return _list_remote(
-        store,
-        folder,
-        lambda uri: uri.startswith(folder) and not uri.endswith("/") and is_image_below(uri[len(folder) :]),
-    )
+
+    def accepts(uri: str) -> bool:
+        if not uri.startswith(folder) or uri.endswith("/"):
+            return False
+        is_image = is_image_below(uri[len(folder) :])
+        if not is_image:
+            leave_out(uri[len(folder) :])
+        return is_image
+
+    return _list_remote(store, folder, accepts)
 
 
 def _list_remote(store: Store, address: str, accepts: Callable[[str], bool]) -> Iterator[ImageReference]:
@@ -195,12 +234,13 @@ def _root(address: str) -> str:
     return beginning[: beginning.rindex("/") + 1]
 
 
-def _matcher(pattern: str, in_folder: bool) -> Callable[[str], bool]:
+def _matcher(pattern: str, in_folder: bool, leave_out: Callable[[str], None] = _ignore) -> Callable[[str], bool]:
     """Returns a function that tests whether an address matches `pattern`.
 
     Args:
         pattern: The pattern.
         in_folder: Whether the pattern matches folders, so that the address has to be an image below one of them.
+        leave_out: Is called with the path of every other file below such a folder, relative to it.
 
     Raises:
         SourceError: The pattern has a malformed range.
@@ -217,7 +257,10 @@ def _matcher(pattern: str, in_folder: bool) -> Callable[[str], bool]:
         full_match = compiled.fullmatch(uri)
         if full_match is None or skipped.intersection(uri[start:].split("/")[:-1]):
             return False
-        return not in_folder or is_image_below(full_match["below"])
+        if not in_folder or is_image_below(full_match["below"]):
+            return True
+        leave_out(full_match["below"])
+        return False
 
     return accepts
 
@@ -260,10 +303,11 @@ def _expression(pattern: str) -> str:
     return "".join(parts)
 
 
-def _nothing(pattern: str, address: str) -> SourceError:
+def _nothing(pattern: str, address: str, extensions: Counter[str] | None = None) -> SourceError:
     if not is_remote(address) and Path(address).is_dir():
+        others = f"; it has {format_left_out(extensions)}" if extensions else ""
         return SourceError(
-            "this folder contains no images",
+            f"this folder contains no images{others}",
             where=address,
             why=f"images are files that end in {', '.join(sorted(IMAGE_EXTENSIONS))}",
             remedy=f"name images without an extension by a pattern: '{address.rstrip('/')}/**'",
@@ -275,6 +319,17 @@ def _nothing(pattern: str, address: str) -> SourceError:
             remedy="look at its folder; **/ stands for any number of folders, and upper and lower case differ",
         )
     return SourceError("there is no such file or folder", where=address, remedy="check the address for a typing error")
+
+
+def format_left_out(extensions: Mapping[str, int]) -> str:
+    """Returns counts of files by their extension as text.
+
+    >>> format_left_out({".txt": 2, ".heic": 10})
+    '10 .heic, 2 .txt'
+    """
+    return ", ".join(
+        f"{count:,} {name}" for name, count in sorted(extensions.items(), key=lambda item: (-item[1], item[0]))
+    )
 
 
 def _check_scheme(address: str) -> None:

@@ -26,7 +26,7 @@ class Action(StrEnum):
     """A change of existing rows."""
 
     DROP = "drop"
-    UPDATE = "update"  # the map stays; the image has a new version or id
+    UPDATE = "update"  # the map stays; the image has a new version or id, or its file type is known now
     DELETE = "delete"
     ADOPT = "adopt"
 
@@ -41,6 +41,7 @@ class Edit(NamedTuple):
         version: The image's new version, for UPDATE and ADOPT.
         id: Its owner's name for it.
         slots: The rows to ADOPT; another part may hold the same rows, from a repeated attempt.
+        recipe: Digest of the recipe, for UPDATE; empty where it stays.
     """
 
     uri: str
@@ -49,6 +50,7 @@ class Edit(NamedTuple):
     version: str = ""
     id: str = ""
     slots: Sequence[Slot] = ()
+    recipe: str = ""
 
 
 _OF_A_MAP = (*ARRAYS, "reason", "detail", "map_height", "map_width", "geometry", "class_count", "map_digest")
@@ -129,8 +131,10 @@ def _apply(edits: Mapping[str, Edit], rows: pa.Table, adopted: Counter[str], *, 
 
     version = pa.array([edit.version or None for edit in changes], pa.string())
     ident = pa.array([edit.id or None for edit in changes], pa.string())
+    recipe = pa.array([edit.recipe or None for edit in changes], pa.string())
     replace("image_version", pc.invert(is_deleted), version)
     replace("id", pc.and_(pc.invert(is_deleted), pc.is_valid(ident)), ident)
+    replace("recipe", pc.is_valid(recipe), recipe)
     replace("run_id", pc.or_(is_adopted, is_deleted), run_id)
     replace("scored_at", is_deleted, now)
     replace("status", is_deleted, Status.DELETED.value)

@@ -27,6 +27,7 @@ class ImageFacts:
         height: Pixels.
         width: Pixels.
         version: `ImageReference.version` when the file was listed.
+        file_type: The type of the file by its content, see `pipeline.images.decoding_rules`; None if it was not read.
     """
 
     uri: str
@@ -36,6 +37,7 @@ class ImageFacts:
     height: int | None = None
     width: int | None = None
     version: str | None = None
+    file_type: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +219,7 @@ def _common_columns(
         raise MapError(f"the time {scored_at} has no time zone", where=image.uri, remedy="use datetime.now(UTC)")
     return {
         # An image that could not be read has no content address.
-        "key": recipe.key(image.digest or f"uri:{storable(image.uri)}", placement.scale),
+        "key": recipe.key(image.digest or f"uri:{storable(image.uri)}", placement.scale, image.file_type),
         "uri": storable(image.uri),
         "id": None if image.id is None else storable(image.id),
         "image_bytes": image.size_bytes,
@@ -235,7 +237,7 @@ def _common_columns(
         "form": str(recipe.form),
         "model_digest": recipe.model_digest,
         "precision": recipe.precision,
-        "recipe": recipe.digest,
+        "recipe": recipe.digest_of(recipe.decoding(image.file_type)),
         "run_id": run_id,
         "scored_at": scored_at,
     }

@@ -56,7 +56,8 @@ def verify_model(
     engine = TensorFlowEngine(model, form=Form.FLOAT32)
     limits = DecodeLimits()
     with Reader() as reader:
-        given = [decode(reader.read(reference).data, limits).pixels for reference in list_images(images)]
+        files = (reader.read(reference).data for reference in list_images(images))
+        given = [decode(data, limits, grey=engine.metadata.takes_grey).pixels for data in files]
     return VerifyReport(caffe=verification, crops=compare_with_crops(engine, given or example_images(engine)))
 
 

@@ -11,6 +11,9 @@ import apache_beam as beam
 
 from pipeline import counters
 from pipeline.beam_counters import count
+from pipeline.images.decoding_rules import Currency
+from pipeline.images.formats import sniff
+from pipeline.maps.recipe import Recipe
 from pipeline.rejection import Rejected
 from pipeline.sources import ImageReference, Reader, merge, streamed
 from pipeline.storage.options import StorageOptions
@@ -74,15 +77,22 @@ class DecideFn(beam.DoFn):
 class ProbeFn(beam.DoFn):
     """Packed images whose listing changed -> `StageCounts`; work and edits have tags. Compares their content.
 
-    A collection that was copied, or whose server gives no versions, is read again, but not scored again.
+    A collection that was copied, or whose server gives no versions, is read again, but not scored again. The same holds
+    for images whose file type the table does not tell, once there is a type whose decoding rules have changed.
+
+    Args:
+        recipe: The run's recipe.
+        policy: How the run treats images that the table knows.
+        max_image_bytes: Larger files are not read.
+        options: How object stores are opened.
     """
 
-    def __init__(self, max_image_bytes: int, scales: int, options: StorageOptions) -> None:
-        self._max_bytes, self._scales, self._options = max_image_bytes, scales, options
+    def __init__(self, recipe: Recipe, policy: Policy, max_image_bytes: int, options: StorageOptions) -> None:
+        self._recipe, self._policy, self._max_bytes, self._options = recipe, policy, max_image_bytes, options
 
     def process(self, data: bytes) -> Iterator[Any]:
         """Compares digests."""
-        plan = _Plan(self._scales)
+        plan = _Plan(len(self._policy.scales))
         with timed(plan.counts, "probe"), Reader(self._max_bytes, options=self._options) as reader:
             for probe in unpack(data, _Probe):
                 reference, current = ImageReference(*probe.reference), [Known(*known) for known in probe.current]
@@ -93,18 +103,24 @@ class ProbeFn(beam.DoFn):
     def _decide(self, reader: Reader, reference: ImageReference, current: Sequence[Known], plan: _Plan) -> Decision:
         changed = Decision(Outcome.SCORE, drop(storable(reference.uri), current))
         known = current[0]
+        recipe = ""
+        is_certain = self._policy.currency(current) is Currency.CURRENT
         try:
-            version = reader.probe(reference, known.version) if known.digest else ""
+            version = reader.probe(reference, known.version) if known.digest and is_certain else ""
             if not (version and version == known.version):
                 data, version = reader.read(reference)
                 plan.counts["read"] += 1
+                file_type = sniff(data)
                 if hashlib.sha256(data).hexdigest() != known.digest:
                     return changed
+                if self._policy.currency(current, file_type) is not Currency.CURRENT:
+                    return changed
+                recipe = "" if is_certain else self._recipe.digest_of(self._recipe.decoding(file_type))
         except Rejected as rejected:
             # The row of an image that is, for example, still missing stays. The scoring stage handles all other cases.
             same = not known.digest and all(list(record.reasons) == [rejected.reason] for record in current)
             return resolve_unchanged(reference, current) if same else changed
-        return resolve_unchanged(reference._replace(version=version), current)
+        return resolve_unchanged(reference._replace(version=version), current, recipe)
 
 
 class _Probe(NamedTuple):

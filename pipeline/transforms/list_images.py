@@ -2,11 +2,14 @@
 
 import functools
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import apache_beam as beam
 
+from pipeline.beam_counters import count
+from pipeline.counters import LEFT_OUT
 from pipeline.errors import SourceError
 from pipeline.sources import globs, manifest
 from pipeline.sources.listing import is_container, list_container
@@ -85,6 +88,7 @@ class ListImages(beam.PTransform):
 
 
 _IMAGES, _CONTAINERS = "images", "containers"
+_MOST_EXTENSIONS = 20
 _PACKED = 1024
 """References in one element until all are listed."""
 
@@ -98,15 +102,25 @@ def _parse(argument: str) -> _Argument:
 
 
 def _list(options: StorageOptions, argument: _Argument) -> Iterator[Any]:
-    """Yields packed references to images, and references to containers with a tag."""
-    list_files = manifest.read_files if argument.is_manifest else globs.match_files
-    references = iter(list_files(argument.address, options))
+    """Yields packed references to images, and references to containers with a tag; counts the files left out."""
+    left_out: Counter[str] = Counter()
+
+    def add(extension: str) -> None:
+        left_out[extension if extension in left_out or len(left_out) < _MOST_EXTENSIONS else "others"] += 1
+
+    references = (
+        manifest.read_files(argument.address, options)
+        if argument.is_manifest
+        else globs.match_files(argument.address, options, add)
+    )
     while chunk := list(itertools.islice(references, _PACKED)):
         images = [reference for reference in chunk if not is_container(reference)]
         if images:
             yield pack(images)
         if len(images) < len(chunk):
             yield from (beam.pvalue.TaggedOutput(_CONTAINERS, file) for file in chunk if is_container(file))
+    for extension, number in left_out.items():
+        count(f"{LEFT_OUT}.{extension}", number)
 
 
 def _list_packed(options: StorageOptions, container: ImageReference) -> Iterator[bytes]:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 from apache_beam.utils.windowed_value import WindowedValue
 
+from pipeline.maps.recipe import Recipe
 from pipeline.settings import ExecutionSettings, Rounding
 from pipeline.sources import ImageReference
 from pipeline.table.paths import TableRoot
@@ -46,6 +47,7 @@ class PlanRun(beam.PTransform):
     Args:
         table: The table.
         run_id: The run.
+        recipe: Its recipe.
         policy: How it treats images that the table knows.
         max_image_bytes: Larger files are not read.
         rounding: Which bits of a map may differ between runs: an exact run adopts maps of exact runs only.
@@ -55,14 +57,15 @@ class PlanRun(beam.PTransform):
         self,
         table: str,
         run_id: str,
+        recipe: Recipe,
         policy: Policy,
-        max_image_bytes: int,
         *,
+        max_image_bytes: int,
         rounding: Rounding = ExecutionSettings.rounding,
     ) -> None:
         super().__init__()
-        self._rounding = rounding
-        self._table, self._run_id, self._policy, self._max_bytes = TableRoot(table), run_id, policy, max_image_bytes
+        self._table, self._run_id, self._recipe = TableRoot(table), run_id, recipe
+        self._policy, self._max_bytes, self._rounding = policy, max_image_bytes, rounding
 
     def expand(self, references: Any) -> Planned:
         """Implements the transform; see the class."""
@@ -94,7 +97,7 @@ class PlanRun(beam.PTransform):
             decided[PROBES]
             | "Spread probes" >> beam.Reshuffle()
             | "Probe"
-            >> beam.ParDo(ProbeFn(self._max_bytes, len(self._policy.scales), self._table.options)).with_outputs(
+            >> beam.ParDo(ProbeFn(self._recipe, self._policy, self._max_bytes, self._table.options)).with_outputs(
                 WORK, EDITS, main="counts"
             )
         )

@@ -1,17 +1,18 @@
 """Decides what happens to an image: scored, kept, adopted from a dead run, or marked as deleted. Pure.
 
 The unit is the image, by its address. All rows of an image (scales, tiles) have one recipe and one content, so a change
-of either replaces all of them.
+of either replaces all of them. A recipe includes the decoding rules of the image's file type.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
+from pipeline.images.decoding_rules import Currency, Decoding, Rules, currency, rules
 from pipeline.settings import PolicySettings
 from pipeline.sources import ImageReference
 from pipeline.table.rewrite import Action, Edit, Slot
@@ -28,7 +29,7 @@ class Known(NamedTuple):
         id: The owner's name of the image, or empty.
         version: The image's version when it was listed, or empty.
         digest: SHA-256 of the image file, in hex, or empty.
-        recipe: Digest of the recipe that made the rows.
+        recipe: Digest of the recipe that made the rows, with the decoding rules.
         statuses: The distinct statuses of the rows.
         reasons: The distinct reasons of the rejections.
         rejected: The number of rejections.
@@ -65,18 +66,39 @@ class Policy:
     """How a run treats the images that the table knows.
 
     Attributes:
-        recipe: Digest of the run's recipe.
+        decodings: How an image was decoded, by the digests that rows of the run's recipe can have.
         scales: The scales of that recipe.
         retry_rejected: Whether rejected images are tried again if they have not changed.
         rescore: Whether all images are scored again.
         prune: Whether images that are no longer listed are marked as deleted.
+        rules: The decoding rules of today, by file type.
     """
 
-    recipe: str
+    decodings: Mapping[str, Decoding]
     scales: tuple[float, ...] = (1.0,)
     retry_rejected: bool = PolicySettings.retry_rejected
     rescore: bool = PolicySettings.rescore
     prune: bool = PolicySettings.prune
+    rules: Mapping[str, Rules] = field(default_factory=rules)
+
+    def currency(self, current: Iterable[Known], file_type: str | None = None) -> Currency:
+        """Returns whether the rows of one image are what this run would make of the same content.
+
+        Args:
+            current: The rows, a record for each part.
+            file_type: The type of the file, if its content was read.
+        """
+        records = list(current)
+        made_by = {known.recipe for known in records}
+        decoding = self.decodings.get(made_by.pop()) if len(made_by) == 1 else None
+        if decoding is None:
+            return Currency.OUTDATED
+        if not any(known.digest for known in records):  # the file could not be read, so nothing was decoded
+            return Currency.CURRENT
+        if decoding.format is None and file_type is not None:
+            decoding = decoding._replace(format=file_type)
+        rejected = any(Status.REJECTED in known.statuses for known in records)
+        return currency(decoding, records[0].uri, self.rules, rejected=rejected)
 
 
 @dataclass(frozen=True)
@@ -118,12 +140,13 @@ def decide(
         return Decision(Outcome.DELETE, tuple(Edit(uri, known.part, Action.DELETE) for known in current))
     if policy.rescore:
         return Decision(Outcome.SCORE, drop(uri, current))
-    usable = {known.recipe for known in current} == {policy.recipe} and Status.DELETED not in statuses
+    made = policy.currency(current)
+    usable = made is not Currency.OUTDATED and Status.DELETED not in statuses
     usable = usable and not (policy.retry_rejected and Status.REJECTED in statuses)
     digests = {known.digest for known in current}
     unchanged = reference.version and {known.version for known in current} == {reference.version}
     # An image that could not be read has no digest. It may be readable now, even if its listing is the same.
-    if usable and unchanged and len(digests) == 1 and "" not in digests:
+    if usable and made is Currency.CURRENT and unchanged and len(digests) == 1 and "" not in digests:
         return resolve_unchanged(reference, current)
     if adopted := _adopt(reference, orphans, policy):
         return Decision(Outcome.ADOPT, (*adopted, *drop(uri, current)))
@@ -132,13 +155,20 @@ def decide(
     return Decision(Outcome.SCORE, drop(uri, current))
 
 
-def resolve_unchanged(reference: ImageReference, current: Sequence[Known]) -> Decision:
-    """Returns the decision on an image with unchanged content; its version or id may have changed."""
+def resolve_unchanged(reference: ImageReference, current: Sequence[Known], recipe: str = "") -> Decision:
+    """Returns the decision on an image with unchanged content.
+
+    Args:
+        reference: How the image is listed; its version or id may have changed.
+        current: The image's rows in the table.
+        recipe: The digest that its rows get, now that the type of the file is known; empty where it stays.
+    """
     rejected = sum(known.rejected for known in current)
     ident = reference.id or max(known.id for known in current)
-    if {(known.version, known.id) for known in current} == {(reference.version, ident)}:
+    recipe = recipe or current[0].recipe
+    if {(known.version, known.id, known.recipe) for known in current} == {(reference.version, ident, recipe)}:
         return Decision(Outcome.KEEP, rejected=rejected)
-    edits = [Edit(known.uri, known.part, Action.UPDATE, reference.version, ident) for known in current]
+    edits = [Edit(known.uri, known.part, Action.UPDATE, reference.version, ident, recipe=recipe) for known in current]
     return Decision(Outcome.UPDATE, tuple(edits), rejected)
 
 
@@ -152,11 +182,12 @@ def _adopt(reference: ImageReference, orphans: Sequence[Known], policy: Policy) 
 
     A rejection alone is cheap to repeat, and what killed the run may have caused it.
     """
-    attempts: defaultdict[str, list[Known]] = defaultdict(list)
+    attempts: defaultdict[tuple[str, str], list[Known]] = defaultdict(list)
     # If one attempt rejected what another scored, the map is adopted.
     for known in sorted(orphans, key=lambda known: (Status.REJECTED in known.statuses, known.part)):
-        if reference.version and (known.version, known.recipe) == (reference.version, policy.recipe):
-            attempts[known.digest].append(known)
+        is_current = policy.currency([known]) is Currency.CURRENT
+        if reference.version and known.version == reference.version and is_current:
+            attempts[known.digest, known.recipe].append(known)
     for attempt in attempts.values():
         statuses = {status for known in attempt for status in known.statuses}
         if Status.SCORED not in statuses or (policy.retry_rejected and Status.REJECTED in statuses):

@@ -98,9 +98,16 @@ class ScoreImages(beam.PTransform):
             raise JobError(f"rounding is {rounding!r}", remedy=f"write {' or '.join(Rounding)}")
         rounding = self._rounding = Rounding(rounding)
         metadata = read_metadata(model)
-        recipe = self._recipe = (recipe or Recipe()).of_model(metadata.digest)
+        recipe = self._recipe = (recipe or Recipe()).of_model(metadata.digest, grey=metadata.takes_grey)
         self._limits = limits or Limits()
-        self._policy = Policy(self._recipe.digest, self._recipe.scales, retry_rejected, rescore, prune)
+        self._policy = Policy(
+            recipe.decodings(),
+            recipe.scales,
+            retry_rejected=retry_rejected,
+            rescore=rescore,
+            prune=prune,
+            rules=recipe.rules,
+        )
         self._score = ScoreFn(
             open_engine or TensorFlowEngineFactory(model, recipe, device, tuple(compiled)),
             self._output,
@@ -121,7 +128,14 @@ class ScoreImages(beam.PTransform):
 
     def expand(self, references: beam.PCollection) -> beam.PCollection:
         """Returns the run's summary as a collection of one element."""
-        plan = PlanRun(self._output, self.run_id, self._policy, self._limits.max_image_bytes, rounding=self._rounding)
+        plan = PlanRun(
+            self._output,
+            self.run_id,
+            self._recipe,
+            self._policy,
+            max_image_bytes=self._limits.max_image_bytes,
+            rounding=self._rounding,
+        )
         planned = references | "Plan" >> plan
         receipts = (
             planned.work | "Shuffle references" >> beam.Reshuffle() | "Decode, infer, write" >> beam.ParDo(self._score)

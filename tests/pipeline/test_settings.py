@@ -19,7 +19,7 @@ from pipeline.settings import GROUPS, Range, Setting, Unit, declared
 SETTINGS = list(declared().values())
 SUBJECT = {"model": "m", "images": ("i",), "output": "o"}
 
-# The flags and defaults of version 0.1, which stay.
+# Flags and defaults, which stay.
 FLAGS: dict[str, object] = {
     "--top-k": 5,
     "--scores": "top-k",
@@ -36,6 +36,7 @@ FLAGS: dict[str, object] = {
     "--max-pixels": 178_956_970,
     "--max-image-bytes": 536_870_912,
     "--tile-pixels": 4_194_304,
+    "--strict-images": False,
     "--decode-timeout": 120.0,
     "--device": "auto",
     "--precision": "float32",

@@ -60,7 +60,8 @@ def score(ctx: click.Context, /, *, as_json: bool, **values: object) -> None:
     with terminated_is_interrupted():
         result = run_job(job)
     if as_json:
-        click.echo(json.dumps({**result.summary._asdict(), "seconds_total": result.seconds, "failed": result.failed}))
+        more = {"seconds_total": result.seconds, "failed": result.failed, "left_out": dict(result.left_out)}
+        click.echo(json.dumps({**result.summary._asdict(), **more}))
     else:
         click.echo("\n".join(_result_lines(job.output, result)))
     if result.failed:
@@ -73,6 +74,8 @@ def score(ctx: click.Context, /, *, as_json: bool, **values: object) -> None:
 
 def _result_lines(output: str, result: JobResult) -> Iterator[str]:
     """Yields what a run did, in lines for people."""
+    from pipeline.sources.globs import format_left_out
+
     summary, images = result.summary, result.summary.images
     unchanged = sum(images.get(name, 0) for name in ("keep", "update"))
     counts = {
@@ -83,6 +86,8 @@ def _result_lines(output: str, result: JobResult) -> Iterator[str]:
     others = "".join(f", {count:,} {what}" for what, count in counts.items() if count)
     yield f"{images.get('listed', 0):,} images: {summary.scored:,} new maps, {summary.rejected:,} rejected{others}"
     yield from (f"  {count:,} {reason}" for reason, count in summary.reasons.items())
+    if result.left_out:
+        yield f"files of folders left out, which are not images by their name: {format_left_out(result.left_out)}"
     if result.choice is not None:
         choice = result.choice
         yield (

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 
 from conversion import ModelMetadata
 from pipeline.errors import JobError
-from pipeline.images.decode import Pixels
 from pipeline.images.multiscale import ScaledImage
+from pipeline.images.samples import Pixels
 from pipeline.maps.recipe import Recipe
 from pipeline.scoring.scorer import Limits
 from pipeline.sources import list_images

@@ -68,12 +68,14 @@ def scored(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
         pixels = rng.integers(0, 256, (240, 260 + 40 * n, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / "photos" / f"p{n}.png")
     (folder / "photos" / "bad.jpg").write_bytes(b"not an image")
+    (folder / "photos" / "phone.heic").touch()
     done = densecast("score", model, "photos", "--output", "maps", "--max-rejected", "50%", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "4 images: 3 new maps, 1 rejected" in done.stdout
     noise = [line for line in done.stderr.splitlines() if not line.startswith("scoring: ")]
     assert not noise, "no lines of TensorFlow's or Beam's"
     assert "1 unknown-format" in done.stdout
+    assert "left out, which are not images by their name: 1 .heic" in done.stdout
     return folder
 
 
@@ -87,6 +89,7 @@ def test_too_many_rejections_exit_with_3_and_say_where_to_look(scored: Path, mod
     done = densecast("score", model, scored / "photos", "-o", scored / "strict", "--json")
     assert done.returncode == 3
     assert json.loads(done.stdout)["rejected"] == 1
+    assert json.loads(done.stdout)["left_out"] == {".heic": 1}
     assert "densecast rejected" in done.stderr
     listed = densecast("rejected", scored / "strict")
     assert listed.stdout.split("\t")[1] == "unknown-format"

@@ -6,6 +6,7 @@ import random
 import struct
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from pipeline.images.formats import FORMATS, sniff
 from pipeline.rejection import Reason, Rejected
 
 LIMITS = DecodeLimits()
+FIELD = Path(__file__).parent / "field"
 H, W = 6, 9
 RGB = np.random.default_rng(1).integers(0, 256, (H, W, 3), np.uint8)
 GREY = RGB[..., 0]
@@ -134,7 +136,7 @@ def animated(kind, **options):
 
 
 def exif(orientation, kind=3):
-    body = {1: "B", 3: "H", 4: "I"}[kind]
+    body = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}[kind]
     value = struct.pack("<" + body, orientation).ljust(4, b"\0")
     return b"Exif\0\0II*\0\x08\0\0\0\x01\0" + struct.pack("<HHI", 0x0112, kind, 1) + value + b"\0\0\0\0"
 
@@ -193,7 +195,7 @@ LOSSLESS = {
     "tiff-grey-white-is-zero": (grey_tiff(GREY, photometric=0), three(255 - GREY), "L"),
     "tiff-grey-alpha": (encoded(Image.fromarray(np.dstack([GREY, ALPHA])), "TIFF"), three(GREY), "LA"),
     "tiff-palette": (encoded(paletted(), "TIFF"), PALETTE[INDEX], "P"),
-    "tiff-rgba": (encoded(Image.fromarray(np.dstack([RGB, ALPHA])), "TIFF"), RGB, "RGBA"),
+    "tiff-rgba": (encoded(Image.fromarray(np.dstack([RGB, ALPHA])), "TIFF"), RGB, "RGB"),
     "tiff-cmyk": (encoded(CMYK, "TIFF"), np.asarray(CMYK.convert("RGB")), "CMYK"),
     "tiff-grey-16": (grey_tiff(GREY16), three(eight(GREY16)), "I;16"),
     "tiff-grey-16-big-endian": (grey_tiff(GREY16, ">"), three(eight(GREY16)), "I;16B"),
@@ -202,7 +204,7 @@ LOSSLESS = {
         three(eight(GREY16)),
         "I;16",
     ),
-    "tiff-grey-16-white-is-zero": (grey_tiff(GREY16, photometric=0), three(255 - eight(GREY16)), "I;16"),
+    "tiff-grey-16-white-is-zero": (grey_tiff(GREY16, photometric=0), three(255 - eight(GREY16)), "L"),
     "tiff-grey-12": (twelve_bits()[0], three(twelve_bits()[1]), "I;16"),
     "tiff-rgb-16": (
         tiff_file(tiff_tags(1, 2, bits=(16,) * 3, photometric=2), [bytes(range(12))]),
@@ -345,14 +347,16 @@ def test_an_orientation_that_is_none_is_upright(kind, orientation):
     assert decode(oriented(kind, orientation), LIMITS).orientation == 1
 
 
-@pytest.mark.parametrize("block", [exif(6, 1), exif(6, 4), exif(6)[6:], exif(6) + b"more", exif(6)[:-4]])
+@pytest.mark.parametrize(
+    "block", [*(exif(6, kind) for kind in (1, 4, 6, 8, 9)), exif(6)[6:], exif(6) + b"more", exif(6)[:-4]]
+)
 def test_exif_blocks_that_state_an_orientation(block):
-    assert tiff.orientation(block) == 6
+    assert tiff.exif_orientation(block) == 6
 
 
 @pytest.mark.parametrize("block", [b"", b"Exif\0\0", exif(6)[:20], b"junk" * 9, b"Exif\0\0II*\0\xff\xff\xff\xff"])
 def test_damaged_exif_is_upright(block):
-    assert tiff.orientation(block) == 1
+    assert tiff.exif_orientation(block) == 1
     assert decode(encoded(IMAGE, "PNG", exif=block), LIMITS).orientation == 1
 
 
@@ -384,6 +388,21 @@ def test_unknown_format(data):
     refused = refusal(data)
     assert refused.reason == Reason.UNKNOWN_FORMAT
     assert data[:12].hex(" ") in refused.detail
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("HEIC", b"\0\0\0\x18ftypheic\0\0\0\0"),
+        ("AVIF", encoded(IMAGE, "AVIF")),
+        ("JPEG 2000", encoded(IMAGE, "JPEG2000")),
+        ("JPEG XL", b"\xff\x0a\xfa\x1f"),
+        ("JPEG XL", b"\0\0\0\x0cJXL \r\n\x87\n"),
+    ],
+)
+def test_a_format_that_is_not_decoded_is_named(name, data):
+    refused = refusal(data)
+    assert (refused.reason, refused.detail.partition(",")[0]) == (Reason.UNKNOWN_FORMAT, name)
 
 
 @pytest.mark.parametrize("name", ["png-rgb", "jpeg", "webp", "bmp", "gif", "tiff-raw", "ppm"])
@@ -583,3 +602,23 @@ def test_the_global_limit_of_pillow_does_not_interfere(name, monkeypatch):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         np.testing.assert_array_equal(decode(FILES[name], LIMITS).pixels, expected)
     assert limit == Image.MAX_IMAGE_PIXELS
+
+
+GIF = (FIELD / "g_offset.gif").read_bytes()
+
+
+def test_around_the_image_of_a_gif_is_the_background_colour():
+    """A screen of 48 x 64 with a red image of 10 x 20 on it, and green in the background; as OpenCV reads it."""
+    expected = np.zeros((48, 64, 3), np.uint8)
+    expected[...] = (0, 255, 0)
+    expected[20:30, 30:50] = (255, 0, 0)
+    np.testing.assert_array_equal(decode(GIF, LIMITS).pixels, expected)
+    for index, colour in ((0, (0, 0, 0)), (3, (0, 0, 255)), (9, (0, 0, 0))):
+        pixels = decode(GIF[:11] + bytes([index]) + GIF[12:], LIMITS).pixels
+        assert (tuple(pixels[0, 0]), tuple(pixels[29, 49])) == (colour, (255, 0, 0))
+
+
+def test_a_gif_whose_image_is_larger_than_its_screen():
+    pixels = decode(GIF[:6] + struct.pack("<HH", 35, 20) + GIF[10:], LIMITS).pixels
+    assert pixels.shape == (30, 50, 3)
+    assert (header(GIF, LIMITS).height, header(GIF, LIMITS).width) == (48, 64)

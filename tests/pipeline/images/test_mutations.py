@@ -5,7 +5,9 @@
 
 import collections
 import random
+import struct
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,24 @@ import pytest
 from pipeline.images.decode import DecodeLimits
 from pipeline.images.decoder_process import IsolatedDecoder
 from pipeline.rejection import Reason, Rejected
+from tests.pipeline.images.test_bmp import bitmap
 from tests.support.image_files import FILES, HEIGHT, LOSSLESS, MUTATIONS, PIXELS, WIDTH
+from tests.support.tiff_files import DEFLATE, GREY, LZW, Layout, tiff_of
+
+FIELD = Path(__file__).parent / "field"
+GIF = FILES["animated GIF"]
+_SAMPLES = PIXELS.astype(np.uint16) * 257
+ODD = {
+    "tiff of planes": tiff_of(_SAMPLES, Layout(16, planar=True, compression=LZW)),
+    "tiff in tiled planes": tiff_of(_SAMPLES, Layout(16, planar=True, tile=(16, 16))),
+    "tiff for libvips": tiff_of(_SAMPLES[..., :2], Layout(16, GREY, extra=(2,), compression=DEFLATE)),
+    "bmp of run lengths": bitmap(48, 64, (b"\x20\1\0\4\1\2\3\4\x1c\5\0\0") * 47 + b"\0\2\3\0\x3d\7\0\1"),
+    "gif on a screen": FILES["animated GIF"][:6]
+    + struct.pack("<HH", WIDTH + 40, HEIGHT + 30)
+    + FILES["animated GIF"][10:],
+    "jpeg without its end": (FIELD / "j_noeoi.jpg").read_bytes(),
+}
+"""Files that are not decoded in one go by Pillow."""
 
 SEEDS = 5
 LIMITS = DecodeLimits(max_pixels=2**22)
@@ -61,14 +80,15 @@ def test_undamaged_files_decode(decoder, name):
     assert difference == 0 if name in LOSSLESS else 0 < difference < 30
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [*FILES, *ODD])
 def test_damaged_files_decode_or_get_a_reason(decoder, headers, name):
-    decoder.call(FILES[name], LIMITS)
+    whole = (FILES | ODD)[name]
+    decoder.call(whole, LIMITS)
     pid = decoder.pid
     fates = collections.Counter()
     for mutation, damage in MUTATIONS.items():
         for seed in range(SEEDS):
-            data = damage(FILES[name], random.Random(f"{name} {mutation} {seed}"))
+            data = damage(whole, random.Random(f"{name} {mutation} {seed}"))
             what = f"{name}, {mutation}, seed {seed}"
             announced, found = fate(headers, data), fate(decoder, data)
             if isinstance(found, Rejected):

@@ -88,6 +88,19 @@ def test_sizes_are_known(tree):
     assert next(match("a.jpg")) == ImageReference(f"{tree}/a.jpg", "", 1, f"1-{status.st_mtime_ns}")
 
 
+@pytest.mark.parametrize(("pattern", "expected"), [(".", [".txt", "no extension"]), ("20*/", [".heic"]), ("*", [])])
+def test_what_a_folder_leaves_out_is_counted(tree, pattern, expected):
+    """Not what no folder lists: hidden, unfinished and system files; and a pattern names every file."""
+    for name in ("LICENSE", ".gitignore", "2020/.x/k.heic", "lost+found/l.txt"):
+        (tree / name).parent.mkdir(exist_ok=True)
+        (tree / name).touch()
+    if pattern == "20*/":
+        (tree / "2020" / "m.HEIC").touch()
+    found = []
+    assert list(globs.match_files(pattern, on_left_out=found.append)) == list(match(pattern))
+    assert sorted(found) == expected
+
+
 def test_the_order_is_that_of_names_folder_by_folder(tree):
     found = [os.path.relpath(reference.uri, tree) for reference in match(".")]
     assert found == ["a.jpg", "b.JPEG", "c[1].png", "2020/e.tif", "2020/f1.jpg", "2020/f2.jpg", "2020/deep/g.webp",
@@ -267,6 +280,13 @@ def bucket(monkeypatch):
     stored = {root + name: bytes(size) for size, name in enumerate(TREE, start=1)}
     monkeypatch.setattr(ObjectStore, "files", stored | {f"{root}2020/": b""})
     return root
+
+
+@pytest.mark.parametrize("pattern", ["", "*/"])
+def test_what_a_folder_of_an_object_store_leaves_out_is_counted(bucket, pattern):
+    found = []
+    assert list(globs.match_files(bucket + pattern, on_left_out=found.append))
+    assert found == ([".txt"] if not pattern else [])
 
 
 @pytest.mark.parametrize(
@@ -489,7 +509,7 @@ def test_containers_named_by_patterns_and_manifests_are_looked_into(tree):
     run(["shards/*.tar"], [*every, broken])
     run(["shards/0.tar", "list.txt"], [*every[:4], ("https://host/x.zip", "", -1)])
     assert [known(reference) for reference in match("shards/*")] == [*every, broken]
-    with pytest.raises(SourceError, match="this folder contains no images"):
+    with pytest.raises(SourceError, match=r"this folder contains no images; it has \d+ \.tar"):
         match("shards")
 
 

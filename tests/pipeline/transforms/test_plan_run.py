@@ -18,13 +18,16 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from PIL import Image
 
 from pipeline import ListImages, MapTable, ScoreImages
+from pipeline.images import decoding_rules
+from pipeline.images.decoding_rules import Decoding, Rules
 from pipeline.jobs.run import too_many_rejected
 from pipeline.jobs.spec import describe_job
+from pipeline.maintenance.check import check
 from pipeline.maps.recipe import Recipe
 from pipeline.runners.registry import open_runner
 from pipeline.table.schema import IDENTITY
 from pipeline.table.summaries import RunSummary, read_summary
-from tests.support.fakes import FakeEngine, write_model
+from tests.support.fakes import METADATA, FakeEngine, write_model
 
 
 class Collection:
@@ -262,3 +265,35 @@ def test_a_web_address_with_an_etag_is_neither_read_nor_scored_again(tmp_path: P
     assert (first.scored, first.images["read"]) == (1, 1)
     assert (second.scored, second.images["keep"], second.images.get("read", 0)) == (0, 1, 0)
     assert '"one"' in asked[-1]
+
+
+def test_maps_of_older_decoding_rules_are_made_again(collection: Collection, monkeypatch: pytest.MonkeyPatch):
+    """The table was written before rules had versions; then the rules of TIFF changed, and what JPEG accepts."""
+    monkeypatch.setattr(decoding_rules, "_RULES", {name: Rules() for name in decoding_rules.rules()})
+    collection.put("c.tif", 20)
+    shutil.copy(collection.images / "c.tif", collection.images / "tiff")
+    shutil.copy(collection.images / "0.png", collection.images / "png")
+    everything = [str(collection.images / "*")]
+    with monkeypatch.context() as old:
+        old.setattr(Recipe, "decoding", lambda recipe, file_type: Decoding())
+        collection.run(sources=everything)
+    before = collection.rows()
+    assert set(before["recipe"].to_pylist()) == {Recipe(k=2).of_model(METADATA.digest).digest}
+    assert collection.run(sources=everything).images["keep"] == 10
+    changed = {**decoding_rules.rules(), "TIFF": Rules(2, 2), "JPEG": Rules(2, 1)}
+    monkeypatch.setattr(decoding_rules, "_RULES", changed)
+    report = check(str(collection.output))
+    assert (report.outdated, len(report.notes)) == ({"TIFF": 1, "unknown": 2}, 2)
+    run = collection.run(sources=everything)
+    assert (run.images["score"], run.images["update"], run.images["keep"], run.images["read"]) == (3, 1, 6, 5)
+    assert collection.statuses()["bad.jpg"] == "rejected"
+    after = {Path(row["uri"]).name: row for row in collection.rows().to_pylist()}
+    for row in before.to_pylist():
+        name = Path(row["uri"]).name
+        new = after[name]
+        assert new["map_digest"] == row["map_digest"]
+        assert (new["recipe"] == row["recipe"]) == name.endswith(".png")
+        assert (new["key"] == row["key"]) == ("tif" not in name)
+    assert (check(str(collection.output)).outdated, check(str(collection.output)).damage) == ({}, {})
+    last = collection.run(sources=everything).images
+    assert (last["keep"], last.get("read", 0)) == (10, 0)

@@ -3,18 +3,34 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.images.decoding_rules import Currency, Decoding, Rules, rules
 from pipeline.sources import ImageReference
 from pipeline.table.rewrite import Action, Edit
 from pipeline.transforms.reconcile import Decision, Known, Outcome, Policy, decide
 from pipeline.transforms.shuffle import BUCKETS, bucket_of, pack, unpack
 
 URI = "/photos/a.jpg"
-POLICY = Policy("recipe")
+MADE = {
+    "recipe": Decoding("JPEG"),
+    "untyped": Decoding(),
+    "old tiff": Decoding("TIFF"),
+    "new tiff": Decoding("TIFF", 2),
+}
+STEADY = {name: Rules() for name in rules()}
+
+
+def policy(*settings: Any, **more: Any) -> Policy:
+    """A policy under which no decoding rules have changed, unless it says so."""
+    return Policy(MADE, *settings, **{"rules": STEADY, **more})
+
+
+POLICY = policy()
 LISTED = ImageReference(URI, version="v1")
 
 
@@ -58,28 +74,74 @@ def test_what_becomes_of_a_listed_image(current: list[Known], expected: object) 
     assert outcome(decide(URI, LISTED, POLICY, current=current)) == expected
 
 
+CHANGED = policy(rules={**STEADY, "JPEG": Rules(2, 1), "TIFF": Rules(2, 2)})
+
+
+def of(uri: str, **changes: object) -> list[Known]:
+    return [known(**{"uri": uri, "recipe": "untyped", **changes})]
+
+
+@pytest.mark.parametrize(
+    ("current", "expected"),
+    [
+        (of("a.jpg"), Currency.CURRENT),
+        (of("a.jpg", statuses=["rejected"]), Currency.OUTDATED),
+        (of("a.jpg", statuses=["rejected"], digest=""), Currency.CURRENT),
+        (of("a.png", statuses=["rejected"]), Currency.CURRENT),
+        (of("shard.tar#b.TIF"), Currency.OUTDATED),
+        (of("maps.parquet#17"), Currency.UNCERTAIN),
+        (of("maps.parquet#17", recipe="recipe"), Currency.CURRENT),
+        (of("maps.parquet#17", recipe="old tiff"), Currency.OUTDATED),
+        (of("a.jpg", recipe="new tiff"), Currency.CURRENT),
+        (of("a.jpg", recipe="another"), Currency.OUTDATED),
+    ],
+)
+def test_maps_of_older_decoding_rules(current: list[Known], expected: Currency) -> None:
+    assert CHANGED.currency(current) is expected
+
+
+def test_what_becomes_of_maps_of_older_decoding_rules() -> None:
+    def becomes(uri: str, **changes: object) -> Outcome:
+        return decide(uri, ImageReference(uri, version="v1"), CHANGED, current=of(uri, **changes)).outcome
+
+    assert becomes("a.tif") is Outcome.SCORE
+    assert becomes("a.jpg") is Outcome.KEEP
+    assert becomes("17") is Outcome.PROBE
+    assert becomes("17", recipe="recipe") is Outcome.KEEP
+    orphans = [known("o1", uri="a.tif", recipe=name) for name in ("untyped", "old tiff")]
+    listed = ImageReference("a.tif", version="v1")
+    assert decide("a.tif", listed, CHANGED, orphans=orphans).outcome is Outcome.SCORE
+    newer = known("o2", uri="a.tif", recipe="new tiff")
+    assert [edit.part for edit in decide("a.tif", listed, CHANGED, orphans=[*orphans, newer]).edits] == ["o2"]
+
+
+def test_the_type_of_a_file_that_was_read_counts_more_than_its_name() -> None:
+    assert CHANGED.currency(of("a.jpg"), "TIFF") is Currency.OUTDATED
+    assert CHANGED.currency(of("17"), "JPEG") is Currency.CURRENT
+
+
 def test_an_image_whose_listing_has_no_version_is_looked_at() -> None:
     assert decide(URI, LISTED._replace(version=""), POLICY, current=[known(version="")]).outcome is Outcome.PROBE
 
 
 def test_another_id_is_written_down_and_none_is_forgotten() -> None:
     [edit] = decide(URI, LISTED._replace(id="mine"), POLICY, current=[known(id="old")]).edits
-    assert edit == Edit(URI, "p1", Action.UPDATE, "v1", "mine")
+    assert edit == Edit(URI, "p1", Action.UPDATE, "v1", "mine", recipe="recipe")
     assert decide(URI, LISTED, POLICY, current=[known(id="old")]).outcome is Outcome.KEEP
 
 
 def test_rejected_images_are_tried_again_on_demand_and_all_images_too() -> None:
     bad, good = [known(statuses=["rejected"], rejected=2)], [known()]
     assert decide(URI, LISTED, POLICY, current=bad).rejected == 2
-    retry = Policy("recipe", retry_rejected=True)
+    retry = policy(retry_rejected=True)
     assert outcome(decide(URI, LISTED, retry, current=bad)) == ("score", [("p1", "drop")])
     assert decide(URI, LISTED, retry, current=good).outcome is Outcome.KEEP
-    anew = Policy("recipe", rescore=True)
+    anew = policy(rescore=True)
     assert outcome(decide(URI, LISTED, anew, current=good, orphans=[known("o1")])) == ("score", [("p1", "drop")])
 
 
 def test_only_a_run_that_prunes_marks_what_is_not_listed() -> None:
-    prune = Policy("recipe", prune=True)
+    prune = policy(prune=True)
     assert outcome(decide(URI, None, POLICY, current=[known()])) == ("absent", [])
     assert outcome(decide(URI, None, prune, current=[known(), known("p2")])) == (
         "delete",
@@ -102,7 +164,7 @@ def test_what_a_dead_run_has_finished_is_adopted_and_nothing_else() -> None:
     tiles = known("o1", slots=[(1.0, 0, 3), (1.0, 1, 3)])
     assert adopted(tiles) == score
     assert adopted(tiles, known("o2", slots=[(1.0, 2, 3)])) == ("adopt", [("o1", "adopt"), ("o2", "adopt")])
-    two = Policy("recipe", (1.0, 0.5))
+    two = policy((1.0, 0.5))
     assert adopted(known("o1"), policy=two) == score
     assert adopted(known("o1"), known("o2", slots=[(0.5, 0, 1)]), policy=two)[0] == "adopt"  # type: ignore[index]
     assert adopted(known("o1", slots=[(1.0, 0, 1), (2.0, 0, 1)])) == score
@@ -137,7 +199,7 @@ def test_a_listed_image_ends_in_one_set_of_rows(
     reference = None if listed is None else ImageReference(URI, version=listed)
     there = [known(f"p{i}", version=v, recipe=r, statuses=[statuses]) for i, (v, r) in enumerate(current)]
     left = [known(f"o{i}", version=v, digest=d) for i, (v, d) in enumerate(orphans)]
-    decision = decide(URI, reference, Policy("recipe", (1.0,), *flags), current=there, orphans=left)
+    decision = decide(URI, reference, policy((1.0,), *flags), current=there, orphans=left)
     done = Counter(edit.action for edit in decision.edits)
     parts = {edit.part for edit in decision.edits if edit.action != Action.ADOPT}
     if decision.outcome in (Outcome.SCORE, Outcome.ADOPT):
@@ -190,6 +252,6 @@ def test_of_attempts_that_were_cut_differently_none_is_adopted() -> None:
 
 def test_a_retry_does_not_adopt_what_a_dead_run_rejected() -> None:
     left = [known("o1", statuses=["rejected", "scored"], slots=[(1.0, 0, 1), (0.5, 0, 1)])]
-    two = Policy("recipe", (1.0, 0.5))
+    two = policy((1.0, 0.5))
     assert decide(URI, LISTED, two, orphans=left).outcome is Outcome.ADOPT
     assert decide(URI, LISTED, dataclasses.replace(two, retry_rejected=True), orphans=left).outcome is Outcome.SCORE

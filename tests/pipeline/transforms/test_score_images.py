@@ -104,8 +104,11 @@ class TestJob:
 
     def test_result_and_summary(self, tmp_path: Path, collection: Path):
         model, output = write_model(tmp_path / "model"), tmp_path / "maps"
+        for name in ("phone.HEIC", "notes.txt", "more.heic", ".DS_Store", "half.heic.partial"):
+            (collection / name).touch()
         job = describe_job(model=str(model), images=[str(collection)], output=str(output), max_rejected="10%")
         result = run_job(job)
+        assert result.left_out == {".heic": 2, ".txt": 1}
         assert (result.summary.scored, result.summary.rejected) == (24, 2)
         assert result.summary.reasons == {"truncated": 1, "too-small": 1}
         assert result.summary.images["listed"] == result.summary.images["read"] == 26

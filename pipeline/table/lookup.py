@@ -14,6 +14,7 @@ from pipeline.storage.address import is_remote, local_path
 from pipeline.storage.errors import StorageError
 from pipeline.table.part_reader import reading_part
 from pipeline.table.rows import storable
+from pipeline.table.scan import Rows
 from pipeline.table.schema import Status
 
 NarrowRow: TypeAlias = Mapping[str, Any]
@@ -27,7 +28,7 @@ _COLUMNS = [
 ]
 
 
-def find_rows(dataset: pads.Dataset, root: str, image: str, key: str = "") -> list[NarrowRow]:
+def find_rows(dataset: Rows, root: str, image: str, key: str = "") -> list[NarrowRow]:
     """Returns the rows of an image, with their narrow columns, oldest first; at least one.
 
     Args:
@@ -146,7 +147,7 @@ def reading(root: str) -> Iterator[None]:
         yield
 
 
-def _no_image(dataset: pads.Dataset, root: str, image: str) -> TableError:
+def _no_image(dataset: Rows, root: str, image: str) -> TableError:
     wanted = _base_name(image)
     count = 0
     likely: list[tuple[int, str, str]] = []

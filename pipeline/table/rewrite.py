@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
@@ -15,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.table.part_file import ROW_GROUP_BYTES, PartFile, Receipt
-from pipeline.table.part_reader import open_part, reading_part, row_groups
-from pipeline.table.schema import ARRAYS, SCHEMA, Status
+from pipeline.table.part_reader import open_part, reading_part
+from pipeline.table.schema import ARRAYS, Status
 
 Slot = tuple[float, int]
 """(scale, tile index) of one row of an image."""
@@ -76,7 +77,7 @@ def rewrite(root: str, part: str, edits: Sequence[Edit], *, orphan: bool, run_id
     wanted = pa.array(by_uri, pa.string())
     adopted: Counter[str] = Counter()
     pending: list[pa.Table] = []
-    with PartFile(root, run_id) as target:
+    with ExitStack() as stack:
         reading = reading_part(
             root,
             f"the part {part} cannot be read",
@@ -84,7 +85,8 @@ def rewrite(root: str, part: str, edits: Sequence[Edit], *, orphan: bool, run_id
             remedy="find the damage with `densecast check`; if the table was changed meanwhile, run again",
         )
         with reading, open_part(root, part) as file:
-            for rows in (rows.cast(SCHEMA) for rows in row_groups(file)):
+            target = stack.enter_context(PartFile(root, run_id, further=file.further))
+            for rows in file.validated_groups():
                 edited = pc.is_in(rows.column("uri"), wanted)
                 changed = _apply(by_uri, rows.filter(edited), adopted, run_id=run_id, now=now)
                 others = rows.filter(pc.invert(edited))

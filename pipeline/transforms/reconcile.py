@@ -120,6 +120,8 @@ def decide(
         return Decision(Outcome.SCORE, drop(uri, current))
     usable = {known.recipe for known in current} == {policy.recipe} and Status.DELETED not in statuses
     usable = usable and not (policy.retry_rejected and Status.REJECTED in statuses)
+    # Another program may have deleted some of the image's rows.
+    usable = usable and _is_complete({(s, i): (k.part, n) for k in current for s, i, n in k.slots}, policy.scales)
     digests = {known.digest for known in current}
     unchanged = reference.version and {known.version for known in current} == {reference.version}
     # An image that could not be read has no digest. It may be readable now, even if its listing is the same.

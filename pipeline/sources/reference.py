@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from pipeline.errors import SourceError
 from pipeline.rejection import Rejected
-from pipeline.storage.address import is_remote, local_path
+from pipeline.storage.address import absolute, is_remote, local_path
 from pipeline.storage.errors import StorageError
 
 
@@ -86,8 +86,9 @@ def merge(references: Iterable[ImageReference]) -> ImageReference:
 def resolve(address: str, folder: str = "") -> str:
     """Returns `address` in the canonical form that is compared, stored and sent to workers.
 
-    A local address becomes absolute and loses `file://`, `~`, `.` and `..`; symbolic links stay. A remote address stays
-    unchanged, because object stores give these characters no special meaning.
+    A local address becomes absolute and loses `file://`, `~`, `.` and `..`; symbolic links stay, except before `..`,
+    where they are resolved. A remote address stays unchanged, because object stores give these characters no special
+    meaning.
 
     Args:
         address: A path, a pattern, or `scheme://`.
@@ -118,4 +119,4 @@ def resolve(address: str, folder: str = "") -> str:
         # The bucket is the root: `..` does not lead out of it.
         bucket, _, key = rest.partition("/")
         return f"{scheme}://{bucket}{posixpath.normpath(posixpath.join('/', key, path.as_posix()))}"
-    return os.path.abspath(folder / path)  # noqa: PTH100 - Path.absolute() keeps `..`, Path.resolve() follows links
+    return absolute(folder / path)

@@ -4,13 +4,14 @@ import heapq
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import pyarrow.dataset as pads
 
 from conversion import nearest
 from pipeline.errors import TableError
-from pipeline.storage.address import is_remote, local_path
+from pipeline.storage.address import absolute, is_remote, local_path
 from pipeline.storage.errors import StorageError
 from pipeline.table.part_reader import reading_part
 from pipeline.table.rows import storable
@@ -175,8 +176,7 @@ def _spellings(image: str) -> list[str]:
             path = local_path(image)
         except StorageError:
             return [storable(image)]
-        absolute = path.absolute()
-        for candidate in (path, absolute, absolute.resolve()):
+        for candidate in (path, Path(absolute(path)), path.resolve()):
             names += [str(candidate), *([candidate.as_uri()] if candidate.is_absolute() else [])]
             names.append(f"file://{candidate}")
     return list(dict.fromkeys(storable(name) for name in names))

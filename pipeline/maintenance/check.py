@@ -18,7 +18,7 @@ from pipeline.maintenance.check_rows import IDENTITY_COLUMNS, identities
 from pipeline.maintenance.current_table import current_table
 from pipeline.maintenance.findings import LISTED, Damage, Finding, Findings
 from pipeline.maintenance.untracked_files import Kind, Leftover, leftovers, list_table
-from pipeline.storage.errors import MissingFileError, StorageError, UnavailableError
+from pipeline.storage.errors import AccessError, MissingFileError, StorageError, UnavailableError
 from pipeline.table.log import FOLDER
 from pipeline.table.paths import TableRoot
 from pipeline.table.schema import Status, strings
@@ -257,7 +257,7 @@ def _read_record(root: TableRoot, path: str) -> tuple[dict[str, Any] | None, str
         content = json.loads(root.store.read_bytes(path))
     except MissingFileError:
         return None, "is missing"
-    except UnavailableError:
+    except (UnavailableError, AccessError):
         raise
     except (ValueError, StorageError) as error:
         return None, f"cannot be read: {error}"

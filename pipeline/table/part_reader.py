@@ -14,7 +14,7 @@ from deltalake.exceptions import DeltaError
 from pipeline.errors import TableError
 from pipeline.storage.address import is_remote
 from pipeline.storage.arrow import arrow_store
-from pipeline.storage.errors import StorageError, UnavailableError
+from pipeline.storage.errors import AccessError, StorageError, UnavailableError
 from pipeline.storage.options import store_of
 from pipeline.table.part_file import parse_part_name
 from pipeline.table.paths import TableRoot, delta_location
@@ -39,16 +39,16 @@ def reading_part(
 
     Raises:
         TableError: The part is missing or damaged; the cause is the original error.
-        UnavailableError: The store cannot be used, which tells nothing about the part.
+        UnavailableError, AccessError: The store cannot be used, or refuses access, which tells nothing about the part.
     """
     try:
         yield
-    except UnavailableError:
+    except (UnavailableError, AccessError):
         raise
     except _ERRORS as error:
-        if store_of(root) is not None and not isinstance(error, StorageError):
+        if not isinstance(error, StorageError):
             explained = TableRoot(root).store.explain(error, root, "cannot be read")
-            if isinstance(explained, UnavailableError):
+            if isinstance(explained, UnavailableError | AccessError):
                 raise explained from None
         raise TableError(f"{what}: {error}", where=str(root), why=why, remedy=remedy) from error
 

@@ -104,7 +104,7 @@ def test_a_list_of_the_struct_of_the_hugging_face_hub(tmp_path, inner):
     ]
     path = written(tmp_path, {"images": pa.array(rows, kind)}, use_compliant_nested_type=inner == "element")
     assert fates(path) == {"0": b"1", "1": "empty", "2": "unknown-format"}
-    assert [reference.id for reference in members(path)] == ["1.jpg", "", ""]
+    assert [reference.id for reference in members(path)] == ["a.jpg", "", ""]
     with Reader() as reader, pytest.raises(Rejected, match="the row has 2 images"):
         reader.read(members(path)[2])
 

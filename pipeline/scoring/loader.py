@@ -6,7 +6,7 @@ import contextlib
 import functools
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.images.decoder_process import IsolatedDecoder
 from pipeline.images.multiscale import ScaledImage, ScaledImages, ScalingLimits
@@ -74,17 +74,19 @@ class Loader:
 
     def _load(self, reader: Reader, decoder: IsolatedDecoder, reference: ImageReference) -> Loaded:
         seconds: dict[str, float] = {}
-        facts = ImageFacts(reference.uri, reference.id or None, version=reference.version or None)
+        facts = ImageFacts(
+            reference.uri, reference.id or None, version=reference.version or None, label=reference.label or None
+        )
         try:
             with timed(seconds, "read"):
                 data, version = reader.read(reference)
                 digest = hashlib.sha256(data).hexdigest()
-            facts = ImageFacts(facts.uri, facts.id, len(data), digest, version=version or None)
+            facts = replace(facts, size_bytes=len(data), digest=digest, version=version or None)
             with timed(seconds, "decode"):
                 scaled: ScaledImages = decoder.call(data, self._limits, scaling=self._scaling)
         except Rejected as rejected:
             images = tuple(ScaledImage(scale, 0, 0, None, rejected) for scale in self._scaling.scales)
             return Loaded(facts, images, seconds)
-        facts = ImageFacts(facts.uri, facts.id, facts.size_bytes, digest, scaled.height, scaled.width, facts.version)
+        facts = replace(facts, height=scaled.height, width=scaled.width)
         by_rows = any(image.pixels is None and image.rejected is None for image in scaled.images)
         return Loaded(facts, scaled.images, seconds, data if by_rows else b"")

@@ -10,7 +10,7 @@ from pipeline.storage.client_options import delta_options
 from pipeline.storage.errors import AccessError, UnavailableError
 from pipeline.storage.options import store_of
 from pipeline.table.paths import TableRoot, delta_location
-from pipeline.table.schema import SCHEMA, strings
+from pipeline.table.schema import LATER_COLUMNS, SCHEMA, strings
 
 # Delta's vacuum and Spark's listing skip names with a leading underscore.
 FOLDER = "_densecast"
@@ -61,11 +61,16 @@ def _open(root: str, version: int | None) -> DeltaTable | None:
         ) from error
 
 
+def columns_of(table: DeltaTable) -> pa.Schema:
+    """Returns the columns of a version in Arrow's types."""
+    return pa.schema(table.schema().to_arrow())  # type: ignore[arg-type] # any Arrow schema
+
+
 def _check_columns(root: str, table: DeltaTable) -> None:
-    """Checks that a Delta table has our columns; it may have more."""
-    schema = pa.schema(table.schema().to_arrow())  # type: ignore[arg-type] # any Arrow schema
-    types = {field.name: field.type for field in schema}
-    wrong = [f"{f.name} ({types.get(f.name, 'missing')})" for f in SCHEMA if types.get(f.name) != f.type]
+    """Checks that a Delta table has our columns; it may have more, and may lack `LATER_COLUMNS`."""
+    types = {field.name: field.type for field in columns_of(table)}
+    expected = [field for field in SCHEMA if field.name in types or field.name not in LATER_COLUMNS]
+    wrong = [f"{f.name} ({types.get(f.name, 'missing')})" for f in expected if types.get(f.name) != f.type]
     if wrong:
         raise TableError(
             f"is a Delta table, but not one of densecast's: it has no {', '.join(wrong[:5])}"

@@ -19,7 +19,7 @@ from pipeline.storage.options import store_of
 from pipeline.table.part_file import parse_part_name
 from pipeline.table.paths import TableRoot, delta_location
 from pipeline.table.plain_types import plain_metadata
-from pipeline.table.schema import SCHEMA, has_type_of
+from pipeline.table.schema import LATER_COLUMNS, SCHEMA, has_type_of
 
 # ValueError where names in the footer of a part are not UTF-8.
 _ERRORS = (OSError, pa.ArrowException, ValueError, StorageError, DeltaError)
@@ -155,6 +155,9 @@ def _conform(rows: _Rows, schema: pa.Schema) -> _Rows:
     columns = []
     for field in schema:
         index = rows.schema.get_field_index(field.name)
+        if index < 0 and field.name in LATER_COLUMNS:
+            columns.append(pa.nulls(rows.num_rows, field.type))
+            continue
         if index < 0:
             raise pa.ArrowInvalid(f"it has no column {field.name}")
         column = rows.column(index)

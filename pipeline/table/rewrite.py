@@ -42,6 +42,7 @@ class Edit(NamedTuple):
         version: The image's new version, for UPDATE and ADOPT.
         id: Its owner's name for it.
         slots: The rows to ADOPT; another part may hold the same rows, from a repeated attempt.
+        label: The label that its list gives it; an empty one keeps the label of the rows.
     """
 
     uri: str
@@ -50,6 +51,7 @@ class Edit(NamedTuple):
     version: str = ""
     id: str = ""
     slots: Sequence[Slot] = ()
+    label: str = ""
 
 
 _OF_A_MAP = (*ARRAYS, "reason", "detail", "map_height", "map_width", "geometry", "class_count", "map_digest")
@@ -130,9 +132,10 @@ def _apply(edits: Mapping[str, Edit], rows: pa.Table, adopted: Counter[str], *, 
         rows = rows.set_column(place, field, column)
 
     version = pa.array([edit.version or None for edit in changes], pa.string())
-    ident = pa.array([edit.id or None for edit in changes], pa.string())
     replace("image_version", pc.invert(is_deleted), version)
-    replace("id", pc.and_(pc.invert(is_deleted), pc.is_valid(ident)), ident)
+    for name in ("id", "label"):
+        given = pa.array([getattr(edit, name) or None for edit in changes], pa.string())
+        replace(name, pc.and_(pc.invert(is_deleted), pc.is_valid(given)), given)
     replace("run_id", pc.or_(is_adopted, is_deleted), run_id)
     replace("scored_at", is_deleted, now)
     replace("status", is_deleted, Status.DELETED.value)

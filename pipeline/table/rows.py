@@ -27,6 +27,7 @@ class ImageFacts:
         height: Pixels.
         width: Pixels.
         version: `ImageReference.version` when the file was listed.
+        label: The label that its list gives it, if any.
     """
 
     uri: str
@@ -36,6 +37,7 @@ class ImageFacts:
     height: int | None = None
     width: int | None = None
     version: str | None = None
+    label: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,7 @@ class MapRow:
     recipe: str
     run_id: str
     scored_at: datetime
+    label: str | None
 
     @property
     def size_bytes(self) -> int:
@@ -220,6 +223,7 @@ def _common_columns(
         "key": recipe.key(image.digest or f"uri:{storable(image.uri)}", placement.scale),
         "uri": storable(image.uri),
         "id": None if image.id is None else storable(image.id),
+        "label": None if image.label is None else storable(image.label),
         "image_bytes": image.size_bytes,
         "image_digest": image.digest,
         "image_version": image.version,

@@ -12,6 +12,7 @@ from deltalake import DeltaTable
 
 from pipeline.errors import TableError
 from pipeline.storage.address import is_remote, local_path
+from pipeline.table.log import columns_of
 from pipeline.table.part_file import STATISTICS_COLUMNS
 from pipeline.table.part_reader import arrow_filesystem, is_foreign, open_part
 from pipeline.table.paths import TableRoot
@@ -37,7 +38,11 @@ class Rows:
     def __init__(self, root: TableRoot, table: DeltaTable) -> None:
         self._root = root
         read_options = pads.ParquetReadOptions([], coerce_int96_timestamp_unit="us")  # as Spark writes times
-        everything = table.to_pyarrow_dataset(filesystem=arrow_filesystem(root), parquet_read_options=read_options)
+        known = columns_of(table)
+        schema = pa.schema([*known, *(field for field in SCHEMA if field.name not in known.names)])
+        everything = table.to_pyarrow_dataset(
+            filesystem=arrow_filesystem(root), parquet_read_options=read_options, schema=schema
+        )
         # deltalake makes no other; it states the base class.
         self._everything = everything = cast("pads.FileSystemDataset", everything)
         fragments = cast("list[pads.FileFragment]", list(everything.get_fragments()))

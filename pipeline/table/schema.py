@@ -77,8 +77,13 @@ SCHEMA: pa.Schema = pa.schema(
         pa.field("recipe", pa.string(), nullable=False),
         pa.field("run_id", pa.string(), nullable=False),
         pa.field("scored_at", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("label", pa.string()),
     ]
 )
+
+
+LATER_COLUMNS = frozenset({"label"})
+"""The columns that tables and parts of earlier versions of densecast lack; there they are null."""
 
 
 def has_type_of(kind: pa.DataType, wanted: pa.DataType) -> bool:
@@ -109,12 +114,13 @@ def has_type_of(kind: pa.DataType, wanted: pa.DataType) -> bool:
 
 
 def schema_faults(schema: pa.Schema) -> list[str]:
-    """Returns the differences between the columns of a part and `SCHEMA`; it may have more columns."""
+    """Returns the differences of a part's columns to `SCHEMA`; it may have more, and may lack `LATER_COLUMNS`."""
     faults = []
     for field in SCHEMA:
         index = schema.get_field_index(field.name)
         if index < 0:
-            faults.append(f"has no column {field.name}")
+            if field.name not in LATER_COLUMNS:
+                faults.append(f"has no column {field.name}")
         elif not has_type_of(schema.field(index).type, field.type):
             faults.append(f"has the column {field.name} as {schema.field(index).type} instead of {field.type}")
     return faults

@@ -16,12 +16,14 @@ from pipeline.table.log import FOLDER, active_parts, open_delta
 from pipeline.table.part_file import NAME_DIGITS, parse_part_name
 from pipeline.table.part_reader import Part, open_part, reading_part
 from pipeline.table.paths import TableRoot
-from pipeline.table.schema import ARRAYS, SCHEMA, Status
+from pipeline.table.schema import ARRAYS, Status, schema_faults
 from pipeline.table.summaries import ADOPTED, read_json
 from pipeline.transforms.reconcile import Known
 
+_FACTS = ("uri", "id", "image_version", "image_digest", "recipe", "label")  # all rows of an image agree in them
 _NARROW = [
-    *("uri", "id", "image_version", "image_digest", "recipe", "status", "reason", "scale", "tile_index", "tile_count"),
+    *_FACTS,
+    *("status", "reason", "scale", "tile_index", "tile_count"),
 ]
 _VERIFIED = ["status", "map_digest", "map_height", "map_width", *ARRAYS]
 _BATCH_ROWS = 4096
@@ -104,7 +106,7 @@ def read_orphan(root: str, part: str) -> list[Known]:
             if not part.endswith(f"-{hashlib.sha256(data).hexdigest()[:NAME_DIGITS]}.parquet"):
                 raise pa.ArrowInvalid("it is not the file that its name says")
             with Part(pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)) as file:
-                if not file.stored.equals(SCHEMA):
+                if schema_faults(file.stored) or file.further:
                     return []
                 # Small batches: rows as Python objects take several times the memory.
                 groups = file.validated_groups()
@@ -143,14 +145,25 @@ def _summarise(rows: list[dict[str, Any]], part: str, orphan: bool) -> Iterator[
     """Yields the record of an image's rows; several if the rows contradict each other, and then none of an orphan."""
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
-        facts = tuple(row[name] or "" for name in ("uri", "id", "image_version", "image_digest", "recipe"))
+        facts = tuple(row[name] or "" for name in _FACTS)
         groups.setdefault(facts, []).append(row)
     if orphan and (len(groups) > 1 or len({(row["scale"], row["tile_index"]) for row in rows}) < len(rows)):
         return
-    for (uri, ident, version, digest, recipe), members in groups.items():
+    for (uri, ident, version, digest, recipe, label), members in groups.items():
         statuses = sorted({row["status"] for row in members})
         reasons = [row["reason"] for row in members if row["reason"]]
         slots = [(row["scale"], row["tile_index"], row["tile_count"]) for row in members]
         yield Known(
-            uri, part, orphan, ident, version, digest, recipe, statuses, sorted({*reasons}), len(reasons), slots
+            uri,
+            part,
+            orphan,
+            id=ident,
+            version=version,
+            digest=digest,
+            recipe=recipe,
+            statuses=statuses,
+            reasons=sorted({*reasons}),
+            rejected=len(reasons),
+            slots=slots,
+            label=label,
         )

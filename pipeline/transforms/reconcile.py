@@ -33,6 +33,7 @@ class Known(NamedTuple):
         reasons: The distinct reasons of the rejections.
         rejected: The number of rejections.
         slots: (scale, tile index, tile count) of each row.
+        label: The label that its list gave it, or empty.
     """
 
     uri: str
@@ -46,6 +47,7 @@ class Known(NamedTuple):
     reasons: Sequence[str]
     rejected: int
     slots: Sequence[tuple[float, int, int]]
+    label: str = ""
 
 
 class Outcome(StrEnum):
@@ -135,12 +137,13 @@ def decide(
 
 
 def resolve_unchanged(reference: ImageReference, current: Sequence[Known]) -> Decision:
-    """Returns the decision on an image with unchanged content; its version or id may have changed."""
+    """Returns the decision on an image with unchanged content; its version, id or label may have changed."""
     rejected = sum(known.rejected for known in current)
     ident = reference.id or max(known.id for known in current)
-    if {(known.version, known.id) for known in current} == {(reference.version, ident)}:
+    label = reference.label or max(known.label for known in current)
+    if {(known.version, known.id, known.label) for known in current} == {(reference.version, ident, label)}:
         return Decision(Outcome.KEEP, rejected=rejected)
-    edits = [Edit(known.uri, known.part, Action.UPDATE, reference.version, ident) for known in current]
+    edits = [Edit(known.uri, known.part, Action.UPDATE, reference.version, ident, label=label) for known in current]
     return Decision(Outcome.UPDATE, tuple(edits), rejected)
 
 
@@ -172,7 +175,7 @@ def _adopt(reference: ImageReference, orphans: Sequence[Known], policy: Policy) 
             for slot, (part, _) in chosen.items():
                 slots[part].append(slot)
             return [
-                Edit(attempt[0].uri, part, Action.ADOPT, reference.version, reference.id, adopted)
+                Edit(attempt[0].uri, part, Action.ADOPT, reference.version, reference.id, adopted, reference.label)
                 for part, adopted in slots.items()
             ]
     return []

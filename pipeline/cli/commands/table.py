@@ -40,7 +40,8 @@ def score(ctx: click.Context, /, *, as_json: bool, **values: object) -> None:
     """Write the classification map of every image to a Delta table.
 
     IMAGES are folders, files, glob patterns, archives and other shards (*.tar, *.zip, *.parquet, *.tfrecord), or
-    manifests (@list.txt, @list.csv, @list.jsonl). Arguments after -- go to Beam.
+    manifests (@list.txt, @list.csv, @list.jsonl and others), whose paths are relative to the manifest. Arguments after
+    -- go to Beam.
 
     A second run scores only images that are new or have changed; so it resumes a run that was killed.
 

@@ -73,6 +73,12 @@ def test_another_id_is_written_down_and_none_is_forgotten() -> None:
     assert decide(URI, LISTED, POLICY, current=[known(id="old")]).outcome is Outcome.KEEP
 
 
+def test_another_label_is_written_down_and_none_is_forgotten() -> None:
+    [edit] = decide(URI, LISTED._replace(label="281"), POLICY, current=[known(id="old")]).edits
+    assert edit == Edit(URI, "p1", Action.UPDATE, "v1", "old", label="281")
+    assert decide(URI, LISTED, POLICY, current=[known(label="281")]).outcome is Outcome.KEEP
+
+
 def test_rejected_images_are_tried_again_on_demand_and_all_images_too() -> None:
     bad, good = [known(statuses=["rejected"], rejected=2)], [known()]
     assert decide(URI, LISTED, POLICY, current=bad).rejected == 2

@@ -32,7 +32,7 @@ _WEB = re.compile(r"https?://", re.IGNORECASE)
 
 def has_image_extension(path: str) -> bool:
     """Returns whether a file name has the extension of an image."""
-    return posixpath.splitext(path)[1].lower() in IMAGE_EXTENSIONS
+    return posixpath.splitext(path_of(path))[1].lower() in IMAGE_EXTENSIONS
 
 
 def is_image_below(path: str) -> bool:
@@ -56,8 +56,17 @@ def container_kind(address: str) -> Kind | None:
     >>> [container_kind(name) for name in ("a.TAR.GZ", "b.zip", "c.tfrecord-00000-of-00009", "d.jpg", "zip")]
     ['tar', 'zip', 'tfrecord', None, None]
     """
-    ending = address[-_LONGEST_ENDING:]
+    ending = path_of(address)[-_LONGEST_ENDING:]
     return next((kind for kind, known in _KINDS.items() if known.search(ending)), None)
+
+
+def path_of(address: str) -> str:
+    """Returns an address without the query and fragment that follow a path on the web.
+
+    >>> path_of("https://host/a.jpg?from=b.zip#c"), path_of("a#1?.zip")
+    ('https://host/a.jpg', 'a#1?.zip')
+    """
+    return re.split("[?#]", address, maxsplit=1)[0] if is_web(address) else address
 
 
 def is_web(address: str) -> bool:

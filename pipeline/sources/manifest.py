@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator
 from typing import IO
 
 from pipeline.errors import SourceError
-from pipeline.sources.file_types import container_kind, has_image_extension, is_web
+from pipeline.sources.file_types import container_kind, has_image_extension, is_web, path_of
 from pipeline.sources.listing import expand, is_container
 from pipeline.sources.manifest_rows import Row, csv_rows, json_line_rows, json_rows, split_label, text_rows
 from pipeline.sources.reference import ImageReference, resolve
@@ -31,10 +31,10 @@ _PACKED: dict[str, Callable[[IO[bytes]], gzip.GzipFile | bz2.BZ2File]] = {
 def is_manifest(address: str) -> bool:
     """Returns whether a file is a manifest, by its name.
 
-    >>> is_manifest("s3://b/list.CSV"), is_manifest("list.txt.gz"), is_manifest("cats.jpg")
+    >>> is_manifest("s3://b/list.CSV"), is_manifest("list.txt.gz"), is_manifest("https://host/cat?from=list.csv")
     (True, True, False)
     """
-    return _unpacked(address).endswith(EXTENSIONS)
+    return _unpacked(path_of(address)).endswith(EXTENSIONS)
 
 
 def read_manifest(address: str, options: StorageOptions | None = None) -> Generator[ImageReference, None, None]:

@@ -268,6 +268,13 @@ def _nothing(pattern: str, address: str) -> SourceError:
             why=f"images are files that end in {', '.join(sorted(IMAGE_EXTENSIONS))}",
             remedy=f"name images without an extension by a pattern: '{address.rstrip('/')}/**'",
         )
+    if "[" in address:
+        return SourceError(
+            "no file matches this pattern",
+            where=pattern,
+            why="[ ] stands for one of the characters between the brackets, as [0-9]",
+            remedy=f"look at its folder; for a bracket in a name write [[]: '{_with_brackets(address)}'",
+        )
     if _MAGIC.search(address):
         return SourceError(
             "no file matches this pattern",
@@ -275,6 +282,17 @@ def _nothing(pattern: str, address: str) -> SourceError:
             remedy="look at its folder; **/ stands for any number of folders, and upper and lower case differ",
         )
     return SourceError("there is no such file or folder", where=address, remedy="check the address for a typing error")
+
+
+def _with_brackets(address: str) -> str:
+    """Returns a pattern in which the names that exist are matched as they are; all names where none of them does."""
+    names = address.split("/")
+    exists = [
+        not is_remote(address) and "[" in name and Path("/".join(names[: i + 1])).exists()
+        for i, name in enumerate(names)
+    ]
+    wanted = exists if any(exists) else [True] * len(names)
+    return "/".join(re.sub(r"\[", "[[]", name) if chosen else name for name, chosen in zip(names, wanted, strict=True))
 
 
 def _check_scheme(address: str) -> None:

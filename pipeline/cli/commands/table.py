@@ -20,7 +20,7 @@ from pipeline.cli.commands.options import (
     table_root,
     terminated_is_interrupted,
 )
-from pipeline.cli.console import console
+from pipeline.cli.console import console, one_line
 from pipeline.cli.setting_options import setting_options
 from pipeline.exit_codes import ExitCode
 
@@ -106,11 +106,14 @@ def _result_lines(output: str, result: JobResult) -> Iterator[str]:
 @click.argument("table")
 @storage_options
 def rejected(table: str) -> None:
-    """List the images of a table that have no map, and why."""
+    """List the images of a table that have no map, and why.
+
+    One line for each: address, reason and detail, separated by tabs. Control characters are escaped.
+    """
     from pipeline.table.reader import MapTable
 
     for rejection in MapTable(table_root(table)).rejections():
-        click.echo(f"{rejection.uri}\t{rejection.reason}\t{rejection.detail}")
+        click.echo("\t".join(map(one_line, (rejection.uri, rejection.reason, rejection.detail))))
 
 
 @click.command()

@@ -6,6 +6,7 @@ import io
 import itertools
 import os
 import pickle
+import re
 import tarfile
 import tracemalloc
 
@@ -416,6 +417,22 @@ def test_json_lines(tmp_path):
             (f"{tmp_path}/a.jpg", "7", -1), ("https://h/é?q=1", "", -1), (f"{tmp_path}/b", "", -1),
         ]  # fmt: skip
     assert listed(tmp_path / "list.jsonl.gz", gzip.compress(text.encode()))[2] == (f"{tmp_path}/b", "", -1)
+
+
+def test_brackets_in_a_folder_are_explained(tmp_path):
+    folder = tmp_path / "[2024] x"
+    folder.mkdir()
+    (folder / "a [1].jpg").write_bytes(b"")
+    with pytest.raises(SourceError, match="one of the characters between the brackets") as caught:
+        list(match(f"{folder}/*.jpg"))
+    [pattern] = re.findall("'(.*)'", caught.value.remedy)
+    assert pattern == f"{tmp_path}/[[]2024] x/*.jpg", "names that exist are taken as they are"
+    assert [reference.uri for reference in match(pattern)] == [f"{folder}/a [1].jpg"]
+    with pytest.raises(SourceError, match=r"for a bracket in a name write \[\[\]") as caught:
+        list(match(f"{folder}/[0-9].png"))
+    with pytest.raises(SourceError) as caught:
+        list(match(f"{tmp_path}/[b-d].jpg"))
+    assert f"'{tmp_path}/[[]b-d].jpg'" in caught.value.remedy
 
 
 def labels(path, text):

@@ -7,6 +7,8 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
+from conversion.errors import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -19,6 +21,15 @@ def console(*, stderr: bool = False) -> Console:
 
     terminal = Console(stderr=stderr)
     return terminal if terminal.is_terminal else Console(stderr=stderr, width=_WIDE)
+
+
+def one_line(text: str) -> str:
+    r"""Returns a text from a table or a file in a form that cannot control a terminal, nor break a line into fields.
+
+    >>> one_line("a\tb\x1b[2J.jpg")
+    'a\\tb\\x1b[2J.jpg'
+    """
+    return printable(text).replace("\t", "\\t").replace("\n", "\\n")
 
 
 def quiet_libraries(*, debug: bool) -> None:

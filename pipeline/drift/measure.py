@@ -290,8 +290,8 @@ def _row_groups(root: str, part: str, columns: Sequence[str] = tuple(_COUNTED)) 
         remedy="choose a later --against; `densecast check` finds damage; use a longer `vacuum --retention`",
     )
     with reading, open_part(root, part) as file:
-        for index in range(file.num_row_groups):
-            rows = file.read_row_group(index, columns=list(columns))
+        for index in range(len(file.groups)):
+            rows = file.read_group(index, columns)
             yield rows.filter(pc.not_equal(rows.column("status"), pa.scalar(Status.DELETED.value)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 
@@ -18,6 +19,7 @@ from pipeline.scoring.calibration.form import Choice
 from pipeline.scoring.calibration.parity import Parity
 from pipeline.settings import LOCAL
 from pipeline.storage.address import is_remote, local_path
+from pipeline.storage.errors import StorageError
 from pipeline.table.log import FOLDER
 from pipeline.table.paths import TableRoot, check_root
 from pipeline.table.summaries import RunSummary, read_summary
@@ -61,7 +63,7 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
         ModelError: The model cannot be read.
         TableError: The output cannot be a table, or the commit failed. ConflictError: another run has committed the
             same images meanwhile; run the job again.
-        StorageError: The table cannot be written.
+        StorageError: The table cannot be written; this is found before an image is read.
         SourceError: The images cannot be listed.
         EngineError: There is no GPU where one is asked for, or the engine failed.
         ParityError: The precision changes the maps by more than the job allows.
@@ -74,6 +76,8 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
     check_folder(job.table)
     target = open_target(job)
     TensorFlowEngineFactory(job.model, job.map_recipe(), job.launcher_device()).check()
+    if job.execution.runner == LOCAL:  # on a cluster the workers write, perhaps with other rights than the launcher
+        check_writable(job.table)
     with watch("scoring") as watching:
         calibration = calibrate(job, metadata)
         result = submit(calibration, target, watching.show)
@@ -113,3 +117,15 @@ def check_folder(output: str) -> None:
             where=output,
             remedy="name a new folder with --output",
         )
+
+
+def check_writable(table: TableRoot) -> None:
+    """Checks that the table's folder can be written, by writing a small file; creates the folder.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    probe = table.path(FOLDER, ".writable")
+    table.store.write_atomically(probe, b"")
+    with contextlib.suppress(StorageError):  # a store may allow writing but not deleting; no reader sees the file
+        table.store.delete(probe)

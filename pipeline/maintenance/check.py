@@ -20,7 +20,7 @@ from pipeline.maintenance.current_table import current_table
 from pipeline.maintenance.findings import LISTED, Damage, Finding, Findings
 from pipeline.maintenance.untracked_files import Kind, Leftover, leftovers, list_table
 from pipeline.settings import Rounding
-from pipeline.storage.errors import MissingFileError, StorageError, UnavailableError
+from pipeline.storage.errors import AccessError, MissingFileError, StorageError, UnavailableError
 from pipeline.table.diff import TOLERANCE
 from pipeline.table.log import FOLDER
 from pipeline.table.paths import TableRoot
@@ -100,6 +100,7 @@ def check(root: str, on_progress: Callable[[int, int], None] | None = None) -> R
     checker.compare_counts(table)
     checker.compare_models()
     checker.note_rounding()
+    checker.note_changes_of_others(table)
     checker.note_leftovers(leftovers(entries, table))
     return Report(
         table=str(root),
@@ -209,7 +210,7 @@ class _Checker:
         if self._has_unread_rows():
             return
         newest = max(summaries, key=lambda run: _version(summaries[run]), default=None)
-        if newest is not None and (without_summary or _changed_by_others(table, _version(summaries[newest]))):
+        if newest is not None and (without_summary or _commits_of_others(table, _version(summaries[newest]))):
             newest = None
         for run, summary in sorted(summaries.items()):
             for status in (Status.SCORED.value, Status.REJECTED.value):
@@ -246,6 +247,18 @@ class _Checker:
                 f" makes the same scores within {TOLERANCE:g}"
             )
 
+    def note_changes_of_others(self, table: DeltaTable) -> None:
+        """Notes the versions that other programs have made: what they changed on purpose is not damage."""
+        commits = _commits_of_others(table)
+        if commits:
+            newest = commits[0]
+            program = newest.get("engineInfo") or newest.get("clientVersion") or "an unknown program"
+            what = f"version {newest.get('version')} by {program} ({newest.get('operation', 'unknown operation')})"
+            self.notes.append(
+                f"{len(commits):,} versions were made by other programs, the last of them {what}: what they changed on"
+                " purpose is not damage, and images whose rows they deleted are scored again"
+            )
+
     def note_leftovers(self, files: list[Leftover]) -> None:
         """Notes the files in the folder that do not belong to the version that was checked."""
         meaning = {
@@ -265,10 +278,10 @@ class _Checker:
         return any(self.findings.count(kind) for kind in kinds)
 
 
-def _changed_by_others(table: DeltaTable, version: int) -> bool:
-    """Returns whether another program has changed the table since a version."""
+def _commits_of_others(table: DeltaTable, version: int = -1) -> list[dict[str, Any]]:
+    """Returns the commits after a version, as far as the log knows them, that other programs have made."""
     commits = table.history(table.version() - version) if table.version() > version else []
-    return any("densecast" not in commit for commit in commits)
+    return [commit for commit in commits if "densecast" not in commit]
 
 
 def _read_record(root: TableRoot, path: str) -> tuple[dict[str, Any] | None, str]:
@@ -277,7 +290,7 @@ def _read_record(root: TableRoot, path: str) -> tuple[dict[str, Any] | None, str
         content = json.loads(root.store.read_bytes(path))
     except MissingFileError:
         return None, "is missing"
-    except UnavailableError:
+    except (UnavailableError, AccessError):
         raise
     except (ValueError, StorageError) as error:
         return None, f"cannot be read: {error}"

@@ -10,14 +10,15 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 from pipeline.errors import TableError
-from pipeline.maintenance.check_rows import null_faults, row_faults, schema_faults
+from pipeline.maintenance.check_rows import null_faults, row_faults
 from pipeline.maintenance.findings import Damage, Finding
-from pipeline.table.part_reader import open_part, reading_part
+from pipeline.table.part_file import STATISTICS_COLUMNS
+from pipeline.table.part_reader import Part, open_part, reading_part
 from pipeline.table.paths import TableRoot
+from pipeline.table.schema import SCHEMA, schema_faults
 
 _CHUNK_BYTES = 4 << 20
 _BATCH_ROWS = 64
@@ -56,10 +57,15 @@ class Recorded(NamedTuple):
 
 
 def logged_files(table: DeltaTable) -> list[Logged]:
-    """Returns the files of a version, sorted by path."""
+    """Returns the files of a version, sorted by path.
+
+    Of the statistics these are the ones of `STATISTICS_COLUMNS`. Other programs may gather further ones, of nested
+    columns or cut to milliseconds; readers of maps do not select by those.
+    """
 
     def without_nulls(values: Mapping[str, Any] | None) -> dict[str, Any]:
-        return {name: value for name, value in (values or {}).items() if value is not None}
+        known = values or {}
+        return {name: known[name] for name in STATISTICS_COLUMNS if known.get(name) is not None}
 
     rows = pa.table(table.get_add_actions()).to_pylist()
     return sorted(
@@ -112,7 +118,7 @@ def check_part(
 def narrow_batches(root: str, part: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
     """Yields batches of narrow columns of a part, up to the first one that cannot be read."""
     with suppress(TableError), reading_part(root), open_part(root, part) as file:  # `check_part` reports it
-        for batch in file.iter_batches(batch_size=4096, columns=columns):
+        for batch in file.batches(columns):
             batch.validate(full=True)
             yield batch
 
@@ -129,26 +135,26 @@ def _sha256(root: str, part: str) -> str:
 
 def _check_rows(
     root: str,
-    file: pq.ParquetFile,
+    file: Part,
     logged: Logged,
     *,
     recorded: Recorded | None,
     on_batch: Callable[[pa.RecordBatch], None],
 ) -> Iterator[Finding]:
-    where, rows = logged.path, file.metadata.num_rows
+    where, rows = logged.path, file.rows
     if logged.rows is not None and logged.rows != rows:
         yield Finding(Damage.STATISTICS, where, f"has {rows:,} rows, where the log says {logged.rows:,}")
     if recorded is not None and recorded.rows != rows:
         yield Finding(Damage.COUNTS, where, f"has {rows:,} rows, where its run has recorded {recorded.rows:,}")
-    if faults := schema_faults(file.schema_arrow):
+    if faults := schema_faults(file.stored):
         yield from (Finding(Damage.COLUMNS, where, fault) for fault in faults)
         return
     statistics, complete = _Statistics(logged), True
-    for group in range(file.num_row_groups):
+    for group in range(len(file.groups)):
         try:
             # By groups: a damaged group does not hide the others.
             with reading_part(root):
-                for batch in file.iter_batches(batch_size=_BATCH_ROWS, row_groups=[group]):
+                for batch in file.batches(SCHEMA.names, _BATCH_ROWS, [group]):
                     batch.validate(full=True)
                     statistics.add(batch)
                     if faults := null_faults(batch):

@@ -41,18 +41,6 @@ class RowFault(NamedTuple):
     digest: bool = False
 
 
-def schema_faults(schema: pa.Schema) -> list[str]:
-    """Returns the differences between a file's columns and `pipeline.table.schema.SCHEMA`; it may have more columns."""
-    faults = []
-    for field in SCHEMA:
-        index = schema.get_field_index(field.name)
-        if index < 0:
-            faults.append(f"has no column {field.name}")
-        elif schema.field(index).type != field.type:
-            faults.append(f"has the column {field.name} as {schema.field(index).type} instead of {field.type}")
-    return faults
-
-
 def identities(batch: pa.RecordBatch) -> list[RowIdentity]:
     """Returns the identities of a batch's rows; the columns must not have nulls."""
     columns = (batch.column(name).to_pylist() for name in IDENTITY_COLUMNS)

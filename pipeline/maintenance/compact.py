@@ -19,7 +19,6 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from deltalake import CommitProperties, Schema
 from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, RemoveAction
@@ -34,7 +33,7 @@ from pipeline.storage.options import store_of
 from pipeline.table.commit import ConflictError
 from pipeline.table.log import FOLDER, active_parts
 from pipeline.table.part_file import ROW_GROUP_BYTES, PartFile, Receipt
-from pipeline.table.part_reader import open_part, reading_part
+from pipeline.table.part_reader import Part, open_part, reading_part
 from pipeline.table.paths import TableRoot
 from pipeline.table.schema import IDENTITY, SCHEMA
 
@@ -44,6 +43,7 @@ _GROUP_FILES = 64  # parts of a group, of each of which a row group is held in m
 _CHUNK_BYTES = ROW_GROUP_BYTES // 4
 _PASSES = 8
 _ATTEMPTS = 10
+_IDENTITY = pa.schema([SCHEMA.field(name) for name in IDENTITY])
 
 
 class Group(NamedTuple):
@@ -97,7 +97,7 @@ def compact(
 
     Raises:
         ConflictError: A run has replaced parts that were being merged; the compaction has changed nothing.
-        TableError: There is no table, a part cannot be read or has further columns, or the commit failed.
+        TableError: There is no table, a part cannot be read, or the commit failed.
         StorageError: A part cannot be written.
     """
     before = logged_files(current_table(root))
@@ -190,15 +190,15 @@ def _merge(root: str, parts: Sequence[str], name: str, number: str) -> Receipt:
         why="the table was not changed",
         remedy="find the damage with `densecast check`; if the table was vacuumed meanwhile, run again",
     )
-    with PartFile(root, name, number) as target:
+    with ExitStack() as target_stack:
         with ExitStack() as stack, reading:
             files = [stack.enter_context(open_part(root, part)) for part in parts]
-            for part, file in zip(parts, files, strict=True):
-                _check_columns(root, part, file.schema_arrow)
-            identities = pa.concat_tables([file.read(columns=list(IDENTITY)) for file in files])
+            schema = _joint_schema(root, files)
+            target = target_stack.enter_context(PartFile(root, name, number, further=list(schema)[len(SCHEMA) :]))
+            identities = pa.concat_tables([pa.Table.from_batches(file.batches(IDENTITY), _IDENTITY) for file in files])
             order = pc.sort_indices(identities, sort_keys=[(column, "ascending") for column in IDENTITY])
             del identities
-            for rows in _row_groups(_gather(files, order.to_numpy().astype(np.int64))):
+            for rows in _row_groups(_gather(files, order.to_numpy().astype(np.int64), schema)):
                 # As one row group.
                 target.write(rows, row_bytes=ROW_GROUP_BYTES // rows.num_rows)
             expected = _fingerprint(files)
@@ -219,21 +219,28 @@ def _merge(root: str, parts: Sequence[str], name: str, number: str) -> Receipt:
     return receipt
 
 
-def _check_columns(root: str, part: str, schema: pa.Schema) -> None:
-    if not schema.equals(SCHEMA):
+def _joint_schema(root: str, parts: Sequence[Part]) -> pa.Schema:
+    """Returns the columns of `SCHEMA`, then those that other programs have added to some of the parts.
+
+    Raises:
+        TableError: Two parts have such a column with different types.
+    """
+    try:
+        return pa.unify_schemas([SCHEMA, *(part.further for part in parts)])
+    except pa.ArrowException as error:
         raise TableError(
-            f"the part {part} has other columns than densecast writes",
+            f"parts cannot be merged: they have a column with different types: {error}",
             where=root,
-            why="merging it would lose what is in them",
-            remedy="compact the table with the program that added them",
-        )
+            why="another program has added the column; the table was not changed",
+            remedy="compact the table with the program that added the column",
+        ) from error
 
 
-def _fingerprint(files: Sequence[pq.ParquetFile]) -> tuple[int, int]:
+def _fingerprint(files: Sequence[Part]) -> tuple[int, int]:
     """Returns the number of rows and the sum of their hashes: equal for the same rows in any order."""
     rows = total = 0
     for file in files:
-        for batch in file.iter_batches(batch_size=4096, columns=[*IDENTITY, "status", "key", "map_digest"]):
+        for batch in file.batches([*IDENTITY, "status", "key", "map_digest"]):
             for row in zip(*batch.to_pydict().values(), strict=True):
                 total += int.from_bytes(hashlib.blake2b(repr(row).encode(), digest_size=16).digest(), "little")
             rows += batch.num_rows
@@ -252,7 +259,7 @@ def _row_groups(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(pending)
 
 
-def _gather(files: Sequence[pq.ParquetFile], order: NDArray[np.int64]) -> Iterator[pa.Table]:
+def _gather(files: Sequence[Part], order: NDArray[np.int64], schema: pa.Schema = SCHEMA) -> Iterator[pa.Table]:
     """Yields the rows of several files in a given order, a few at a time.
 
     A row group is read when its first row is needed, and dropped after its last one: of each sorted file one group is
@@ -261,10 +268,12 @@ def _gather(files: Sequence[pq.ParquetFile], order: NDArray[np.int64]) -> Iterat
     Args:
         files: The files.
         order: [n] indices into the rows of all files, one file after another.
+        schema: The columns; those that a file lacks are null.
     """
-    groups = [(file, group) for file in files for group in range(file.num_row_groups)]
-    sizes = np.array([file.metadata.row_group(group).num_rows for file, group in groups], np.int64)
-    weights = [file.metadata.row_group(group).total_byte_size for file, group in groups]
+    groups = [(file, index) for file in files for index in range(len(file.groups))]
+    facts = [group for file in files for group in file.groups]
+    sizes = np.array([group.num_rows for group in facts], np.int64)
+    weights = [group.total_byte_size for group in facts]
     starts = np.concatenate([[0], np.cumsum(sizes)])
     group_of = np.searchsorted(starts, order, side="right") - 1
     per_row = np.array(weights, np.float64)[group_of] / sizes[group_of]
@@ -277,7 +286,7 @@ def _gather(files: Sequence[pq.ParquetFile], order: NDArray[np.int64]) -> Iterat
         for index in np.unique(wanted).tolist():
             if index not in loaded:
                 file, group = groups[index]
-                loaded[index] = file.read_row_group(group)
+                loaded[index] = file.read_group(group)
             rows_of_group = rows[wanted == index]
             tables.append(loaded[index].take(order[rows_of_group] - starts[index]))
             positions.append(rows_of_group)
@@ -286,7 +295,8 @@ def _gather(files: Sequence[pq.ParquetFile], order: NDArray[np.int64]) -> Iterat
                 del loaded[index]
         # `tables` hold the rows by group; this restores the requested order.
         inverse = np.argsort(np.concatenate(positions), kind="stable")
-        yield pa.concat_tables(tables).cast(SCHEMA).take(inverse)
+        rows_by_group = pa.concat_tables([schema.empty_table(), *tables], promote_options="default")
+        yield rows_by_group.cast(schema).take(inverse)
 
 
 def _commit(root: str, name: str, receipts: Sequence[Receipt], removed: Sequence[Logged]) -> int:

@@ -13,9 +13,9 @@ from deltalake import DeltaTable
 from conversion import PARTIAL_SUFFIX
 from pipeline.storage.store import Entry
 from pipeline.table.log import FOLDER, active_parts
+from pipeline.table.part_file import parse_part_name
 from pipeline.table.paths import TableRoot
 
-_PART = re.compile(r"part-(?P<run>.+)-[0-9a-f]{32}\.parquet|part-(?P<compaction>compaction-[0-9a-f]{32})-\d+\.parquet")
 _PARTIAL = re.compile(rf"\.(?P<name>.+)\.[0-9a-f]{{32}}{re.escape(PARTIAL_SUFFIX)}")
 # Folders below FOLDER; those of other writers are not listed.
 _RECORDS = ("models", "runs", "compactions")
@@ -114,5 +114,5 @@ def _kind(path: str, run: str | None, removed: set[str]) -> Kind | None:
 def _run_of(path: str) -> str | None:
     """Returns the run or compaction that a part or an unfinished part belongs to; None for other files."""
     partial = _PARTIAL.fullmatch(path)
-    match = _PART.fullmatch(partial["name"] if partial else path)
-    return match and (match["run"] or match["compaction"])
+    name = parse_part_name(partial["name"] if partial else path)
+    return name and name.run_id

@@ -75,7 +75,9 @@ class Loader:
 
     def _load(self, reader: Reader, decoder: IsolatedDecoder, reference: ImageReference) -> Loaded:
         seconds: dict[str, float] = {}
-        facts = ImageFacts(reference.uri, reference.id or None, version=reference.version or None)
+        facts = ImageFacts(
+            reference.uri, reference.id or None, version=reference.version or None, label=reference.label or None
+        )
         try:
             with timed(seconds, "read"):
                 data, version = reader.read(reference)

@@ -20,18 +20,19 @@ _CONTAINERS: dict[Kind, str] = {
     "zip": "zip",
     "parquet": "parquet|pq",
     # TensorFlow's writers number the shards of a file.
-    "tfrecord": r"tfrecords?(?:-\d+-of-\d+)?(?:\.gz)?",
+    "tfrecord": r"(?:tfrecords?|tfrec|records?)(?:-\d+-of-\d+)?(?:\.gz)?",
 }
 _KINDS: dict[Kind, re.Pattern[str]] = {
     kind: re.compile(rf"\.(?:{ending})\Z", re.IGNORECASE) for kind, ending in _CONTAINERS.items()
 }
+_NUMBERED = re.compile(r"[^./]-\d{4,}-of-\d{4,}\Z")
 _LONGEST_ENDING = 60
 _WEB = re.compile(r"https?://", re.IGNORECASE)
 
 
 def has_image_extension(path: str) -> bool:
     """Returns whether a file name has the extension of an image."""
-    return posixpath.splitext(path)[1].lower() in IMAGE_EXTENSIONS
+    return posixpath.splitext(path_of(path))[1].lower() in IMAGE_EXTENSIONS
 
 
 def is_image_below(path: str) -> bool:
@@ -67,11 +68,34 @@ def _is_listed(path: str) -> bool:
 def container_kind(address: str) -> Kind | None:
     """Returns the kind of the container at `address`, by its name; None where the name is not that of a container.
 
+    The content may be of another kind, or, of a numbered shard without extension, no container at all.
+
     >>> [container_kind(name) for name in ("a.TAR.GZ", "b.zip", "c.tfrecord-00000-of-00009", "d.jpg", "zip")]
     ['tar', 'zip', 'tfrecord', None, None]
+    >>> container_kind("train-00000-of-01024"), container_kind("e.tfrec"), container_kind("f-0-of-1")
+    ('tfrecord', 'tfrecord', None)
     """
-    ending = address[-_LONGEST_ENDING:]
-    return next((kind for kind, known in _KINDS.items() if known.search(ending)), None)
+    ending = path_of(address)[-_LONGEST_ENDING:]
+    named = next((kind for kind, known in _KINDS.items() if known.search(ending)), None)
+    return named or ("tfrecord" if is_numbered_shard(address) else None)
+
+
+def is_numbered_shard(address: str) -> bool:
+    """Returns whether a name is that of a numbered shard without extension, as TensorFlow's scripts for ImageNet write.
+
+    >>> is_numbered_shard("train-00000-of-01024"), is_numbered_shard("a.tar-00000-of-01024")
+    (True, False)
+    """
+    return _NUMBERED.search(path_of(address)) is not None and "." not in path_of(address).rsplit("/", 1)[-1]
+
+
+def path_of(address: str) -> str:
+    """Returns an address without the query and fragment that follow a path on the web.
+
+    >>> path_of("https://host/a.jpg?from=b.zip#c"), path_of("a#1?.zip")
+    ('https://host/a.jpg', 'a#1?.zip')
+    """
+    return re.split("[?#]", address, maxsplit=1)[0] if is_web(address) else address
 
 
 def is_web(address: str) -> bool:

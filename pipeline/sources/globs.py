@@ -312,6 +312,13 @@ def _nothing(pattern: str, address: str, extensions: Counter[str] | None = None)
             why=f"images are files that end in {', '.join(sorted(IMAGE_EXTENSIONS))}",
             remedy=f"name images without an extension by a pattern: '{address.rstrip('/')}/**'",
         )
+    if "[" in address:
+        return SourceError(
+            "no file matches this pattern",
+            where=pattern,
+            why="[ ] stands for one of the characters between the brackets, as [0-9]",
+            remedy=f"look at its folder; for a bracket in a name write [[]: '{_with_brackets(address)}'",
+        )
     if _MAGIC.search(address):
         return SourceError(
             "no file matches this pattern",
@@ -330,6 +337,17 @@ def format_left_out(extensions: Mapping[str, int]) -> str:
     return ", ".join(
         f"{count:,} {name}" for name, count in sorted(extensions.items(), key=lambda item: (-item[1], item[0]))
     )
+
+
+def _with_brackets(address: str) -> str:
+    """Returns a pattern in which the names that exist are matched as they are; all names where none of them does."""
+    names = address.split("/")
+    exists = [
+        not is_remote(address) and "[" in name and Path("/".join(names[: i + 1])).exists()
+        for i, name in enumerate(names)
+    ]
+    wanted = exists if any(exists) else [True] * len(names)
+    return "/".join(re.sub(r"\[", "[[]", name) if chosen else name for name, chosen in zip(names, wanted, strict=True))
 
 
 def _check_scheme(address: str) -> None:

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator
 
 from pipeline.rejection import Reason, Rejected
-from pipeline.sources.file_types import Kind, container_kind, is_web
+from pipeline.sources.container_content import kind_by_content
+from pipeline.sources.file_types import Kind, container_kind, is_numbered_shard, is_web
 from pipeline.sources.parquet import list_parquet
 from pipeline.sources.reader import rejection_of
 from pipeline.sources.reference import ImageReference
@@ -34,7 +35,8 @@ def list_container(reference: ImageReference, options: StorageOptions | None = N
     image gives a reference to the container itself, with a fault. Archives within archives are left out.
 
     Args:
-        reference: The container; its name tells its kind.
+        reference: The container; its content tells its kind, or else its name. A numbered shard without extension that
+            is not a container by its content is taken for an image.
         options: The options that object stores are opened with.
     """
     lost = ImageReference(reference.uri, size_bytes=reference.size_bytes, version=reference.version)
@@ -49,7 +51,11 @@ def list_container(reference: ImageReference, options: StorageOptions | None = N
     has_images = False
     try:
         with FileStream(reference.uri, options) as stream:
-            for member in _LISTERS[kind](stream):
+            found = kind_by_content(stream)
+            if found is None and is_numbered_shard(reference.uri):
+                yield lost
+                return
+            for member in _LISTERS[found or kind](stream):
                 has_images = True
                 yield member
     except StorageError as error:

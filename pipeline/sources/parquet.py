@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import collections
 import contextlib
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, NamedTuple, cast
 
 from pipeline.rejection import Reason, Rejected
@@ -16,11 +17,14 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-IMAGE_COLUMNS = ("image", "image_bytes", "bytes", "jpg", "jpeg", "png", "webp", "img")
-"""The columns that may hold images: the first one that is binary, or a struct with binary `bytes`, is used."""
+IMAGE_COLUMNS = ("image", "image_bytes", "bytes", "jpg", "jpeg", "png", "webp", "img", "images", "content")
+"""The columns that may hold images: the first one of bytes, of structs with `bytes`, or of lists of either is used.
+
+Upper and lower case do not matter. `content` is the name in Spark's data source of binary files.
+"""
 
 ID_COLUMNS = ("id", "__key__", "path")
-"""The columns that may hold ids: the first one that exists is used, or else the `path` of a struct of an image."""
+"""The columns that may hold ids: the first one that can be read as text is used, or else the `path` beside `bytes`."""
 
 _IDS_AT_ONCE = 4096
 _MOST_KEPT = 64
@@ -32,12 +36,14 @@ class _Columns(NamedTuple):
     """The columns of a file.
 
     Attributes:
-        image: The path of the column of image bytes.
+        image: The path of the column of image bytes, as `image`, `image.bytes` or `image.list.element.bytes`.
         id: The path of the column of ids; empty where there is none.
+        unread: The column of ids that cannot be read as text, with its type; empty where there is none.
     """
 
     image: str
     id: str
+    unread: str
 
 
 def list_parquet(stream: FileStream) -> Iterator[ImageReference]:
@@ -62,7 +68,9 @@ def _keys(stream: FileStream) -> Iterator[str]:
     """
     with _damage("in its footer"):
         file = _open(stream)
-    columns = _columns(file.schema_arrow)
+    columns = _columns(file)
+    if columns.unread and not columns.id:
+        logging.getLogger(__name__).warning("%s: ids are not read, for its column %s", stream.path, columns.unread)
     declared = sum(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
     if declared > max(stream.facts.size_bytes, _ROWS_OF_ANY_FILE):
         raise Rejected(Reason.COMPRESSION_BOMB, f"Parquet: {declared:,} rows in {stream.facts.size_bytes:,} bytes")
@@ -92,24 +100,25 @@ class OpenParquet:
     def __init__(self, stream: FileStream) -> None:
         with _damage("in its footer"):
             self._file = _open(stream)
-        self._column = _columns(self._file.schema_arrow).image
+        self._column = _columns(self._file).image
         self._rows: Iterator[pa.RecordBatch] = iter(())
         self._next = 0
         self._group_end = 0
-        self._kept: collections.OrderedDict[int, bytes | None] = collections.OrderedDict()
+        self._kept: collections.OrderedDict[int, bytes | Rejected] = collections.OrderedDict()
 
     def read(self, reference: ImageReference, max_bytes: int) -> bytes:
         """Returns the bytes of a row.
 
         Raises:
-            Rejected: EMPTY: the row has no bytes; TOO_MANY_BYTES; CORRUPT; UNREADABLE: the row no longer exists.
+            Rejected: EMPTY: the row has no bytes; UNKNOWN_FORMAT: it has several images; TOO_MANY_BYTES; CORRUPT;
+                UNREADABLE: the row no longer exists.
             StorageError: The file cannot be read.
         """
         if reference.offset not in self._kept:
             self._go_to(reference.offset)
         data = self._kept[reference.offset]
-        if data is None:
-            raise Rejected(Reason.EMPTY, "the row has no bytes")
+        if isinstance(data, Rejected):
+            raise Rejected(data.reason, data.detail)
         if len(data) > max_bytes:
             raise Rejected(Reason.TOO_MANY_BYTES, f"{len(data):,} bytes")
         return data
@@ -125,18 +134,16 @@ class OpenParquet:
             self._open_group_of(row)
         while self._next <= row:
             with _damage(f"at row {self._next:,}"):
-                values = next(self._rows).column(0)
-                # The column is the struct that holds the bytes, or the bytes themselves.
-                value = values[0].as_py()
-            self._keep(value.get("bytes") if isinstance(value, dict) else value)
+                value = next(self._rows).column(0)[0].as_py()
+            self._keep(_image(value))
 
-    def _keep(self, data: bytes | None) -> None:
+    def _keep(self, data: bytes | Rejected) -> None:
         self._kept[self._next] = data
         self._next += 1
-        total = sum(len(kept or b"") for kept in self._kept.values())
+        total = sum(map(_size, self._kept.values()))
         while len(self._kept) > 1 and (total > LOOKBACK or len(self._kept) > _MOST_KEPT):
             _, dropped = self._kept.popitem(last=False)
-            total -= len(dropped or b"")
+            total -= _size(dropped)
 
     def _open_group_of(self, row: int) -> None:
         metadata = self._file.metadata
@@ -173,44 +180,124 @@ def _damage(where: str) -> Iterator[None]:
         raise Rejected(Reason.CORRUPT, f"Parquet, {where}: {error or type(error).__name__}") from error
 
 
-def _columns(schema: pa.Schema) -> _Columns:
+def _columns(file: pq.ParquetFile) -> _Columns:
     """Returns the columns of images and ids.
 
     Raises:
-        Rejected: The schema has no column of images.
+        Rejected: The file has no column of images; the detail names its columns, and the type of one with such a name.
     """
     import pyarrow as pa
 
-    def is_bytes(kind: pa.DataType) -> bool:
-        return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-    def is_text(kind: pa.DataType) -> bool:
-        return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind))
-
+    schema = file.schema_arrow
     kinds = {name: schema.field(name).type for name in dict.fromkeys(schema.names) if schema.names.count(name) == 1}
-    image = ""
-    inner = ""
-    for name in (name for name in IMAGE_COLUMNS if name in kinds):
-        kind = kinds[name]
-        if is_bytes(kind):
-            image = name
-            break
-        fields = {field.name: field.type for field in kind} if pa.types.is_struct(kind) else {}
-        if "bytes" in fields and is_bytes(fields["bytes"]):
-            image = f"{name}.bytes"
-            inner = f"{name}.path" if "path" in fields and is_text(fields["path"]) else ""
+    leaves = [file.schema.column(index).path for index in range(len(file.schema))]
+    image, beside = "", ""
+    for name in _named(IMAGE_COLUMNS, kinds):
+        inner = _inner(kinds[name])
+        fields = {field.name: _plain(field.type) for field in inner} if isinstance(inner, pa.StructType) else {}
+        if _is_bytes(inner):
+            image = _leaf(leaves, name, "")
+        elif "bytes" in fields and _is_bytes(fields["bytes"]):
+            image = _leaf(leaves, name, "bytes")
+            beside = _leaf(leaves, name, "path") if "path" in fields and _is_text(fields["path"]) else ""
+        if image:
             break
     if not image:
-        raise Rejected(Reason.UNKNOWN_FORMAT, f"Parquet: no column of images among {', '.join(schema.names) or 'none'}")
-    return _Columns(image, next((name for name in ID_COLUMNS if name in kinds and is_text(kinds[name])), inner))
+        typed = [f"{name} ({kinds[name]})" for name in _named(IMAGE_COLUMNS, kinds)]
+        columns = f"no column of images among {', '.join(schema.names) or 'none'}"
+        detail = f"{columns}: {', '.join(typed)} {'has' if len(typed) == 1 else 'have'} no bytes" if typed else columns
+        raise Rejected(Reason.UNKNOWN_FORMAT, f"Parquet: {detail}")
+    ids = _named(ID_COLUMNS, kinds)
+    readable = [name for name in ids if _is_text(_plain(kinds[name]))]
+    unread = next((f"{name} ({kinds[name]})" for name in ids if name not in readable), "")
+    return _Columns(image, readable[0] if readable else beside, unread)
+
+
+def _named(names: Sequence[str], kinds: Mapping[str, pa.DataType]) -> list[str]:
+    """Returns the columns of a file that have one of some names, in the order of these names."""
+    return [column for name in names for column in kinds if column.lower() == name]
+
+
+def _leaf(leaves: Sequence[str], column: str, field: str) -> str:
+    """Returns the path of the values of a column, or of a field in it, whatever its lists are called; or nothing."""
+    ending = f".{field}" if field else ""
+    found = [path for path in leaves if path == column + ending or path.startswith(f"{column}.")]
+    return next((path for path in found if path.endswith(ending)), "")
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """Returns the type of the values of a dictionary, or of those that an extension stores; of others the type."""
+    import pyarrow as pa
+
+    while isinstance(kind, pa.DictionaryType | pa.BaseExtensionType):
+        kind = kind.value_type if isinstance(kind, pa.DictionaryType) else kind.storage_type
+    return kind
+
+
+def _inner(kind: pa.DataType) -> pa.DataType:
+    """Returns the type of the values of a list; of others the plain type."""
+    import pyarrow as pa
+
+    kind = _plain(kind)
+    lists = (pa.ListType, pa.LargeListType, pa.FixedSizeListType, pa.ListViewType, pa.LargeListViewType)
+    return _plain(kind.value_type) if isinstance(kind, lists) else kind
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    """Returns whether Arrow can cast values of a type to text; uuids are fixed numbers of bytes."""
+    import pyarrow as pa
+
+    if pa.types.is_fixed_size_binary(kind):
+        return True
+    try:
+        pa.array([], kind).cast(pa.string())
+    except pa.ArrowNotImplementedError:
+        return False
+    return True
+
+
+def _image(value: object) -> bytes | Rejected:
+    """Returns the bytes in a value of the column of images: bytes, or a struct or a list that holds some."""
+    if isinstance(value, Mapping):
+        return _image(next(iter(value.values()), None))
+    if isinstance(value, list):
+        if len(value) > 1:
+            return Rejected(Reason.UNKNOWN_FORMAT, f"the row has {len(value):,} images; a row with one can be read")
+        return _image(value[0] if value else None)
+    return value if isinstance(value, bytes) else Rejected(Reason.EMPTY, "the row has no bytes")
+
+
+def _size(kept: bytes | Rejected) -> int:
+    return len(kept) if isinstance(kept, bytes) else 0
 
 
 def _ids(file: pq.ParquetFile, group: int, column: str) -> Iterator[list[str]]:
     """Yields the ids of the rows of a row group in batches."""
-    field = column.rpartition(".")[2]
     for batch in file.iter_batches(_IDS_AT_ONCE, row_groups=[group], columns=[column], use_threads=False):
-        values = (item.get(field) if isinstance(item, dict) else item for item in batch.column(0).to_pylist())
-        yield ["" if value is None else str(value) for value in values]
+        yield [_id(value) for value in batch.column(0).to_pylist()]
+
+
+def _id(value: object) -> str:
+    """Returns an id as text; empty where it is null, or in a list that does not have exactly one.
+
+    >>> _id(7.0), _id(7.5), _id(float("nan")), _id({"path": "a.jpg"}), _id(b"cat"), _id(None)
+    ('7', '7.5', '', 'a.jpg', 'cat', '')
+    """
+    if isinstance(value, Mapping):
+        return _id(next(iter(value.values()), None))
+    if isinstance(value, list):
+        return _id(value[0]) if len(value) == 1 else ""
+    if value is None or value != value:  # NaN, which pandas writes where a number is missing
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))  # pandas makes floats of whole numbers where one is missing
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
 
 
 def _no_ids(rows: int) -> Iterator[list[str]]:

@@ -87,7 +87,7 @@ class Reader:
     ) -> None:
         self._options = options
         self._max_bytes, self._max_open, self._sleep = max_bytes, max(max_open, 1), sleep
-        self._web = Web(max_bytes, web or WebLimits(), sleep)
+        self._web = Web(max_bytes, web or WebLimits(), sleep, options)
         self._open: collections.OrderedDict[str, _Container] = collections.OrderedDict()
         self._lock = threading.Lock()
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from pipeline.errors import SourceError
 from pipeline.rejection import Rejected
-from pipeline.storage.address import is_remote, local_path
+from pipeline.storage.address import absolute, is_remote, local_path
 from pipeline.storage.errors import StorageError
 
 
@@ -26,6 +26,7 @@ class ImageReference(NamedTuple):
         kind: The kind of the container: `tar`, `zip`, `parquet`, `tfrecord`; empty without a container.
         offset: The position of the first byte in the container, or the number of the record; -1 without a container.
         fault: The reason why the listing found the image unreadable, as `str(Rejected)`; empty where it found none.
+        label: The label that a manifest gives the image; empty where it gives none.
     """
 
     uri: str
@@ -36,6 +37,7 @@ class ImageReference(NamedTuple):
     kind: str = ""
     offset: int = -1
     fault: str = ""
+    label: str = ""
 
     def rejected(self, rejected: Rejected) -> "ImageReference":
         """Returns this reference with a fault, which makes the reader reject the image."""
@@ -46,14 +48,14 @@ def merge(references: Iterable[ImageReference]) -> ImageReference:
     """Merges the references to one address, for example from a folder and from a manifest.
 
     Returns the reference with the most information (a version, then a size; of two versions, the greater text), with
-    the id of whichever reference has one. The operation is commutative and associative.
+    the id and the label of whichever references have them. The operation is commutative and associative.
 
     Raises:
-        SourceError: The address has two ids, or names both a file and a member of an archive; two addresses have the
-            same spelling in the table; or there are no references.
+        SourceError: The address has two ids or two labels, or names both a file and a member of an archive; two
+            addresses have the same spelling in the table; or there are no references.
 
-    >>> merge([ImageReference("/a.jpg", id="7"), ImageReference("/a.jpg", size_bytes=12, version="12-0")])
-    ImageReference(uri='/a.jpg', id='7', size_bytes=12, version='12-0', container='', kind='', offset=-1, fault='')
+    >>> merge([ImageReference("/a.jpg", id="7"), ImageReference("/a.jpg", size_bytes=12, version="12-0")])[:4]
+    ('/a.jpg', '7', 12, '12-0')
     """
     candidates = list(references)
     if not candidates:
@@ -64,14 +66,8 @@ def merge(references: Iterable[ImageReference]) -> ImageReference:
             why="the table spells bytes that are not UTF-8 with backslashes",
             remedy="rename one of the two files",
         )
-    ids = sorted({reference.id for reference in candidates if reference.id})
-    if len(ids) > 1:
-        raise SourceError(
-            f"listed as {ids[0]!r} and as {ids[1]!r}",
-            where=candidates[0].uri,
-            why="an image has one id and one map",
-            remedy="keep one of the two lines in the manifests",
-        )
+    ident = _only("id", candidates[0].uri, (reference.id for reference in candidates))
+    label = _only("label", candidates[0].uri, (reference.label for reference in candidates))
     if len({(reference.container, reference.kind) for reference in candidates}) > 1:
         raise SourceError(
             "is the address both of a file and of a member of an archive beside it",
@@ -80,14 +76,28 @@ def merge(references: Iterable[ImageReference]) -> ImageReference:
             remedy="rename the file, or leave one of the two out",
         )
     best = max(candidates, key=lambda one: (one.version != "", one.version, one.size_bytes, one.offset, one.fault))
-    return best._replace(id=ids[0] if ids else "")
+    return best._replace(id=ident, label=label)
+
+
+def _only(name: str, uri: str, values: Iterable[str]) -> str:
+    """Returns the one value that is not empty; an empty one where there is none."""
+    distinct = sorted(set(values) - {""})
+    if len(distinct) > 1:
+        raise SourceError(
+            f"listed with the {name} {distinct[0]!r} and with {distinct[1]!r}",
+            where=uri,
+            why=f"an image has one row, which holds one {name}",
+            remedy=f"keep one of the two lines in the manifests, or leave the column {name} out",
+        )
+    return distinct[0] if distinct else ""
 
 
 def resolve(address: str, folder: str = "") -> str:
     """Returns `address` in the canonical form that is compared, stored and sent to workers.
 
-    A local address becomes absolute and loses `file://`, `~`, `.` and `..`; symbolic links stay. A remote address stays
-    unchanged, because object stores give these characters no special meaning.
+    A local address becomes absolute and loses `file://`, `~`, `.` and `..`; symbolic links stay, except before `..`,
+    where they are resolved. A remote address stays unchanged, because object stores give these characters no special
+    meaning.
 
     Args:
         address: A path, a pattern, or `scheme://`.
@@ -118,4 +128,4 @@ def resolve(address: str, folder: str = "") -> str:
         # The bucket is the root: `..` does not lead out of it.
         bucket, _, key = rest.partition("/")
         return f"{scheme}://{bucket}{posixpath.normpath(posixpath.join('/', key, path.as_posix()))}"
-    return os.path.abspath(folder / path)  # noqa: PTH100 - Path.absolute() keeps `..`, Path.resolve() follows links
+    return absolute(folder / path)

@@ -117,6 +117,9 @@ _UNPACKED: dict[str, Callable[[FileStream], gzip.GzipFile | bz2.BZ2File | lzma.L
 _ENDINGS = {".gz": "gz", ".tgz": "gz", ".bz2": "bz2", ".tbz": "bz2", ".tbz2": "bz2", ".xz": "xz", ".txz": "xz"}
 
 
+_MARKS = {b"\x1f\x8b\x08": "gz", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz"}
+
+
 def packing(path: str) -> str:
     """Returns the compression of a file by its name: `gz`, `bz2`, `xz`, or empty.
 
@@ -124,6 +127,15 @@ def packing(path: str) -> str:
     ('', 'gz')
     """
     return _ENDINGS.get(posixpath.splitext(path)[1].lower(), "")
+
+
+def packing_by_content(beginning: bytes) -> str:
+    """Returns the compression of a file by its first bytes: `gz`, `bz2`, `xz`, or empty.
+
+    >>> packing_by_content(b"BZh91AY&SY"), packing_by_content(b"PAR1")
+    ('bz2', '')
+    """
+    return next((packing for mark, packing in _MARKS.items() if beginning.startswith(mark)), "")
 
 
 class Unpacked:

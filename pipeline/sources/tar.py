@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pipeline.rejection import Reason, Rejected
 from pipeline.sources.members import Members, is_image_member, webdataset_key
 from pipeline.sources.reference import ImageReference
-from pipeline.sources.streams import FileStream, Unpacked, packing
+from pipeline.sources.streams import FileStream, Unpacked, packing, packing_by_content
+
+HEADER_BYTES = tarfile.BLOCKSIZE
 
 _LONGEST_HEADER = 64 * 2**10
 """The largest size of a member's headers (long names, attributes) in bytes: they are parsed in memory."""
@@ -69,11 +71,24 @@ class OpenTar:
 
 
 def _plain(stream: FileStream, lookback: int | None = None) -> FileStream | Unpacked:
-    how = packing(stream.path)
+    """Returns the archive without compression; its content tells which it has, or else its name."""
+    stream.seek(0)
+    beginning = stream.read(HEADER_BYTES)
+    stream.seek(0)
+    how = "" if is_tar_header(beginning) else packing_by_content(beginning) or packing(stream.path)
     return Unpacked(stream, how, lookback) if how else stream
 
 
 _DAMAGED = (tarfile.TarError, ValueError, OverflowError, IndexError, RecursionError)
+
+
+def is_tar_header(block: bytes) -> bool:
+    """Returns whether a block is a header of a tar archive with the right checksum."""
+    try:
+        tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except _DAMAGED:
+        return False
+    return True
 
 
 def _headers(headers: "_Headers") -> Iterator[tarfile.TarInfo]:

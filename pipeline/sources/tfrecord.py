@@ -128,11 +128,12 @@ def _plain(stream: FileStream) -> FileStream | Unpacked:
     beginning = stream.read(_LENGTH.size)
     stream.seek(0)
     # TensorFlow's writers compress files whose names do not show it. The bytes may also be a length with its checksum.
-    packed = beginning.startswith(_GZIP) and not _is_length(beginning)
-    return Unpacked(stream, "gz") if packed or packing(stream.path) == "gz" else stream
+    packed = beginning.startswith(_GZIP) or packing(stream.path) == "gz"
+    return Unpacked(stream, "gz") if packed and not is_length(beginning) else stream
 
 
-def _is_length(header: bytes) -> bool:
+def is_length(header: bytes) -> bool:
+    """Returns whether 12 bytes are the length of a record with its checksum."""
     return len(header) == _LENGTH.size and _masked(header[:8]) == _LENGTH.unpack(header)[1]
 
 
@@ -167,7 +168,7 @@ def _length(window: _Window, offset: int) -> int | None:
         return None
     if len(header) < _LENGTH.size:
         raise _cut_off(offset)
-    if not _is_length(header):
+    if not is_length(header):
         raise Rejected(
             Reason.CORRUPT, f"the length of the record at byte {offset:,} fails its checksum; what follows is lost"
         )

@@ -18,16 +18,19 @@ from requests.adapters import HTTPAdapter
 
 from pipeline.rejection import Reason, Rejected
 from pipeline.sources.file_types import is_web
+from pipeline.sources.web_content import check_encoding, decoded
+from pipeline.storage.options import StorageOptions, default_options
 
 _T = TypeVar("_T")
 _CHUNK = 64 * 2**10
 _LONGEST_WAIT_S = 30.0
 _ETAG, _MODIFIED = "etag:", "modified:"
+_WHOLE = frozenset({200, 203})  # 203: a proxy has changed the answer, and says so
 _GONE = frozenset({404, 410})
 _REFUSED = frozenset({401, 403, 407, 451})
 _BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
 _NO_HEAD = frozenset({400, 405, 501})
-_HEADERS = {"User-Agent": "densecast", "Accept": "image/*, */*;q=0.5", "Accept-Encoding": "identity"}
+_HEADERS = {"Accept": "image/*, */*;q=0.5", "Accept-Encoding": "identity"}
 
 
 class Fetched(NamedTuple):
@@ -79,10 +82,18 @@ class Web:
         max_bytes: The largest image to fetch.
         limits: The limits on time and attempts.
         sleep: Waits a number of seconds between attempts.
+        options: Names the User-Agent, see `StorageOptions.user_agent`.
     """
 
-    def __init__(self, max_bytes: int, limits: WebLimits, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        max_bytes: int,
+        limits: WebLimits,
+        sleep: Callable[[float], None] = time.sleep,
+        options: StorageOptions | None = None,
+    ) -> None:
         self._max_bytes, self._limits, self._sleep = max_bytes, limits, sleep
+        self._options = options or default_options()
         # `requests` does not promise that a session is thread-safe, so each thread has its own.
         self._local = threading.local()
         self._sessions: list[requests.Session] = []
@@ -140,9 +151,8 @@ class Web:
     def _get(self, url: str, deadline: float) -> Fetched:
         with self._open("GET", url, {}, deadline) as response:
             _check_status(response)
-            encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
-            if encoding not in ("", "identity"):
-                raise Rejected(Reason.UNREADABLE, f"it has the encoding {encoding}, which was not requested")
+            encoding = response.headers.get("Content-Encoding", "")
+            check_encoding(encoding)
             announced = _length(response)
             if announced > self._max_bytes:
                 raise Rejected(Reason.TOO_MANY_BYTES, f"{announced:,} bytes are announced")
@@ -153,7 +163,7 @@ class Web:
                         Reason.TRUNCATED, f"{len(data):,} of {announced:,} bytes arrived, then the connection ended"
                     )
                 )
-            return Fetched(data, _version(response, len(data)))
+            return Fetched(decoded(data, encoding, self._max_bytes), _version(response, len(data)))
 
     def _body(self, response: requests.Response, deadline: float) -> bytes:
         """Returns the body. Reads packet by packet, so that a slow server cannot exceed the deadline."""
@@ -208,7 +218,7 @@ class Web:
             return session.request(
                 method,
                 url,
-                headers={**_HEADERS, **headers},
+                headers={**_HEADERS, "User-Agent": self._options.user_agent(), **headers},
                 timeout=(min(self._limits.connect_s, remaining), min(self._limits.read_s, remaining)),
                 stream=True,
                 allow_redirects=False,
@@ -239,7 +249,7 @@ class Web:
 def _check_status(response: requests.Response) -> None:
     status = response.status_code
     status_line = f"HTTP {status} {response.reason or ''}".strip()
-    if status == 200:
+    if status in _WHOLE:
         return
     if status in _GONE:
         raise Rejected(Reason.MISSING, status_line)

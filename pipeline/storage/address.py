@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from urllib.parse import unquote
@@ -50,6 +51,23 @@ def local_path(address: str) -> Path:
     if host not in ("", "localhost"):
         raise StorageError(f"names the host {host!r}", where=address, remedy="write file:///path, with three slashes")
     return Path("/" + unquote(rest))
+
+
+def absolute(path: str | os.PathLike[str]) -> str:
+    """Returns a local path as an absolute one without `.` and `..`, which names what the path names.
+
+    `..` after a symbolic link means the parent of the folder that the link leads to, as for the operating system. So
+    such a link is resolved; all others stay.
+    """
+    text = os.fspath(path)
+    found = "/"
+    for name in (text if text.startswith("/") else f"{os.getcwd()}/{text}").split("/"):  # noqa: PTH109
+        if name == "..":
+            found = os.path.realpath(found) if os.path.islink(found) else found  # noqa: PTH114
+            found = found[: found.rindex("/")] or "/"
+        elif name not in ("", "."):
+            found = f"{found.rstrip('/')}/{name}"
+    return found
 
 
 def join(folder: str, *names: str) -> str:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipeline.storage.errors import MissingFileError, StorageError, UnavailableError
+from pipeline.storage.errors import AccessError, MissingFileError, StorageError, UnavailableError
 from pipeline.storage.options import StorageOptions, without_secrets
 
 _CODE = re.compile(r"<Code>([\w.]+)</Code>|\bAWS Error ([A-Z_]+)\b|\"(?:reason|code)\": ?\"(\w+)\"")
@@ -81,7 +81,7 @@ def explain(error: BaseException, address: str, what: str, why: str = "", *, opt
         )
     if number == 403 or code in _DENIED:
         remedy = "check the keys, and what they allow at this address"
-        return storage_error(StorageError, f"access is denied: {reported}", remedy)
+        return storage_error(AccessError, f"access is denied: {reported}", remedy)
     if number == 412:
         return storage_error(StorageError, "the object was replaced meanwhile", "run again")
     return storage_error(StorageError, reported, "look at the message of the store, then run again")

@@ -19,6 +19,10 @@ class NotAFileError(StorageError):
     """A folder, a pipe or a device is where a file is needed."""
 
 
+class AccessError(StorageError):
+    """Access to a file is refused; the error tells nothing about its content."""
+
+
 class UnavailableError(StorageError):
     """A store cannot be used: it does not answer, the bucket does not exist, or the credentials are refused.
 

@@ -15,8 +15,20 @@ import filelock
 from conversion import partial_name
 from conversion import write_atomically as write_local_file
 from pipeline.storage.address import local_path
-from pipeline.storage.errors import MissingFileError, NotAFileError, StorageError, TooLargeError
+from pipeline.storage.errors import (
+    AccessError,
+    MissingFileError,
+    NotAFileError,
+    StorageError,
+    TooLargeError,
+    UnavailableError,
+)
 from pipeline.storage.store import Entry, FileFacts, Stored
+
+# What a mounted disk answers when the machine behind it cannot be reached.
+_OUT = frozenset(
+    {errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ETIMEDOUT}
+)
 
 REMEDIES = {
     errno.ENOSPC: "free space on that disk, or choose another folder",
@@ -28,11 +40,13 @@ REMEDIES = {
     errno.ENOTDIR: "a part of the path is a file where a folder is needed: choose another path",
     errno.EISDIR: "give the path of a file: this is a folder",
     errno.ENAMETOOLONG: "choose a shorter path",
+    **dict.fromkeys(_OUT, "check that the disk is mounted and that its server answers, then run again"),
 }
 """The remedy for each error number of the system."""
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
-_NUMBER = re.compile(r"\(os error (\d+)\)")
+_NUMBER = re.compile(r"\((?:os error|errno) (\d+)\)|\[errno (\d+)\]", re.IGNORECASE)
+_DENIED = frozenset({errno.EACCES, errno.EPERM})
 _LOCK_TIMEOUT_S = 30.0  # a working process holds the lock for a few milliseconds
 
 
@@ -176,9 +190,16 @@ def explain(error: Exception, path: str, what: str, why: str = "") -> StorageErr
     """Returns the `StorageError` for an error of a library that puts the system's error number into its message."""
     text = " ".join(_ESCAPES.sub("", str(error)).split())
     match = _NUMBER.search(text)
-    number = getattr(error, "errno", None) or (int(match[1]) if match else 0)
+    number = getattr(error, "errno", None) or (int(match[1] or match[2]) if match else 0)
     remedy = REMEDIES.get(number, "look at the message of the file system, then run again")
-    return StorageError(f"{what}: {os.strerror(number) if number else text}", where=path, why=why, remedy=remedy)
+    return _kind(number)(f"{what}: {os.strerror(number) if number else text}", where=path, why=why, remedy=remedy)
+
+
+def _kind(number: int) -> type[StorageError]:
+    """Returns the class of the error with a system's number."""
+    if number in _OUT:
+        return UnavailableError
+    return AccessError if number in _DENIED else StorageError
 
 
 @contextlib.contextmanager
@@ -190,7 +211,7 @@ def typed(path: str, what: str) -> Iterator[None]:
         raise MissingFileError("there is no such file or folder", where=path, remedy=REMEDIES[errno.ENOENT]) from error
     except OSError as error:
         remedy = REMEDIES.get(error.errno or 0, "look at the message of the file system, then try again")
-        raise StorageError(f"{what}: {error.strerror or error}", where=path, remedy=remedy) from error
+        raise _kind(error.errno or 0)(f"{what}: {error.strerror or error}", where=path, remedy=remedy) from error
     except ValueError as error:  # an invalid name, such as one with a NUL character
         raise StorageError(f"{what}: {error}", where=path, remedy="check the path for a typing error") from error
 

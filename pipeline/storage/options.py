@@ -34,12 +34,12 @@ class Option(NamedTuple):
     """The definition of an option.
 
     Attributes:
-        store: The kind of store it applies to; None for all.
+        store: The kind of store it applies to; None for all; `web` for images behind HTTP.
         variables: The environment variables that hold its value; the first one that is set counts.
         secret: Whether its value is hidden wherever options are shown.
     """
 
-    store: StoreKind | None
+    store: StoreKind | Literal["web"] | None
     variables: tuple[str, ...] = ()
     secret: bool = False
 
@@ -71,6 +71,7 @@ OPTIONS: dict[str, Option] = {
     "timeout": Option(None, ("DENSECAST_STORAGE_TIMEOUT",)),
     "connect_timeout": Option(None, ("DENSECAST_STORAGE_CONNECT_TIMEOUT",)),
     "retry_timeout": Option(None, ("DENSECAST_STORAGE_RETRY_TIMEOUT",)),
+    "user_agent": Option("web", ("DENSECAST_USER_AGENT",)),
 }
 """All options, by name."""
 
@@ -145,6 +146,18 @@ class StorageOptions:
                 remedy=f"set it there and give {literal[0]}=env:{OPTIONS[literal[0]].variables[0]}, or leave it out:"
                 " workers then use their environment, or the role they run as",
             )
+
+    def user_agent(self) -> str:
+        """Returns the name that web servers are told, `densecast` by default.
+
+        Raises:
+            CredentialsError: The variable that the option names is not set, or the value cannot stand in a header.
+        """
+        [variable] = OPTIONS["user_agent"].variables
+        value = self.given.get("user_agent") or os.environ.get(variable) or "densecast"
+        found = _looked_up("user_agent", value)
+        _check("user_agent", found)
+        return found
 
     def resolved(self, store: StoreKind) -> dict[str, str]:
         """Returns the options of a store, completed from the environment of this process.
@@ -271,6 +284,10 @@ def _check(name: str, value: str, variable: str = "") -> None:
         )
     if _is_reference(value):
         return
+    if name == "user_agent" and not (value.isascii() and value.isprintable() and value == value.strip()):
+        raise CredentialsError(
+            f"is {value!r}", where=where, remedy="write ASCII letters, digits and marks, in one line"
+        )
     if name in _FLAGS and value.strip().lower() not in _TRUE + _FALSE:
         raise CredentialsError(f"is {value!r}", where=where, remedy="write true or false")
     if name in _DURATIONS:

@@ -14,7 +14,7 @@ from conversion.errors import DensecastError
 from pipeline.errors import TableError
 from pipeline.storage.client_options import delta_options
 from pipeline.storage.options import store_of
-from pipeline.table.log import active_parts, check_columns, open_delta
+from pipeline.table.log import active_parts, columns_of, open_delta
 from pipeline.table.part_file import STATISTICS_COLUMNS, Receipt, check_run_id
 from pipeline.table.part_reader import open_part, reading_part
 from pipeline.table.paths import TableRoot, delta_location
@@ -85,10 +85,8 @@ def commit(
     actions: list[AddAction | RemoveAction] | None = None
     for attempt in range(1, _ATTEMPTS + 1):
         table = open_delta(root)
-        if table is not None:
-            check_columns(root, table)
-            if table.transaction_version(run_id) is not None:
-                break
+        if table is not None and table.transaction_version(run_id) is not None:
+            break
         if actions is None:
             actions = [_add_action(root, part) for part in parts]
             actions += [_remove_action(path) for path in sorted(set(changes.removed))]
@@ -162,7 +160,7 @@ def check_overlap(root: str, table: DeltaTable | None, changes: Changes, parts: 
 
 def _uris(root: str, part: str) -> Iterator[str]:
     with reading_part(root, f"the part {part} cannot be read", remedy="run again"), open_part(root, part) as file:
-        for batch in file.iter_batches(columns=["uri"]):
+        for batch in file.batches(["uri"]):
             yield from strings(batch.column(0))
 
 
@@ -177,6 +175,13 @@ def _commit_transaction(
     )
     schema = Schema.from_arrow(SCHEMA)
     if table is not None:
+        known = columns_of(table).names
+        later = [field for field in schema.fields if field.name not in known]
+        if later and any(isinstance(action, AddAction) for action in actions):
+            # An earlier version of densecast has made the table. A change of the columns is a commit of its own.
+            names = {"added_columns": [field.name for field in later]}
+            added = CommitProperties(custom_metadata={"densecast": names}, max_commit_retries=0)
+            table.alter.add_columns(later, commit_properties=added)
         table.create_write_transaction(actions, "append", schema, commit_properties=properties)
         return
     # One commit holds schema, parts and run. After DeltaTable.create and before a second transaction, readers would

@@ -7,13 +7,15 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from pipeline.errors import TableError
 from pipeline.storage.address import is_remote, local_path
 from pipeline.storage.client_options import delta_options
-from pipeline.storage.errors import UnavailableError
+from pipeline.storage.errors import AccessError, UnavailableError
 from pipeline.storage.options import store_of
 from pipeline.table.paths import TableRoot, delta_location
-from pipeline.table.schema import SCHEMA, strings
+from pipeline.table.schema import LATER_COLUMNS, SCHEMA, strings
 
 # Delta's vacuum and Spark's listing skip names with a leading underscore.
 FOLDER = "_densecast"
+
+_READER_VERSION = 1  # of Delta's protocol
 
 
 def active_parts(table: DeltaTable) -> set[str]:
@@ -22,12 +24,21 @@ def active_parts(table: DeltaTable) -> set[str]:
 
 
 def open_delta(root: str, version: int | None = None) -> DeltaTable | None:
-    """Returns the Delta table at `root`, or None if there is none.
+    """Returns the table of densecast's at `root`, or None if there is no Delta table.
 
     Raises:
-        TableError: The table cannot be opened (at that version).
+        TableError: The Delta table cannot be opened (at that version), is not one of densecast's, or is one that
+            another program has given features which change the meaning of its files, such as deletion vectors.
         StorageError: The table's object store cannot be used.
     """
+    table = _open(root, version)
+    if table is not None:
+        _check_columns(root, table)
+        _check_features(root, table)
+    return table
+
+
+def _open(root: str, version: int | None) -> DeltaTable | None:
     location = delta_location(root)
     if not is_remote(root) and not local_path(root).is_dir():
         return None
@@ -38,7 +49,7 @@ def open_delta(root: str, version: int | None = None) -> DeltaTable | None:
     except (DeltaError, OSError, OverflowError) as error:
         if store_of(root) is not None:
             explained = TableRoot(root).store.explain(error, root, "the table cannot be opened")
-            if version is None or isinstance(explained, UnavailableError):
+            if version is None or isinstance(explained, UnavailableError | AccessError):
                 raise explained from None
         at = "" if version is None else f" at version {version}"
         raise TableError(
@@ -50,15 +61,16 @@ def open_delta(root: str, version: int | None = None) -> DeltaTable | None:
         ) from error
 
 
-def check_columns(root: str, table: DeltaTable) -> None:
-    """Checks that a Delta table has our columns; it may have more.
+def columns_of(table: DeltaTable) -> pa.Schema:
+    """Returns the columns of a version in Arrow's types."""
+    return pa.schema(table.schema().to_arrow())  # type: ignore[arg-type] # any Arrow schema
 
-    Raises:
-        TableError: A column is missing or has another type.
-    """
-    schema = pa.schema(table.schema().to_arrow())  # type: ignore[arg-type] # any Arrow schema
-    types = {field.name: field.type for field in schema}
-    wrong = [f"{f.name} ({types.get(f.name, 'missing')})" for f in SCHEMA if types.get(f.name) != f.type]
+
+def _check_columns(root: str, table: DeltaTable) -> None:
+    """Checks that a Delta table has our columns; it may have more, and may lack `LATER_COLUMNS`."""
+    types = {field.name: field.type for field in columns_of(table)}
+    expected = [field for field in SCHEMA if field.name in types or field.name not in LATER_COLUMNS]
+    wrong = [f"{f.name} ({types.get(f.name, 'missing')})" for f in expected if types.get(f.name) != f.type]
     if wrong:
         raise TableError(
             f"is a Delta table, but not one of densecast's: it has no {', '.join(wrong[:5])}"
@@ -66,4 +78,24 @@ def check_columns(root: str, table: DeltaTable) -> None:
             where=root,
             why="the columns of a table of maps have fixed names and types",
             remedy="give the path of a table that densecast has written, or of a new folder to write one to",
+        )
+
+
+def _check_features(root: str, table: DeltaTable) -> None:
+    """Checks that the rows of the files are the rows of the table, with all of their columns."""
+    protocol = table.protocol()
+    if protocol.min_reader_version > _READER_VERSION:
+        features = ", ".join(protocol.reader_features or ()) or f"reader version {protocol.min_reader_version}"
+        raise TableError(
+            f"the table has Delta features that densecast does not read: {features}",
+            where=root,
+            why="with these features the rows of a file need not be rows of the table",
+            remedy="use the program that added them, or copy the table without them",
+        )
+    if partitions := table.metadata().partition_columns:
+        raise TableError(
+            f"the table is partitioned by {', '.join(partitions)}",
+            where=root,
+            why="the files of a partitioned table lack these columns, and densecast reads tables file by file",
+            remedy="write the table again without partitions, with the program that partitioned it",
         )

@@ -4,16 +4,18 @@ import heapq
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import pyarrow.dataset as pads
 
 from conversion import nearest
 from pipeline.errors import TableError
-from pipeline.storage.address import is_remote, local_path
+from pipeline.storage.address import absolute, is_remote, local_path
 from pipeline.storage.errors import StorageError
 from pipeline.table.part_reader import reading_part
 from pipeline.table.rows import storable
+from pipeline.table.scan import Rows
 from pipeline.table.schema import Status
 
 NarrowRow: TypeAlias = Mapping[str, Any]
@@ -27,7 +29,7 @@ _COLUMNS = [
 ]
 
 
-def find_rows(dataset: pads.Dataset, root: str, image: str, key: str = "") -> list[NarrowRow]:
+def find_rows(dataset: Rows, root: str, image: str, key: str = "") -> list[NarrowRow]:
     """Returns the rows of an image, with their narrow columns, oldest first; at least one.
 
     Args:
@@ -146,7 +148,7 @@ def reading(root: str) -> Iterator[None]:
         yield
 
 
-def _no_image(dataset: pads.Dataset, root: str, image: str) -> TableError:
+def _no_image(dataset: Rows, root: str, image: str) -> TableError:
     wanted = _base_name(image)
     count = 0
     likely: list[tuple[int, str, str]] = []
@@ -174,8 +176,7 @@ def _spellings(image: str) -> list[str]:
             path = local_path(image)
         except StorageError:
             return [storable(image)]
-        absolute = path.absolute()
-        for candidate in (path, absolute, absolute.resolve()):
+        for candidate in (path, Path(absolute(path)), path.resolve()):
             names += [str(candidate), *([candidate.as_uri()] if candidate.is_absolute() else [])]
             names.append(f"file://{candidate}")
     return list(dict.fromkeys(storable(name) for name in names))

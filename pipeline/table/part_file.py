@@ -3,12 +3,14 @@
 Readers see a part only after `pipeline.table.commit.commit` has committed its receipt.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import re
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Self
 
@@ -45,6 +47,29 @@ _DICTIONARY_COLUMNS = ["id", "status", "reason", "detail", "form", "precision", 
 
 _METADATA = "densecast"
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_PART = re.compile(r"part-(?P<run>.+)-[0-9a-f]{32}\.parquet|part-(?P<compaction>compaction-[0-9a-f]{32})-\d+\.parquet")
+
+
+class PartName(NamedTuple):
+    """The name of a part that densecast has written.
+
+    Attributes:
+        run_id: The run or the compaction that wrote it.
+        is_compacted: Whether a compaction wrote it.
+    """
+
+    run_id: str
+    is_compacted: bool
+
+
+def parse_part_name(name: str) -> PartName | None:
+    """Returns what the name of a file says; None where it is not that of a part which densecast has written.
+
+    >>> parse_part_name(f"part-r1-{'0' * 32}.parquet")
+    PartName(run_id='r1', is_compacted=False)
+    """
+    match = _PART.fullmatch(name)
+    return match and PartName(match["run"] or match["compaction"], match["run"] is None)
 
 
 class Receipt(NamedTuple):
@@ -199,9 +224,18 @@ class PartFile:
         name: The end of the file's name; by default `NAME_DIGITS` digits of the file's digest, by which an unpublished
             file can be verified: Parquet has checksums of pages, but not of its footer.
         rounding: Which bits of its maps may differ from those of another run.
+        further: Columns that it has after those of `SCHEMA`: another program has added them to the table.
     """
 
-    def __init__(self, root: str, run_id: str, name: str = "", *, rounding: Rounding = Rounding.BOUNDED) -> None:
+    def __init__(
+        self,
+        root: str,
+        run_id: str,
+        name: str = "",
+        *,
+        rounding: Rounding = Rounding.BOUNDED,
+        further: Iterable[pa.Field[Any]] = (),
+    ) -> None:
         check_run_id(run_id)
         self._root, self._run_id, self._name, self._rows = root, run_id, name, 0
         self._statistics: list[dict[str, Any]] = []
@@ -209,7 +243,9 @@ class PartFile:
         # The file says what a later run needs to know before it adopts rows of a run that died.
         self._writer = pq.ParquetWriter(
             self._sink,
-            SCHEMA.with_metadata({_METADATA: json.dumps({"run_id": run_id, "rounding": rounding})}),
+            pa.schema([*SCHEMA, *further]).with_metadata(
+                {_METADATA: json.dumps({"run_id": run_id, "rounding": rounding})}
+            ),
             compression="zstd",
             use_dictionary=_DICTIONARY_COLUMNS,  # type: ignore[arg-type] # names too, which the stubs lack
             write_statistics=list(STATISTICS_COLUMNS),
@@ -222,7 +258,7 @@ class PartFile:
         return self._rows
 
     def write(self, rows: pa.Table, row_bytes: int) -> None:
-        """Adds rows of `SCHEMA`, each of about `row_bytes` bytes in memory."""
+        """Adds rows of `SCHEMA` and the further columns, each of about `row_bytes` bytes in memory."""
         self._writer.write_table(rows, row_group_size=max(1, ROW_GROUP_BYTES // max(row_bytes, 1)))
         self._statistics.append(_statistics(rows))
         self._rows += rows.num_rows

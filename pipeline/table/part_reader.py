@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Self, TypeVar
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -13,9 +14,12 @@ from deltalake.exceptions import DeltaError
 from pipeline.errors import TableError
 from pipeline.storage.address import is_remote
 from pipeline.storage.arrow import arrow_store
-from pipeline.storage.errors import StorageError, UnavailableError
+from pipeline.storage.errors import AccessError, StorageError, UnavailableError
 from pipeline.storage.options import store_of
+from pipeline.table.part_file import parse_part_name
 from pipeline.table.paths import TableRoot, delta_location
+from pipeline.table.plain_types import plain_metadata
+from pipeline.table.schema import LATER_COLUMNS, SCHEMA, has_type_of
 
 # ValueError where names in the footer of a part are not UTF-8.
 _ERRORS = (OSError, pa.ArrowException, ValueError, StorageError, DeltaError)
@@ -35,43 +39,151 @@ def reading_part(
 
     Raises:
         TableError: The part is missing or damaged; the cause is the original error.
-        UnavailableError: The store cannot be used, which tells nothing about the part.
+        UnavailableError, AccessError: The store cannot be used, or refuses access, which tells nothing about the part.
     """
     try:
         yield
-    except UnavailableError:
+    except (UnavailableError, AccessError):
         raise
     except _ERRORS as error:
-        if store_of(root) is not None and not isinstance(error, StorageError):
+        if not isinstance(error, StorageError):
             explained = TableRoot(root).store.explain(error, root, "cannot be read")
-            if isinstance(explained, UnavailableError):
+            if isinstance(explained, UnavailableError | AccessError):
                 raise explained from None
         raise TableError(f"{what}: {error}", where=str(root), why=why, remedy=remedy) from error
 
 
-def row_groups(file: pq.ParquetFile) -> Iterator[pa.Table]:
-    """Yields the row groups of a part with all columns, each validated after reading. Call it within `reading_part`.
+class Part:
+    """An open part. Its columns have the types of `SCHEMA`, in whatever form the program that wrote it stored them.
+
+    Reads verify the checksums of pages. Call all methods within `reading_part`.
+
+    Attributes:
+        stored: The columns as the file has them.
+        further: The columns that are not densecast's: another program has added them to the table.
+    """
+
+    def __init__(self, file: pq.ParquetFile) -> None:
+        self._file = file
+        self.stored = file.schema_arrow.remove_metadata()
+        self.further = pa.schema([field for field in self.stored if field.name not in SCHEMA.names])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close(force=True)
+
+    @property
+    def rows(self) -> int:
+        """Returns the number of rows."""
+        return self._file.metadata.num_rows
+
+    @property
+    def groups(self) -> list[pq.RowGroupMetaData]:
+        """Returns the metadata of the row groups, in the order of the file."""
+        return [self._file.metadata.row_group(index) for index in range(self._file.num_row_groups)]
+
+    def read_group(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """Returns a row group.
+
+        Args:
+            index: Its number, from 0.
+            columns: The columns, in the order in which they are returned; None for those of `SCHEMA`, then `further`.
+
+        Raises:
+            ArrowException: The part lacks a column or has it with another type, or cannot be read.
+        """
+        schema = self._schema(columns)
+        return _conform(self._file.read_row_group(index, columns=schema.names), schema)
+
+    def validated_groups(self) -> Iterator[pa.Table]:
+        """Yields the row groups with all columns, each validated.
+
+        Raises:
+            ArrowException: As `read_group`; or a page does not match its checksum, the length of a column differs from
+                that of its group, or a value does not have the type of its column.
+        """
+        for index, group in enumerate(self.groups):
+            rows = self.read_group(index)
+            rows.validate(full=True)
+            if rows.num_rows != group.num_rows:
+                raise pa.ArrowInvalid(f"row group {index} has {rows.num_rows} rows")
+            yield rows
+
+    def batches(
+        self, columns: Sequence[str] | None = None, batch_size: int = 4096, groups: Sequence[int] | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """Yields the rows in batches.
+
+        Args:
+            columns: As for `read_group`.
+            batch_size: The largest number of rows in a batch.
+            groups: The numbers of the row groups; None for all.
+
+        Raises:
+            ArrowException: As `read_group`.
+        """
+        schema = self._schema(columns)
+        numbers = range(len(self.groups)) if groups is None else groups
+        for batch in self._file.iter_batches(batch_size, row_groups=list(numbers), columns=schema.names):
+            yield _conform(batch, schema)
+
+    def _schema(self, columns: Sequence[str] | None) -> pa.Schema:
+        everything = [*SCHEMA, *self.further]
+        if columns is None:
+            return pa.schema(everything)
+        fields = {field.name: field for field in everything}
+        return pa.schema([fields[name] for name in columns])
+
+
+_Rows = TypeVar("_Rows", pa.RecordBatch, pa.Table)
+
+
+def _conform(rows: _Rows, schema: pa.Schema) -> _Rows:
+    """Returns rows with the columns and types of a schema.
 
     Raises:
-        ArrowException: A page does not match its checksum, the length of a column differs from that of its group, or
-            a value does not have the type of its column.
+        ArrowInvalid: A column is missing, has another type, or has a value that does not fit.
     """
-    for index in range(file.num_row_groups):
-        rows = file.read_row_group(index)
-        rows.validate(full=True)
-        if rows.num_rows != file.metadata.row_group(index).num_rows:
-            raise pa.ArrowInvalid(f"row group {index} has {rows.num_rows} rows")
-        yield rows
+    if rows.schema.equals(schema):
+        return rows
+    columns = []
+    for field in schema:
+        index = rows.schema.get_field_index(field.name)
+        if index < 0 and field.name in LATER_COLUMNS:
+            columns.append(pa.nulls(rows.num_rows, field.type))
+            continue
+        if index < 0:
+            raise pa.ArrowInvalid(f"it has no column {field.name}")
+        column = rows.column(index)
+        if not has_type_of(column.type, field.type):
+            raise pa.ArrowInvalid(f"its column {field.name} is {column.type} instead of {field.type}")
+        columns.append(column if column.type == field.type else column.cast(field.type))
+    return type(rows).from_arrays(columns, schema=schema)
 
 
-def open_part(root: str, part: str) -> pq.ParquetFile:
-    """Opens a part file of a table; reads verify the checksums of pages. Call it within `reading_part`."""
+def open_part(root: str, part: str) -> Part:
+    """Opens a part of a table. Call it within `reading_part`."""
     filesystem = arrow_filesystem(root)
     if filesystem is None:
         table = TableRoot(root)
-        source = pa.BufferReader(table.store.read_bytes(table.path(part)))
-        return pq.ParquetFile(source, page_checksum_verification=True)
-    return pq.ParquetFile(part, filesystem=filesystem, page_checksum_verification=True)
+        source: pa.NativeFile = pa.BufferReader(table.store.read_bytes(table.path(*part.split("/"))))
+    else:
+        source = filesystem.open_input_file(part)
+    metadata = plain_metadata(source) if is_foreign(part) else None
+    return Part(
+        pq.ParquetFile(source, metadata=metadata, page_checksum_verification=True, coerce_int96_timestamp_unit="us")
+    )
+
+
+def is_foreign(part: str) -> bool:
+    """Returns whether another program has written a part, by its name; the types of its columns may differ."""
+    return parse_part_name(part.rsplit("/", 1)[-1]) is None
 
 
 def arrow_filesystem(root: str) -> pafs.FileSystem | None:

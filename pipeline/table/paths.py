@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Self
 
 from pipeline.errors import TableError
-from pipeline.storage.address import is_remote, join, local_path
+from pipeline.storage.address import absolute, is_remote, join, local_path
 from pipeline.storage.factory import open_store
 from pipeline.storage.options import StorageOptions, storage_options
 from pipeline.storage.store import Store
@@ -75,4 +75,4 @@ def delta_location(root: str) -> str:
         TableError: The folder cannot hold a table.
     """
     check_root(root)
-    return str(root) if is_remote(root) else str(local_path(root).absolute())
+    return str(root) if is_remote(root) else absolute(local_path(root))

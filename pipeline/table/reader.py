@@ -20,11 +20,11 @@ from pipeline.maps.classification_map import ClassificationMap
 from pipeline.maps.fusion import fuse
 from pipeline.storage.address import is_remote
 from pipeline.storage.options import StorageOptions
-from pipeline.table.log import FOLDER, check_columns, open_delta
+from pipeline.table.log import FOLDER, open_delta
 from pipeline.table.lookup import NarrowRow, find_rows, maps_among, no_map, no_scale, no_table, reading, several_maps
-from pipeline.table.part_reader import arrow_filesystem
 from pipeline.table.paths import TableRoot
 from pipeline.table.row_decoding import MAP_COLUMNS, Row, map_from_rows, scalars
+from pipeline.table.scan import Rows
 from pipeline.table.schema import Status, strings
 from pipeline.table.summaries import read_json
 
@@ -102,7 +102,6 @@ class MapTable:
         table = open_delta(root, version)
         if table is None:
             raise no_table(root)
-        check_columns(root, table)
         self._root, self._table = root, table
         self._labels: dict[str, tuple[str, ...]] = {}
 
@@ -114,15 +113,21 @@ class MapTable:
     @property
     def schema(self) -> pa.Schema:
         """Returns the columns."""
-        return self._dataset.schema
+        return self._rows.schema
 
     @cached_property
-    def _dataset(self) -> pads.Dataset:
-        return self._table.to_pyarrow_dataset(filesystem=arrow_filesystem(self._root))
+    def _rows(self) -> Rows:
+        return Rows(self._root, self._table)
 
     def dataset(self) -> pads.Dataset:
-        """Returns the table as a lazy dataset, for DuckDB, Polars, pandas and Arrow itself."""
-        return self._dataset
+        """Returns the table as a lazy dataset, for DuckDB, Polars, pandas and Arrow itself.
+
+        Raises:
+            TableError: Another program has rewritten parts in a remote store with types that Arrow's filters do not
+                take; `densecast compact` writes them anew.
+        """
+        with reading(self._root):
+            return self._rows.dataset()
 
     def files(self) -> list[str]:
         """Returns the Parquet files of this version, as absolute paths or URIs; other files of the folder are not."""
@@ -144,32 +149,27 @@ class MapTable:
                 remedy=f"the columns are {', '.join(self.schema.names)}",
             )
         with reading(self._root):
-            return self._dataset.to_table(columns=None if columns is None else list(columns))
+            return self._rows.to_table(columns=None if columns is None else list(columns))
 
     def __len__(self) -> int:
         with reading(self._root):
-            return int(self._dataset.count_rows(filter=_SCORED & _ONCE))
+            return int(self._rows.count_rows(filter=_SCORED & _ONCE))
 
     def __iter__(self) -> Iterator[ClassificationMap]:
         for row in self._untiled_rows():
             yield self._map([row])
         # The tiles of an image may lie in several parts.
         with reading(self._root):
-            tiled = self._dataset.to_table(columns=["uri", "key"], filter=_SCORED & (pads.field("tile_count") != 1))
+            tiled = self._rows.to_table(columns=["uri", "key"], filter=_SCORED & (pads.field("tile_count") != 1))
         for row in _distinct(tiled, ["uri", "key"]):
             yield self._read(row["uri"], row["key"])
 
     def _untiled_rows(self) -> Iterator[Mapping[str, Any]]:
-        # Part by part, a few rows at a time: a scan of the whole dataset would read ahead up to a gigabyte.
         condition = _SCORED & (pads.field("tile_count") == 1)
         with reading(self._root):
             # By name: the order of iteration does not depend on the order in the log.
-            for part in sorted(self._dataset.get_fragments(filter=condition), key=lambda part: str(part.path)):
-                batches = part.to_batches(
-                    schema=self.schema, columns=list(MAP_COLUMNS), filter=condition, batch_size=_BATCH_ROWS
-                )
-                for batch in batches:
-                    yield from (scalars(batch, index) for index in range(batch.num_rows))
+            for batch in self._rows.batches_by_part(MAP_COLUMNS, condition, _BATCH_ROWS):
+                yield from (scalars(batch, index) for index in range(batch.num_rows))
 
     def rejections(self) -> Iterator[Rejection]:
         """Yields the images that were rejected at some scale, by uri; their addresses are held in memory.
@@ -192,7 +192,7 @@ class MapTable:
     def _distinct_rows(self, status: Status, columns: list[str]) -> Iterator[dict[str, Any]]:
         condition = (pads.field("status") == status.value) & _ONCE
         with reading(self._root):
-            table = self._dataset.to_table(columns=[*columns, "scale"], filter=condition)
+            table = self._rows.to_table(columns=[*columns, "scale"], filter=condition)
         return _distinct(table, columns)
 
     def counts(self) -> Counts:
@@ -204,7 +204,7 @@ class MapTable:
         statuses = Counter({status.value: 0 for status in Status})
         reasons: Counter[str] = Counter()
         with reading(self._root):
-            for batch in self._dataset.to_batches(columns=["status", "reason"], filter=_ONCE):
+            for batch in self._rows.to_batches(columns=["status", "reason"], filter=_ONCE):
                 statuses.update(strings(batch.column("status")))
                 reasons.update(reason for reason in batch.column("reason").to_pylist() if reason is not None)
         return Counts(dict(statuses), dict(reasons.most_common()))
@@ -244,7 +244,7 @@ class MapTable:
                 several maps.
             MapError: The image's rows contradict each other, or a tile is missing.
         """
-        rows = find_rows(self._dataset, self._root, image, key)
+        rows = find_rows(self._rows, self._root, image, key)
         maps = self._maps_among(rows)
         if scale is not None:
             maps = [row for row in maps if row["scale"] == scale]
@@ -276,7 +276,7 @@ class MapTable:
         return fuse(maps, max(row["class_count"] for row in rows))
 
     def _maps_of(self, image: str) -> list[NarrowRow]:
-        maps = self._maps_among(find_rows(self._dataset, self._root, image))
+        maps = self._maps_among(find_rows(self._rows, self._root, image))
         if len({row["uri"] for row in maps}) > 1 or len({row["scale"] for row in maps}) < len(maps):
             raise several_maps(self._root, image, maps)
         return maps
@@ -291,7 +291,7 @@ class MapTable:
     def _read(self, uri: str, key: str) -> ClassificationMap:
         wanted = (pads.field("uri") == uri) & (pads.field("key") == key) & _SCORED
         with reading(self._root):
-            table = self._dataset.to_table(columns=list(MAP_COLUMNS), filter=wanted)
+            table = self._rows.to_table(columns=list(MAP_COLUMNS), filter=wanted)
         return self._map([scalars(table, index) for index in range(table.num_rows)])
 
     def _map(self, rows: Sequence[Row]) -> ClassificationMap:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
@@ -15,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.table.part_file import ROW_GROUP_BYTES, PartFile, Receipt
-from pipeline.table.part_reader import open_part, reading_part, row_groups
-from pipeline.table.schema import ARRAYS, SCHEMA, Status
+from pipeline.table.part_reader import open_part, reading_part
+from pipeline.table.schema import ARRAYS, Status
 
 Slot = tuple[float, int]
 """(scale, tile index) of one row of an image."""
@@ -42,6 +43,7 @@ class Edit(NamedTuple):
         id: Its owner's name for it.
         slots: The rows to ADOPT; another part may hold the same rows, from a repeated attempt.
         recipe: Digest of the recipe, for UPDATE; empty where it stays.
+        label: The label that its list gives it; an empty one keeps the label of the rows.
     """
 
     uri: str
@@ -51,6 +53,7 @@ class Edit(NamedTuple):
     id: str = ""
     slots: Sequence[Slot] = ()
     recipe: str = ""
+    label: str = ""
 
 
 _OF_A_MAP = (*ARRAYS, "reason", "detail", "map_height", "map_width", "geometry", "class_count", "map_digest")
@@ -78,7 +81,7 @@ def rewrite(root: str, part: str, edits: Sequence[Edit], *, orphan: bool, run_id
     wanted = pa.array(by_uri, pa.string())
     adopted: Counter[str] = Counter()
     pending: list[pa.Table] = []
-    with PartFile(root, run_id) as target:
+    with ExitStack() as stack:
         reading = reading_part(
             root,
             f"the part {part} cannot be read",
@@ -86,7 +89,8 @@ def rewrite(root: str, part: str, edits: Sequence[Edit], *, orphan: bool, run_id
             remedy="find the damage with `densecast check`; if the table was changed meanwhile, run again",
         )
         with reading, open_part(root, part) as file:
-            for rows in (rows.cast(SCHEMA) for rows in row_groups(file)):
+            target = stack.enter_context(PartFile(root, run_id, further=file.further))
+            for rows in file.validated_groups():
                 edited = pc.is_in(rows.column("uri"), wanted)
                 changed = _apply(by_uri, rows.filter(edited), adopted, run_id=run_id, now=now)
                 others = rows.filter(pc.invert(edited))
@@ -130,11 +134,12 @@ def _apply(edits: Mapping[str, Edit], rows: pa.Table, adopted: Counter[str], *, 
         rows = rows.set_column(place, field, column)
 
     version = pa.array([edit.version or None for edit in changes], pa.string())
-    ident = pa.array([edit.id or None for edit in changes], pa.string())
     recipe = pa.array([edit.recipe or None for edit in changes], pa.string())
     replace("image_version", pc.invert(is_deleted), version)
-    replace("id", pc.and_(pc.invert(is_deleted), pc.is_valid(ident)), ident)
     replace("recipe", pc.is_valid(recipe), recipe)
+    for name in ("id", "label"):
+        given = pa.array([getattr(edit, name) or None for edit in changes], pa.string())
+        replace(name, pc.and_(pc.invert(is_deleted), pc.is_valid(given)), given)
     replace("run_id", pc.or_(is_adopted, is_deleted), run_id)
     replace("scored_at", is_deleted, now)
     replace("status", is_deleted, Status.DELETED.value)

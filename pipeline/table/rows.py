@@ -28,6 +28,7 @@ class ImageFacts:
         width: Pixels.
         version: `ImageReference.version` when the file was listed.
         file_type: The type of the file by its content, see `pipeline.images.decoding_rules`; None if it was not read.
+        label: The label that its list gives it, if any.
     """
 
     uri: str
@@ -38,6 +39,7 @@ class ImageFacts:
     width: int | None = None
     version: str | None = None
     file_type: str | None = None
+    label: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ class MapRow:
     recipe: str
     run_id: str
     scored_at: datetime
+    label: str | None
 
     @property
     def size_bytes(self) -> int:
@@ -222,6 +225,7 @@ def _common_columns(
         "key": recipe.key(image.digest or f"uri:{storable(image.uri)}", placement.scale, image.file_type),
         "uri": storable(image.uri),
         "id": None if image.id is None else storable(image.id),
+        "label": None if image.label is None else storable(image.label),
         "image_bytes": image.size_bytes,
         "image_digest": image.digest,
         "image_version": image.version,

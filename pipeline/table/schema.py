@@ -77,8 +77,53 @@ SCHEMA: pa.Schema = pa.schema(
         pa.field("recipe", pa.string(), nullable=False),
         pa.field("run_id", pa.string(), nullable=False),
         pa.field("scored_at", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("label", pa.string()),
     ]
 )
+
+
+LATER_COLUMNS = frozenset({"label"})
+"""The columns that tables and parts of earlier versions of densecast lack; there they are null."""
+
+
+def has_type_of(kind: pa.DataType, wanted: pa.DataType) -> bool:
+    """Returns whether a column of a part holds what `wanted` means, in whatever form its writer has stored it.
+
+    Delta knows one type of texts, one of bytes, one of lists and one of times in UTC; Arrow and Parquet have several of
+    each. Numbers have one form.
+
+    >>> has_type_of(pa.large_string(), pa.string()), has_type_of(pa.int64(), pa.int32())
+    (True, False)
+    """
+    types = pa.types
+    if isinstance(kind, pa.DictionaryType):
+        return has_type_of(kind.value_type, wanted)
+    if types.is_string(wanted):
+        return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+    if types.is_binary(wanted):
+        return types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
+    if types.is_list(wanted):
+        return isinstance(kind, pa.ListType | pa.LargeListType) and has_type_of(kind.value_type, wanted.value_type)
+    if types.is_struct(wanted):
+        fields = {field.name: field.type for field in kind} if types.is_struct(kind) else {}
+        return len(fields) == len(list(wanted)) and all(
+            field.name in fields and has_type_of(fields[field.name], field.type) for field in wanted
+        )
+    # Without a zone too: Spark writes times so, and Delta's are in UTC.
+    return types.is_timestamp(kind) if types.is_timestamp(wanted) else kind == wanted
+
+
+def schema_faults(schema: pa.Schema) -> list[str]:
+    """Returns the differences of a part's columns to `SCHEMA`; it may have more, and may lack `LATER_COLUMNS`."""
+    faults = []
+    for field in SCHEMA:
+        index = schema.get_field_index(field.name)
+        if index < 0:
+            if field.name not in LATER_COLUMNS:
+                faults.append(f"has no column {field.name}")
+        elif not has_type_of(schema.field(index).type, field.type):
+            faults.append(f"has the column {field.name} as {schema.field(index).type} instead of {field.type}")
+    return faults
 
 
 def strings(column: pa.Array[Any] | pa.ChunkedArray[Any]) -> list[str]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from conversion.errors import printable
 from pipeline.errors import JobError
 from pipeline.images.decode import DecodeLimits, decode
 from pipeline.maps.classification_map import ClassificationMap
@@ -66,11 +67,11 @@ def _draw(shown: ClassificationMap, target: Path, options: StorageOptions) -> Te
         with Reader(options=options) as reader:
             pixels = decode(reader.read(locate(shown.uri, options)).data, DecodeLimits()).pixels
     except Rejected as error:
-        return Text(f"no picture: {shown.uri} can no longer be read ({error})")
+        return Text(f"no picture: {printable(shown.uri)} can no longer be read ({error})")
     if pixels.shape[:2] != shown.image_size:
-        return Text(f"no picture: {shown.uri} is not the image that was scored")
+        return Text(f"no picture: {printable(shown.uri)} is not the image that was scored")
     save_picture(shown, pixels, target)
-    return Text(f"picture: {target}")  # not markup: a name may hold brackets
+    return Text(f"picture: {printable(str(target))}")  # not markup: a name may hold brackets
 
 
 def save_picture(shown: ClassificationMap, pixels: NDArray[np.uint8], target: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -14,17 +13,18 @@ import pyarrow.parquet as pq
 from pipeline.errors import TableError
 from pipeline.maps.encoding import map_digest
 from pipeline.settings import Rounding
-from pipeline.table.log import FOLDER, active_parts, check_columns, open_delta
-from pipeline.table.part_file import NAME_DIGITS, rounding_of
-from pipeline.table.part_reader import open_part, reading_part, row_groups
+from pipeline.table.log import FOLDER, active_parts, open_delta
+from pipeline.table.part_file import NAME_DIGITS, parse_part_name, rounding_of
+from pipeline.table.part_reader import Part, open_part, reading_part
 from pipeline.table.paths import TableRoot
-from pipeline.table.schema import ARRAYS, SCHEMA, Status
+from pipeline.table.schema import ARRAYS, Status, schema_faults
 from pipeline.table.summaries import ADOPTED, read_json
 from pipeline.transforms.reconcile import Known
 
-_NAME = re.compile(r"part-(.+)-[0-9a-f]{32}\.parquet")
+_FACTS = ("uri", "id", "image_version", "image_digest", "recipe", "label")  # all rows of an image agree in them
 _NARROW = [
-    *("uri", "id", "image_version", "image_digest", "recipe", "status", "reason", "scale", "tile_index", "tile_count"),
+    *_FACTS,
+    *("status", "reason", "scale", "tile_index", "tile_count"),
 ]
 _VERIFIED = ["status", "map_digest", "map_height", "map_width", *ARRAYS]
 _BATCH_ROWS = 4096
@@ -56,17 +56,15 @@ def take_inventory(root: str, run_id: str) -> Inventory:
         StorageError: The folder cannot be listed.
     """
     table = open_delta(root)
-    if table is not None:
-        check_columns(root, table)
     parts = sorted(active_parts(table)) if table is not None else []
     published = {run_id: True}
     orphans = []
     for path in TableRoot(root).store.list_files(root, ".parquet"):
         name = path.rsplit("/", 1)[-1]
-        match = _NAME.fullmatch(name)
-        if match is None:
+        parsed = parse_part_name(name)
+        if parsed is None or parsed.is_compacted:
             continue
-        run = match[1]
+        run = parsed.run_id
         if run not in published:
             published[run] = table is not None and table.transaction_version(run) is not None
         # Parts that a published run left out are the work of repeated attempts.
@@ -111,13 +109,15 @@ def read_orphan(root: str, part: str, rounding: Rounding = Rounding.BOUNDED) -> 
             data = table.store.read_bytes(table.path(part))
             if not part.endswith(f"-{hashlib.sha256(data).hexdigest()[:NAME_DIGITS]}.parquet"):
                 raise pa.ArrowInvalid("it is not the file that its name says")
-            with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
-                if not file.schema_arrow.equals(SCHEMA):
+            parquet = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+            with Part(parquet) as file:
+                if schema_faults(file.stored) or file.further:
                     return []
-                if rounding is Rounding.EXACT and rounding_of(file.schema_arrow) is not Rounding.EXACT:
+                if rounding is Rounding.EXACT and rounding_of(parquet.schema_arrow) is not Rounding.EXACT:
                     return []
                 # Small batches: rows as Python objects take several times the memory.
-                batches = (batch for rows in row_groups(file) for batch in rows.select(_VERIFIED).to_batches(64))
+                groups = file.validated_groups()
+                batches = (batch for rows in groups for batch in rows.select(_VERIFIED).to_batches(64))
                 if not all(_is_intact(row) for batch in batches for row in batch.to_pylist()):
                     raise pa.ArrowInvalid("a map differs from its digest")
                 return list(_image_records(file, part, orphan=True))
@@ -136,10 +136,10 @@ def _is_intact(row: dict[str, Any]) -> bool:
     return bool(map_digest(row["map_height"], row["map_width"], **arrays) == row["map_digest"])
 
 
-def _image_records(file: pq.ParquetFile, part: str, *, orphan: bool) -> Iterator[Known]:
+def _image_records(file: Part, part: str, *, orphan: bool) -> Iterator[Known]:
     """Yields a record for each run of rows of one image; parts are sorted, so that is mostly one an image."""
     rows: list[dict[str, Any]] = []
-    for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=_NARROW):
+    for batch in file.batches(_NARROW, _BATCH_ROWS):
         for row in batch.to_pylist():
             if rows and row["uri"] != rows[0]["uri"]:
                 yield from _summarise(rows, part, orphan)
@@ -152,14 +152,25 @@ def _summarise(rows: list[dict[str, Any]], part: str, orphan: bool) -> Iterator[
     """Yields the record of an image's rows; several if the rows contradict each other, and then none of an orphan."""
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
-        facts = tuple(row[name] or "" for name in ("uri", "id", "image_version", "image_digest", "recipe"))
+        facts = tuple(row[name] or "" for name in _FACTS)
         groups.setdefault(facts, []).append(row)
     if orphan and (len(groups) > 1 or len({(row["scale"], row["tile_index"]) for row in rows}) < len(rows)):
         return
-    for (uri, ident, version, digest, recipe), members in groups.items():
+    for (uri, ident, version, digest, recipe, label), members in groups.items():
         statuses = sorted({row["status"] for row in members})
         reasons = [row["reason"] for row in members if row["reason"]]
         slots = [(row["scale"], row["tile_index"], row["tile_count"]) for row in members]
         yield Known(
-            uri, part, orphan, ident, version, digest, recipe, statuses, sorted({*reasons}), len(reasons), slots
+            uri,
+            part,
+            orphan,
+            id=ident,
+            version=version,
+            digest=digest,
+            recipe=recipe,
+            statuses=statuses,
+            reasons=sorted({*reasons}),
+            rejected=len(reasons),
+            slots=slots,
+            label=label,
         )

@@ -34,7 +34,7 @@ class ListImages(beam.PTransform):
 
     Args:
         arguments: Files, folders and patterns (see `pipeline.sources.match`), addresses behind HTTP, and manifests:
-            `@list.csv`, or any name that ends in `.txt`, `.csv`, `.jsonl` or `.ndjson` (see
+            `@list.csv`, or any name that ends in `.txt`, `.csv`, `.tsv`, `.json`, `.jsonl` or `.ndjson` (see
             `pipeline.sources.read_manifest`). Relative ones are relative to the folder in which this is constructed.
         check: Whether to check now that the arguments name files. False if only the workers see the files.
         storage_options: How object stores are opened, as `{"aws_region": "eu-west-1"}`; by default as the environment

@@ -34,6 +34,7 @@ class Known(NamedTuple):
         reasons: The distinct reasons of the rejections.
         rejected: The number of rejections.
         slots: (scale, tile index, tile count) of each row.
+        label: The label that its list gave it, or empty.
     """
 
     uri: str
@@ -47,6 +48,7 @@ class Known(NamedTuple):
     reasons: Sequence[str]
     rejected: int
     slots: Sequence[tuple[float, int, int]]
+    label: str = ""
 
 
 class Outcome(StrEnum):
@@ -143,6 +145,8 @@ def decide(
     made = policy.currency(current)
     usable = made is not Currency.OUTDATED and Status.DELETED not in statuses
     usable = usable and not (policy.retry_rejected and Status.REJECTED in statuses)
+    # Another program may have deleted some of the image's rows.
+    usable = usable and _is_complete({(s, i): (k.part, n) for k in current for s, i, n in k.slots}, policy.scales)
     digests = {known.digest for known in current}
     unchanged = reference.version and {known.version for known in current} == {reference.version}
     # An image that could not be read has no digest. It may be readable now, even if its listing is the same.
@@ -159,16 +163,23 @@ def resolve_unchanged(reference: ImageReference, current: Sequence[Known], recip
     """Returns the decision on an image with unchanged content.
 
     Args:
-        reference: How the image is listed; its version or id may have changed.
+        reference: How the image is listed; its version, id or label may have changed.
         current: The image's rows in the table.
         recipe: The digest that its rows get, now that the type of the file is known; empty where it stays.
     """
     rejected = sum(known.rejected for known in current)
-    ident = reference.id or max(known.id for known in current)
-    recipe = recipe or current[0].recipe
-    if {(known.version, known.id, known.recipe) for known in current} == {(reference.version, ident, recipe)}:
+    after = (
+        reference.version,
+        reference.id or max(known.id for known in current),
+        reference.label or max(known.label for known in current),
+        recipe or current[0].recipe,
+    )
+    if {(known.version, known.id, known.label, known.recipe) for known in current} == {after}:
         return Decision(Outcome.KEEP, rejected=rejected)
-    edits = [Edit(known.uri, known.part, Action.UPDATE, reference.version, ident, recipe=recipe) for known in current]
+    version, ident, label, recipe = after
+    edits = [
+        Edit(known.uri, known.part, Action.UPDATE, version, ident, recipe=recipe, label=label) for known in current
+    ]
     return Decision(Outcome.UPDATE, tuple(edits), rejected)
 
 
@@ -201,7 +212,7 @@ def _adopt(reference: ImageReference, orphans: Sequence[Known], policy: Policy) 
             for slot, (part, _) in chosen.items():
                 slots[part].append(slot)
             return [
-                Edit(attempt[0].uri, part, Action.ADOPT, reference.version, reference.id, adopted)
+                Edit(attempt[0].uri, part, Action.ADOPT, reference.version, reference.id, adopted, reference.label)
                 for part, adopted in slots.items()
             ]
     return []

@@ -12,6 +12,7 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from deltalake import DeltaTable
 
 from conversion import read_metadata
 from pipeline import MapTable
@@ -135,6 +136,20 @@ class TestResuming:
         assert line["run_id"] == f"{FIRST.replace('11-01', '11-03')}-r2"
         assert (line["images"]["adopt"], line["images"]["keep"], line["images"].get("score", 0)) == (1, 5, 0)
         assert MapTable("maps").scales(f"{HERE}/photos/late.png") == (0.75, 1.0)
+
+    def test_labels_come_into_a_table_that_has_no_column_for_them(self):
+        assert set(MapTable("maps").to_arrow(["label"]).column(0).to_pylist()) == {None}
+        Path("photos/list.txt").write_text("tall.png 7\nwide.png\nlate.png 9\n")
+        add_late_image()
+        arguments = ("--top-k=3", "--scales=1,0.75", "--features=ip1:float16", "--tile-pixels=4096", "--device=cpu")
+        run(score, f"{HERE}/model", f"@{HERE}/photos/list.txt", "--output=maps", *arguments, "--max-rejected=50%")
+        labels = {row["uri"]: row["label"] for row in MapTable("maps").to_arrow(["uri", "label"]).to_pylist()}
+        assert labels.pop(f"{HERE}/photos/tall.png") == "7"
+        assert labels.pop(f"{HERE}/photos/late.png") == "9"
+        assert set(labels.values()) == {None}
+        assert "label" in [field.name for field in DeltaTable("maps").schema().fields], "other programs see it too"
+        answer = json.loads(run(check, "maps", "--json"))
+        assert (answer["damage"], [note for note in answer["notes"] if "other programs" in note]) == ({}, [])
 
     def test_a_new_image_is_scored_by_the_old_model(self):
         add_late_image()

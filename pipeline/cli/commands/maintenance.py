@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.cli.commands.options import storage_options, table_root
-from pipeline.cli.console import console
+from pipeline.cli.console import console, one_line
 from pipeline.cli.param_types import FILE_SIZE, RETENTION
 from pipeline.exit_codes import ExitCode
 
@@ -149,12 +149,12 @@ def vacuum(table: str, *, retention: int, dry_run: bool, force: bool, as_json: b
         return
     if dry_run:
         for file in done.deleted:
-            click.echo(f"{file.path}\t{file.kind}\t{file.size_bytes:,} bytes")
+            click.echo(f"{one_line(file.path)}\t{file.kind}\t{file.size_bytes:,} bytes")
     click.echo(f"{'would delete' if dry_run else 'deleted'} {_files(done.deleted)}")
     if done.kept:
         click.echo(f"kept {_files(done.kept)} that are not needed and younger than {_hours(done.retention_hours)}")
     if done.foreign:
-        names = ", ".join(file.path for file in done.foreign[:3])
+        names = ", ".join(one_line(file.path) for file in done.foreign[:3])
         click.echo(f"did not touch {_files(done.foreign)} that are not densecast's: {names}")
 
 
@@ -174,13 +174,13 @@ def _print(report: Report) -> None:
     if report.findings:
         shown = Table("damage", "where", "what", box=None)
         for finding in report.findings:
-            shown.add_row(finding.kind.value, escape(finding.where), escape(finding.what))
+            shown.add_row(finding.kind.value, escape(one_line(finding.where)), escape(one_line(finding.what)))
         out.print(shown)
     total = sum(report.damage.values())
     if total > len(report.findings):
         click.echo(f"... and {total - len(report.findings):,} more")
     for note in report.notes:
-        click.echo(f"note: {note}")
+        click.echo(f"note: {one_line(note)}")
     rows = ", ".join(f"{count:,} {status}" for status, count in report.rows.items())
     click.echo(
         f"{report.table} version {report.version}: {report.images:,} images, rows: {rows};"

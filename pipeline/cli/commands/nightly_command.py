@@ -18,7 +18,7 @@ from pipeline.cli.commands.options import (
     table_root,
     terminated_is_interrupted,
 )
-from pipeline.cli.console import console
+from pipeline.cli.console import console, one_line
 from pipeline.cli.param_types import SHARE, Parsed
 from pipeline.exit_codes import ExitCode
 
@@ -204,7 +204,7 @@ def _print(report: DriftReport) -> None:
     for change in everything.classes[:_SHOWN_CLASSES]:
         means = (change.probability_before, change.probability_after)
         classes.add_row(
-            escape(change.name),
+            escape(one_line(change.name)),
             f"{change.before:.2%}",
             f"{change.after:.2%}",
             f"{change.change:+.2%}",
@@ -215,7 +215,7 @@ def _print(report: DriftReport) -> None:
     reasons = sorted(everything.before.reasons.keys() | everything.after.reasons.keys())
     for reason in reasons:
         counts = (side.reasons.get(reason, 0) for side in (everything.before, everything.after))
-        click.echo("rejected: {}: {:,} before, {:,} after".format(reason, *counts))
+        click.echo("rejected: {}: {:,} before, {:,} after".format(one_line(reason), *counts))
 
 
 def _cells(change: Change) -> Iterator[str]:
@@ -228,7 +228,7 @@ def _cells(change: Change) -> Iterator[str]:
     yield from (_number(before.quantiles.get("0.5")), _number(after.quantiles.get("0.5")))
     yield _number(change.distance)
     largest = change.largest
-    yield f"{escape(largest.name)} {largest.change:+.2%}" if largest is not None and largest.change else "-"
+    yield f"{escape(one_line(largest.name))} {largest.change:+.2%}" if largest is not None and largest.change else "-"
 
 
 def _number(value: float | None) -> str:

@@ -20,7 +20,7 @@ from pipeline.cli.commands.options import (
     table_root,
     terminated_is_interrupted,
 )
-from pipeline.cli.console import console
+from pipeline.cli.console import console, one_line
 from pipeline.cli.setting_options import setting_options
 from pipeline.exit_codes import ExitCode
 
@@ -40,7 +40,8 @@ def score(ctx: click.Context, /, *, as_json: bool, **values: object) -> None:
     """Write the classification map of every image to a Delta table.
 
     IMAGES are folders, files, glob patterns, archives and other shards (*.tar, *.zip, *.parquet, *.tfrecord), or
-    manifests (@list.txt, @list.csv, @list.jsonl). Arguments after -- go to Beam.
+    manifests (@list.txt, @list.csv, @list.jsonl and others), whose paths are relative to the manifest. Arguments after
+    -- go to Beam.
 
     A second run scores only images that are new or have changed; so it resumes a run that was killed.
 
@@ -110,11 +111,14 @@ def _result_lines(output: str, result: JobResult) -> Iterator[str]:
 @click.argument("table")
 @storage_options
 def rejected(table: str) -> None:
-    """List the images of a table that have no map, and why."""
+    """List the images of a table that have no map, and why.
+
+    One line for each: address, reason and detail, separated by tabs. Control characters are escaped.
+    """
     from pipeline.table.reader import MapTable
 
     for rejection in MapTable(table_root(table)).rejections():
-        click.echo(f"{rejection.uri}\t{rejection.reason}\t{rejection.detail}")
+        click.echo("\t".join(map(one_line, (rejection.uri, rejection.reason, rejection.detail))))
 
 
 @click.command()

@@ -235,9 +235,9 @@ def without(uri: str, tile: int) -> EDIT:
         (without("e.jpg", 0), {"counts"}, "has 0 rejected images"),
         (lambda table: table.drop_columns(["map_digest"]), {"columns"}, "no column map_digest"),
         (
-            lambda table: table.set_column(0, "key", table.column("key").cast("large_string")),
+            lambda table: table.set_column(0, "key", table.column("key").cast("binary")),
             {"columns"},
-            "large_string",
+            "as binary instead of string",
         ),
         (edit("model_digest", "a.jpg", "cd" * 32), {"record"}, "is missing"),
     ],

@@ -27,6 +27,7 @@ from pipeline.storage.local import LocalStore
 from pipeline.table import part_file
 from pipeline.table.commit import ConflictError
 from pipeline.table.log import active_parts
+from pipeline.table.part_reader import Part
 from pipeline.table.reader import MapTable
 from pipeline.table.rows import MapRow, rows_to_arrow
 from pipeline.units import parse_size
@@ -115,7 +116,7 @@ def test_rows_are_gathered_in_any_order(tmp_path_factory: pytest.TempPathFactory
     for index, length in enumerate(lengths):
         start = sum(lengths[:index])
         pq.write_table(rows_to_arrow(rows[start:][:length]), folder / f"{index}.parquet", row_group_size=2)
-        opened.append(pq.ParquetFile(folder / f"{index}.parquet"))
+        opened.append(Part(pq.ParquetFile(folder / f"{index}.parquet")))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compaction, "_CHUNK_BYTES", data.draw(st.sampled_from([1, 3000, 10**9])))
         found = [uri for table in compaction._gather(opened, order) for uri in table.column("uri").to_pylist()]
@@ -238,7 +239,21 @@ def test_foreign_columns_are_not_lost(root: Path) -> None:
     part = files(root)[0]
     table = pq.read_table(part)
     pq.write_table(table.append_column("mine", table.column("uri")), part)
-    with pytest.raises(TableError, match="other columns"):
+    compact(str(root))
+    [merged] = files(root)
+    kept = pq.read_table(merged, columns=["uri", "mine"])
+    marked = set(table.column("uri").to_pylist())
+    assert [(row["uri"], row["mine"]) for row in kept.to_pylist()] == [
+        (uri, uri if uri in marked else None) for uri in kept.column("uri").to_pylist()
+    ]
+
+
+def test_foreign_columns_of_two_types_are_refused(root: Path) -> None:
+    first, second = files(root)[:2]
+    for part, column in ((first, "uri"), (second, "scale")):
+        table = pq.read_table(part)
+        pq.write_table(table.append_column("mine", table.column(column)), part)
+    with pytest.raises(TableError, match=r"a column with different types.*mine"):
         compact(str(root))
 
 

@@ -1,6 +1,9 @@
 """Images in Parquet files, row by row."""
 
 import io
+import uuid
+from datetime import date
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -9,9 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.rejection import Rejected
 from pipeline.sources import ImageReference, Reader, parquet, streams
 from pipeline.storage.store import FileFacts
 from tests.support.listing import fate, fates, members
+
+UUID = uuid.UUID("12345678-1234-5678-1234-567812345678")
 
 
 def written(folder, columns, name="a.parquet", **options):
@@ -54,13 +60,86 @@ def test_references_say_where_and_what(tmp_path):
         {"label": [1]},
         {"image": ["a.jpg"]},
         {"image": [{"path": "a.jpg"}]},
-        {"image": [[b"1"]]},
+        {"image": [[1, 2]]},
+        {"Image": [7]},
     ],
 )
 def test_a_file_without_images_says_what_it_has(tmp_path, columns):
     path = written(tmp_path, columns)
     assert fates(path) == {"": "unknown-format"}
-    assert next(iter(columns)) in members(path)[0].fault
+    [name] = columns
+    assert name in members(path)[0].fault
+    if name != "label":
+        assert f"{name} ({pq.read_schema(path).field(name).type}) has no bytes" in members(path)[0].fault
+
+
+STRUCT = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array(IMAGES).dictionary_encode(),
+        pa.array(IMAGES, pa.binary_view()),
+        pa.array([None if data is None else [data] for data in IMAGES], pa.list_(pa.binary())),
+        pa.array([None if data is None else [data] for data in IMAGES], pa.large_list(pa.large_binary())),
+        pa.array([[] if data is None else [{"bytes": data}] for data in IMAGES], pa.list_(STRUCT)),
+        pa.array([{"bytes": data} for data in IMAGES], pa.struct({"path": pa.string(), "bytes": pa.large_binary()})),
+    ],
+    ids=lambda column: str(column.type),
+)
+@pytest.mark.parametrize("name", ["image", "images", "content", "Image", "JPEG"])
+@pytest.mark.parametrize("rows", [2, 100])
+def test_bytes_in_any_form_and_under_any_known_name(tmp_path, column, name, rows):
+    assert fates(written(tmp_path, {"n": [1, 2, 3, 4, 5], name: column}, row_group_size=rows)) == FATES
+
+
+@pytest.mark.parametrize("inner", ["item", "element", "array"])
+def test_a_list_of_the_struct_of_the_hugging_face_hub(tmp_path, inner):
+    kind = pa.list_(pa.field(inner, STRUCT))
+    rows = [
+        [{"bytes": b"1", "path": "a.jpg"}],
+        [],
+        [{"bytes": b"3", "path": "c.jpg"}, {"bytes": b"4", "path": "d.jpg"}],
+    ]
+    path = written(tmp_path, {"images": pa.array(rows, kind)}, use_compliant_nested_type=inner == "element")
+    assert fates(path) == {"0": b"1", "1": "empty", "2": "unknown-format"}
+    assert [reference.id for reference in members(path)] == ["a.jpg", "", ""]
+    with Reader() as reader, pytest.raises(Rejected, match="the row has 2 images"):
+        reader.read(members(path)[2])
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        (pa.array(["a", None]).dictionary_encode(), ["a", ""]),
+        (pa.array([7, 8]).dictionary_encode(), ["7", "8"]),
+        (pa.array(["a", "b"], pa.string_view()), ["a", "b"]),
+        (pa.array([7.0, None]), ["7", ""]),
+        (pa.array([7.5, float("nan")]), ["7.5", ""]),
+        (pa.array([2.0**53, 1e22]), ["9007199254740992", "10000000000000000000000"]),
+        (pa.array([1, 2], pa.float16()), ["1", "2"]),
+        (pa.array([UUID.bytes, None], pa.uuid()), [str(UUID), ""]),
+        (pa.array([b"ab", b"\xff"], pa.binary()), ["ab", "\\xff"]),
+        (pa.array([Decimal("1.50"), None]), ["1.50", ""]),
+        (pa.array([date(2026, 1, 2), None]), ["2026-01-02", ""]),
+        (pa.array([True, False]), ["True", "False"]),
+    ],
+    ids=lambda value: str(value.type) if isinstance(value, pa.Array) else "",
+)
+def test_ids_of_any_type_that_has_a_text(tmp_path, ids, expected):
+    path = written(tmp_path, {"image": [b"1", b"2"], "ID": ids})
+    assert [reference.id for reference in members(path)] == expected
+
+
+def test_ids_that_have_no_text_are_named_with_their_type(tmp_path, caplog):
+    path = written(tmp_path, {"image": [b"1"], "id": [[1, 2]]})
+    assert fates(path) == {"0": b"1"}
+    assert f"{path}: ids are not read, for its column id (list<element: int64>)" in caplog.text
+    caplog.clear()
+    path = written(tmp_path, {"image": [b"1"], "id": [[1, 2]], "path": ["a"]})
+    assert [reference.id for reference in members(path)] == ["a"]
+    assert not caplog.text
 
 
 def test_an_empty_file_is_not_passed_over(tmp_path):

@@ -19,6 +19,7 @@ REFERENCES = st.builds(
     kind=st.just(""),
     offset=st.just(-1),
     fault=st.sampled_from(["", "corrupt"]),
+    label=st.sampled_from(["", "281"]),
 )
 
 
@@ -29,12 +30,18 @@ def test_the_order_does_not_matter(references):
     assert merge([merged, *references]) == merged
     assert merge([merge(references[:2]), *references[2:]]) == merged
     assert merged.id == max(reference.id for reference in references)
+    assert merged.label == max(reference.label for reference in references)
     assert merged.version == max(reference.version for reference in references)
 
 
 def test_two_ids_contradict():
-    with pytest.raises(SourceError, match=r"/a.jpg: listed as '1' and as '2'"):
+    with pytest.raises(SourceError, match=r"/a.jpg: listed with the id '1' and with '2'"):
         merge([ImageReference("/a.jpg", "2"), ImageReference("/a.jpg"), ImageReference("/a.jpg", "1")])
+
+
+def test_two_labels_contradict():
+    with pytest.raises(SourceError, match=r"(?s)/a.jpg: listed with the label 'cat' and with 'dog'.*one label"):
+        merge([ImageReference("/a.jpg", label="dog"), ImageReference("/a.jpg"), ImageReference("/a.jpg", label="cat")])
 
 
 def test_a_file_that_is_named_as_a_member_is():

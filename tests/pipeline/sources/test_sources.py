@@ -6,6 +6,7 @@ import io
 import itertools
 import os
 import pickle
+import re
 import tarfile
 import tracemalloc
 
@@ -52,7 +53,7 @@ def known(reference):
 def test_references_survive_pickling():
     reference = ImageReference("s3://b/é.jpg", "7", 12)
     assert pickle.loads(pickle.dumps(reference)) == reference  # noqa: S301
-    assert ImageReference("x") == ("x", "", -1, "", "", "", -1, "")
+    assert ImageReference("x") == ("x", "", -1, "", "", "", -1, "", "")
 
 
 def test_addresses_have_one_form(tree, monkeypatch):
@@ -400,7 +401,7 @@ def test_packed_manifests(tmp_path, extension, pack):
         ("list.csv", "uri,id\n/a.jpg,1\n/b.tar,2\n", r"(?s)line 3: /b.tar has the id '2'.*leave the id empty"),
         ("list.jsonl", '{"uri": "/a.jpg"}\n{"uri": ""}', "list.jsonl, line 2: uri is ''"),
         ("list.jsonl", '{"uri": 7}', "line 1: uri is 7"),
-        ("list.jsonl", '\n{"url": "/a.jpg"}', r"(?s)line 2: the object has the names 'url'.*uri, path, image"),
+        ("list.jsonl", '\n{"link": "/a.jpg"}', r"(?s)line 2: the object has the names 'link'.*uri, path, image"),
         ("list.jsonl", '["/a.jpg"]', "line 1: not an object"),
         ("list.jsonl", '{"uri": "/a.jpg"', "line 1: not JSON"),
         ("list.jsonl", "[" * 100_000, "line 1: not JSON"),
@@ -409,6 +410,12 @@ def test_packed_manifests(tmp_path, extension, pack):
         ("list.jsonl", '{"uri": "/a.jpg", "id": "\\ud800"}', "line 1: the id .* is not valid text"),
         ("list.jsonl", '{"uri": "/\\ud800.jpg"}', "line 1: .* is not an address"),
         ("list.ndjson", "\n", "lists no images"),
+        ("list.tsv", "uri\tid\n\t2\n", "list.tsv, line 2: the column uri is empty"),
+        ("list.json", '[{"uri": "/a.jpg"}, 7]', "list.json, item 2: not an object"),
+        ("list.json", "7", "list.json: not a list of images"),
+        ("list.json", '["/a.jpg"', "line 1: not JSON"),
+        ("list.json", "[]", "lists no images"),
+        ("list.txt", "/b.tar 7\n", r"(?s)line 1: /b.tar has the label '7'.*leave the label empty"),
         ("list.txt", "/a.jpg\n/b\0.jpg", r"list.txt, line 2: '/b\\x00.jpg' is not an address"),
     ],
 )
@@ -430,6 +437,66 @@ def test_json_lines(tmp_path):
             (f"{tmp_path}/a.jpg", "7", -1), ("https://h/é?q=1", "", -1), (f"{tmp_path}/b", "", -1),
         ]  # fmt: skip
     assert listed(tmp_path / "list.jsonl.gz", gzip.compress(text.encode()))[2] == (f"{tmp_path}/b", "", -1)
+
+
+def test_brackets_in_a_folder_are_explained(tmp_path):
+    folder = tmp_path / "[2024] x"
+    folder.mkdir()
+    (folder / "a [1].jpg").write_bytes(b"")
+    with pytest.raises(SourceError, match="one of the characters between the brackets") as caught:
+        list(match(f"{folder}/*.jpg"))
+    [pattern] = re.findall("'(.*)'", caught.value.remedy)
+    assert pattern == f"{tmp_path}/[[]2024] x/*.jpg", "names that exist are taken as they are"
+    assert [reference.uri for reference in match(pattern)] == [f"{folder}/a [1].jpg"]
+    with pytest.raises(SourceError, match=r"for a bracket in a name write \[\[\]") as caught:
+        list(match(f"{folder}/[0-9].png"))
+    with pytest.raises(SourceError) as caught:
+        list(match(f"{tmp_path}/[b-d].jpg"))
+    assert f"'{tmp_path}/[[]b-d].jpg'" in caught.value.remedy
+
+
+def labels(path, text):
+    path.write_text(text)
+    return [(reference.uri, reference.label) for reference in read_manifest(str(path))]
+
+
+def test_a_list_of_caffe(tmp_path):
+    """`convert_imageset` and `ImageData` take what stands after the last space as the label."""
+    for name in ("photo 1.jpg", "a", "n01 2"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "b.jpg 7").write_bytes(b"")
+    text = "photo 1.jpg 0\nnone.JPEG\t999\na 3\nn01 2\nb.jpg 7\nnothing 5\nhttps://h/x?id=1 4\ns3://b/c d.png -1\nb.jpg"
+    assert labels(tmp_path / "train.txt", text) == [
+        (f"{tmp_path}/photo 1.jpg", "0"),
+        (f"{tmp_path}/none.JPEG", "999"),
+        (f"{tmp_path}/a", "3"),
+        (f"{tmp_path}/n01 2", ""),
+        (f"{tmp_path}/b.jpg 7", ""),
+        (f"{tmp_path}/nothing 5", ""),
+        ("https://h/x?id=1", "4"),
+        ("s3://b/c d.png", "-1"),
+        (f"{tmp_path}/b.jpg", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.csv", "Label;file_name\ncat;a.jpg\n;b.jpg"),
+        ("list.tsv", "filepath\tlabel,x\tlabel\na.jpg\t1;2;3\tcat\nb.jpg\t"),
+        ("list.jsonl", '{"url": "a.jpg", "label": "cat"}\n{"url": "b.jpg", "label": null}'),
+        ("list.json", '[{"file_name": "a.jpg", "label": "cat"}, "b.jpg"]'),
+        ("list.json", '{"images": [{"file_name": "a.jpg", "label": "cat"}, {"file_name": "b.jpg"}], "info": {}}'),
+        ("list.json", '{"filepath": "a.jpg", "label": "cat"}\n{"path": "b.jpg"}'),
+    ],
+)
+def test_labels_and_addresses_under_their_usual_names(tmp_path, name, text):
+    assert labels(tmp_path / name, text) == [(f"{tmp_path}/a.jpg", "cat"), (f"{tmp_path}/b.jpg", "")]
+
+
+def test_a_label_in_json_may_be_of_any_type(tmp_path):
+    text = '{"uri": "/a", "label": 281}\n{"uri": "/b", "label": ["cat", 7]}\n{"uri": "/c", "label": true}'
+    assert [label for _, label in labels(tmp_path / "list.jsonl", text)] == ["281", '["cat", 7]', "true"]
 
 
 def test_local_files_of_a_manifest_are_looked_up(tree):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -12,11 +13,27 @@ from typing import Any, ClassVar
 import pytest
 
 from pipeline.rejection import Rejected
-from pipeline.sources import Fetched, ImageReference, Reader, WebLimits
+from pipeline.sources import Fetched, ImageReference, Reader, WebLimits, list_images
+from pipeline.storage.options import CredentialsError, StorageOptions
 from tests.support.listing import fate
 
 BODY = b"\xff\xd8" + bytes(5000)
 MODIFIED = "Wed, 21 Oct 2015 07:28:00 GMT"
+
+
+PACKED = gzip.compress(BODY)
+ENCODED = {
+    **{f"plain-{number}": (BODY, name) for number, name in enumerate(
+        ("aws-chunked", "UTF-8", "binary", "none", "identity", "gzip", "x-gzip", "aws-chunked, utf-8", "")
+    )},
+    "gzip": (PACKED, "gzip"),
+    "s3-gzip": (PACKED, "aws-chunked,GZIP"),
+    "gzip-twice": (gzip.compress(PACKED), "gzip, gzip"),
+    "br": (BODY, "br"),
+    "half": (PACKED[:-9], "gzip"),
+    "damaged": (PACKED[:12] + b"\xff" * 9 + PACKED[21:], "gzip"),
+    "bomb": (gzip.compress(bytes(10**6)), "gzip"),
+}  # fmt: skip
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -47,10 +64,17 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def behave(self, name: str, count: int) -> None:
-        known: dict[str, Any] = {"good": {}, "weak": {"ETag": 'W/"v1"'}, "gzip": {"Content_Encoding": "gzip"}}
+        known: dict[str, Any] = {"good": {}, "weak": {"ETag": 'W/"v1"'}}
         redirects = {"loop": "/loop", "moved": "/good?size=1", "to-a-file": "file:///etc/passwd"}
         if name.isdigit():
             self.answer(int(name), b"no")
+        elif name.startswith("encoding-"):
+            body, encoding = ENCODED[name.removeprefix("encoding-")]
+            self.answer(200, body, Content_Encoding=encoding, Last_Modified=MODIFIED)
+        elif name == "proxied":
+            self.answer(203, BODY)
+        elif name == "agent":
+            self.answer(200, (self.headers["User-Agent"] or "").encode())
         elif name in known:
             self.answer(200, BODY, **known[name])
         elif name in redirects:
@@ -178,10 +202,54 @@ def reader(waits: list[float]) -> Iterator[Reader]:
         ("moved", ""),
         ("half-then-whole", ""),
         ("endless-redirect", ""),
+        ("proxied", ""),
+        ("good?file=a.zip", ""),
     ],
 )
 def test_what_is_read(root: str, reader: Reader, name: str, version: str) -> None:
     assert reader.read(ImageReference(root + name)) == Fetched(BODY, version)
+
+
+@pytest.mark.parametrize("name", [name for name in ENCODED if name.startswith(("plain", "gzip", "s3"))])
+def test_an_encoding_that_was_not_requested(root: str, reader: Reader, name: str) -> None:
+    """Object stores return what stood in the header of an upload; a version is that of the bytes on the wire."""
+    reference = ImageReference(f"{root}encoding-{name}")
+    fetched = reader.read(reference)
+    assert fetched.data == BODY
+    assert reader.probe(reference, "") == fetched.version != ""
+
+
+@pytest.mark.parametrize(
+    ("given", "environment", "expected"),
+    [
+        ({}, "", b"densecast"),
+        ({}, "field/1 (me@example.org)", b"field/1 (me@example.org)"),
+        ({"user_agent": "mine/2"}, "field/1", b"mine/2"),
+        ({"user_agent": "env:AGENT_OF_TEST"}, "", b"from a variable"),
+    ],
+)
+def test_the_user_agent_is_an_option(
+    root: str, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], environment: str, expected: bytes
+) -> None:
+    monkeypatch.setenv("DENSECAST_USER_AGENT", environment)
+    monkeypatch.setenv("AGENT_OF_TEST", "from a variable")
+    with Reader(options=StorageOptions(given)) as reader:
+        assert reader.read(ImageReference(root + "agent")).data == expected
+
+
+@pytest.mark.parametrize("value", ["two\nlines", "caf\xe9", " spaces "])
+def test_a_user_agent_that_no_header_holds(value: str) -> None:
+    with pytest.raises(CredentialsError, match="user_agent"):
+        StorageOptions({"user_agent": value})
+
+
+def test_a_query_is_no_name_of_a_file(root: str) -> None:
+    """An address on the web is a container or a manifest by its path."""
+    for query in ("file=a.zip", "list=b.csv", "x=1#c.tar"):
+        address = f"{root}good?{query}"
+        assert list(list_images([address])) == [ImageReference(address)]
+    [reference] = list_images([f"{root}a.zip?x=1"])
+    assert "containers are not read by HTTP" in reference.fault
 
 
 @pytest.mark.parametrize(
@@ -204,7 +272,10 @@ def test_what_is_read(root: str, reader: Reader, name: str, version: str) -> Non
         ("garbage", "unreadable", 4),
         ("announced", "too-many-bytes", 1),
         ("endless", "too-many-bytes", 1),
-        ("gzip", "unreadable", 1),
+        ("encoding-br", "unreadable", 1),
+        ("encoding-half", "truncated", 1),
+        ("encoding-damaged", "corrupt", 1),
+        ("encoding-bomb", "too-many-bytes", 1),
         ("loop", "unreadable", 6),
         ("to-a-file", "unreadable", 1),
     ],

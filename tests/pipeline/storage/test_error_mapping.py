@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.storage.error_mapping import explain
-from pipeline.storage.errors import MissingFileError, StorageError, UnavailableError
+from pipeline.storage.errors import AccessError, MissingFileError, StorageError, UnavailableError
 from pipeline.storage.options import StorageOptions
 
 _SENT = "Generic S3 error: Error performing {} http://127.0.0.1:7070/images?list-type=2 in 556.481µs - "
@@ -36,12 +36,12 @@ _REFUSED = (
         (OSError(_STATUS + "401 Unauthorized: "), UnavailableError, "the credentials are refused"),
         (
             OSError(_STATUS + "403 Forbidden: <Code>AccessDenied</Code><Message>Access Denied.</Message>"),
-            StorageError,
+            AccessError,
             "access is denied: AccessDenied: Access Denied.",
         ),
         (
             OSError("When reading information for key 'a' in bucket 'b': AWS Error ACCESS_DENIED during HeadObject"),
-            StorageError,
+            AccessError,
             "access is denied",
         ),
         (

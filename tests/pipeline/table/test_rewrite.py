@@ -54,11 +54,11 @@ def test_rows_that_others_replace_are_gone_and_the_others_are_as_they_were(tmp_p
 
 def test_an_image_that_is_known_by_another_version_or_name_keeps_its_map(tmp_path: Path) -> None:
     rows = [scored("a", id_="old"), scored("b")]
-    a, b = change(
-        tmp_path, rows, ("a", Action.UPDATE, {"version": "v2", "id": "new"}), ("b", Action.UPDATE, {"version": "v3"})
-    )
+    new = {"version": "v2", "id": "new", "label": "281"}
+    a, b = change(tmp_path, rows, ("a", Action.UPDATE, new), ("b", Action.UPDATE, {"version": "v3"}))
     assert (a["image_version"], a["id"], a["run_id"], a["map_digest"]) == ("v2", "new", "r1", rows[0].map_digest)
     assert (b["image_version"], b["id"]) == ("v3", None)
+    assert (a["label"], b["label"]) == ("281", None)
 
 
 def test_a_deleted_image_leaves_one_row_a_scale_without_a_map(tmp_path: Path) -> None:

@@ -65,10 +65,15 @@ def outcome(decision: Decision) -> tuple[str, list[tuple[str, str]]]:
         ([known(statuses=["deleted"])], ("score", [("p1", "drop")])),
         ([known(statuses=["rejected"])], ("keep", [])),
         ([known(statuses=["rejected"], digest="")], ("probe", [])),
+        ([known(slots=[(1.0, 0, 2)])], ("score", [("p1", "drop")])),
+        ([known(slots=[(0.5, 0, 1)])], ("score", [("p1", "drop")])),
         ([known("p1"), known("p2", recipe="another")], ("score", [("p1", "drop"), ("p2", "drop")])),
         ([known("p1"), known("p2", digest="d2")], ("score", [("p1", "drop"), ("p2", "drop")])),
     ],
-    ids=["new", "same", "touched", "other model", "back again", "known bad", "unread", "two recipes", "two contents"],
+    ids=[
+        *("new", "same", "touched", "other model", "back again", "known bad", "unread"),
+        *("a tile is gone", "a scale is gone", "two recipes", "two contents"),
+    ],
 )
 def test_what_becomes_of_a_listed_image(current: list[Known], expected: object) -> None:
     assert outcome(decide(URI, LISTED, POLICY, current=current)) == expected
@@ -128,6 +133,12 @@ def test_another_id_is_written_down_and_none_is_forgotten() -> None:
     [edit] = decide(URI, LISTED._replace(id="mine"), POLICY, current=[known(id="old")]).edits
     assert edit == Edit(URI, "p1", Action.UPDATE, "v1", "mine", recipe="recipe")
     assert decide(URI, LISTED, POLICY, current=[known(id="old")]).outcome is Outcome.KEEP
+
+
+def test_another_label_is_written_down_and_none_is_forgotten() -> None:
+    [edit] = decide(URI, LISTED._replace(label="281"), POLICY, current=[known(id="old")]).edits
+    assert edit == Edit(URI, "p1", Action.UPDATE, "v1", "old", label="281")
+    assert decide(URI, LISTED, POLICY, current=[known(label="281")]).outcome is Outcome.KEEP
 
 
 def test_rejected_images_are_tried_again_on_demand_and_all_images_too() -> None:

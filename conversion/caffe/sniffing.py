@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+_TAB = 9
 HEAD = 512  # bytes that `sniff` looks at
 
 
@@ -47,6 +48,11 @@ _MAGIC: tuple[tuple[bytes, Look], ...] = (
 )
 _PAGE = Look("a web page", "the server sent a page in place of the file: download the file from its direct address")
 _TAGS = (b"<!doctype", b"<html", b"<head", b"<body", b"<?xml", b"<script", b"<!--")
+
+
+def is_text(data: bytes) -> bool:
+    """Returns whether a file may be text in some encoding: binary files have bytes (tags, lengths) that no text has."""
+    return not any(byte < _TAB for byte in data[:4096])
 
 
 def sniff(data: bytes) -> Look | None:

@@ -243,7 +243,9 @@ def test_interior_cells_do_not_see_the_border():
 def test_a_classifier_that_is_not_cast_is_refused():
     with pytest.raises(NetworkError, match="'prob' do not correspond to pixels") as caught:
         receptive_field(network(CLASSIFIER))
-    assert caught.value.remedy == "cast the network first: cast(network)"
+    assert caught.value.why == "layer 'fc2' (InnerProduct) reads its whole bottom, or a blob without positions"
+    assert "--output-blob" in caught.value.remedy
+    assert "in Python, cast it first: cast(network)" in caught.value.remedy
     assert receptive_field(network(CLASSIFIER), "pool1") == receptive_field(cast(network(CLASSIFIER)), "pool1")
 
 

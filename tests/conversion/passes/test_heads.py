@@ -358,10 +358,10 @@ def test_one_head_is_converted(tmp_path: Path):
     files = tmp_path / "net.prototxt", tmp_path / "net.caffemodel"
     with pytest.raises(ConversionError, match="2 outputs are class probabilities: prob1, prob") as caught:
         convert(*files, tmp_path / "model")
-    assert "output_blob" in caught.value.remedy
+    assert "--output-blob prob, or output_blob in Python" in caught.value.remedy
     with pytest.raises(ConversionError, match="output 'fc' is not a map of class probabilities") as caught:
         convert(*files, tmp_path / "model", output_blob="fc")
-    assert caught.value.remedy == "the network has prob1, prob"
+    assert caught.value.remedy == "--output-blob takes prob1 or prob"
     model = convert(*files, tmp_path / "model", output_blob="prob1", features=["t"])
     assert model.output_blob == "prob1"
     assert model.features == {"t": 4}

@@ -1,0 +1,83 @@
+"""`load_dense`: Caffe files -> the network of a dense model, by the options that shape it: one way for all commands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from conversion.caffe.reading import PathLike
+from conversion.errors import ConversionError, WeightsError
+from conversion.export.options import DenseOptions
+from conversion.export.signatures import Output, choose_output, feature_blobs
+from conversion.limits import DEFAULT_LIMITS, Limits
+from conversion.net.load import load_network
+from conversion.net.network import Network
+from conversion.passes.cast import cast
+from conversion.passes.dilate import dilate
+from conversion.passes.prune import prune
+from conversion.passes.rounding import Misfit, find_misfit, floor_poolings
+
+_PLAIN = DenseOptions()
+
+
+class DenseNetwork(NamedTuple):
+    """A fully convolutional network with its map.
+
+    Attributes:
+        network: The network; with weights if they were given.
+        output: The blob of the map, and why it is that one.
+        misfit: An image size that the network does not accept; None if it accepts all from the training size on.
+        own_stride: The network at the map's own stride; `network` itself without `output_stride`.
+    """
+
+    network: Network
+    output: Output
+    misfit: Misfit | None
+    own_stride: Network
+
+
+def load_dense(
+    prototxt: PathLike,
+    weights: PathLike | None = None,
+    options: DenseOptions = _PLAIN,
+    *,
+    features: Sequence[str] = (),
+    limits: Limits = DEFAULT_LIMITS,
+) -> DenseNetwork:
+    """Reads a classifier, casts it, and shapes it: chooses the output, prunes, rounds and makes the map finer.
+
+    Args:
+        prototxt: The classifier's definition.
+        weights: Its trained weights; shapes, costs and geometry need none.
+        options: What shapes the network.
+        features: Blobs to keep besides what the map needs, by the classifier's own names.
+        limits: Upper limits on what the files contain.
+
+    Raises:
+        DensecastError: The files cannot be read, or the network has no such form.
+    """
+    network = cast(_read(prototxt, weights, options, limits))
+    output = choose_output(network, str(prototxt), options.output_blob)
+    if options.output_blob is not None:
+        network = prune(network, [output.blob, *feature_blobs(network, features).values()])
+    if options.pooling_rounding == "floor":
+        network = floor_poolings(network)
+    misfit = find_misfit(network)
+    finer = network if options.output_stride is None else dilate(network, options.output_stride, output.blob)
+    return DenseNetwork(finer, output, misfit, network)
+
+
+def _read(prototxt: PathLike, weights: PathLike | None, options: DenseOptions, limits: Limits) -> Network:
+    """Reads the classifier; raises ConversionError if its weights do not fit the crop that is asked for."""
+    crop = options.crop
+    try:
+        return load_network(prototxt, weights, crop=crop, stages=options.stages, level=options.level, limits=limits)
+    except WeightsError as error:
+        if crop is None:
+            raise
+        size = "x".join(map(str, (crop, crop) if isinstance(crop, int) else crop))
+        raise ConversionError(
+            f"crop {size} does not fit the weights: {error.what}",
+            where=error.where,
+            remedy="give the size that the classifier was trained at",
+        ) from error

@@ -1,0 +1,50 @@
+"""The options that shape a dense network: `convert`, `inspect`, `verify` and `cast` take the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from pipeline.cli.param_types import IMAGE_SIZE
+
+if TYPE_CHECKING:
+    from conversion import DenseOptions
+
+Command = TypeVar("Command", bound=Callable[..., object])
+_NAMES = ("crop", "stages", "level", "output_blob", "output_stride", "pooling_rounding")
+
+
+def dense_options(command: Command) -> Command:
+    """Adds `--crop`, `--stage`, `--level`, `--output-blob`, `--output-stride` and `--pooling-rounding`."""
+    options = (
+        click.option(
+            "--crop", type=IMAGE_SIZE, help="The size the classifier was trained at. Default: the definition's."
+        ),
+        click.option(
+            "--stage", "stages", multiple=True, help="A stage that include and exclude rules ask for; may be repeated."
+        ),
+        click.option("--level", type=int, help="The level that they ask for. Default: the definition's."),
+        click.option("--output-blob", help="The blob of the map, such as one of several Softmax blobs."),
+        click.option(
+            *("--output-stride",),
+            type=click.IntRange(min=1),
+            help="Pixels between cells: a finer map, which costs more arithmetic.",
+        ),
+        click.option(
+            *("--pooling-rounding",),
+            type=click.Choice(["floor"]),
+            help="Let poolings round down where layers beside them do, if that is the same net at the training size.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def take_dense_options(options: dict[str, Any]) -> DenseOptions:
+    """Takes the options that shape a network out of a command's options and returns them."""
+    from conversion import DenseOptions
+
+    return DenseOptions(**{name: options.pop(name) for name in _NAMES})

@@ -63,8 +63,9 @@ class Misfit(NamedTuple):
             f"on an image of {'x'.join(map(str, self.size))}: {self.reason}",
             where=self.layer.where,
             why="; ".join([*rounded, f"they agree at the training size, {own}"]) if rounded else "its maps do not fit",
-            remedy=f"`round_mode: FLOOR` on {names} is the same net at {own}, and fits at every size: "
-            "give --pooling-rounding floor, or pooling_rounding in Python, which verifies that it is"
+            remedy=f"`round_mode: FLOOR` on {names} is the same net at {own}: give --pooling-rounding floor, or "
+            "pooling_rounding in Python. It sets this wherever branches round differently, and verifies that the net "
+            "stays the same"
             if self.remedied
             else "",
         )

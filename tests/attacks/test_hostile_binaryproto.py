@@ -39,7 +39,7 @@ ATTACKS = [
         "two channels",
         blob_message(np.ones((1, 2, 2, 2))).SerializeToString(),
         ConversionError,
-        ("(1, 2, 2, 2)", "C = 2"),
+        ("C = 2",),
         **FILE,
     ),
     Attack(

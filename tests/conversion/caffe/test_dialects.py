@@ -101,8 +101,9 @@ def test_ceil_mode_is_written_as_round_mode(tmp_path: Path):
 
 
 def test_ceil_mode_of_2014():
-    text = """input: "x" input_dim: 1 input_dim: 1 input_dim: 5 input_dim: 5 layers { name: "p" type: POOLING bottom: "x"
-        top: "p" pooling_param { kernel_size: 2 stride: 2 ceil_mode: false } }"""
+    text = """input: "x" input_dim: 1 input_dim: 1 input_dim: 5 input_dim: 5
+        layers { name: "p" type: POOLING bottom: "x" top: "p"
+                 pooling_param { kernel_size: 2 stride: 2 ceil_mode: false } }"""
     assert network(text).shapes["p"] == (1, 1, 2, 2)
 
 
@@ -150,7 +151,13 @@ def test_a_bare_input_beside_an_input_layer_is_dropped_as_caffe_drops_it(tmp_pat
 
 # --- bilinear filler
 
-RAMPS = {1: [1], 2: [0.5, 0.5], 3: [0.5, 1, 0.5], 4: [0.25, 0.75, 0.75, 0.25], 5: [1 / 3, 2 / 3, 1, 2 / 3, 1 / 3]}
+RAMPS: dict[int, list[float]] = {
+    1: [1],
+    2: [0.5, 0.5],
+    3: [0.5, 1, 0.5],
+    4: [0.25, 0.75, 0.75, 0.25],
+    5: [1 / 3, 2 / 3, 1, 2 / 3, 1 / 3],
+}
 
 
 def upsampling(filler: str, size: int = 4) -> str:

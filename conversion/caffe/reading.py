@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError, Message
 from conversion.arrays import Array, Shape
 from conversion.caffe import wire_limits
 from conversion.caffe.caffe_pb2 import BlobProto, NetParameter
-from conversion.caffe.sniffing import is_text, sniff
+from conversion.caffe.sniffing import is_text, sniff, sniff_solver
 from conversion.caffe.text_limits import scan
 from conversion.caffe.weights_view import StoredBlob, StoredWeights, parse_stored
 from conversion.errors import ReadingError, UnsupportedError
@@ -32,9 +32,6 @@ _NPY_HEADER = re.compile(
 )
 _NPY_START = {b"\x93NUMPY" + bytes((version, 0)): 10 if version == 1 else 12 for version in (1, 2, 3)}
 _ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, as `surrogateescape` writes them
-# A few fields that a solver has and a net has not.
-_SOLVER = frozenset({"base_lr", "lr_policy", "max_iter", "solver_mode", "solver_type", "test_iter", "train_net"})
-_SOLVED = re.compile(r"""^\s*(?:train_)?net\s*:\s*["']([^"'\n]*)["']""", re.MULTILINE)
 _EXCERPT = 160  # characters of a line or of a reason that an error quotes
 _NPY_NUMBERS = re.compile(r"[<>|=]?(f[248]|[iu][1248])")
 
@@ -57,7 +54,10 @@ def parse_definition(data: bytes, *, where: str, limits: Limits = DEFAULT_LIMITS
     unknown, error_at = scan(text, limits, where=where)
     message = NetParameter()
     if unknown and not error_at:
-        raise _solver(unknown, text, where) or _unknown_fields(unknown, where)
+        look = sniff_solver(unknown, text)
+        if look:
+            raise ReadingError(f"not a network definition: {look.what}", where=where, remedy=look.remedy)
+        raise _unknown_fields(unknown, where)
     if unknown:
         raise _no_definition(error_at, where)
     try:
@@ -277,21 +277,6 @@ def refuse_other_formats(data: bytes, where: str) -> None:
 def _no_definition(what: str, where: str) -> ReadingError:
     return ReadingError(
         f"not a Caffe network definition: {what}", where=where, why="it must be a NetParameter in text form"
-    )
-
-
-def _solver(unknown: list[str], text: str, where: str) -> ReadingError | None:
-    """Returns the error for a solver that is given as a definition; None if the fields are not a solver's."""
-    fields = {entry.split(" ", 1)[0] for entry in unknown if "(in NetParameter," in entry}
-    if fields.isdisjoint(_SOLVER):
-        return None
-    net = _SOLVED.search(text)
-    named = f": {net[1]!r}" if net else ""
-    return ReadingError(
-        "this is a solver: it says how a net is trained, and not what it computes",
-        where=where,
-        why=f"it has {', '.join(sorted(fields & _SOLVER))}",
-        remedy=f"give the definition that it names{named}; or better the one for use, deploy.prototxt",
     )
 
 

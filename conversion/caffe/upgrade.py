@@ -11,13 +11,8 @@ from typing import cast
 
 from google.protobuf.message import Message
 
-from conversion.caffe.caffe_pb2 import (
-    LayerParameter,
-    NetParameter,
-    PoolingParameter,
-    V0LayerParameter,
-    V1LayerParameter,
-)
+from conversion.caffe.caffe_pb2 import LayerParameter, NetParameter, V0LayerParameter, V1LayerParameter
+from conversion.caffe.dialects import has_ceil_mode, to_round_mode
 from conversion.errors import NetworkError, UnsupportedError
 
 _V1_TYPES = {
@@ -164,7 +159,7 @@ def upgrade(net: NetParameter, *, where: str = "") -> NetParameter:
 def _upgrade(net: NetParameter, where: str) -> NetParameter:
     _refuse_mixed(net, where)
     current = not net.layers and not net.input
-    if current and not any(_is_old_batch_norm(layer) or _has_ceil_mode(layer) for layer in net.layer):
+    if current and not any(_is_old_batch_norm(layer) or has_ceil_mode(layer) for layer in net.layer):
         return net
     out = NetParameter()
     out.CopyFrom(net)
@@ -182,8 +177,8 @@ def _upgrade(net: NetParameter, where: str) -> NetParameter:
         if _is_old_batch_norm(layer):
             # Old files name three frozen params, which Caffe now makes itself (UpgradeNetBatchNorm).
             layer.ClearField("param")
-        if _has_ceil_mode(layer):
-            _to_round_mode(layer, where)
+        if has_ceil_mode(layer):
+            to_round_mode(layer, where)
     return out
 
 
@@ -194,23 +189,6 @@ def _refuse_mixed(net: NetParameter, where: str) -> None:
 
 def _is_old_batch_norm(layer: LayerParameter) -> bool:
     return layer.type == "BatchNorm" and len(layer.param) == 3
-
-
-def _has_ceil_mode(layer: LayerParameter) -> bool:
-    return layer.pooling_param.HasField("ceil_mode")
-
-
-def _to_round_mode(layer: LayerParameter, where: str) -> None:
-    """Turns the `ceil_mode` of forks into Caffe's own `round_mode`, which came later: false is FLOOR."""
-    value = layer.pooling_param
-    mode = PoolingParameter.CEIL if value.ceil_mode else PoolingParameter.FLOOR
-    if value.HasField("round_mode") and value.round_mode != mode:
-        raise NetworkError(
-            "ceil_mode and round_mode contradict each other",
-            where=f"{where}: layer {layer.name!r}" if where else f"layer {layer.name!r}",
-        )
-    value.ClearField("ceil_mode")
-    value.round_mode = mode
 
 
 def _inputs_to_layers(net: NetParameter, where: str) -> None:

@@ -10,7 +10,7 @@ import click
 from pipeline.cli.param_types import IMAGE_SIZE
 
 if TYPE_CHECKING:
-    from conversion import DenseOptions
+    from conversion import DenseOptions, Limits
 
 Command = TypeVar("Command", bound=Callable[..., object])
 _NAMES = ("crop", "stages", "level", "output_blob", "output_stride", "pooling_rounding")
@@ -48,3 +48,19 @@ def take_dense_options(options: dict[str, Any]) -> DenseOptions:
     from conversion import DenseOptions
 
     return DenseOptions(**{name: options.pop(name) for name in _NAMES})
+
+
+def print_cost(prototxt: str, shape: DenseOptions, limits: Limits) -> None:
+    """Prints what a finer map costs, before the model is built."""
+    from conversion import load_dense, receptive_field
+
+    dense = load_dense(prototxt, options=shape, limits=limits)
+    own = receptive_field(dense.own_stride, dense.output.blob).stride[0]
+    ((blob, (_, channels, height, width)),) = dense.network.inputs.items()
+    size = (2 * height, 2 * width)
+    finer, plain = (net.multiply_adds({blob: (1, channels, *size)}) for net in (dense.network, dense.own_stride))
+    click.echo(
+        f"an image of {size[0]}x{size[1]} pixels costs {finer / 1e9:.1f} GMAC at stride {shape.output_stride}, "
+        f"{finer / plain:.1f} times as much as at the net's own stride of {own}",
+        err=True,
+    )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.commands.dense_options import dense_options, take_dense_options
+from pipeline.cli.commands.dense_options import dense_options, print_cost, take_dense_options
 from pipeline.cli.commands.options import (
     limit_options,
     need_tensorflow,
@@ -21,7 +21,6 @@ from pipeline.cli.param_types import IMAGE_SIZE, WHOLE_NUMBERS
 from pipeline.cli.setting_options import setting_option
 
 if TYPE_CHECKING:
-    from conversion import DenseOptions, Limits
     from models.catalog import CatalogEntry
 
 
@@ -61,7 +60,7 @@ def convert(prototxt: str, weights: str, output: str, *, as_json: bool, **option
     labels, features = options.pop("labels"), options.pop("features")
     shape = take_dense_options(options)
     if shape.output_stride:
-        _print_cost(prototxt, shape, limits)
+        print_cost(prototxt, shape, limits)
     need_tensorflow()
     metadata = convert_model(
         prototxt,
@@ -78,22 +77,6 @@ def convert(prototxt: str, weights: str, output: str, *, as_json: bool, **option
         click.echo(metadata.model_dump_json(indent=2))
     else:
         console().print(render(inspect(output)))
-
-
-def _print_cost(prototxt: str, shape: DenseOptions, limits: Limits) -> None:
-    """Prints what a finer map costs, before the model is built."""
-    from conversion import load_dense, receptive_field
-
-    dense = load_dense(prototxt, options=shape, limits=limits)
-    own = receptive_field(dense.own_stride, dense.output.blob).stride[0]
-    ((blob, (_, channels, height, width)),) = dense.network.inputs.items()
-    size = (2 * height, 2 * width)
-    finer, plain = (net.multiply_adds({blob: (1, channels, *size)}) for net in (dense.network, dense.own_stride))
-    click.echo(
-        f"an image of {size[0]}x{size[1]} pixels costs {finer / 1e9:.1f} GMAC at stride {shape.output_stride}, "
-        f"{finer / plain:.1f} times as much as at the net's own stride of {own}",
-        err=True,
-    )
 
 
 @click.command()

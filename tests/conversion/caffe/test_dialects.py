@@ -121,9 +121,9 @@ def test_the_remedy_for_fields_of_forks_does_not_change_the_net(tmp_path: Path):
 def test_a_solver_is_called_one_and_names_its_net():
     text = b"""net: "models/train_val.prototxt"
         test_iter: 1000  base_lr: 0.01  lr_policy: "step"  max_iter: 450000  solver_mode: GPU"""
-    with pytest.raises(ReadingError, match="this is a solver") as caught:
+    with pytest.raises(ReadingError, match="not a network definition: it is a solver") as caught:
         parse_definition(text, where="solver.prototxt")
-    assert caught.value.why == "it has base_lr, lr_policy, max_iter, solver_mode, test_iter"
+    assert "(base_lr, lr_policy, max_iter, solver_mode, test_iter)" in caught.value.what
     assert "'models/train_val.prototxt'" in caught.value.remedy
 
 

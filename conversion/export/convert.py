@@ -15,7 +15,7 @@ from conversion.caffe.strip_training import Size
 from conversion.errors import ConversionError, NetworkError
 from conversion.export import savedmodel
 from conversion.export.alignment import alignment_of
-from conversion.export.dense import load_dense
+from conversion.export.dense import DenseNetwork, load_dense
 from conversion.export.metadata import FILE_NAME, NETWORK_FILE, ModelMetadata, digest
 from conversion.export.options import DenseOptions
 from conversion.export.preprocessing import ChannelOrder, Mean, Preprocessing, channel_mean
@@ -140,9 +140,7 @@ def convert(
     target = Path(output)
     check_target(target, overwrite=overwrite)
     dense = load_dense(prototxt, weights, options.shape, features=features or (), limits=limits)
-    if dense.misfit is not None:
-        raise dense.misfit.error()
-    model = _describe(dense.network, dense.output.require(), options)
+    model = _describe(dense, options)
     del dense
     module, examples = _build(model)
     # TensorFlow has its own copy of the weights, which are large.
@@ -158,9 +156,14 @@ def convert(
     return metadata
 
 
-def _describe(network: Network, output: str, options: _Options) -> _Model:
-    """Returns the model with its metadata; raises ConversionError for labels, mean or geometry that do not fit."""
-    where = options.where
+def _describe(dense: DenseNetwork, options: _Options) -> _Model:
+    """Returns the model with its metadata.
+
+    Raises:
+        ConversionError: Output, labels, mean or geometry do not fit.
+        CastError: The network does not accept the sizes that it could.
+    """
+    where, network, output = options.where, dense.network, dense.output.require()
     classes = network.shapes[output][1]
     if options.labels and len(options.labels) != classes:
         raise ConversionError(
@@ -187,7 +190,7 @@ def _describe(network: Network, output: str, options: _Options) -> _Model:
         features={name: network.shapes[blob][1] for name, blob in features.items()},
         multiply_adds_per_window=network.multiply_adds({image: (1, *network.inputs[image][1:])}),
         parameters=network.parameter_count(),
-        notes=(*network.notes, *notes),
+        notes=(*network.notes, *dense.require_sizes(), *notes),
     )
     return _Model(network, output, features, metadata)
 

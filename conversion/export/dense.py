@@ -9,7 +9,9 @@ from conversion.caffe.reading import PathLike
 from conversion.errors import ConversionError, WeightsError
 from conversion.export.options import DenseOptions
 from conversion.export.signatures import Output, choose_output, feature_blobs
+from conversion.export.verification import verification_sizes
 from conversion.limits import DEFAULT_LIMITS, Limits
+from conversion.net.geometry import receptive_field
 from conversion.net.load import load_network
 from conversion.net.network import Network
 from conversion.passes.cast import cast
@@ -34,6 +36,19 @@ class DenseNetwork(NamedTuple):
     output: Output
     misfit: Misfit | None
     own_stride: Network
+
+    def require_sizes(self) -> tuple[str, ...]:
+        """Returns a note if some images do not fit, for a network that cannot accept more.
+
+        Raises:
+            CastError: All would fit if poolings rounded down; or images of the sizes to verify a model on do not fit.
+        """
+        if self.misfit is None:
+            return ()
+        sizes = verification_sizes(self.misfit.training_size, receptive_field(self.network, self.output.blob).stride)
+        if self.misfit.remedied or find_misfit(self.network, [(height, width) for _, height, width in sizes]):
+            raise self.misfit.error()
+        return (f"not every image fits: {self.misfit.error().what}",)
 
 
 def load_dense(

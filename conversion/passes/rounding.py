@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import math
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -71,23 +71,25 @@ class Misfit(NamedTuple):
         )
 
 
-def find_misfit(network: Network) -> Misfit | None:
-    """Returns the first size, from the definition's own on, at which maps do not fit each other; None if all do.
-
-    It compares shapes only, for as many sizes as the coarsest map has pixels between cells, at most 128: rounding
-    repeats with them.
+def find_misfit(network: Network, sizes: Iterable[tuple[int, int]] | None = None) -> Misfit | None:
+    """Returns the first size at which maps do not fit each other; None if all do. It compares shapes only.
 
     Args:
         network: Fully convolutional, and it accepts its own size; weights are not needed.
+        sizes: (height, width) of images; by default from the definition's own on as many as the coarsest map has pixels
+            between cells, at most 128: rounding repeats with them.
     """
     images = [blob for blob, shape in network.inputs.items() if len(shape) == 4]
     if len(images) != 1:
         return None
     own = network.inputs[images[0]]
-    strides = [math.ceil(span.stride) for pair in spans(network).values() for span in pair or ()]
-    for more in range(1, min(math.lcm(*strides), _MOST_SIZES) + 1):
-        inputs = {**network.inputs, images[0]: (*own[:2], own[2] + more, own[3] + more)}
-        misfit = _misfit_at(network, inputs, (own[2], own[3]), (own[2] + more, own[3] + more))
+    if sizes is None:
+        strides = [math.ceil(span.stride) for pair in spans(network).values() for span in pair or ()]
+        period = min(math.lcm(*strides), _MOST_SIZES)
+        sizes = ((own[2] + more, own[3] + more) for more in range(1, period + 1))
+    for size in sizes:
+        inputs = {**network.inputs, images[0]: (*own[:2], *size)}
+        misfit = _misfit_at(network, inputs, (own[2], own[3]), size)
         if misfit:
             return misfit
     return None

@@ -111,8 +111,13 @@ def inspect(
     known = {entry.name: entry.definition for entry in entries()}
     definition = known[path] if path in known and not Path(path).exists() else path
     dense = load_dense(definition, options=options, limits=limits)
-    refusal = dense.output.refusal or (dense.misfit.error() if dense.misfit else None)
-    return _report(dense.network, size, dense.output, refusal=refusal)
+    report = _report(dense.network, size, dense.output)
+    try:
+        dense.output.require()
+        dense.require_sizes()
+    except DensecastError as error:
+        report.refusal = str(error)
+    return report
 
 
 def _report(
@@ -121,7 +126,6 @@ def _report(
     output: Output,
     *,
     model: ModelMetadata | None = None,
-    refusal: DensecastError | None = None,
 ) -> NetworkReport:
     """Returns the report on a fully convolutional network."""
     if len(network.inputs) != 1 or any(len(shape) != 4 for shape in network.inputs.values()):
@@ -151,7 +155,6 @@ def _report(
         classes=cells[1],
         output_blob=output.blob,
         output_reason=output.reason,
-        refusal=str(refusal) if refusal else None,
         geometry=geometry,
         overhang=[
             float(geometry.y.overhang(height, cells[2])),

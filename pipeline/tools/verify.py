@@ -81,8 +81,7 @@ def _compare_with_caffe(model: str, definition: str, weights: str, given: DenseO
     metadata = read_metadata(Path(model))
     options = (metadata.options or DenseOptions()).replaced_by(given)
     dense = load_dense(definition, weights, options, features=list(metadata.features))
-    if dense.misfit is not None:
-        raise dense.misfit.error()
+    dense.require_sizes()
     network = dense.network
     own = load_network(Path(model) / NETWORK_FILE, limits=UNLIMITED)
     stride = metadata.geometry.y.stride, metadata.geometry.x.stride

@@ -164,8 +164,11 @@ def verify(
     if bool(definition) != bool(weights):
         raise click.UsageError("--definition and --weights belong together")
     need_tensorflow()
+    shape = take_dense_options(options)
+    if shape.given() and not definition:
+        raise click.UsageError(f"{', '.join(shape.given())}: such options are for --definition")
     caffe = (definition, weights) if definition and weights else None
-    report = verify_model(model, crops=crops, images=images, caffe=caffe, options=take_dense_options(options))
+    report = verify_model(model, crops=crops, images=images, caffe=caffe, options=shape)
     print_report(report, render, as_json=as_json)
 
 

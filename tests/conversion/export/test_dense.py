@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from conversion import DenseOptions, load_dense, load_network
-from conversion.errors import ConversionError, NetworkError
+from conversion.errors import CastError, ConversionError, NetworkError
 from conversion.export.signatures import choose_output
 from conversion.passes.cast import cast
 from tests.support.definitions import convolution, data, inner_product, layer, network, pooling
@@ -90,6 +90,34 @@ def test_a_blob_that_is_not_there_is_named_with_its_nearest():
     with pytest.raises(ConversionError, match="no blob 'prop'") as caught:
         choose_output(cast(network(SOFTMAX)), "net", "prop")
     assert caught.value.remedy == "nearest: prob"
+
+
+# --- sizes
+
+SKIPPING = (
+    data(1, 3, 10, 10)
+    + convolution("c", "data", "num_output: 2 kernel_size: 1 stride: STRIDE")
+    + pooling("p", "data", "kernel_size: WINDOW stride: STRIDE")
+    + layer("Concat", "cat", "c p")
+    + inner_product("fc", "cat", "num_output: 5")
+    + layer("Softmax", "prob", "fc")
+)
+
+
+@pytest.mark.parametrize(("stride", "window", "refused"), [(2, 3, True), (4, 3, False)])
+def test_sizes_that_no_rounding_helps(stride: int, window: int, refused: bool, tmp_path: Path):
+    """A net that accepts what a model is verified on is converted, with a note on the sizes in between."""
+    path = tmp_path / "net.prototxt"
+    path.write_text(SKIPPING.replace("STRIDE", str(stride)).replace("WINDOW", str(window)))
+    dense = load_dense(path)
+    assert dense.misfit is not None
+    assert dense.misfit.remedied == ()
+    if refused:
+        with pytest.raises(CastError):
+            dense.require_sizes()
+    else:
+        (note,) = dense.require_sizes()
+        assert note.startswith("not every image fits: on an image of")
 
 
 # --- options

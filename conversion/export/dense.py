@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from conversion.caffe.reading import PathLike
-from conversion.errors import ConversionError, WeightsError
+from conversion.errors import CastError, ConversionError, WeightsError
 from conversion.export.options import DenseOptions
-from conversion.export.signatures import Output, choose_output, feature_blobs
+from conversion.export.signatures import Output, choose_output
 from conversion.export.verification import verification_sizes
+from conversion.layers.normalization import Softmax
 from conversion.limits import DEFAULT_LIMITS, Limits
 from conversion.net.geometry import receptive_field
 from conversion.net.load import load_network
 from conversion.net.network import Network
 from conversion.passes.cast import cast
+from conversion.passes.cast_names import CAST_SUFFIX
 from conversion.passes.dilate import dilate
 from conversion.passes.prune import prune
 from conversion.passes.rounding import Misfit, find_misfit, floor_poolings
@@ -71,15 +73,39 @@ def load_dense(
     Raises:
         DensecastError: The files cannot be read, or the network has no such form.
     """
-    network = cast(_read(prototxt, weights, options, limits))
+    network = _cast(_read(prototxt, weights, options, limits), options.output_blob, features)
     output = choose_output(network, str(prototxt), options.output_blob)
-    if options.output_blob is not None:
-        network = prune(network, [output.blob, *feature_blobs(network, features).values()])
     if options.pooling_rounding == "floor":
         network = floor_poolings(network)
     misfit = find_misfit(network)
     finer = network if options.output_stride is None else dilate(network, options.output_stride, output.blob)
     return DenseNetwork(finer, output, misfit, network)
+
+
+def _cast(network: Network, wanted: str | None, features: Sequence[str]) -> Network:
+    """Returns the cast network; of a wanted blob only what it and the features need, which must have a dense form."""
+    if wanted is not None:
+        names = [name if name in network.shapes else name.removesuffix(CAST_SUFFIX) for name in (wanted, *features)]
+        known = all(name in network.shapes for name in names)  # others are refused by name below
+        return cast(prune(network, names) if known else network)
+    try:
+        return cast(network)
+    except CastError as error:
+        heads = [top for layer in network.layers if isinstance(layer, Softmax) for top in layer.tops]
+        castable = [blob for blob in heads if _casts(prune(network, [blob]))]
+        if not castable:
+            raise
+        ways = [error.remedy] if error.remedy else []
+        ways.append(f"leave that layer out by naming the map: --output-blob {castable[-1]}, or output_blob in Python")
+        raise CastError(error.what, where=error.where, why=error.why, remedy="; or ".join(ways)) from error
+
+
+def _casts(network: Network) -> bool:
+    try:
+        cast(network)
+    except CastError:
+        return False
+    return True
 
 
 def _read(prototxt: PathLike, weights: PathLike | None, options: DenseOptions, limits: Limits) -> Network:

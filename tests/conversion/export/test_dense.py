@@ -92,6 +92,20 @@ def test_a_blob_that_is_not_there_is_named_with_its_nearest():
     assert caught.value.remedy == "nearest: prob"
 
 
+def test_a_branch_without_a_dense_form_is_left_out_by_naming_the_map(tmp_path: Path):
+    """An ArgMax over all of an item has no form on a map; the Softmax before it has."""
+    path = tmp_path / "net.prototxt"
+    path.write_text(SOFTMAX + layer("ArgMax", "best", "prob", argmax_param="out_max_val: true"))
+    with pytest.raises(CastError) as caught:
+        load_dense(path)
+    assert "leave that layer out by naming the map: --output-blob prob" in caught.value.remedy
+    dense = load_dense(path, options=DenseOptions(output_blob="prob"))
+    assert dense.output.require() == "prob"
+    assert dense.network.notes == ("left out, not needed for prob: best",)
+    with pytest.raises(ConversionError, match="no blob 'x' with positions"):
+        load_dense(caffe_files("b01_heads")[0], options=DenseOptions(output_blob="x"))
+
+
 # --- sizes
 
 SKIPPING = (

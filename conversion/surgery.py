@@ -77,7 +77,7 @@ def save(network: Network, prototxt: PathLike, weights: PathLike | None = None) 
             f"dilated poolings: {', '.join(dilated)}",
             where=str(prototxt),
             why="Caffe's Pooling has no dilation: it would refuse the file, or compute something else",
-            remedy="save the network as it was before dilate",
+            remedy="save the network as it was before dilate: without --output-stride on the command line",
         )
     if weights is not None:
         require_parameters(network)

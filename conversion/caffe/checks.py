@@ -19,7 +19,7 @@ _CHUNK = 1 << 20
 
 
 def check_names(definition: NetParameter, limits: Limits, *, where: str) -> None:
-    """Raises NetworkError or LimitError on a name that is empty, too long, or displays as something else.
+    """Raises NetworkError or LimitError on a blob without a name, or a name that is too long or shows as another.
 
     `/` and `..` are legal: no name ever becomes a path, and TensorFlow's scopes get other names.
     """
@@ -30,7 +30,8 @@ def check_names(definition: NetParameter, limits: Limits, *, where: str) -> None
     layers: Iterator[LayerParameter | V1LayerParameter] = itertools.chain(definition.layer, definition.layers)
     for layer in layers:
         named = layer.layer if isinstance(layer, V1LayerParameter) and layer.HasField("layer") else layer
-        _check_name("layer", named.name, limits, where)
+        if named.name:  # `build` names those that learn nothing, and refuses the others
+            _check_name("layer", named.name, limits, where)
         kind: object = named.type  # protobuf returns bytes for text that is not UTF-8
         if isinstance(kind, bytes):
             raise NetworkError(f"layer type {kind[:40]!r} is not UTF-8", where=where)

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError, Message
 from conversion.arrays import Array, Shape
 from conversion.caffe import wire_limits
 from conversion.caffe.caffe_pb2 import BlobProto, NetParameter
-from conversion.caffe.sniffing import sniff
+from conversion.caffe.sniffing import is_text, sniff, sniff_solver
 from conversion.caffe.text_limits import scan
 from conversion.caffe.weights_view import StoredBlob, StoredWeights, parse_stored
 from conversion.errors import ReadingError, UnsupportedError
@@ -31,6 +31,7 @@ _NPY_HEADER = re.compile(
     r"(|N,|N(?:, ?N)++,?)\), ?\} *\n?".replace("N", "(?:0|[1-9][0-9]{0,17})L?")
 )
 _NPY_START = {b"\x93NUMPY" + bytes((version, 0)): 10 if version == 1 else 12 for version in (1, 2, 3)}
+_ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, as `surrogateescape` writes them
 _EXCERPT = 160  # characters of a line or of a reason that an error quotes
 _NPY_NUMBERS = re.compile(r"[<>|=]?(f[248]|[iu][1248])")
 
@@ -49,15 +50,13 @@ def read_definition(path: PathLike, *, limits: Limits = DEFAULT_LIMITS) -> NetPa
 def parse_definition(data: bytes, *, where: str, limits: Limits = DEFAULT_LIMITS) -> NetParameter:
     """Returns the definition in a file's content; raises as `read_definition` does."""
     refuse_other_formats(data, where)
-    try:
-        text = data.decode("utf-8-sig")  # Caffe's parser skips a byte order mark too
-    except UnicodeDecodeError as error:
-        raise ReadingError(
-            f"not text: {error}", where=where, remedy="give the .prototxt first and the .caffemodel second"
-        ) from error
+    text = _decoded(data, where)
     unknown, error_at = scan(text, limits, where=where)
     message = NetParameter()
     if unknown and not error_at:
+        look = sniff_solver(unknown, text)
+        if look:
+            raise ReadingError(f"not a network definition: {look.what}", where=where, remedy=look.remedy)
         raise _unknown_fields(unknown, where)
     if unknown:
         raise _no_definition(error_at, where)
@@ -68,6 +67,25 @@ def parse_definition(data: bytes, *, where: str, limits: Limits = DEFAULT_LIMITS
     if not message.layer and not message.layers:
         raise ReadingError("it has no layers", where=where, why="it must be a NetParameter in text form")
     return message
+
+
+def _decoded(data: bytes, where: str) -> str:
+    r"""Returns a definition's text; bytes that are not UTF-8 as `\\xb7`, which in a string stands for `\xb7`.
+
+    Caffe reads bytes: a comment may have any, and a name matches that of the weights byte by byte. `weights_view` gives
+    such names the same form.
+
+    Raises:
+        ReadingError: It is binary.
+    """
+    text = data.decode("utf-8-sig", "surrogateescape")  # Caffe's parser skips a byte order mark too
+    if not _ESCAPED.search(text):
+        return text
+    if not is_text(data):
+        raise ReadingError(
+            "not text: it has binary values", where=where, remedy="give the .prototxt first and the .caffemodel second"
+        )
+    return _ESCAPED.sub(lambda match: f"\\\\x{ord(match[0]) - 0xDC00:02x}", text)
 
 
 def parse_weights(data: bytes, *, where: str, limits: Limits = DEFAULT_LIMITS) -> NetParameter:
@@ -267,7 +285,8 @@ def _unknown_fields(unknown: list[str], where: str) -> UnsupportedError:
         "unknown fields: " + "; ".join(unknown),
         where=where,
         why="ignoring a field could change what the net computes",
-        remedy="remove those that only training uses; a layer from a fork of Caffe cannot be converted",
+        remedy="correct misspelt ones, and remove those that only training uses; what a fork of Caffe added to its "
+        "layers must stay, since without it the net would be another one",
     )
 
 

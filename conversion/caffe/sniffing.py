@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
+_TAB = 9
 HEAD = 512  # bytes that `sniff` looks at
 
 
@@ -46,7 +49,15 @@ _MAGIC: tuple[tuple[bytes, Look], ...] = (
     ),
 )
 _PAGE = Look("a web page", "the server sent a page in place of the file: download the file from its direct address")
+# A few fields that a solver has and a net has not.
+_SOLVER = frozenset({"base_lr", "lr_policy", "max_iter", "solver_mode", "solver_type", "test_iter", "train_net"})
+_SOLVED = re.compile(r"""^\s*(?:train_)?net\s*:\s*["']([^"'\n]*)["']""", re.MULTILINE)
 _TAGS = (b"<!doctype", b"<html", b"<head", b"<body", b"<?xml", b"<script", b"<!--")
+
+
+def is_text(data: bytes) -> bool:
+    """Returns whether a file may be text in some encoding: binary files have bytes (tags, lengths) that no text has."""
+    return not any(byte < _TAB for byte in data[:4096])
 
 
 def sniff(data: bytes) -> Look | None:
@@ -68,3 +79,21 @@ def sniff(data: bytes) -> Look | None:
     if head[8:10] == b'{"' and head[5:8] == bytes(3):
         return Look("a safetensors file", _OTHER)
     return None
+
+
+def sniff_solver(unknown: Sequence[str], text: str) -> Look | None:
+    """Returns what to say of a solver that is given as a definition; None if its fields are not a solver's.
+
+    Args:
+        unknown: The fields that a definition does not have, as `text_limits.scan` lists them.
+        text: The file.
+    """
+    fields = sorted({entry.split(" ", 1)[0] for entry in unknown if "(in NetParameter," in entry} & _SOLVER)
+    if not fields:
+        return None
+    net = _SOLVED.search(text)
+    named = f" in `net`: {net[1]!r}" if net else ""
+    return Look(
+        f"it is a solver, which says how a net is trained ({', '.join(fields)})",
+        f"give the definition that it names{named}; or better the one for use, deploy.prototxt",
+    )

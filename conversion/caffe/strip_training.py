@@ -21,6 +21,8 @@ _DATA = _IMAGES_AND_LABELS | _ANYTHING
 # A blob that reaches none of these layers is not an image.
 _LEARNED = frozenset({"Convolution", "Deconvolution", "InnerProduct", "Embed"})
 
+STAGE_NOTE = "left out, since no stage is asked for: "
+
 
 class Stripped(NamedTuple):
     """The layers of a classifier, and notes for the user on what was changed."""
@@ -85,6 +87,22 @@ def by_phase(definition: NetParameter) -> tuple[list[LayerParameter], list[Layer
     for message in definition.layer:
         result[0 if _included(message, definition.state, stages) else 1].append(message)
     return result
+
+
+def stage_notes(definition: NetParameter, excluded: Iterable[LayerParameter]) -> tuple[str, ...]:
+    """Returns a note on the layers that only stages have, for a definition that is read without any.
+
+    A file of DIGITS is a training net and a deployed one in one: without its stage it has neither input nor Softmax.
+    """
+    staged = [f"{_text(layer)} of stage {', '.join(of)}" for layer in excluded if (of := stages_of(layer))]
+    if definition.state.stage or not staged:
+        return ()
+    return (f"{STAGE_NOTE}{', '.join(staged)} (--stage, or stages in Python)",)
+
+
+def stages_of(layer: LayerParameter) -> list[str]:
+    """Returns the stages that the include rules of a layer ask for."""
+    return list(dict.fromkeys(stage for rule in layer.include for stage in rule.stage))
 
 
 def _included(message: LayerParameter, state: NetState, stages: frozenset[str]) -> bool:

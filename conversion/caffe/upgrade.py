@@ -12,6 +12,7 @@ from typing import cast
 from google.protobuf.message import Message
 
 from conversion.caffe.caffe_pb2 import LayerParameter, NetParameter, V0LayerParameter, V1LayerParameter
+from conversion.caffe.dialects import has_ceil_mode, to_round_mode
 from conversion.errors import NetworkError, UnsupportedError
 
 _V1_TYPES = {
@@ -157,7 +158,8 @@ def upgrade(net: NetParameter, *, where: str = "") -> NetParameter:
 
 def _upgrade(net: NetParameter, where: str) -> NetParameter:
     _refuse_mixed(net, where)
-    if not net.layers and not net.input and not any(_is_old_batch_norm(layer) for layer in net.layer):
+    current = not net.layers and not net.input
+    if current and not any(_is_old_batch_norm(layer) or has_ceil_mode(layer) for layer in net.layer):
         return net
     out = NetParameter()
     out.CopyFrom(net)
@@ -167,14 +169,16 @@ def _upgrade(net: NetParameter, where: str) -> NetParameter:
         if any(layer.HasField("layer") for layer in layers):
             layers = _fold_padding(layers, where)
             layers = [_from_v0(layer) if layer.HasField("layer") else layer for layer in layers]
-        for layer in layers:
-            _from_v1(layer, out.layer.add())
+        for old in layers:
+            _from_v1(old, out.layer.add())
     if out.input:
         _inputs_to_layers(out, where)
-    for current in out.layer:
-        if _is_old_batch_norm(current):
+    for layer in out.layer:
+        if _is_old_batch_norm(layer):
             # Old files name three frozen params, which Caffe now makes itself (UpgradeNetBatchNorm).
-            current.ClearField("param")
+            layer.ClearField("param")
+        if has_ceil_mode(layer):
+            to_round_mode(layer, where)
     return out
 
 
@@ -188,7 +192,10 @@ def _is_old_batch_norm(layer: LayerParameter) -> bool:
 
 
 def _inputs_to_layers(net: NetParameter, where: str) -> None:
-    """Turns `input:` with `input_shape` or `input_dim` into one Input layer named "input" (UpgradeNetInput)."""
+    """Turns `input:` with `input_shape` or `input_dim` into one Input layer named "input" (UpgradeNetInput).
+
+    Without a shape Caffe drops it: an Input layer has it then, or Caffe finds no such blob.
+    """
     names = list(net.input)
     shapes = [list(shape.dim) for shape in net.input_shape]
     dims = list(net.input_dim)
@@ -200,15 +207,20 @@ def _inputs_to_layers(net: NetParameter, where: str) -> None:
         shapes = [dims[i : i + 4] for i in range(0, len(dims), 4)]
     if shapes and len(shapes) != len(names):
         raise NetworkError(f"{len(shapes)} input_shape for {len(names)} inputs", where=where)
-    if not shapes:
+    layers = list(net.layer)
+    made = {top for layer in layers for top in layer.top}
+    missing = [name for name in names if name not in made]
+    if not shapes and missing:
         raise NetworkError(
-            f"input {', '.join(map(str, names))} without a shape",
+            f"input {', '.join(map(str, missing))} without a shape",
             where=where,
+            why="no layer makes it either",
             remedy="add `input_shape { dim: 1 dim: 3 dim: 227 dim: 227 }` with the training size",
         )
-    layers = list(net.layer)
-    for field in ("layer", "input", "input_shape", "input_dim"):
+    for field in ("layer", "input", "input_shape", "input_dim") if shapes else ("input",):
         net.ClearField(field)
+    if not shapes:
+        return
     first = net.layer.add(name="input", type="Input", top=names)
     for shape in shapes:
         first.input_param.shape.add(dim=shape)

@@ -8,16 +8,19 @@ import importlib.metadata
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from conversion.caffe.reading import PathLike
 from conversion.caffe.strip_training import Size
-from conversion.errors import ConversionError, NetworkError, WeightsError
+from conversion.errors import ConversionError, NetworkError
 from conversion.export import savedmodel
 from conversion.export.alignment import alignment_of
+from conversion.export.dense import DenseNetwork, load_dense
 from conversion.export.metadata import FILE_NAME, NETWORK_FILE, ModelMetadata, digest
+from conversion.export.options import DenseOptions
 from conversion.export.preprocessing import ChannelOrder, Mean, Preprocessing, channel_mean
 from conversion.export.publish import check_target, partial_directory, publish
-from conversion.export.signatures import default_features, feature_blobs, image_input, probabilities_blob
+from conversion.export.signatures import default_features, feature_blobs, image_input
 from conversion.export.verification import (
     TOLERANCE,
     Example,
@@ -27,11 +30,7 @@ from conversion.export.verification import (
 )
 from conversion.limits import DEFAULT_LIMITS, Limits
 from conversion.net.geometry import ReceptiveField, receptive_field
-from conversion.net.load import load_network
 from conversion.net.network import Network
-from conversion.passes.cast import cast
-from conversion.passes.dilate import dilate
-from conversion.passes.prune import prune
 from conversion.surgery import write_definition
 
 
@@ -43,11 +42,7 @@ class _Options:
     mean: Mean
     scale: float
     channel_order: ChannelOrder | None
-    crop: Size | None
-    stages: Sequence[str]
-    level: int | None
-    output_blob: str | None
-    output_stride: int | None
+    shape: DenseOptions
     labels: Sequence[str]
     features: Sequence[str] | None
     name: str
@@ -85,6 +80,7 @@ def convert(
     level: int | None = None,
     output_blob: str | None = None,
     output_stride: int | None = None,
+    pooling_rounding: Literal["floor"] | None = None,
     labels: Sequence[str] = (),
     features: Sequence[str] | None = None,
     name: str = "",
@@ -101,14 +97,12 @@ def convert(
         mean: See `channel_mean`.
         scale: Factor applied after the mean is subtracted.
         channel_order: The order of the network's channels; by default "bgr" for three and "gray" for one.
-        crop: The size that the classifier was trained at: one number for both sides, (height, width) or (channels,
-            height, width); by default the definition's own.
-        stages: The stages that `include` and `exclude` rules ask for, besides those that the definition states.
-        level: The level that these rules ask for; by default the definition's.
-        output_blob: The head that gives the probabilities, by the name of its Softmax blob; layers that only other
-            heads need are left out. By default there must be exactly one head.
-        output_stride: Pixels between cells, a divisor of the map's own stride; see `dilate`. A smaller stride costs
-            more multiply-adds.
+        crop: See `DenseOptions`, as the next five.
+        stages: See there.
+        level: See there.
+        output_blob: See there. By default there must be exactly one head.
+        output_stride: See there.
+        pooling_rounding: See there.
         labels: The class names in order, one per class.
         features: The blobs that the `features` signature offers, by the classifier's own names; by default those that
             the InnerProducts read and write (CaffeNet: pool5, fc6, fc7, fc8).
@@ -129,11 +123,14 @@ def convert(
         mean=mean,
         scale=scale,
         channel_order=channel_order,
-        crop=crop,
-        stages=stages,
-        level=level,
-        output_blob=output_blob,
-        output_stride=output_stride,
+        shape=DenseOptions(
+            crop=crop,
+            stages=tuple(stages),
+            level=level,
+            output_blob=output_blob,
+            output_stride=output_stride,
+            pooling_rounding=pooling_rounding,
+        ),
         labels=labels,
         features=features,
         name=name,
@@ -142,7 +139,9 @@ def convert(
     )
     target = Path(output)
     check_target(target, overwrite=overwrite)
-    model = _describe(*_cast(_read(prototxt, weights, options), options), options)
+    dense = load_dense(prototxt, weights, options.shape, features=features or (), limits=limits)
+    model = _describe(dense, options)
+    del dense
     module, examples = _build(model)
     # TensorFlow has its own copy of the weights, which are large.
     model = dataclasses.replace(model, network=dataclasses.replace(model.network, parameters={}))
@@ -157,38 +156,14 @@ def convert(
     return metadata
 
 
-def _read(prototxt: PathLike, weights: PathLike, options: _Options) -> Network:
-    """Reads the classifier; raises ConversionError if its weights do not fit the crop that is asked for."""
-    crop = options.crop
-    try:
-        return load_network(
-            prototxt, weights, crop=crop, stages=options.stages, level=options.level, limits=options.limits
-        )
-    except WeightsError as error:
-        if crop is None:
-            raise
-        size = "x".join(map(str, (crop, crop) if isinstance(crop, int) else crop))
-        raise ConversionError(
-            f"crop {size} does not fit the weights: {error.what}",
-            where=error.where,
-            remedy="give the size that the classifier was trained at",
-        ) from error
+def _describe(dense: DenseNetwork, options: _Options) -> _Model:
+    """Returns the model with its metadata.
 
-
-def _cast(network: Network, options: _Options) -> tuple[Network, str]:
-    """Returns the fully convolutional network, pruned and dilated as asked, and its blob of probabilities."""
-    network = cast(network)
-    output = probabilities_blob(network, options.where, options.output_blob)
-    if options.output_blob is not None:
-        network = prune(network, [output, *feature_blobs(network, options.features or ()).values()])
-    if options.output_stride is not None:
-        network = dilate(network, options.output_stride, output)
-    return network, output
-
-
-def _describe(network: Network, output: str, options: _Options) -> _Model:
-    """Returns the model with its metadata; raises ConversionError for labels, mean or geometry that do not fit."""
-    where = options.where
+    Raises:
+        ConversionError: Output, labels, mean or geometry do not fit.
+        CastError: The network does not accept the sizes that it could.
+    """
+    where, network, output = options.where, dense.network, dense.output.require()
     classes = network.shapes[output][1]
     if options.labels and len(options.labels) != classes:
         raise ConversionError(
@@ -211,10 +186,11 @@ def _describe(network: Network, output: str, options: _Options) -> _Model:
         classes=classes,
         labels=tuple(options.labels),
         output_blob=output,
+        options=options.shape,
         features={name: network.shapes[blob][1] for name, blob in features.items()},
         multiply_adds_per_window=network.multiply_adds({image: (1, *network.inputs[image][1:])}),
         parameters=network.parameter_count(),
-        notes=(*network.notes, *notes),
+        notes=(*network.notes, *dense.require_sizes(), *notes),
     )
     return _Model(network, output, features, metadata)
 
@@ -226,7 +202,6 @@ def _geometry(network: Network, output: str, where: str) -> ReceptiveField:
             f"a nominal window of {' x '.join(map(str, geometry.nominal_window))} pixels",
             where=where,
             why="the net pads more than its windows read, so that its cells correspond to no part of the image",
-            remedy="take the padding out of the definition: a dense model needs none beyond half a kernel",
         )
     return geometry
 

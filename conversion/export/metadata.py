@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from conversion.errors import ModelError
+from conversion.export.options import DenseOptions
 from conversion.export.preprocessing import Preprocessing
 from conversion.net.geometry import AxisGeometry, ReceptiveField
 from conversion.net.network import Network, to_definition
@@ -67,6 +68,7 @@ class ModelMetadata(_Frozen):
         classes: Number of classes.
         labels: Their names in order; may be empty.
         output_blob: The Caffe blob behind `probabilities`.
+        options: What shaped the network besides the Caffe files; None in models of versions that did not record it.
         features: The features that the `features` signature offers: channels by name.
         multiply_adds_per_window: For one image of the training size.
         parameters: Number of learned values.
@@ -84,6 +86,7 @@ class ModelMetadata(_Frozen):
     classes: int
     labels: tuple[str, ...] = ()
     output_blob: str
+    options: DenseOptions | None = None
     features: dict[str, int]
     multiply_adds_per_window: int
     parameters: int

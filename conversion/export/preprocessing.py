@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict
 
-from conversion.arrays import Array, Tensor
+from conversion.arrays import Array, Shape, Tensor
 from conversion.caffe import reading
 from conversion.errors import ConversionError, ReadingError
 from conversion.limits import DEFAULT_LIMITS, Limits
@@ -24,6 +24,7 @@ Mean = ArrayLike | str | Path | None  # see `channel_mean`
 # Sums stay below 2 ** 24, where float32 is exact: 0.299 R + ... has ties that rounding errors would decide.
 _LUMA = (4899, 9617, 1868)
 _LUMA_ONE = 1 << 14
+_COLOURS = 3
 
 
 class Preprocessing(BaseModel):
@@ -66,41 +67,79 @@ class Preprocessing(BaseModel):
 def channel_mean(mean: Mean, channels: int, *, limits: Limits = DEFAULT_LIMITS) -> tuple[tuple[float, ...], str]:
     """Returns the mean as one value per channel, and a note if a mean image was reduced.
 
+    Each shape has one meaning:
+
+    - numbers: one for all channels (Caffe's single `mean_value`), or [C], one per channel;
+    - `.npy`: [C], or a mean image [C, H, W] or [1, C, H, W];
+    - `.binaryproto`: the same; Caffe's own are mean images [1, C, H, W].
+
+    C is the network's number of channels, and values are in the network's channel order. An image is reduced to its
+    mean over positions, as in Caffe's classification notebook: cells of a map have no fixed position in a mean image.
+
     Args:
-        mean: None for zeros; numbers (one, or one per channel, in the network's channel order); or the path of a mean
-            image: `.npy` [C, H, W] or `.binaryproto` [1, C, H, W]. An image is reduced to its mean over positions, as
-            in Caffe's classification notebook: cells of a map have no fixed position in a mean image.
+        mean: None for zeros; numbers; or the path of a file, `.npy` or else `.binaryproto`.
         channels: Number of channels of the network's input.
         limits: Upper limits on a mean file.
 
     Raises:
         ReadingError: The file cannot be read.
         LimitError: The file is larger than a limit.
-        ConversionError: The number of channels is another, or values are not finite.
+        ConversionError: It has another shape, whose layout the message names, or values that are not finite.
     """
     if mean is None:
         return (0.0,) * channels, ""
-    note, where = "", ""
-    if isinstance(mean, (str, Path)):
-        where = str(mean)
-        array = _mean_image(Path(mean), limits)
-        if array.ndim > 1:
-            size = "x".join(map(str, array.shape[-2:]))
-            note = (
-                f"the mean image of {size} is reduced to its channel mean: cells of a map have no fixed position in it"
-            )
-            with np.errstate(all="ignore"):  # values that are not finite are refused below
-                array = array.mean(axis=(-2, -1), dtype=np.float64)
-    else:
-        array = np.atleast_1d(np.asarray(mean, dtype=np.float64))
-    if array.ndim != 1 or array.size not in (1, channels) or not np.isfinite(array).all():
+    if not isinstance(mean, (str, Path)):
+        numbers = np.asarray(mean, dtype=np.float64)
+        if numbers.size == 1 and numbers.ndim < 2:
+            numbers = np.repeat(numbers, channels)
+        return _finite(numbers, channels, ""), ""
+    path = Path(mean)
+    from_numpy = path.suffix == ".npy"
+    array = (reading.read_npy if from_numpy else reading.read_blob)(path, limits=limits)
+    image = array[0] if array.ndim == 4 and array.shape[0] == 1 else array
+    if image.ndim != 3 or image.shape[0] != channels or (from_numpy and image.shape[2] == _COLOURS):
+        return _finite(array, channels, str(path)), ""
+    with np.errstate(all="ignore"):  # values that are not finite are refused
+        values = _finite(image.mean(axis=(1, 2), dtype=np.float64), channels, str(path))
+    size = "x".join(map(str, image.shape[1:]))
+    return (
+        values,
+        f"the mean image of {size} is reduced to its channel mean: cells of a map have no fixed position in it",
+    )
+
+
+def _finite(array: Array, channels: int, where: str) -> tuple[float, ...]:
+    """Returns the values of an array [channels]; raises ConversionError for another shape, or if one is not finite."""
+    if array.shape != (channels,):
         raise ConversionError(
             f"a mean of shape {array.shape} for {channels} channels",
             where=where,
-            remedy="give one finite value per channel, in the network's channel order (B,G,R for Caffe's nets)",
+            why=f"it is {_layout(array.shape, channels)}; a mean has one value per channel, or is an image [C, H, W]",
+            remedy="give the mean that the network was trained with: one value per channel, in the network's order "
+            "(B,G,R for Caffe's nets); or a mean image, channels first",
         )
-    values = [float(v) for v in array]
-    return tuple(values * channels if len(values) == 1 else values), note
+    if not np.isfinite(array).all():
+        raise ConversionError(
+            f"a mean with values that are not finite: {', '.join(map(str, array))}",
+            where=where,
+            remedy="give one finite value per channel",
+        )
+    return tuple(float(value) for value in array)
+
+
+def _layout(shape: Shape, channels: int) -> str:
+    """Returns what an array of a shape that no mean has seems to be."""
+    sides = shape[1:] if len(shape) == 4 and shape[0] == 1 else shape
+    if len(sides) == 3 and sides[2] in (channels, _COLOURS):
+        also = ", or [C, H, W] of an image 3 pixels wide" if sides[0] == channels else ""
+        return f"[H, W, C], channels last{also}"
+    if len(sides) == 3:
+        return f"an image [C, H, W] with C = {sides[0]}"
+    if len(shape) == 2:
+        return "[H, W] without channels, or [N, C]"
+    if len(shape) == 1:
+        return f"[C] with C = {shape[0]}"
+    return "one value without an axis" if not shape else f"an array of {len(shape)} axes"
 
 
 def read_labels(path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> tuple[str, ...]:
@@ -130,13 +169,3 @@ def _without_synset(line: str) -> str:
     head, _, tail = line.partition(" ")
     is_synset = len(head) == 9 and head[0] == "n" and head[1:].isdigit()
     return tail.strip() if is_synset and tail else line
-
-
-def _mean_image(path: Path, limits: Limits) -> Array:
-    read = reading.read_npy if path.suffix == ".npy" else reading.read_blob
-    array = read(path, limits=limits)
-    if array.ndim == 4 and array.shape[0] == 1:
-        array = array[0]
-    if array.ndim not in (1, 3):
-        raise ConversionError(f"a mean of shape {array.shape}", where=str(path), why="expected [C, H, W] or [C]")
-    return array

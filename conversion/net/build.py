@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import collections
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 
 from conversion.caffe.caffe_pb2 import LayerParameter, NetParameter
 from conversion.caffe.checks import check_names, check_parameters
-from conversion.caffe.strip_training import Size, by_phase, strip
+from conversion.caffe.strip_training import Size, by_phase, stage_notes, stages_of, strip
 from conversion.caffe.upgrade import upgrade
 from conversion.errors import NetworkError, UnsupportedError
 from conversion.layers.base import Layer, layer_class
@@ -43,7 +46,8 @@ def build(
     check_names(definition, limits, where=where)
     definition = upgrade(definition, where=where)
     limits.check("layers", len(definition.layer), f"{len(definition.layer):,} layers", where=where)
-    messages, notes = strip(*by_phase(definition), crop=crop, where=where)
+    included, excluded = by_phase(definition)
+    messages, notes = strip(included, excluded, crop=crop, where=where)
     layers: list[Layer] = []
     problems: list[str] = []
     for message in messages:
@@ -66,23 +70,53 @@ def build(
             why="without such a layer the net would compute something else",
             remedy="the documentation lists the supported layers; layers that only training uses can be removed",
         )
-    _check_wiring(layers, where)
+    layers = _with_own_names(layers, where)
+    _check_wiring(layers, excluded)
     for layer in layers:
         check_parameters(layer.definition, limits, where=layer.where)
     guard = ShapeLimits(limits, where)
     shapes = run(layers, lambda layer: guard.tops(layer, []), guard.tops)
-    return Network(definition.name, tuple(layers), dict(parameters or {}), shapes, notes)
+    return Network(
+        definition.name, tuple(layers), dict(parameters or {}), shapes, (*notes, *stage_notes(definition, excluded))
+    )
 
 
-def _check_wiring(layers: Sequence[Layer], where: str) -> None:
+def _with_own_names(layers: Sequence[Layer], where: str) -> list[Layer]:
+    """Returns the layers with a name of its own for each: Caffe matches weights by name, and needs no other.
+
+    Raises:
+        NetworkError: A layer that learns has no name, or shares it.
+    """
+    count = collections.Counter(layer.name for layer in layers)
+    for layer in layers:
+        if type(layer).blob_shapes is not Layer.blob_shapes and (not layer.name or count[layer.name] > 1):
+            raise NetworkError(
+                f"two layers named {layer.name!r}" if layer.name else "a layer without a name",
+                where=where,
+                why="weights are matched by layer name",
+            )
+    named: list[Layer] = []
+    kept: set[str] = set()
+    numbers: dict[str, Iterator[int]] = {}
+    for layer in layers:
+        if layer.name and layer.name not in kept:
+            kept.add(layer.name)
+            named.append(layer)
+            continue
+        stem = layer.name or layer.caffe_type.lower()
+        number = numbers.setdefault(stem, itertools.count(1))
+        message = LayerParameter()
+        message.CopyFrom(layer.definition)
+        message.name = next(name for n in number if (name := f"{stem}_{n}") not in count)
+        named.append(dataclasses.replace(layer, definition=message))
+    return named
+
+
+def _check_wiring(layers: Sequence[Layer], excluded: Sequence[LayerParameter]) -> None:
     """Checks Caffe's rules on names: AppendBottom and AppendTop in net.cpp, and the copies of insert_splits.cpp."""
     available: dict[str, int] = {}  # for each blob, how many layers read its current version
-    names: set[str] = set()
     for layer in layers:
         bottoms = layer.bottoms
-        if layer.name in names:
-            raise NetworkError(f"two layers named {layer.name!r}", where=where, why="weights are matched by layer name")
-        names.add(layer.name)
         for kind, blobs, (least, most) in (
             ("bottom", bottoms, layer.bottom_count),
             ("top", layer.tops, layer.top_count),
@@ -92,11 +126,10 @@ def _check_wiring(layers: Sequence[Layer], where: str) -> None:
                 raise layer.invalid(f"{len(blobs)} {kind} blobs, Caffe requires {limit}")
         for bottom in bottoms:
             if bottom not in available:
-                near = nearest(bottom, available)
                 raise layer.invalid(
                     f"unknown bottom blob {bottom!r}",
                     why="no earlier layer produces it",
-                    remedy=f"did you mean {near[0]!r}?" if near else "",
+                    remedy=_origin(bottom, excluded, available),
                 )
             available[bottom] += 1
         for index, top in enumerate(layer.tops):
@@ -113,3 +146,17 @@ def _check_wiring(layers: Sequence[Layer], where: str) -> None:
                     else "each blob has one producer, except for layers in place",
                 )
             available[top] = 0
+
+
+def _origin(blob: str, excluded: Sequence[LayerParameter], available: Iterable[str]) -> str:
+    """Returns where a blob that no layer produces may come from: a layer that rules leave out, or a misspelt name."""
+    for message in excluded:
+        if blob in message.top:
+            stages = stages_of(message)
+            maker = f"layer {message.name!r} ({message.type}) produces it, but its rules leave it out"
+            if not stages:
+                return maker
+            flags = " ".join(f"--stage {stage}" for stage in stages)
+            return f"{maker}: it is for stage {', '.join(stages)}; give {flags}, or stages={stages} in Python"
+    near = nearest(blob, available)
+    return f"did you mean {near[0]!r}?" if near else ""

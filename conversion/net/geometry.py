@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 
 from conversion.errors import NetworkError
@@ -185,15 +185,33 @@ def receptive_field(network: Network, blob: str | None = None) -> ReceptiveField
     blob = network.outputs[-1] if blob is None else blob
     if blob not in network.shapes:
         raise NetworkError(f"no blob {blob!r}", where=f"network {network.name!r}")
-    pair = spans(network)[blob]
+    known = spans(network)
+    pair = known[blob]
     if pair is None:
         raise NetworkError(
             f"the cells of blob {blob!r} do not correspond to pixels",
             where=f"network {network.name!r}",
-            why="a layer before it reads its whole input, or joins blobs of different strides",
-            remedy="cast the network first: cast(network)",
+            why=_without_positions(network, blob, known),
+            remedy="name a blob before that layer: --output-blob, or blob in Python. The command line has cast the "
+            "network; in Python, cast it first: cast(network)",
         )
     return ReceptiveField(_axis(network, blob, 0, pair[0]), _axis(network, blob, 1, pair[1]))
+
+
+def _without_positions(network: Network, blob: str, known: Mapping[str, tuple[Span, Span] | None]) -> str:
+    """Returns which layer, on the way to a blob, loses the positions."""
+    needed, losing = {blob}, None
+    for layer in reversed(network.layers):
+        if needed.isdisjoint(layer.tops) or known[layer.tops[0]] is not None:
+            continue
+        losing = layer
+        needed.update(layer.bottoms)
+    if losing is None:
+        return ""
+    strides = {pair[axis].stride for bottom in losing.bottoms if (pair := known[bottom]) for axis in (0, 1)}
+    if len(losing.bottoms) > 1 and len(strides) > 1:
+        return f"{losing.where} joins maps of strides {', '.join(map(str, sorted(strides)))}"
+    return f"{losing.where} reads its whole bottom, or a blob without positions"
 
 
 def _axis(network: Network, blob: str, axis: int, span: Span) -> AxisGeometry:

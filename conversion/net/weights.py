@@ -35,14 +35,15 @@ def with_weights(
         limits: Upper limits on the blobs.
 
     Raises:
-        WeightsError: A layer has no weights, or blobs of another number or shape, or values that are not finite; or two
-            layers of the file have one name.
+        WeightsError: A layer has no weights (and no bilinear filler), or blobs of another number or shape, or values
+            that are not finite; or two layers of the file have one name.
         NetworkError: Layers share parameters that they need in different shapes.
         LimitError: A blob has too many axes or values.
     """
     source = _by_name(weights, where)
     parameters: dict[str, tuple[Array, ...]] = {}
     shared: dict[str, Array] = {}
+    notes: list[str] = []
     for layer, expected in learned(network):
         stored = source.pop(layer.name, ())
         names = [spec.name for spec in layer.definition.param] + [""] * len(expected)
@@ -53,6 +54,11 @@ def with_weights(
             )
             continue
         place = f"{where}: {layer.where}"
+        filled = () if stored else _bilinear(layer, expected)
+        if filled:
+            parameters[layer.name] = filled
+            notes.append(f"{layer.where} has no stored weights: filled as its bilinear filler says, as Caffe does")
+            continue
         if len(stored) != len(expected):
             raise WeightsError(
                 f"{len(stored)} of {len(expected)} weight blobs",
@@ -74,12 +80,33 @@ def with_weights(
                 shared[name] = array
         parameters[layer.name] = tuple(arrays)
     layers = {layer.name for layer in network.layers}
-    notes = tuple(
+    notes += [
         f"weights of layer {name[: limits.name_length]!r} are not used"
         for name, stored in source.items()
         if stored or name not in layers
-    )
-    return dataclasses.replace(network, parameters=parameters, notes=network.notes + notes)
+    ]
+    return dataclasses.replace(network, parameters=parameters, notes=(*network.notes, *notes))
+
+
+def _bilinear(layer: Layer, shapes: Sequence[Shape]) -> tuple[Array, ...]:
+    """Returns the blobs of a layer that Caffe fills with bilinear interpolation (BilinearFiller in filler.hpp); or ().
+
+    Every filter is (1 - |x / f - c|) * (1 - |y / f - c|), with f = ceil(k / 2) and c = (k - 1) / (2 f).
+    Biases are a constant, 0 by default. Other fillers are random, or leave the layer without effect.
+    """
+    value = layer.definition.convolution_param
+    constant = value.bias_filler.type == "constant"
+    if value.weight_filler.type != "bilinear" or not (constant or len(shapes) == 1):
+        return ()
+    weights, *biases = shapes
+    if len(weights) != 4 or weights[2] != weights[3]:
+        raise layer.invalid(f"a bilinear filler for filters of {weights[2:]}", why="Caffe fills square ones only")
+    size = weights[3]
+    factor = math.ceil(size / 2)
+    centre = (size - 1) / (2 * factor)
+    ramp = 1 - np.abs(np.arange(size) / factor - centre)
+    filters = np.broadcast_to(np.outer(ramp, ramp).astype(np.float32), weights)
+    return (filters, *(np.full(shape, value.bias_filler.value, np.float32) for shape in biases))
 
 
 def _by_name(

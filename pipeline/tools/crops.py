@@ -1,7 +1,8 @@
 """The difference of a map and the classifier on each window by itself: `densecast verify MODEL --crops`.
 
 The two need not be equal: at the borders of a crop the inner convolutions see zero padding, in the map they see the
-surrounding pixels. A network without padding gives the same values both ways.
+surrounding pixels; and a pooling that rounds its size up clips its last window at the end of a crop, where the map has
+the whole window. A network that pads nothing and clips nothing at the training size gives the same values both ways.
 """
 
 from __future__ import annotations

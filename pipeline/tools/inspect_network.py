@@ -14,12 +14,16 @@ from conversion import (
     DEFAULT_LIMITS,
     NETWORK_FILE,
     UNLIMITED,
+    DensecastError,
+    DenseOptions,
     GeometryMetadata,
     Limits,
     ModelMetadata,
     Network,
     Number,
-    cast,
+    Output,
+    choose_output,
+    load_dense,
     load_network,
     read_metadata,
     receptive_field,
@@ -46,6 +50,9 @@ class NetworkReport(BaseModel):
         input_size: [height, width] in pixels.
         map_size: [height, width] in cells.
         classes: Channels of the output.
+        output_blob: The blob of the map, by its name after the cast.
+        output_reason: Why it is this blob.
+        refusal: Why the network cannot be converted to a model with this map; None if it can be.
         geometry: Which pixels a cell stands for.
         overhang: Pixels by which the last cell's window reaches past the image, [vertical, horizontal].
         layers: The layers, in order.
@@ -58,6 +65,9 @@ class NetworkReport(BaseModel):
     input_size: list[int]
     map_size: list[int]
     classes: int
+    output_blob: str
+    output_reason: str
+    refusal: str | None = None
     geometry: GeometryMetadata
     overhang: list[float]
     layers: list[LayerReport]
@@ -66,31 +76,58 @@ class NetworkReport(BaseModel):
     model: ModelMetadata | None = None
 
 
-def inspect(path: str, size: tuple[int, int] | None = None, *, limits: Limits = DEFAULT_LIMITS) -> NetworkReport:
+def inspect(
+    path: str,
+    size: tuple[int, int] | None = None,
+    options: DenseOptions | None = None,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+) -> NetworkReport:
     """Returns the report on a model directory, or on a definition after the cast.
 
     Args:
         path: A model directory, a prototxt, or the name of a model of the catalog.
         size: (height, width) of the image in pixels; the training size by default.
+        options: What shapes the network of a definition; a model has its own.
         limits: What a definition may ask for.
 
     Raises:
+        ConversionError: Options are given for a model, or the network does not have one image as its only input.
         DensecastError: The file cannot be read or cast, or the network does not take that size.
     """
-    model = read_metadata(path) if Path(path).is_dir() else None
-    if model:
-        return report(load_network(Path(path) / NETWORK_FILE, limits=UNLIMITED), size, model)
+    options = options or DenseOptions()
+    if Path(path).is_dir():
+        model = read_metadata(path)
+        if options.given():
+            raise ConversionError(
+                f"{', '.join(options.given())} for a model",
+                where=path,
+                why="a model keeps the shape that it was converted with",
+                remedy="inspect the definition with these options, or convert it again",
+            )
+        network = load_network(Path(path) / NETWORK_FILE, limits=UNLIMITED)
+        output = choose_output(network, path, model.options.output_blob if model.options else model.output_blob)
+        return _report(network, size, output, model=model)
     known = {entry.name: entry.definition for entry in entries()}
     definition = known[path] if path in known and not Path(path).exists() else path
-    return report(cast(load_network(definition, limits=limits)), size)
+    dense = load_dense(definition, options=options, limits=limits)
+    report = _report(dense.network, size, dense.output)
+    try:
+        dense.output.require()
+        dense.require_sizes()
+    except DensecastError as error:
+        report.refusal = str(error)
+    return report
 
 
-def report(network: Network, size: tuple[int, int] | None, model: ModelMetadata | None = None) -> NetworkReport:
-    """Returns the report on a fully convolutional network.
-
-    Raises:
-        ConversionError: The network does not have one image as its only input.
-    """
+def _report(
+    network: Network,
+    size: tuple[int, int] | None,
+    output: Output,
+    *,
+    model: ModelMetadata | None = None,
+) -> NetworkReport:
+    """Returns the report on a fully convolutional network."""
     if len(network.inputs) != 1 or any(len(shape) != 4 for shape in network.inputs.values()):
         raise ConversionError(
             f"the inputs are {network.inputs}", where=network.name, why="a map needs one image, N, C, H, W"
@@ -98,10 +135,9 @@ def report(network: Network, size: tuple[int, int] | None, model: ModelMetadata 
     ((blob, shape),) = network.inputs.items()
     height, width = size or (shape[2], shape[3])
     steps, shapes = network.trace({blob: (1, shape[1], height, width)})
-    output = model.output_blob if model else network.outputs[-1]
     # A dilated network does not have the training window in its layers: the model's metadata keeps it.
-    geometry = model.geometry if model else receptive_field(network, output)
-    cells = shapes[output]
+    geometry = model.geometry if model else receptive_field(network, output.blob)
+    cells = shapes[output.blob]
     layers = [
         LayerReport(
             name=layer.name,
@@ -117,6 +153,8 @@ def report(network: Network, size: tuple[int, int] | None, model: ModelMetadata 
         input_size=[height, width],
         map_size=list(cells[2:]),
         classes=cells[1],
+        output_blob=output.blob,
+        output_reason=output.reason,
         geometry=geometry,
         overhang=[
             float(geometry.y.overhang(height, cells[2])),
@@ -154,12 +192,15 @@ def _facts(report: NetworkReport) -> Table:
     facts = Table.grid(padding=(0, 2))
     rows: list[tuple[str, str]] = [
         ("map", f"{_size(report.map_size)} cells of {report.classes} classes"),
+        ("map of", f"blob {report.output_blob}: {report.output_reason}"),
         ("stride", f"{_pair(y.stride, x.stride)} pixels between cells"),
         ("cell 0", f"centred on pixel {_pair(y.offset, x.offset)}"),
         ("nominal window", f"{_pair(y.window, x.window)} pixels: the crop that a cell stands for"),
         ("receptive field", f"{_pair(y.receptive_field, x.receptive_field)} pixels: all that a cell can see"),
         ("overhang", f"{_pair(*report.overhang)} pixels of the last window lie past the image"),
     ]
+    if report.refusal:
+        rows.append(("no model", report.refusal))
     if report.model:
         rows += _model_facts(report.model)
     for name, value in rows:
@@ -170,6 +211,7 @@ def _facts(report: NetworkReport) -> Table:
 def _model_facts(model: ModelMetadata) -> list[tuple[str, str]]:
     preprocessing = model.preprocessing
     rows = [
+        ("made with", str(model.options or "no record of options")),
         (
             "input",
             f"uint8 RGB; inside: {preprocessing.channel_order}, minus {preprocessing.mean}, x {preprocessing.scale}",

@@ -9,22 +9,32 @@ from pydantic import BaseModel
 from rich.console import Group, RenderableType
 
 from conversion import (
+    NETWORK_FILE,
+    UNLIMITED,
+    DenseOptions,
+    Network,
     VerificationMetadata,
-    cast,
+    digest,
+    load_dense,
     load_network,
     load_savedmodel,
     read_metadata,
-    receptive_field,
     verification_examples,
     verification_sizes,
     verify_savedmodel,
 )
+from conversion.errors import VerificationError
 from pipeline.engines import TensorFlowEngine
 from pipeline.images.decode import DecodeLimits, decode
 from pipeline.maps.recipe import Form
 from pipeline.sources import Reader, list_images
 from pipeline.tools import crops as crop_comparison
 from pipeline.tools.crops import CropsReport, compare_with_crops, example_images
+
+_REMEDY = (
+    "give the definition, the weights and the options that the model was converted with: --crop, --stage, --level, "
+    "--output-blob, --output-stride, --pooling-rounding"
+)
 
 
 class VerifyReport(BaseModel):
@@ -35,7 +45,12 @@ class VerifyReport(BaseModel):
 
 
 def verify_model(
-    model: str, *, crops: bool = False, images: Sequence[str] = (), caffe: tuple[str, str] | None = None
+    model: str,
+    *,
+    crops: bool = False,
+    images: Sequence[str] = (),
+    caffe: tuple[str, str] | None = None,
+    options: DenseOptions | None = None,
 ) -> VerifyReport:
     """Compares a model with its Caffe files, and its maps with the classifier on each window.
 
@@ -44,13 +59,15 @@ def verify_model(
         crops: Whether to compare maps with the classifier on each window.
         images: Folders, files, patterns or manifests for `crops`; seeded images by default.
         caffe: Definition and weights that every layer is compared with.
+        options: Replace those that the model was converted with, one by one; for models that do not record them.
 
     Raises:
-        VerificationError: A layer diverges from the reference; it is named.
+        VerificationError: The files make another network, or a layer diverges from the reference; it is named.
+        CastError: The network of the files does not accept every image.
         Rejected: An image cannot be read or decoded.
         DensecastError: A file cannot be read.
     """
-    verification = _compare_with_caffe(model, *caffe) if caffe else None
+    verification = _compare_with_caffe(model, *caffe, options or DenseOptions()) if caffe else None
     if not crops:
         return VerifyReport(caffe=verification)
     engine = TensorFlowEngine(model, form=Form.FLOAT32)
@@ -61,13 +78,50 @@ def verify_model(
     return VerifyReport(caffe=verification, crops=compare_with_crops(engine, given or example_images(engine)))
 
 
-def _compare_with_caffe(model: str, definition: str, weights: str) -> VerificationMetadata:
+def _compare_with_caffe(model: str, definition: str, weights: str, given: DenseOptions) -> VerificationMetadata:
     metadata = read_metadata(Path(model))
-    network = cast(load_network(definition, weights))
-    window = next(iter(network.inputs.values()))[2:]
-    sizes = verification_sizes(window, receptive_field(network, metadata.output_blob).stride)
+    options = (metadata.options or DenseOptions()).replaced_by(given)
+    dense = load_dense(definition, weights, options, features=list(metadata.features))
+    dense.require_sizes()
+    network = dense.network
+    own = load_network(Path(model) / NETWORK_FILE, limits=UNLIMITED)
+    stride = metadata.geometry.y.stride, metadata.geometry.x.stride
+    ((_, _, *window),) = network.inputs.values()
+    sizes = verification_sizes(window, stride)
+    differing = _differing_blob(own, network, sizes)
+    if differing:
+        raise VerificationError(
+            f"the definition makes another network: {differing}",
+            where=model,
+            why=f"the definition is read with {options}",
+            remedy=_REMEDY,
+        )
     examples = verification_examples(network, metadata.preprocessing, sizes)
-    return verify_savedmodel(load_savedmodel(model), network, metadata.output_blob, examples)
+    try:
+        return verify_savedmodel(load_savedmodel(model), network, metadata.output_blob, examples)
+    except VerificationError as error:
+        if digest(network, metadata.preprocessing, metadata.output_blob) == metadata.digest:
+            raise
+        raise VerificationError(
+            error.what,
+            where=error.where,
+            why="these Caffe files and options are not those that the model was made from: their digest is another",
+            remedy=_REMEDY,
+        ) from error
+
+
+def _differing_blob(own: Network, network: Network, sizes: Sequence[tuple[int, int, int]]) -> str:
+    """Returns the first blob that the model's network and that of the Caffe files have in different shapes, or ""."""
+    if own.inputs != network.inputs:
+        return f"its inputs are {network.inputs}, the model's {own.inputs}"
+    ((name, shape),) = network.inputs.items()
+    for batch, height, width in sizes:
+        found, expected = (net.shapes_at({name: (batch, shape[1], height, width)}) for net in (own, network))
+        for blob in {**expected, **found}:
+            if found.get(blob) != expected.get(blob):
+                there, here = (shapes.get(blob, "missing") for shapes in (expected, found))
+                return f"blob {blob!r} is {there} there and {here} in the model, on images of {height}x{width}"
+    return ""
 
 
 def render(report: VerifyReport) -> RenderableType:

@@ -40,7 +40,7 @@ ATTACKS = [
         NetworkError,
         ("control",),
     ),
-    Attack("no layer name", data(1, 1) + layer("AbsVal", "", "data", "y"), NetworkError, ("a layer without a name",)),
+    Attack("no layer name", data(1, 1) + layer("Bias", "", "data", "y"), NetworkError, ("a layer without a name",)),
     Attack(
         "no blob name",
         data(1, 1) + 'layer { name: "a" type: "AbsVal" bottom: "data" top: "" }',

@@ -11,7 +11,7 @@ from tests.support.definitions import data, layer
 ATTACKS = [
     Attack(
         "layers",
-        data(1, 1) + layer("AbsVal", "a", "data") + layer("AbsVal", "a", "data", "b"),
+        data(1, 1) + layer("Bias", "a", "data") + layer("Bias", "a", "data", "b"),
         NetworkError,
         ("two layers named 'a'",),
     ),

@@ -35,7 +35,13 @@ ATTACKS = [
     ),
     Attack("packed floats of an odd length", lengthed(5, bytes(7)), ReadingError, (), **FILE),
     Attack("a shape of nothing", lengthed(7, b""), ReadingError, ("has 0",), **FILE),
-    Attack("two channels", blob_message(np.ones((1, 2, 2, 2))).SerializeToString(), ConversionError, ("(2,)",), **FILE),
+    Attack(
+        "two channels",
+        blob_message(np.ones((1, 2, 2, 2))).SerializeToString(),
+        ConversionError,
+        ("C = 2",),
+        **FILE,
+    ),
     Attack(
         "two images",
         blob_message(np.ones((2, 3, 2, 2))).SerializeToString(),

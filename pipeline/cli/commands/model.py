@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipeline.cli.commands.dense_options import dense_options, print_cost, take_dense_options
 from pipeline.cli.commands.options import (
     limit_options,
     need_tensorflow,
@@ -20,7 +21,6 @@ from pipeline.cli.param_types import IMAGE_SIZE, WHOLE_NUMBERS
 from pipeline.cli.setting_options import setting_option
 
 if TYPE_CHECKING:
-    from conversion import Limits
     from models.catalog import CatalogEntry
 
 
@@ -36,20 +36,10 @@ if TYPE_CHECKING:
     help="The order that the network expects. Default: bgr, or gray for one channel.",
 )
 @click.option("--labels", type=click.Path(), help="Class names, one a line (Caffe's synset_words.txt works).")
-@click.option("--crop", type=IMAGE_SIZE, help="The size the classifier was trained at. Default: the definition's.")
 @click.option(
     "--features", help="Blobs that can be kept beside a map, with commas. Default: what InnerProducts read and write."
 )
-@click.option(
-    "--stage", "stages", multiple=True, help="A stage that include and exclude rules ask for; may be repeated."
-)
-@click.option("--level", type=int, help="The level that they ask for. Default: the definition's.")
-@click.option("--output-blob", help="Which of several heads gives the probabilities, by its Softmax blob.")
-@click.option(
-    *("--output-stride",),
-    type=click.IntRange(min=1),
-    help="Pixels between cells: a finer map, at a cost that the command prints.",
-)
+@dense_options
 @click.option("--name", default="", help="The model's name. Default: the definition's.")
 @click.option("--overwrite", is_flag=True, help="Replace a model that exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print the content of densecast.json.")
@@ -68,8 +58,9 @@ def convert(prototxt: str, weights: str, output: str, *, as_json: bool, **option
 
     limits = take_limits(options)
     labels, features = options.pop("labels"), options.pop("features")
-    if options["output_stride"]:
-        _print_cost(prototxt, options["output_stride"], options["crop"], options["output_blob"], limits=limits)
+    shape = take_dense_options(options)
+    if shape.output_stride:
+        print_cost(prototxt, shape, limits)
     need_tensorflow()
     metadata = convert_model(
         prototxt,
@@ -79,6 +70,7 @@ def convert(prototxt: str, weights: str, output: str, *, as_json: bool, **option
         labels=read_labels(labels, limits=limits) if labels else (),
         features=[f.strip() for f in features.split(",")] if features else None,
         limits=limits,
+        **shape.model_dump(),
         **options,
     )
     if as_json:
@@ -87,39 +79,26 @@ def convert(prototxt: str, weights: str, output: str, *, as_json: bool, **option
         console().print(render(inspect(output)))
 
 
-def _print_cost(prototxt: str, stride: int, crop: tuple[int, int] | None, blob: str | None, *, limits: Limits) -> None:
-    """Prints what a finer map costs, before the model is built."""
-    from conversion import cast as cast_network
-    from conversion import load_network, multiply_adds_by_stride, receptive_field
-
-    network = cast_network(load_network(prototxt, crop=crop, limits=limits))
-    own = int(receptive_field(network, blob).stride[0])
-    height, width = next(iter(network.inputs.values()))[2:]
-    size = (2 * height, 2 * width)
-    costs = multiply_adds_by_stride(network, size, [own, stride], blob)
-    click.echo(
-        f"an image of {size[0]}x{size[1]} pixels costs {costs[stride] / 1e9:.1f} GMAC at stride {stride}, "
-        f"{costs[stride] / costs[own]:.1f} times as much as at the net's own stride of {own}",
-        err=True,
-    )
-
-
 @click.command()
 @click.argument("network", metavar="MODEL|PROTOTXT|NAME")
 @click.option("--input-size", type=IMAGE_SIZE, help="HEIGHTxWIDTH of the image. Default: the training size.")
+@dense_options
 @click.option("--json", "as_json", is_flag=True, help="Print the report for programs.")
-def inspect(network: str, input_size: tuple[int, int] | None, as_json: bool) -> None:
+def inspect(network: str, input_size: tuple[int, int] | None, as_json: bool, **options: Any) -> None:
     """Show the layers, shapes, parameters, multiply-adds and geometry of a network.
+
+    The options that shape a network are for definitions; a model keeps those that it was converted with.
 
     \b
     densecast inspect caffenet --input-size 451x451
     densecast inspect deploy.prototxt
     densecast inspect vgg16 --input-size 512x768
+    densecast inspect all_in_one.prototxt --stage deploy --output-stride 8
     """
     from pipeline.tools.inspect_network import inspect as inspect_network
     from pipeline.tools.inspect_network import render
 
-    report = inspect_network(network, input_size)
+    report = inspect_network(network, input_size, take_dense_options(options))
     print_report(report, render, as_json=as_json)
 
 
@@ -157,13 +136,22 @@ def bench(model: str, *, sizes: list[int], batches: list[int], repeats: int, dev
 @click.option("--crops", is_flag=True, help="Compare the map with the classifier on each window by itself.")
 @click.option("--definition", type=click.Path(), help="The Caffe definition to compare with; needs --weights.")
 @click.option("--weights", type=click.Path(), help="The trained weights of the definition.")
+@dense_options
 @click.option("--json", "as_json", is_flag=True, help="Print the report for programs.")
 def verify(
-    model: str, *, images: tuple[str, ...], crops: bool, definition: str | None, weights: str | None, as_json: bool
+    model: str,
+    *,
+    images: tuple[str, ...],
+    crops: bool,
+    definition: str | None,
+    weights: str | None,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Compare a model with its Caffe files, or its maps with the classifier on each window.
 
-    Caffe files are compared layer by layer. IMAGES are for --crops; without them, the command makes seeded ones.
+    Caffe files are compared layer by layer, with the options that the model was converted with; each that you give
+    replaces the recorded one. IMAGES are for --crops; without them, the command makes seeded ones.
 
     \b
     densecast verify caffenet --definition deploy.prototxt --weights caffenet.caffemodel
@@ -176,8 +164,11 @@ def verify(
     if bool(definition) != bool(weights):
         raise click.UsageError("--definition and --weights belong together")
     need_tensorflow()
+    shape = take_dense_options(options)
+    if shape.given() and not definition:
+        raise click.UsageError(f"{', '.join(shape.given())}: such options are for --definition")
     caffe = (definition, weights) if definition and weights else None
-    report = verify_model(model, crops=crops, images=images, caffe=caffe)
+    report = verify_model(model, crops=crops, images=images, caffe=caffe, options=shape)
     print_report(report, render, as_json=as_json)
 
 
@@ -186,27 +177,39 @@ def verify(
 @click.argument("weights", type=click.Path(), required=False)
 @click.option("--output-prototxt", required=True, type=click.Path(), help="The definition to write.")
 @click.option("--output-weights", type=click.Path(), help="The weights to write; needs WEIGHTS.")
+@dense_options
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 def cast(
-    prototxt: str, weights: str | None, *, output_prototxt: str, output_weights: str | None, overwrite: bool
+    prototxt: str,
+    weights: str | None,
+    *,
+    output_prototxt: str,
+    output_weights: str | None,
+    overwrite: bool,
+    **options: Any,
 ) -> None:
     """Write the fully convolutional network as Caffe files that Caffe loads.
+
+    All outputs are kept unless --output-blob names one. Caffe has no dilated poolings: where --output-stride needs
+    them, nothing is written.
 
     \b
     densecast cast deploy.prototxt net.caffemodel \\
         --output-prototxt dense.prototxt --output-weights dense.caffemodel
     """
-    from conversion import cast as cast_network
-    from conversion import load_network, save
+    from conversion import load_dense, save
 
     if bool(weights) != bool(output_weights):
         raise click.UsageError("WEIGHTS and --output-weights belong together")
     outputs = [path for path in (output_prototxt, output_weights) if path]
     refuse_existing(outputs, [path for path in (prototxt, weights) if path], overwrite=overwrite)
-    network = cast_network(load_network(prototxt, weights))
+    network, output, misfit, _ = load_dense(prototxt, weights, take_dense_options(options))
     save(network, output_prototxt, output_weights)
     click.echo(f"wrote {', '.join(outputs)}", err=True)
-    for note in network.notes:
+    notes = [*network.notes, f"the map is blob {output.blob!r}: {output.reason}"]
+    if misfit:
+        notes.append(f"not every image fits: {misfit.error()}")
+    for note in notes:
         click.echo(f"note: {note}", err=True)
 
 

@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 from conversion import ModelMetadata, Network, Preprocessing, cast, convert, evaluate, load_network, read_metadata, save
-from conversion.errors import ConversionError, MissingExtraError, ModelError, VerificationError, WeightsError
+from conversion.errors import CastError, ConversionError, MissingExtraError, ModelError, VerificationError, WeightsError
 from conversion.export import savedmodel
 from conversion.export.metadata import digest
 from conversion.export.verification import verification_examples, verify_savedmodel
@@ -253,6 +253,14 @@ def test_metadata_file_says_what_was_done(lenet: Converted):
         "classes": 10,
         "labels": [f"digit {i}" for i in range(10)],
         "output_blob": "prob",
+        "options": {
+            "crop": None,
+            "stages": [],
+            "level": None,
+            "output_blob": None,
+            "output_stride": None,
+            "pooling_rounding": None,
+        },
         "features": {"pool2": 12, "ip1": 30, "ip2": 10},
         "multiply_adds_per_window": 24 * 24 * 6 * 25 + 8 * 8 * 12 * 6 * 25 + 192 * 30 + 30 * 10,
         "parameters": 6 * 26 + 12 * 151 + 30 * 193 + 10 * 31,
@@ -302,8 +310,8 @@ SOFTMAX = layer("Softmax", "prob", "fc3")
 REFUSED = {
     "too few labels": (CLASSIFIER, {"labels": ["a", "b"]}, "2 labels for 5 classes"),
     "too many labels": (CLASSIFIER, {"labels": list("abcdef")}, "6 labels for 5 classes"),
-    "no softmax": (CLASSIFIER.replace(SOFTMAX, ""), {}, "0 outputs are class probabilities"),
-    "a softmax that something reads": (CLASSIFIER + layer("Power", "p", "prob"), {}, "0 outputs"),
+    "no softmax": (CLASSIFIER.replace(SOFTMAX, ""), {}, "no blob is class probabilities"),
+    "a softmax that something reads": (CLASSIFIER + layer("Power", "p", "prob"), {}, "'prob' is: layer 'p'"),
     "two softmaxes": (
         CLASSIFIER + layer("Softmax", "also", "fc3"),
         {},
@@ -321,6 +329,15 @@ REFUSED = {
     "a mean of two channels": (CLASSIFIER, {"mean": [1, 2]}, "for 3 channels"),
     "a scale of nothing": (CLASSIFIER, {"scale": 0.0}, "scale 0"),
     "a scale that is not a number": (CLASSIFIER, {"scale": float("nan")}, "scale nan"),
+    "maps that do not fit every size": (
+        CLASSIFIER.replace(SOFTMAX, "")
+        + convolution("beside", "conv1", "num_output: 6 kernel_size: 3 stride: 2")
+        + layer("Eltwise", "sum", "beside pool1")
+        + inner_product("fc4", "sum", "num_output: 5")
+        + layer("Softmax", "prob", "fc4"),
+        {},
+        "its bottoms are beside 1x6x4x4, pool1 1x6x5x5",
+    ),
     "another crop": (CLASSIFIER, {"crop": 33}, "crop 33x33 does not fit the weights"),
 }
 
@@ -328,7 +345,7 @@ REFUSED = {
 @pytest.mark.parametrize(("text", "options", "message"), REFUSED.values(), ids=REFUSED)
 def test_refused_with_nothing_left(text: str, options: dict, message: str, files, models: Path):
     prototxt, weights = files(text)
-    with pytest.raises(ConversionError, match=message):
+    with pytest.raises((ConversionError, CastError), match=message):
         convert(prototxt, weights, models / "m", **options)
     assert not list(models.iterdir())
 
@@ -631,7 +648,7 @@ def test_models_of_different_heads_have_different_digests(tmp_path: Path):
 
 
 def test_a_blob_that_is_changed_after_its_softmax_holds_no_probabilities(tmp_path: Path):
-    with pytest.raises(ConversionError, match="0 outputs are class probabilities"):
+    with pytest.raises(ConversionError, match="no blob is class probabilities"):
         convert(*_files(AFTER_SOFTMAX, tmp_path), tmp_path / "m")
 
 

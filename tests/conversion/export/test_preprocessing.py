@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from conversion.export.preprocessing import ChannelOrder, Preprocessing, channel
 from tests.support.golden_cases import GOLDEN
 
 MEAN_IMAGE = GOLDEN / "layers" / "fmt_mean_binaryproto"
+FIELD = Path(__file__).parents[2] / "field" / "means"
 RGB = np.array([[[[10, 20, 30], [0, 0, 255]]]], np.uint8)  # N, H, W, 3
 
 
@@ -100,20 +102,25 @@ def test_numbers(mean: Any, channels: int, expected: tuple[float, ...]):
 
 
 @pytest.mark.parametrize(
-    "mean",
+    ("mean", "layout"),
     [
-        [1, 2],
-        [1, 2, 3, 4],
-        [],
-        [float("nan")] * 3,
-        [1, float("inf"), 2],
-        float("nan"),
-        [[1, 2, 3]],
-        np.zeros((3, 2, 2)),
+        ([1, 2], "[C] with C = 2"),
+        ([1, 2, 3, 4], "[C] with C = 4"),
+        ([], "[C] with C = 0"),
+        ([[1, 2, 3]], "[H, W] without channels, or [N, C]"),
+        ([[7]], "[H, W] without channels, or [N, C]"),
+        (np.zeros((3, 2, 2)), "an image [C, H, W] with C = 3"),
     ],
 )
-def test_numbers_that_are_no_mean(mean: Any):
-    with pytest.raises(ConversionError, match="for 3 channels"):
+def test_numbers_of_another_shape_are_refused(mean: Any, layout: str):
+    with pytest.raises(ConversionError, match="for 3 channels") as caught:
+        channel_mean(mean, 3)
+    assert layout in caught.value.why
+
+
+@pytest.mark.parametrize("mean", [[float("nan")] * 3, [1, float("inf"), 2], float("nan")])
+def test_numbers_that_are_not_finite_are_refused(mean: Any):
+    with pytest.raises(ConversionError, match="not finite"):
         channel_mean(mean, 3)
 
 
@@ -146,22 +153,52 @@ def npy(path: Path, array: np.ndarray, **options: bool) -> Path:
     return path / "mean.npy"
 
 
-def test_mean_image_of_other_channels_is_refused(tmp_path: Path):
-    for channels in (2, 4):
-        with pytest.raises(ConversionError, match=rf"shape \({channels},\) for 3 channels") as caught:
-            channel_mean(npy(tmp_path, np.zeros((channels, 5, 5))), 3)
-        assert caught.value.where == str(tmp_path / "mean.npy")
+# A mean of another layout was taken for a grey value, or spread over the channels.
+LAYOUTS = {
+    "one pixel, channels last": ((1, 1, 3), 3, "[H, W, C], channels last"),
+    "one pixel, channels last, for a grey net": ((1, 1, 3), 1, "[H, W, C], channels last, or [C, H, W] of an image 3"),
+    "an image, channels last": ((256, 256, 3), 3, "[H, W, C], channels last"),
+    "a batch, channels last": ((1, 256, 256, 3), 3, "[H, W, C], channels last"),
+    "a grey image, channels last": ((5, 5, 1), 1, "[H, W, C], channels last"),
+    "channels first or last": ((3, 3, 3), 3, "[H, W, C], channels last, or [C, H, W] of an image 3 pixels wide"),
+    "a grey image for three channels": ((1, 5, 5), 3, "an image [C, H, W] with C = 1"),
+    "a colour image for one channel": ((3, 5, 5), 1, "an image [C, H, W] with C = 3"),
+    "two channels": ((2, 5, 5), 3, "an image [C, H, W] with C = 2"),
+    "four channels": ((4, 5, 5), 3, "an image [C, H, W] with C = 4"),
+    "colour values for one channel": ((3,), 1, "[C] with C = 3"),
+    "a row": ((1, 3), 3, "[H, W] without channels, or [N, C]"),
+    "a plane": ((5, 5), 3, "[H, W] without channels, or [N, C]"),
+    "one value": ((1,), 3, "[C] with C = 1"),
+    "a value without an axis": ((), 3, "one value without an axis"),
+    "two images": ((2, 3, 5, 5), 3, "an array of 4 axes"),
+    "five axes": ((1, 1, 3, 5, 5), 3, "an array of 5 axes"),
+}
 
 
-def test_height_width_channels_is_not_taken_for_channels_first(tmp_path: Path):
-    with pytest.raises(ConversionError, match=r"shape \(256,\) for 3 channels"):
-        channel_mean(npy(tmp_path, np.zeros((256, 256, 3))), 3)
+@pytest.mark.parametrize(("shape", "channels", "layout"), LAYOUTS.values(), ids=LAYOUTS)
+def test_another_layout_is_refused_by_its_name(shape: tuple[int, ...], channels: int, layout: str, tmp_path: Path):
+    path = npy(tmp_path, np.full(shape, 7.0))
+    with pytest.raises(ConversionError, match=rf"{re.escape(str(shape))} for {channels} channels") as caught:
+        channel_mean(path, channels)
+    assert layout in caught.value.why
+    assert caught.value.where == str(path)
 
 
-@pytest.mark.parametrize("shape", [(), (5, 5), (2, 3, 5, 5), (1, 1, 3, 5, 5)])
-def test_mean_of_another_rank_is_refused(shape: tuple[int, ...], tmp_path: Path):
-    with pytest.raises(ConversionError, match="expected"):
-        channel_mean(npy(tmp_path, np.zeros(shape)), 3)
+def test_grey_binaryproto_is_refused_for_three_channels_and_read_for_one():
+    """The field's: 16 x 16 of 100. Caffe refuses it for a colour net (data_transformer.cpp)."""
+    with pytest.raises(ConversionError, match=r"\(1, 1, 16, 16\) for 3 channels") as caught:
+        channel_mean(FIELD / "grey.binaryproto", 3)
+    assert "an image [C, H, W] with C = 1" in caught.value.why
+    values, note = channel_mean(FIELD / "grey.binaryproto", 1)
+    assert values == (100.0,)
+    assert "16x16" in note
+
+
+def test_axes_of_a_binaryproto_are_never_in_doubt(tmp_path: Path):
+    """Its fields are called channels, height and width: an image 3 pixels wide is one."""
+    path = tmp_path / "narrow.binaryproto"
+    path.write_bytes(blob_message(np.full((1, 3, 3, 3), 5.0, np.float32)).SerializeToString())
+    assert channel_mean(path, 3)[0] == (5.0, 5.0, 5.0)
 
 
 def test_one_pixel_that_is_not_a_number_is_refused(tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from conversion.net.geometry import AxisGeometry
 from conversion.net.network import Network, to_definition
 from models import entry
 from tests.support.definitions import CLASSIFIER, convolution, data, layer, network, pooling
+from tests.support.field import caffe_files
 
 
 @pytest.fixture(scope="module")
@@ -237,13 +239,33 @@ def test_interior_cells_do_not_see_the_border():
     assert len(interior) < count
 
 
+# --- a map and its crops
+
+
+@pytest.mark.parametrize(("pool", "least", "most"), [("kernel_size: 3", 0.01, 1.0), ("kernel_size: 2", 0.0, 1e-12)])
+def test_a_clipped_window_makes_a_map_differ_from_its_crops(pool: str, least: float, most: float, tmp_path: Path):
+    """Without any padding: over 14 cells, windows of 3 and stride 2 end in one of 2 cells, windows of 2 do not."""
+    definition, weights = caffe_files("a36_clip")
+    path = tmp_path / "net.prototxt"
+    path.write_text(definition.read_text().replace("kernel_size: 3 stride: 2", f"{pool} stride: 2"))
+    assert load_network(path).shapes["p"] == (1, 4, 7, 7)
+    classifier = load_network(path, weights)
+    image = np.random.default_rng(0).integers(0, 256, (1, 3, 24, 24)).astype(float)
+    cells = evaluate(cast(classifier), {"data": image})["prob"]
+    crops = np.concatenate([image[..., 2 * y : 2 * y + 16, 2 * x : 2 * x + 16] for y, x in np.ndindex(5, 5)])
+    alone = evaluate(classifier, {"data": crops})["prob"]
+    assert least <= np.abs(cells[0].reshape(3, 25).T - alone).max() <= most
+
+
 # --- refusals
 
 
 def test_a_classifier_that_is_not_cast_is_refused():
     with pytest.raises(NetworkError, match="'prob' do not correspond to pixels") as caught:
         receptive_field(network(CLASSIFIER))
-    assert caught.value.remedy == "cast the network first: cast(network)"
+    assert caught.value.why == "layer 'fc2' (InnerProduct) reads its whole bottom, or a blob without positions"
+    assert "--output-blob" in caught.value.remedy
+    assert "in Python, cast it first: cast(network)" in caught.value.remedy
     assert receptive_field(network(CLASSIFIER), "pool1") == receptive_field(cast(network(CLASSIFIER)), "pool1")
 
 

@@ -28,6 +28,7 @@ from tests.support.definitions import (
     network,
     read_weights,
 )
+from tests.support.field import caffe_files
 from tests.support.golden_cases import GOLDEN, cases
 
 X = data(1, 4, 6, 6, name="x")
@@ -56,8 +57,40 @@ def test_blob_of_a_later_layer_is_unknown():
 
 
 def test_two_layers_of_one_name_would_get_the_same_weights():
-    with pytest.raises(NetworkError, match="two layers named 'r'"):
-        network(X + relu("r", "x", "a") + relu("r", "a", "b"))
+    twice = convolution("c", "x", "num_output: 4 kernel_size: 1", "a")
+    with pytest.raises(NetworkError, match="two layers named 'c'"):
+        network(X + twice + convolution("c", "a", "num_output: 4 kernel_size: 1", "b"))
+    with pytest.raises(NetworkError, match="two layers named 'c'"):
+        network(X + twice + relu("c", "a", "b"))
+    with pytest.raises(NetworkError, match="a layer without a name"):
+        network(X + convolution("", "x", "num_output: 4 kernel_size: 1", "a"))
+
+
+def test_layers_that_learn_nothing_need_no_name_of_their_own():
+    """Caffe matches weights by name, and looks for no other; nets in the wild have two ReLUs called "relu"."""
+    subject = network(
+        X + relu("", "x", "a") + relu("", "a", "b") + relu("r", "b", "c") + relu("r", "c", "d") + relu("r_1", "d", "e")
+    )
+    assert [one.name for one in subject.layers] == ["x", "relu_1", "relu_2", "r", "r_2", "r_1"]
+    again = build(to_definition(subject))
+    assert to_definition(again) == to_definition(subject)
+
+
+@pytest.mark.parametrize("name", ["a14_dup_relu", "a14_unnamed"])
+def test_nets_with_such_layers_compute_what_named_ones_compute(name: str):
+    """The field's two files, and the same net with names: one set of weights, one answer."""
+    prototxt, weights = caffe_files(name)
+    text = re.sub(
+        r'layer \{ (name: "relu" )?type: "ReLU" bottom: "(conv\d)"', r'layer { name: "of_\2" type: "ReLU" bottom: "\2"',
+        prototxt.read_text(),
+    )  # fmt: skip
+    bare = build(parse_definition(text.encode(), where=name))
+    assert [one.name for one in bare.layers if one.caffe_type == "ReLU"] == ["of_conv1", "of_conv2"]
+    named = with_weights(bare, message_weights(read_weights(weights)))
+    image = {"data": np.random.default_rng(0).normal(0, 60, (1, 3, 16, 16))}
+    np.testing.assert_array_equal(
+        evaluate(load_network(prototxt, weights), image)["prob"], evaluate(named, image)["prob"]
+    )
 
 
 MULTIPLE_SOURCES = {

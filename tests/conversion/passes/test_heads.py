@@ -358,14 +358,14 @@ def test_one_head_is_converted(tmp_path: Path):
     files = tmp_path / "net.prototxt", tmp_path / "net.caffemodel"
     with pytest.raises(ConversionError, match="2 outputs are class probabilities: prob1, prob") as caught:
         convert(*files, tmp_path / "model")
-    assert "output_blob" in caught.value.remedy
+    assert "--output-blob prob, or output_blob in Python" in caught.value.remedy
     with pytest.raises(ConversionError, match="output 'fc' is not a map of class probabilities") as caught:
         convert(*files, tmp_path / "model", output_blob="fc")
-    assert caught.value.remedy == "the network has prob1, prob"
+    assert caught.value.remedy == "--output-blob takes prob1 or prob"
     model = convert(*files, tmp_path / "model", output_blob="prob1", features=["t"])
     assert model.output_blob == "prob1"
     assert model.features == {"t": 4}
-    assert any("p, fc-conv, prob" in note for note in model.notes)
+    assert any("p, fc, prob" in note for note in model.notes)
     loaded = load_savedmodel(tmp_path / "model")
     blobs = loaded.blobs(np.zeros((1, 11, 9, 3), np.uint8))
     assert set(blobs) == {"data", "t", "aux-conv", "prob1"}

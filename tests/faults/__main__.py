@@ -31,6 +31,7 @@ _FILES = (
     "reader",
     "corrupt_parts",
     "clock",
+    "other_programs",
 )
 """In the order in which their rows are printed."""
 _WIDTH = 165

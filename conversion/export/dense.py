@@ -8,7 +8,7 @@ from typing import NamedTuple
 from conversion.caffe.reading import PathLike
 from conversion.errors import CastError, ConversionError, WeightsError
 from conversion.export.options import DenseOptions
-from conversion.export.signatures import Output, choose_output
+from conversion.export.signatures import Output, choose_output, feature_blobs
 from conversion.export.verification import verification_sizes
 from conversion.layers.normalization import Softmax
 from conversion.limits import DEFAULT_LIMITS, Limits
@@ -75,6 +75,8 @@ def load_dense(
     """
     network = _cast(_read(prototxt, weights, options, limits), options.output_blob, features)
     output = choose_output(network, str(prototxt), options.output_blob)
+    if options.output_blob is not None:
+        network = prune(network, [output.blob, *feature_blobs(network, features).values()])
     if options.pooling_rounding == "floor":
         network = floor_poolings(network)
     misfit = find_misfit(network)
@@ -83,14 +85,13 @@ def load_dense(
 
 
 def _cast(network: Network, wanted: str | None, features: Sequence[str]) -> Network:
-    """Returns the cast network; of a wanted blob only what it and the features need, which must have a dense form."""
-    if wanted is not None:
-        names = [name if name in network.shapes else name.removesuffix(CAST_SUFFIX) for name in (wanted, *features)]
-        known = all(name in network.shapes for name in names)  # others are refused by name below
-        return cast(prune(network, names) if known else network)
+    """Returns the cast network; if a layer has no dense form, that of what the wanted blob and the features need."""
     try:
         return cast(network)
     except CastError as error:
+        if wanted is not None:
+            names = [name if name in network.shapes else name.removesuffix(CAST_SUFFIX) for name in (wanted, *features)]
+            return cast(prune(network, names))
         heads = [top for layer in network.layers if isinstance(layer, Softmax) for top in layer.tops]
         castable = [blob for blob in heads if _casts(prune(network, [blob]))]
         if not castable:

@@ -365,7 +365,7 @@ def test_one_head_is_converted(tmp_path: Path):
     model = convert(*files, tmp_path / "model", output_blob="prob1", features=["t"])
     assert model.output_blob == "prob1"
     assert model.features == {"t": 4}
-    assert any("p, fc, prob" in note for note in model.notes)
+    assert any("p, fc-conv, prob" in note for note in model.notes)
     loaded = load_savedmodel(tmp_path / "model")
     blobs = loaded.blobs(np.zeros((1, 11, 9, 3), np.uint8))
     assert set(blobs) == {"data", "t", "aux-conv", "prob1"}

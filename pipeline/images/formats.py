@@ -21,7 +21,7 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
-from pipeline.images import bmp, jpeg, tiff
+from pipeline.images import bmp, jpeg, tiff, tiff_layout
 from pipeline.rejection import Reason, Rejected
 
 File: TypeAlias = bytes | mmap.mmap
@@ -312,11 +312,11 @@ def _tiff(data: File) -> Container:
         raise Rejected(Reason.UNSUPPORTED_MODE, f"TIFF: compression {compression}")
     if height < 1 or width < 1:
         raise Rejected(Reason.CORRUPT, f"TIFF: {height} rows and {width} columns")
-    directory = tiff.normalised(directory)
+    directory = tiff_layout.normalised(directory)
     flaw, planes = None, []
     try:
-        directory = tiff.check_strips(directory, len(data))
-        planes = tiff.planes(directory)
+        directory = tiff_layout.check_strips(directory, len(data))
+        planes = tiff_layout.planes(directory)
     except Rejected as rejected:
         flaw = rejected
     tile = (directory.integer(tiff.TILE_HEIGHT, 1), directory.integer(tiff.TILE_WIDTH, 1))
@@ -329,8 +329,8 @@ def _tiff(data: File) -> Container:
         inverted=directory.integer(tiff.PHOTOMETRIC, 0) == 0,
         tile=tile if tiff.TILE_OFFSETS in directory.entries else None,
         flaw=flaw,
-        streams=tiff.streams(directory),
+        streams=tiff_layout.streams(directory),
         planes=tuple(tiff.with_one_directory(data, plane) for plane in planes),
-        by_libvips=tiff.needs_libvips(directory),
-        colours=tiff.colours(directory),
+        by_libvips=tiff_layout.needs_libvips(directory),
+        colours=tiff_layout.colours(directory),
     )

@@ -121,7 +121,7 @@ class _Planes:
     def __init__(self, container: formats.Container, first: _PillowImage) -> None:
         self.mode, self.exif = {1: "L", 3: "RGB", 4: "CMYK"}[len(container.planes)], b""
         self.height, self.width = first.height, first.width
-        self._container, self._first = container, first
+        self._container = container
 
     def load(self, at_least: tuple[int, int] | None, *, grey: bool) -> Pixels:  # noqa: ARG002 - only JPEG heeds them
         colours = np.empty((self.height, self.width, len(self._container.planes)), np.uint8)

@@ -278,6 +278,7 @@ OWN = {
     "pipeline.images.samples",
     "pipeline.images.stored_image",
     "pipeline.images.tiff",
+    "pipeline.images.tiff_layout",
     "pipeline.rejection",
     "pipeline.settings",
 }

@@ -207,14 +207,14 @@ def test_a_tiff_whose_tiles_are_too_high_is_no_stream():
     """A reader of rows holds a row of tiles."""
     import struct
 
-    from pipeline.images import tiff
+    from pipeline.images import tiff, tiff_layout
 
     def streams(tile_height: int) -> bool:
         entries = {
-            tag: tiff._Entry(4, struct.pack("<I", value))
+            tag: tiff.Entry(4, struct.pack("<I", value))
             for tag, value in {256: 2**16, 257: 2**16, 258: 8, 259: 1, 262: 1, 277: 1, 323: tile_height, 324: 8}.items()
         }
-        return tiff.streams(tiff.Directory("<", entries))
+        return tiff_layout.streams(tiff.Directory("<", entries))
 
     assert streams(1024)
     assert not streams(2048)

@@ -8,8 +8,9 @@ import zlib
 
 from pipeline.rejection import Reason, Rejected
 
-# RFC 9110 and IANA's registry: codings that change the bytes. Servers also write other names there: object stores repeat
-# the `aws-chunked` of the upload, others write a charset, or `binary`, or `none`. These leave the bytes as they are.
+# RFC 9110 and IANA's registry: codings that change the bytes. Servers also write other names there: object stores
+# repeat the `aws-chunked` of the upload, others write a charset, or `binary`, or `none`. These leave the bytes as they
+# are.
 _GZIP = frozenset({"gzip", "x-gzip"})
 _NOT_READ = frozenset({"br", "zstd", "deflate", "compress", "x-compress", "dcb", "dcz", "exi", "pack200-gzip"})
 _GZIP_MARK = b"\x1f\x8b"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
-from conversion import read_metadata
+from conversion import partial_name, read_metadata
 from pipeline.beam_counters import counters
 from pipeline.counters import LEFT_OUT
 from pipeline.engines.factory import TensorFlowEngineFactory
@@ -18,7 +19,7 @@ from pipeline.jobs.submit import open_target, submit
 from pipeline.scoring.calibration.form import Choice
 from pipeline.scoring.calibration.parity import Parity
 from pipeline.settings import LOCAL
-from pipeline.storage.address import is_remote, local_path
+from pipeline.storage.address import absolute, is_remote, local_path
 from pipeline.storage.errors import StorageError
 from pipeline.table.log import FOLDER
 from pipeline.table.paths import TableRoot, check_root
@@ -120,12 +121,18 @@ def check_folder(output: str) -> None:
 
 
 def check_writable(table: TableRoot) -> None:
-    """Checks that the table's folder can be written, by writing a small file; creates the folder.
+    """Checks that the table's folder can be written, or made, by writing a small file; leaves nothing behind.
 
     Raises:
-        StorageError: It cannot be written.
+        StorageError: It cannot.
     """
-    probe = table.path(FOLDER, ".writable")
+    if is_remote(table):
+        probe = table.path(FOLDER, ".writable")
+    else:
+        path = Path(absolute(local_path(table)))
+        # A folder is not made here: a run that is refused leaves none, and one may not remove another run's.
+        present = next(folder for folder in (path, *path.parents) if folder.is_symlink() or folder.exists())
+        probe = str(present / partial_name("writable"))
     table.store.write_atomically(probe, b"")
     with contextlib.suppress(StorageError):  # a store may allow writing but not deleting; no reader sees the file
         table.store.delete(probe)

@@ -9,7 +9,6 @@ import pytest
 from pipeline.jobs import run
 from pipeline.jobs.spec import describe_job
 from pipeline.storage.errors import StorageError
-from pipeline.table.log import FOLDER
 from pipeline.table.paths import TableRoot
 
 
@@ -38,6 +37,9 @@ def test_an_output_that_cannot_be_written_is_found_before_scoring(
         run.run_job(describe_job(**job, output="maps"))
 
 
-def test_the_check_leaves_no_file(tmp_path: Path) -> None:
+def test_the_check_leaves_nothing(tmp_path: Path) -> None:
+    run.check_writable(TableRoot(str(tmp_path / "new" / "maps")))
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "maps").mkdir()
     run.check_writable(TableRoot(str(tmp_path / "maps")))
-    assert [path for path in (tmp_path / "maps" / FOLDER).iterdir() if path.name != FOLDER] == []
+    assert list((tmp_path / "maps").iterdir()) == []

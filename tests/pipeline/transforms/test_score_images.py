@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.util import assert_that, equal_to
+from deltalake import DeltaTable
 from PIL import Image
 
 from pipeline import MapTable, ScoreImages
@@ -18,6 +19,7 @@ from pipeline.errors import JobError, SourceError, TableError, WorkerError
 from pipeline.jobs.run import run_job
 from pipeline.jobs.spec import describe_job
 from pipeline.jobs.submit import worker_error
+from pipeline.maintenance.check import check
 from pipeline.maps.recipe import Recipe
 from pipeline.runners.registry import open_runner
 from pipeline.transforms.list_images import ListImages
@@ -88,6 +90,43 @@ def test_publishing_a_run_twice_changes_nothing(tmp_path: Path, collection: Path
     assert MapTable(str(tmp_path / "maps")).to_arrow(["uri"]).num_rows == 26
 
 
+def test_rows_that_another_program_deleted_are_scored_again(tmp_path: Path, collection: Path):
+    model, maps = write_model(tmp_path / "model"), tmp_path / "maps"
+    score(collection, maps, model)
+    before = MapTable(str(maps)).to_arrow().drop_columns(["run_id", "scored_at"]).sort_by("uri")
+    DeltaTable(maps).delete(f"uri = '{collection}/i03.png'")
+    DeltaTable(maps).optimize.z_order(["map_digest"])
+    assert len(MapTable(str(maps))) == 23
+    with beam.Pipeline(runner=open_runner("local"), options=PipelineOptions([])) as pipeline:
+        _ = (
+            pipeline
+            | ListImages([str(collection)])
+            | ScoreImages(str(model), str(maps), RECIPE, run_id="again", open_engine=FakeEngine)
+        )
+    summary = MapTable(str(maps)).runs()[-1]
+    assert (summary["scored"], summary["rejected"], summary["images"]["keep"]) == (1, 0, 25)
+    after = MapTable(str(maps)).to_arrow().drop_columns(["run_id", "scored_at"]).sort_by("uri")
+    assert after.equals(before)
+    assert check(str(maps)).clean
+
+
+def test_labels_of_a_list_reach_the_table(tmp_path: Path, collection: Path):
+    listed = collection / "train.txt"
+    listed.write_text("i00.png 3\ni01.png 0\nbroken.jpg 7\n")
+    with beam.Pipeline(runner=open_runner("local"), options=PipelineOptions([])) as pipeline:
+        _ = (
+            pipeline
+            | ListImages([str(listed)])
+            | ScoreImages(str(write_model(tmp_path / "model")), str(tmp_path / "maps"), RECIPE, open_engine=FakeEngine)
+        )
+    rows = MapTable(str(tmp_path / "maps")).to_arrow(["uri", "status", "label"]).to_pylist()
+    assert {(Path(row["uri"]).name, row["status"], row["label"]) for row in rows} == {
+        ("i00.png", "scored", "3"),
+        ("i01.png", "scored", "0"),
+        ("broken.jpg", "rejected", "7"),
+    }
+
+
 def test_an_empty_collection_publishes_an_empty_table(tmp_path: Path):
     model = write_model(tmp_path / "model")
     with beam.Pipeline(runner=open_runner("local"), options=PipelineOptions([])) as pipeline:
@@ -129,7 +168,7 @@ class TestJob:
         listing = tmp_path / "list.csv"
         listing.write_text("uri,id\na.png,1\na.png,2\n")
         model, output = write_model(tmp_path / "model"), tmp_path / "maps"
-        with pytest.raises(SourceError, match=r"failed: .*listed as"):
+        with pytest.raises(SourceError, match=r"failed: .*listed with the id"):
             run_job(describe_job(model=str(model), images=[f"@{listing}"], output=str(output)))
         with pytest.raises(TableError):
             MapTable(str(output))

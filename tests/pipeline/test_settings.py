@@ -39,6 +39,7 @@ FLAGS: dict[str, object] = {
     "--strict-images": False,
     "--decode-timeout": 120.0,
     "--device": "auto",
+    "--rounding": "exact",
     "--precision": "float32",
     "--max-parity-error": 0.01,
     "--max-parity-flips": 0.01,
@@ -79,7 +80,7 @@ def test_keys_are_those_of_the_declarations():
 def test_arguments_in_python_have_the_declared_defaults():
     parameters = inspect.signature(ScoreImages).parameters
     shared = parameters.keys() & declared().keys()
-    assert shared == {"retry_rejected", "rescore", "prune", "max_pruned", "device"}
+    assert shared == {"retry_rejected", "rescore", "prune", "max_pruned", "device", "rounding"}
     assert all(parameters[name].default == declared()[name].default for name in shared)
     job = describe_job(**SUBJECT)
     assert job.map_recipe() == Recipe()

@@ -21,7 +21,6 @@ from pipeline.maintenance.findings import LISTED, Damage, Finding, Findings
 from pipeline.maintenance.untracked_files import Kind, Leftover, leftovers, list_table
 from pipeline.settings import Rounding
 from pipeline.storage.errors import AccessError, MissingFileError, StorageError, UnavailableError
-from pipeline.table.diff import TOLERANCE
 from pipeline.table.log import FOLDER
 from pipeline.table.paths import TableRoot
 from pipeline.table.schema import Status, strings
@@ -43,6 +42,8 @@ class Report:
         damage: The number of findings, by kind.
         findings: The first findings of each kind.
         outdated: The number of maps that were made under older decoding rules, by file type.
+        rounding: The number of maps by `pipeline.settings.Rounding`: those that another run on machines of the same
+            kind makes bit by bit, and those that it makes within `pipeline.table.diff.TOLERANCE`.
         notes: Facts that are not damage.
         seconds: The duration of the check.
     """
@@ -56,6 +57,7 @@ class Report:
     damage: Mapping[str, int]
     findings: tuple[Finding, ...]
     outdated: Mapping[str, int]
+    rounding: Mapping[str, int]
     notes: tuple[str, ...]
     seconds: float
 
@@ -99,7 +101,6 @@ def check(root: str, on_progress: Callable[[int, int], None] | None = None) -> R
     images = checker.compare_images()
     checker.compare_counts(table)
     checker.compare_models()
-    checker.note_rounding()
     checker.note_changes_of_others(table)
     checker.note_leftovers(leftovers(entries, table))
     return Report(
@@ -112,6 +113,7 @@ def check(root: str, on_progress: Callable[[int, int], None] | None = None) -> R
         damage=checker.findings.counts(),
         findings=checker.findings.listed(),
         outdated=dict(checker.outdated.counts),
+        rounding=checker.rounding(),
         notes=(*checker.notes, *checker.outdated.notes()),
         seconds=round(time.monotonic() - started, 3),
     )
@@ -231,21 +233,14 @@ class _Checker:
             if fault:
                 self.findings.add([Finding(Damage.RECORD, where, fault)])
 
-    def note_rounding(self) -> None:
-        """Notes what holds of the maps if they are made again."""
-        maps: Counter[bool] = Counter()
+    def rounding(self) -> dict[str, int]:
+        """Returns the number of maps by the rounding of their runs; older runs do not name theirs: it is `BOUNDED`."""
+        maps = dict.fromkeys(map(str, Rounding), 0)
         for (run, status), count in self._by_run.items():
             if status == Status.SCORED:
-                maps[self._runs.get(run, {}).get("rounding") == Rounding.EXACT] += count
-        if maps[True]:
-            self.notes.append(
-                f"{maps[True]:,} maps are exact: another run on machines of the same kind makes the same bits"
-            )
-        if maps[False]:
-            self.notes.append(
-                f"{maps[False]:,} maps are bounded, of runs with --rounding bounded or of older versions: another run"
-                f" makes the same scores within {TOLERANCE:g}"
-            )
+                is_exact = self._runs.get(run, {}).get("rounding") == Rounding.EXACT
+                maps[Rounding.EXACT if is_exact else Rounding.BOUNDED] += count
+        return maps
 
     def note_changes_of_others(self, table: DeltaTable) -> None:
         """Notes the versions that other programs have made: what they changed on purpose is not damage."""

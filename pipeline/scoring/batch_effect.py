@@ -9,6 +9,7 @@ import numpy as np
 
 from conversion import ModelMetadata
 from pipeline.engines import Engine
+from pipeline.engines.xla import BatchShape
 from pipeline.errors import EngineError
 from pipeline.maps.classification_map import CellScores
 from pipeline.scoring.batching import BatchBudget, BatchEffect, Batcher, Shape
@@ -18,7 +19,9 @@ from pipeline.settings import Rounding
 _log = logging.getLogger(__name__)
 
 
-def batch_effect(engine: Engine, rounding: Rounding, budget: BatchBudget) -> BatchEffect:
+def batch_effect(
+    engine: Engine, rounding: Rounding, budget: BatchBudget, compiled: Sequence[BatchShape] = ()
+) -> BatchEffect:
     """Returns what batches have to respect, so that maps are what `rounding` promises.
 
     The measurement takes four batches of each of up to three shapes: half a second for CaffeNet on two cores. It is
@@ -28,10 +31,11 @@ def batch_effect(engine: Engine, rounding: Rounding, budget: BatchBudget) -> Bat
         engine: The engine.
         rounding: `BOUNDED` measures nothing and respects nothing.
         budget: The size of batches.
+        compiled: Batches that XLA compiles; they are measured as well.
     """
     if rounding is Rounding.BOUNDED:
         return BatchEffect.NONE
-    shapes = probe_shapes(engine.metadata, budget)
+    shapes = probe_shapes(engine.metadata, budget) + [(count, (h, w)) for count, h, w in compiled if count > 1]
     key = ("batch-effect", engine.identity, engine.metadata.digest, str(shapes))
     known = recall(key)
     if known in list(BatchEffect):

@@ -129,7 +129,11 @@ class ScoreFn(beam.DoFn):
 
     def _open(self) -> _EngineReference:
         engine = self._open_engine()
-        return _EngineReference(engine, batch_effect(engine, self._rounding, self._limits.budget))
+        compiled = self._open_engine.compiled if isinstance(self._open_engine, TensorFlowEngineFactory) else ()
+        effect = batch_effect(engine, self._rounding, self._limits.budget, compiled)
+        # The images of a measurement are not images of the run; the seconds in which XLA compiled are its own.
+        self._seconds |= {name: value for name, value in counts_of(engine).items() if name.startswith("seconds.")}
+        return _EngineReference(engine, effect)
 
     def _new_writer(self) -> PartWriter:
         return PartWriter(

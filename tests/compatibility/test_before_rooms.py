@@ -95,7 +95,11 @@ class TestReading:
 
     def test_a_check_finds_and_notes_nothing(self):
         answer = json.loads(run(check, "maps", "--json"))
-        assert answer | {"seconds": 0} == ANSWERS["check"] | {"seconds": 0, "outdated": {}}
+        assert answer | {"seconds": 0} == ANSWERS["check"] | {
+            "seconds": 0,
+            "outdated": {},
+            "rounding": {"exact": 0, "bounded": 8},
+        }
         assert (answer["damage"], answer["notes"]) == ({}, [])
 
     def test_drift_is_not_measured_again(self):
@@ -132,6 +136,8 @@ class TestResuming:
         add_late_image()
         for part in Path("died").glob("*.parquet"):
             shutil.copy(part, Path("maps") / part.name)
+        job = Path("photos.toml").read_text()
+        Path("photos.toml").write_text(f'rounding = "bounded"\n{job}')  # the old version did not promise exact bits
         line = last_line(run(nightly, "photos.toml", "--date=2026-11-03"))
         assert line["run_id"] == f"{FIRST.replace('11-01', '11-03')}-r2"
         assert (line["images"]["adopt"], line["images"]["keep"], line["images"].get("score", 0)) == (1, 5, 0)

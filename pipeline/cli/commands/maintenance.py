@@ -182,9 +182,11 @@ def _print(report: Report) -> None:
     for note in report.notes:
         click.echo(f"note: {one_line(note)}")
     rows = ", ".join(f"{count:,} {status}" for status, count in report.rows.items())
+    rounding = ", ".join(f"{count:,} {kind}" for kind, count in report.rounding.items() if count)
     click.echo(
         f"{report.table} version {report.version}: {report.images:,} images, rows: {rows};"
-        f" {report.files:,} files, {report.size_bytes:,} bytes; {report.seconds:.1f} s"
+        f" rounding of the maps: {rounding or 'no maps'}; {report.files:,} files, {report.size_bytes:,} bytes;"
+        f" {report.seconds:.1f} s"
     )
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in report.damage.items())
     click.echo(f"DAMAGED: {kinds}" if kinds else "clean: everything was read, and nothing is damaged")

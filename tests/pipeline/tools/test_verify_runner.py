@@ -71,7 +71,8 @@ def test_a_runner_equals_itself(kept: tuple[TrialReport, Path]):
     assert report.about["class"].endswith(".FnApiRunner")
     assert set(report.versions) == {"apache-beam", "densecast", "python"}
     first, second = report.nights
-    assert first.there.counters == first.here.counters == {"listed": 22, "scored": 15, "rejected": 7}
+    counters = {"listed": 22, "scored": 15, "rejected": 7, "left_out..tar": 1}
+    assert first.there.counters == first.here.counters == counters
     assert second.there.images["listed"] == 11
     assert f"collection and tables are in {folder}" in shown(report)
     assert "the runners are equal" in shown(report)

@@ -47,7 +47,7 @@ class Rounding(StrEnum):
     """Which bits of a map may differ when an image is scored again, on a machine of the same kind.
 
     `EXACT`: none, whatever other images are scored, in whatever order, by however many workers. `BOUNDED`: the last
-    ones, because images are batched as they come; see `pipeline.table.diff.TOLERANCE`.
+    ones, because images are batched as they come; see `pipeline.table.rounding.TOLERANCE`.
     """
 
     EXACT = "exact"

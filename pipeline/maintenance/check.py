@@ -43,7 +43,7 @@ class Report:
         findings: The first findings of each kind.
         outdated: The number of maps that were made under older decoding rules, by file type.
         rounding: The number of maps by `pipeline.settings.Rounding`: those that another run on machines of the same
-            kind makes bit by bit, and those that it makes within `pipeline.table.diff.TOLERANCE`.
+            kind makes bit by bit, and those that it makes within `pipeline.table.rounding.TOLERANCE`.
         notes: Facts that are not damage.
         seconds: The duration of the check.
     """

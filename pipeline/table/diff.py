@@ -20,13 +20,13 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pads
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.errors import TableError
 from pipeline.maps.classification_map import CellScores
 from pipeline.maps.encoding import decode
 from pipeline.maps.recipe import Form
+from pipeline.table.rounding import Numbers, arrays_of, classes_are_near, numbers_are_near
 from pipeline.table.row_decoding import Row, scalars
 from pipeline.table.schema import IDENTITY
 
@@ -40,12 +40,6 @@ ENGINE_FLOATS = ("scores", "residual", "probabilities", "features")
 """The columns of floats that an engine computes; `classes` is their order, and `map_digest` a function of all of them.
 All other columns are exact."""
 
-TOLERANCE = 1e-6
-"""How much two runs may differ in `ENGINE_FLOATS` on processors of two kinds, or with `--rounding bounded`.
-
-float32 keeps 24 bits, so a net whose logits are large in magnitude may differ by more: see docs/score.md.
-"""
-
 EXAMPLES = 5
 """The number of rows of each kind that a report names."""
 
@@ -54,9 +48,6 @@ LOOKED_INTO = 4096
 
 _BATCH_ROWS = 64  # of maps
 _CHUNK = 256  # rows that are held while they are compared
-
-Numbers: TypeAlias = NDArray[np.number]
-"""An array of numbers, of any shape and type."""
 
 _Pair: TypeAlias = tuple[Row, Row]
 
@@ -264,58 +255,20 @@ class _DifferingColumns(NamedTuple):
 def _differing_columns(pair: _Pair, columns: list[str], tolerance: float) -> _DifferingColumns:
     left, right = pair
     names = [name for name in columns if _bits(left[name]) != _bits(right[name])]
-    floats = [name for name in ENGINE_FLOATS if name in names] if tolerance else []
-    within = tuple(name for name in floats if _is_within(name, pair, tolerance))
-    if tolerance and "classes" in names and _classes_are_near(pair, tolerance):
-        within = (*within, "classes")
+    within = _near_columns(names, pair, tolerance) if tolerance else ()
     explained = set(within)
     if within and "map_digest" in names and left["map_digest"].is_valid and right["map_digest"].is_valid:
         explained.add("map_digest")
     return _DifferingColumns(within, tuple(name for name in names if name not in explained))
 
 
-def _is_within(name: str, pair: _Pair, tolerance: float) -> bool:
-    """Returns whether all decoded numbers of a column of `ENGINE_FLOATS` are equal within the tolerance."""
+def _near_columns(names: Collection[str], pair: _Pair, tolerance: float) -> tuple[str, ...]:
+    """Returns those of some columns whose decoded values are equal within a tolerance."""
     left, right = (_decode_map(row) for row in pair)
     if left is None or right is None:
-        return False
-    left_arrays, right_arrays = _arrays(name, left), _arrays(name, right)
-    return list(left_arrays) == list(right_arrays) and all(
-        _are_near(left_arrays[key], right_arrays[key], tolerance) for key in left_arrays
-    )
-
-
-def _classes_are_near(pair: _Pair, tolerance: float) -> bool:
-    """Returns whether the classes of two maps differ only where their scores are within the tolerance."""
-    left, right = (_decode_map(row) for row in pair)
-    return (
-        left is not None
-        and right is not None
-        and left.classes.shape == right.classes.shape
-        and _ranks_are_near(left, right, tolerance)
-        and _ranks_are_near(right, left, tolerance)
-    )
-
-
-def _ranks_are_near(here: CellScores, there: CellScores, tolerance: float) -> bool:
-    """Returns whether each class has nearly the same score there; one that is not kept there is near the last one."""
-    for cell in np.argwhere((here.classes != there.classes).any(axis=-1)):
-        at = tuple(cell)
-        scores_there = dict(zip(there.classes[at].tolist(), there.scores[at].tolist(), strict=True))
-        last = float(there.scores[at][-1])
-        for kept, score in zip(here.classes[at].tolist(), here.scores[at].tolist(), strict=True):
-            known = scores_there.get(kept)
-            if (score - last if known is None else abs(score - known)) > tolerance:
-                return False
-    return True
-
-
-def _are_near(left: Numbers, right: Numbers, tolerance: float) -> bool:
-    if (left.shape, left.dtype) != (right.shape, right.dtype):
-        return False
-    left, right = left.astype(np.float64), right.astype(np.float64)
-    largest = float(np.max(np.abs(left), initial=1.0, where=np.isfinite(left)))
-    return np.allclose(left, right, rtol=0, atol=tolerance * largest, equal_nan=True)
+        return ()
+    floats = [name for name in ENGINE_FLOATS if name in names and numbers_are_near(name, left, right, tolerance)]
+    return (*floats, *(["classes"] if "classes" in names and classes_are_near(left, right, tolerance) else []))
 
 
 def _pairs(
@@ -365,7 +318,7 @@ def _bits(value: Any) -> Hashable:
 def _largest_difference(name: str, pair: _Pair) -> float | None:
     """Returns the largest absolute difference between the numbers of a column; None if no numbers can be compared."""
     if name in ("probabilities", "features"):
-        sides = [_arrays(name, cells) if (cells := _decode_map(row)) else {} for row in pair]
+        sides = [arrays_of(name, cells) if (cells := _decode_map(row)) else {} for row in pair]
         arrays = zip(*(side.values() for side in sides), strict=False)
         differences = (_largest_absolute(left, right) for left, right in arrays)
         return max((difference for difference in differences if difference is not None), default=None)
@@ -392,14 +345,6 @@ def _decode_map(row: Row) -> CellScores | None:
         return decode(row, Form(row["form"].as_py()), row["map_height"].as_py(), row["map_width"].as_py())
     except (ValueError, TypeError, AttributeError, IndexError, KeyError):
         return None
-
-
-def _arrays(name: str, cells: CellScores) -> dict[str, Numbers]:
-    """Returns the arrays of a column of `ENGINE_FLOATS`: its own, or one for each feature."""
-    if name == "features":
-        return {feature.name: feature.values for feature in cells.features}
-    array = getattr(cells, name)
-    return {} if array is None else {name: array}
 
 
 def _abbreviate(value: pa.Scalar[Any]) -> str:

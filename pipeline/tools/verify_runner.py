@@ -32,6 +32,7 @@ from pipeline.table.lookup import reading
 from pipeline.table.part_file import new_run_id
 from pipeline.table.paths import TableRoot
 from pipeline.table.reader import MapTable
+from pipeline.table.rounding import TOLERANCE
 from pipeline.tools.demo import convert_digits
 from pipeline.tools.verify_runner_images import MINIMUM_PAGES, SCALES, first_night, second_night, shape_for
 
@@ -206,7 +207,7 @@ def try_runner(
 
 
 def compare_tables(left: str, right: str) -> TableDiff:
-    """Compares the newest versions of two tables within `pipeline.table.diff.TOLERANCE`, see `compare` there.
+    """Compares the newest versions of two tables within `pipeline.table.rounding.TOLERANCE`, see `compare` there.
 
     Raises:
         TableError: One is not a table, or a part cannot be read.
@@ -214,7 +215,7 @@ def compare_tables(left: str, right: str) -> TableDiff:
     there, here = (MapTable(root).dataset() for root in (left, right))
     both = TableRoot(f"{left}, {right}", TableRoot(left).options)  # an error shows no secret of theirs
     with reading(both):
-        return diff.compare(there, here, tolerance=diff.TOLERANCE)
+        return diff.compare(there, here, tolerance=TOLERANCE)
 
 
 def _night(there_root: str, there: JobResult, here_root: str, here: JobResult) -> Night:
@@ -303,7 +304,7 @@ def _lines(night: Night) -> Iterator[str]:
     if night.promise is Rounding.EXACT:
         yield "all bits have to be equal: the runs were exact, on processors of one kind"
     else:
-        yield f"scores have to be equal within {diff.TOLERANCE:g}: the runs were bounded, or the processors differ"
+        yield f"scores have to be equal within {TOLERANCE:g}: the runs were bounded, or the processors differ"
     yield from diff.summary(night.tables, "there", "here")
     yield from (f"damage: {finding}" for finding in night.damage)
 

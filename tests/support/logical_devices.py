@@ -17,7 +17,7 @@ from pipeline.engines import DevicePool, TensorFlowEngine
 from pipeline.engines.devices import Device, open_devices
 from pipeline.maps.classification_map import CellScores
 from pipeline.maps.recipe import Form, Precision
-from pipeline.table.diff import TOLERANCE
+from pipeline.table.rounding import TOLERANCE
 from tests.support.map_distance import ROUNDING, distance
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.maps.classification_map import CellScores
 from pipeline.maps.recipe import Precision
-from pipeline.table.diff import TOLERANCE
+from pipeline.table.rounding import TOLERANCE
 
 ROUNDING = {Precision.FLOAT32: TOLERANCE, Precision.FLOAT16: 2e-3, Precision.BFLOAT16: 2e-2}
 """What the kernels of a processor may make of it, by the precision in which they compute."""

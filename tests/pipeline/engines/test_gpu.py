@@ -23,7 +23,7 @@ from pipeline.engines.devices import Device, open_devices
 from pipeline.engines.gpu_diagnosis import explain, gather
 from pipeline.maps.recipe import Form, Precision
 from pipeline.scoring.calibration.parity import measure_parity
-from pipeline.table.diff import TOLERANCE
+from pipeline.table.rounding import TOLERANCE
 from tests.support.map_distance import ROUNDING, distance
 
 ROOT = Path(__file__).parents[2]

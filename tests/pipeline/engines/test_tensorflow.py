@@ -13,7 +13,7 @@ from pipeline.engines import TensorFlowEngine
 from pipeline.errors import JobError
 from pipeline.maps.classification_map import MapError, check_values
 from pipeline.maps.recipe import Form
-from pipeline.table.diff import TOLERANCE
+from pipeline.table.rounding import TOLERANCE
 from tests.support.golden_cases import GOLDEN
 from tests.support.map_distance import distance
 

@@ -14,7 +14,7 @@ from pipeline.engines.net_function import NetFunction
 from pipeline.engines.xla import CompiledFunction
 from pipeline.errors import EngineError
 from pipeline.maps.recipe import Form, Precision
-from pipeline.table.diff import TOLERANCE
+from pipeline.table.rounding import TOLERANCE
 from tests.support.map_distance import distance
 
 

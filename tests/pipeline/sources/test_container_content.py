@@ -104,6 +104,7 @@ def test_the_names_of_tfrecord_files(tmp_path: Path, name: str) -> None:
         ("a.tfrecord", b"", {"": "empty"}),
         ("part-00000-of-01024", b"an image, for all that its name says", {"": b"an image, for all that its name says"}),
     ],
+    ids=["image.tar", "text.zip", "text.tar.gz", "half.tar.gz", "empty.tfrecord", "image"],  # gzip contains the time
 )
 def test_content_that_tells_nothing_is_taken_by_its_name(
     tmp_path: Path, name: str, content: bytes, fate: dict[str, bytes | str]

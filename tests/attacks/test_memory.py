@@ -6,11 +6,14 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from tests.attacks.measure import attacks
 
 ALLOWED = 200_000_000
 
 
+@pytest.mark.large
 def test_memory_beyond_the_file():
     # The timeout is a guard against hangs: each attack has its own, which prints a stack.
     run = subprocess.run(

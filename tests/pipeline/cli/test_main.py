@@ -127,6 +127,7 @@ def test_bench_measures_what_it_says(model: Path):
     assert report["claim"]["map_size"] == [8, 8]
 
 
+@pytest.mark.large
 def test_beam_flags_go_through_and_bad_ones_are_reported(scored: Path, model: Path):
     done = densecast(
         *("score", model, scored / "photos", "-o", scored / "beam", "--max-rejected", "50%"),

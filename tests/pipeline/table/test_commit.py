@@ -83,7 +83,7 @@ def test_a_part_is_compressed_parquet_that_says_whose_it_is(root: Path) -> None:
     [receipt] = write(root, *(scored(f"{i}.jpg", size=60) for i in (2, 1, 3)))
     with pq.ParquetFile(root / receipt.path) as file:
         assert file.schema_arrow.remove_metadata() == SCHEMA
-        assert file.schema_arrow.metadata[b"densecast"] == json.dumps({"run_id": "r1"}).encode()
+        assert json.loads(file.schema_arrow.metadata[b"densecast"]) == {"run_id": "r1", "rounding": "bounded"}
         assert {file.metadata.row_group(0).column(i).compression for i in range(30)} == {"ZSTD"}
         assert file.read(columns=["uri"]).column(0).to_pylist() == ["1.jpg", "2.jpg", "3.jpg"]
 

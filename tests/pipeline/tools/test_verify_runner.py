@@ -130,6 +130,7 @@ def test_other_processors_are_compared_within_the_bound(model: Path, monkeypatch
     assert {night.promise for night in report.nights} == {Rounding.BOUNDED}
 
 
+@pytest.mark.large
 def test_workers_in_other_processes_make_the_same_table(model: Path):
     """Beam's own runner with two worker processes: what is shipped to them is all that they need."""
     with without_tensorflow(FullEngine):
@@ -170,6 +171,7 @@ def publishes_a_part_twice(job: ScoringJob) -> JobResult:
     return result
 
 
+@pytest.mark.large
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
@@ -268,6 +270,7 @@ def test_the_exit_code_says_whether_they_are_equal(
     }
 
 
+@pytest.mark.large
 def test_the_digits_model_is_converted_where_none_is_named(tmp_path: Path):
     """The command as it is: TensorFlow and all."""
     result = CliRunner().invoke(cli, ["verify-runner", "--runner", RUNNER, "--pages", "4", "--output", str(tmp_path)])

@@ -137,7 +137,7 @@ def test_another_id_is_written_down_and_none_is_forgotten() -> None:
 
 def test_another_label_is_written_down_and_none_is_forgotten() -> None:
     [edit] = decide(URI, LISTED._replace(label="281"), POLICY, current=[known(id="old")]).edits
-    assert edit == Edit(URI, "p1", Action.UPDATE, "v1", "old", label="281")
+    assert edit == Edit(URI, "p1", Action.UPDATE, "v1", "old", recipe="recipe", label="281")
     assert decide(URI, LISTED, POLICY, current=[known(label="281")]).outcome is Outcome.KEEP
 
 

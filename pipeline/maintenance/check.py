@@ -20,7 +20,7 @@ from pipeline.maintenance.current_table import current_table
 from pipeline.maintenance.findings import LISTED, Damage, Finding, Findings
 from pipeline.maintenance.untracked_files import Kind, Leftover, leftovers, list_table
 from pipeline.settings import Rounding
-from pipeline.storage.errors import AccessError, MissingFileError, StorageError, UnavailableError
+from pipeline.storage.errors import INACCESSIBLE, MissingFileError, StorageError
 from pipeline.table.log import FOLDER
 from pipeline.table.paths import TableRoot
 from pipeline.table.schema import Status, strings
@@ -130,6 +130,7 @@ class _Checker:
         self.outdated = OutdatedMaps()
         self._ledger = RowLedger(sum(file.rows or 0 for file in logged))
         self._models: set[str] = set()
+        self._model_records: dict[str, tuple[dict[str, Any] | None, str]] = {}
         self._by_run: Counter[tuple[str, str]] = Counter()
         self._runs: dict[str, Mapping[str, Any]] = {}
         self._recorded: dict[str, Recorded] = {}
@@ -151,11 +152,15 @@ class _Checker:
                         self._recorded[part["path"]] = Recorded(part["sha256"], part["rows"])
 
     def _add_recipe(self, summary: Mapping[str, Any]) -> None:
-        model, _ = _read_record(self.root, self._model_path(str(summary.get("model_digest"))))
+        model, _ = self._read_model(str(summary.get("model_digest")))
         self.outdated.add_run(summary, model or {})
 
-    def _model_path(self, digest: str) -> str:
-        return self.root.path(FOLDER, "models", f"{digest}.json")
+    def _read_model(self, digest: str) -> tuple[dict[str, Any] | None, str]:
+        """Returns what `_read_record` does for a model. It is read once: most runs of a table have the same model."""
+        if digest not in self._model_records:
+            path = self.root.path(FOLDER, "models", f"{digest}.json")
+            self._model_records[digest] = _read_record(self.root, path)
+        return self._model_records[digest]
 
     def read_part(self, file: Logged, sizes: Mapping[str, int]) -> None:
         """Reads and checks a part, and gathers facts about its rows."""
@@ -227,7 +232,7 @@ class _Checker:
         """Checks that the metadata of every model exists."""
         for digest in sorted(self._models):
             where = f"models/{digest}.json"
-            record, fault = _read_record(self.root, self._model_path(digest))
+            record, fault = self._read_model(digest)
             if record is not None and record.get("digest") != digest:
                 fault = f"describes the model {record.get('digest')}"
             if fault:
@@ -285,7 +290,7 @@ def _read_record(root: TableRoot, path: str) -> tuple[dict[str, Any] | None, str
         content = json.loads(root.store.read_bytes(path))
     except MissingFileError:
         return None, "is missing"
-    except (UnavailableError, AccessError):
+    except INACCESSIBLE:
         raise
     except (ValueError, StorageError) as error:
         return None, f"cannot be read: {error}"

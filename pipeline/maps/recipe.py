@@ -55,16 +55,15 @@ class Recipe:
     @property
     def digest(self) -> str:
         """SHA-256 in hex of the settings, for all file types."""
-        return _digest([*self._settings(), sorted(map(float, self.scales))])
+        return self.digest_of(Decoding())
 
     def digest_of(self, decoding: Decoding) -> str:
         """Returns SHA-256 in hex: rows of an image with the same digest were made in the same way.
 
         It is `digest` if the file type is not known: as in tables from before decoding rules had versions.
         """
-        if decoding.format is None:
-            return self.digest
-        return _digest([*self._settings(), sorted(map(float, self.scales)), *decoding])
+        known = () if decoding.format is None else decoding
+        return _digest([*self._settings(), sorted(map(float, self.scales)), *known])
 
     def decoding(self, file_type: str | None) -> Decoding:
         """Returns how a file of a type is decoded today; None stands for a file that could not be read."""

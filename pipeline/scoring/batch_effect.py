@@ -12,7 +12,7 @@ from pipeline.engines import Engine
 from pipeline.engines.xla import BatchShape
 from pipeline.errors import EngineError
 from pipeline.maps.classification_map import CellScores
-from pipeline.scoring.batching import BatchBudget, BatchEffect, Batcher, Shape
+from pipeline.scoring.batching import BatchBudget, BatchEffect, Shape, batch_size
 from pipeline.scoring.machine import recall, remember
 from pipeline.settings import Rounding
 
@@ -54,9 +54,8 @@ def probe_shapes(metadata: ModelMetadata, budget: BatchBudget) -> list[tuple[int
     least = metadata.minimum_size
     largest = int((budget.pixel_budget / 2) ** 0.5)
     between = tuple((side + max(side, largest)) // 2 for side in least)
-    batcher = Batcher[None](budget)
     shapes = dict.fromkeys([least, (between[0], least[1]), (max(least[0], largest), max(least[1], largest))])
-    return [(size, shape) for shape in shapes if (size := batcher.size(shape)) > 1]
+    return [(size, shape) for shape in shapes if (size := batch_size(shape, budget)) > 1]
 
 
 def measure(engine: Engine, batches: Sequence[tuple[int, Shape]]) -> BatchEffect:

@@ -79,10 +79,13 @@ def match_files(
     """
     extensions: Counter[str] = Counter()
 
-    def leave_out(path: str) -> None:
+    def is_image(path: str) -> bool:
+        if is_image_below(path):
+            return True
         if extension := left_out(path):
             extensions[extension] += 1
             on_left_out(extension)
+        return False
 
     address = resolve(pattern)
     folder = pattern.endswith("/")
@@ -90,7 +93,7 @@ def match_files(
         return iter([ImageReference(address)])
     try:
         references = (
-            _find_remote(address, options, leave_out) if is_remote(address) else _find_local(address, folder, leave_out)
+            _find_remote(address, options, is_image) if is_remote(address) else _find_local(address, folder, is_image)
         )
         first = next(references, None)
     except StorageError as error:
@@ -118,18 +121,16 @@ def check(pattern: str) -> None:
             raise _nothing(pattern, address)
 
 
-def _find_local(address: str, folder: bool, leave_out: Callable[[str], None]) -> Iterator[ImageReference]:
+def _find_local(address: str, folder: bool, is_image: Callable[[str], bool]) -> Iterator[ImageReference]:
     if Path(address).is_file():
         yield from _regular(address)
     elif Path(address).is_dir():
         root = address.rstrip("/") + "/"
         for path in _walk(root):
-            if is_image_below(path[len(root) :]):
+            if is_image(path[len(root) :]):
                 yield from _regular(path)
-            else:
-                leave_out(path[len(root) :])
     elif _MAGIC.search(address) and Path(root := _root(address)).is_dir():
-        accepts = _matcher(address + "/" * folder, folder, leave_out)
+        accepts = _matcher(address + "/" * folder, folder, is_image)
         deep = folder or "**" in address
         levels = None if deep else address[len(root) :].count("/")
         for path in _walk(root, levels, address):
@@ -171,16 +172,16 @@ def _walk(root: str, levels: int | None = None, pattern: str = "") -> Iterator[s
 
 
 def _find_remote(
-    address: str, options: StorageOptions | None, leave_out: Callable[[str], None]
+    address: str, options: StorageOptions | None, is_image: Callable[[str], bool]
 ) -> Iterator[ImageReference]:
     _check_scheme(address)
     store = open_store(address, options)
     if "*" in address:
-        return _list_remote(store, address, _matcher(address, address.endswith("/"), leave_out))
+        return _list_remote(store, address, _matcher(address, address.endswith("/"), is_image))
     # Object stores have no folders, and Hadoop reports folders as files. So the name decides what is tried first.
     attempts: list[Callable[[Store, str], Iterator[ImageReference]]] = [
         _remote_file,
-        functools.partial(_below_remote, leave_out=leave_out),
+        functools.partial(_below_remote, is_image=is_image),
     ]
     if not has_image_extension(address) and container_kind(address) is None:
         attempts.reverse()
@@ -207,18 +208,13 @@ def _remote_file(store: Store, address: str) -> Iterator[ImageReference]:
         yield ImageReference(address, size_bytes=facts.size_bytes, version=facts.version)
 
 
-def _below_remote(store: Store, address: str, leave_out: Callable[[str], None]) -> Iterator[ImageReference]:
+def _below_remote(store: Store, address: str, is_image: Callable[[str], bool]) -> Iterator[ImageReference]:
     folder = address.rstrip("/") + "/"
-
-    def accepts(uri: str) -> bool:
-        if not uri.startswith(folder) or uri.endswith("/"):
-            return False
-        is_image = is_image_below(uri[len(folder) :])
-        if not is_image:
-            leave_out(uri[len(folder) :])
-        return is_image
-
-    return _list_remote(store, folder, accepts)
+    return _list_remote(
+        store,
+        folder,
+        lambda uri: uri.startswith(folder) and not uri.endswith("/") and is_image(uri[len(folder) :]),
+    )
 
 
 def _list_remote(store: Store, address: str, accepts: Callable[[str], bool]) -> Iterator[ImageReference]:
@@ -234,13 +230,13 @@ def _root(address: str) -> str:
     return beginning[: beginning.rindex("/") + 1]
 
 
-def _matcher(pattern: str, in_folder: bool, leave_out: Callable[[str], None] = _ignore) -> Callable[[str], bool]:
+def _matcher(pattern: str, in_folder: bool, is_image: Callable[[str], bool] = is_image_below) -> Callable[[str], bool]:
     """Returns a function that tests whether an address matches `pattern`.
 
     Args:
         pattern: The pattern.
         in_folder: Whether the pattern matches folders, so that the address has to be an image below one of them.
-        leave_out: Is called with the path of every other file below such a folder, relative to it.
+        is_image: Tests the path of a file below such a folder, relative to it.
 
     Raises:
         SourceError: The pattern has a malformed range.
@@ -257,10 +253,7 @@ def _matcher(pattern: str, in_folder: bool, leave_out: Callable[[str], None] = _
         full_match = compiled.fullmatch(uri)
         if full_match is None or skipped.intersection(uri[start:].split("/")[:-1]):
             return False
-        if not in_folder or is_image_below(full_match["below"]):
-            return True
-        leave_out(full_match["below"])
-        return False
+        return not in_folder or is_image(full_match["below"])
 
     return accepts
 

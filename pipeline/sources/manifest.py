@@ -69,11 +69,11 @@ def read_manifest(address: str, options: StorageOptions | None = None) -> Genera
 def read_files(address: str, options: StorageOptions | None = None) -> Generator[ImageReference, None, None]:
     """Yields the files of a manifest, like `read_manifest`, but does not open containers: they count as files."""
     has_images = False
-    folder = posixpath.dirname(resolve(address))
+    folder, is_text = posixpath.dirname(resolve(address)), _is_text(address)
     with _open(address, options) as file:
         for row in _rows(address, file):
             try:
-                reference = _reference(row, folder, is_text=_is_text(address))
+                reference = _reference(row, folder, is_text=is_text)
             except SourceError as error:
                 raise SourceError(error.what, where=row.where, remedy=error.remedy) from error
             if (reference.id or reference.label) and is_container(reference):

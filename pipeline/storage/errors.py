@@ -28,3 +28,7 @@ class UnavailableError(StorageError):
 
     The error tells nothing about the requested file, so it ends the run and does not reject the image.
     """
+
+
+INACCESSIBLE = (UnavailableError, AccessError)
+"""The errors that tell nothing about the content of a file: they are never damage."""

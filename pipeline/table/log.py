@@ -7,7 +7,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from pipeline.errors import TableError
 from pipeline.storage.address import is_remote, local_path
 from pipeline.storage.client_options import delta_options
-from pipeline.storage.errors import AccessError, UnavailableError
+from pipeline.storage.errors import INACCESSIBLE
 from pipeline.storage.options import store_of
 from pipeline.table.paths import TableRoot, delta_location
 from pipeline.table.schema import LATER_COLUMNS, SCHEMA, strings
@@ -49,7 +49,7 @@ def _open(root: str, version: int | None) -> DeltaTable | None:
     except (DeltaError, OSError, OverflowError) as error:
         if store_of(root) is not None:
             explained = TableRoot(root).store.explain(error, root, "the table cannot be opened")
-            if version is None or isinstance(explained, UnavailableError | AccessError):
+            if version is None or isinstance(explained, INACCESSIBLE):
                 raise explained from None
         at = "" if version is None else f" at version {version}"
         raise TableError(

@@ -14,7 +14,7 @@ from deltalake.exceptions import DeltaError
 from pipeline.errors import TableError
 from pipeline.storage.address import is_remote
 from pipeline.storage.arrow import arrow_store
-from pipeline.storage.errors import AccessError, StorageError, UnavailableError
+from pipeline.storage.errors import INACCESSIBLE, StorageError
 from pipeline.storage.options import store_of
 from pipeline.table.part_file import parse_part_name
 from pipeline.table.paths import TableRoot, delta_location
@@ -43,12 +43,12 @@ def reading_part(
     """
     try:
         yield
-    except (UnavailableError, AccessError):
+    except INACCESSIBLE:
         raise
     except _ERRORS as error:
         if not isinstance(error, StorageError):
             explained = TableRoot(root).store.explain(error, root, "cannot be read")
-            if isinstance(explained, UnavailableError | AccessError):
+            if isinstance(explained, INACCESSIBLE):
                 raise explained from None
         raise TableError(f"{what}: {error}", where=str(root), why=why, remedy=remedy) from error
 
@@ -129,8 +129,8 @@ class Part:
             ArrowException: As `read_group`.
         """
         schema = self._schema(columns)
-        numbers = range(len(self.groups)) if groups is None else groups
-        for batch in self._file.iter_batches(batch_size, row_groups=list(numbers), columns=schema.names):
+        numbers = None if groups is None else list(groups)
+        for batch in self._file.iter_batches(batch_size, row_groups=numbers, columns=schema.names):
             yield _conform(batch, schema)
 
     def _schema(self, columns: Sequence[str] | None) -> pa.Schema:

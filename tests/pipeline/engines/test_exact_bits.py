@@ -13,18 +13,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conversion import convert
-from tests.support.golden_cases import GOLDEN
-
-NET = GOLDEN / "nets" / "caffenet_small"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("exact") / "model"
-    convert(NET / "net.prototxt", NET / "net.caffemodel", output, mean=(104.0, 117.0, 123.0))
-    return output
-
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -52,8 +40,8 @@ def scored(model: Path, images: Path, cache: Path, environment: dict[str, str], 
     return json.loads(done.stdout)
 
 
-def test_bits_do_not_depend_on_order_and_division(model: Path, images: Path, tmp_path: Path):
-    found = scored(model, images, tmp_path, {})
+def test_bits_do_not_depend_on_order_and_division(small_model: Path, images: Path, tmp_path: Path):
+    found = scored(small_model, images, tmp_path, {})
     assert found["images"] == 12
     assert found["differing"] == []
     assert len(list((tmp_path / "densecast" / "measured").iterdir())) == 1
@@ -73,7 +61,7 @@ def test_bits_do_not_depend_on_order_and_division(model: Path, images: Path, tmp
     ids=lambda environment: "-".join(f"{name}={value}" for name, value in environment.items()),
 )
 def test_bits_do_not_depend_on_order_and_division_with_other_kernels(
-    model: Path, images: Path, tmp_path: Path, environment: dict[str, str], cores: int | None
+    small_model: Path, images: Path, tmp_path: Path, environment: dict[str, str], cores: int | None
 ):
-    found = scored(model, images, tmp_path, environment, cores)
+    found = scored(small_model, images, tmp_path, environment, cores)
     assert (found["images"], found["differing"]) == (12, [])

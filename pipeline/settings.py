@@ -54,6 +54,13 @@ class Rounding(StrEnum):
     BOUNDED = "bounded"
 
 
+class Frames(StrEnum):
+    """Which frames are scored of a file that has several: pages of a TIFF, frames of a GIF, WebP or APNG."""
+
+    FIRST = "first"
+    ALL = "all"
+
+
 class Range(NamedTuple):
     """The values that a number may have; the names are pydantic's.
 
@@ -171,6 +178,9 @@ class LimitSettings:
     tile_pixels: Pixels = _setting(2048 * 2048, "Cut larger images into tiles of at most this many pixels.")
     strict_images: bool = _setting(False, "Reject a JPEG without its end marker even if all of its pixels are there.")
     decode_timeout: Seconds = _setting(120.0, "Reject an image whose decoding takes longer.", changes_maps=False)
+    frames: Frames = _setting(
+        Frames.FIRST, "all: one map for each page of a TIFF, and for each frame of a GIF, WebP or APNG."
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

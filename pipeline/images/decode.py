@@ -118,7 +118,7 @@ def header(data: formats.File, limits: DecodeLimits, *, grey: bool = False) -> I
     Raises:
         Rejected: `decode` would reject the file before it decodes pixels.
     """
-    with _rejecting(data) as state, _open(data, limits, state, whole=False) as (image, container):
+    with rejecting(data) as state, _open(data, limits, state, whole=False) as (image, container):
         described = _described(image, container)
         if grey and described.streams and described.format == "JPEG" and jpeg.luma_parts(data) is None:
             described = dataclasses.replace(described, streams=False)
@@ -183,7 +183,7 @@ def _with_end(data: formats.File) -> bytes | None:
 
 
 def _decode(data: formats.File, limits: DecodeLimits, at_least: tuple[int, int] | None, *, grey: bool) -> DecodedImage:
-    with _rejecting(data) as state, _open(data, limits, state, whole=True) as (image, container):
+    with rejecting(data) as state, _open(data, limits, state, whole=True) as (image, container):
         described = _described(image, container)
         if at_least is not None and described.orientation > 4:
             at_least = at_least[::-1]
@@ -226,7 +226,7 @@ class _FileState:
 
 
 @contextlib.contextmanager
-def _rejecting(data: formats.File) -> Iterator[_FileState]:
+def rejecting(data: formats.File) -> Iterator[_FileState]:
     """Turns Pillow's exceptions into `Rejected`."""
     if not data:
         raise Rejected(Reason.EMPTY)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from pipeline.errors import JobError
 from pipeline.images.decode import DecodeLimits, decode, header
+from pipeline.images.frames import count_frames
 from pipeline.images.resize import Scaling, Size, resample
 from pipeline.images.samples import Pixels
 from pipeline.rejection import Reason, Rejected
@@ -36,11 +37,13 @@ class ScaledImages(NamedTuple):
         height: Rows of pixels of the image as read, upright.
         width: Columns of pixels of the same.
         images: One for each scale, in order.
+        frames: The number of frames of the file, of which the first was decoded.
     """
 
     height: int
     width: int
     images: tuple[ScaledImage, ...]
+    frames: int = 1
 
 
 class ScalingLimits(NamedTuple):
@@ -103,6 +106,7 @@ def decode_scaled(data: bytes, limits: ScalingLimits, scaling: Scaling) -> Scale
             ScaledImage(scale, rows, columns, pixels(scale, (rows, columns)), refusals[scale])
             for scale, rows, columns in sizes
         ),
+        count_frames(data),
     )
 
 

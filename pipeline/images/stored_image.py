@@ -39,7 +39,7 @@ _PLUGINS = {
 
 
 @functools.cache
-def _plugin(format_name: str) -> type[ImageFile]:
+def plugin(format_name: str) -> type[ImageFile]:
     """Returns Pillow's class for a format.
 
     It is imported at the first file of the format: a decoder process that starts loads only what it decodes.
@@ -197,7 +197,7 @@ def _open_by_pillow(
 ) -> Iterator[_PillowImage]:
     # Decoders need the file in one piece; a header is read in place.
     stream = io.BytesIO(b"".join(parts)) if whole else formats.Joined(parts)
-    with stream, _plugin(container.format)(cast("IO[bytes]", stream), "") as image:
+    with stream, plugin(container.format)(cast("IO[bytes]", stream), "") as image:
         if not (image.mode in _TO_RGB or image.mode in _GREY16 or _is_16_bit_ppm(image)):
             raise Rejected(Reason.UNSUPPORTED_MODE, f"{container.format} of mode {image.mode}")
         yield _PillowImage(image, container)

@@ -14,6 +14,7 @@ from pipeline.images.multiscale import ScaledImage, ScaledImages, ScalingLimits
 from pipeline.images.resize import Scaling
 from pipeline.rejection import Rejected
 from pipeline.sources import ImageReference, Reader
+from pipeline.sources.frames import KIND as FRAMES
 from pipeline.storage.options import StorageOptions
 from pipeline.table.rows import ImageFacts
 from pipeline.timing import timed
@@ -30,12 +31,14 @@ class Loaded:
         images: The image at each scale, or its rejection.
         seconds: Durations of the stages, by name.
         data: The file, if the image has to be read by rows at some scale; otherwise empty.
+        only_first: Whether the file has further frames, which are not listed.
     """
 
     facts: ImageFacts
     images: tuple[ScaledImage, ...]
     seconds: dict[str, float]
     data: bytes = b""
+    only_first: bool = False
 
     def weight(self) -> int:
         """Returns the bytes of memory that the file and the pixels take."""
@@ -90,4 +93,5 @@ class Loader:
             return Loaded(facts, images, seconds)
         facts = replace(facts, height=scaled.height, width=scaled.width)
         by_rows = any(image.pixels is None and image.rejected is None for image in scaled.images)
-        return Loaded(facts, scaled.images, seconds, data if by_rows else b"")
+        only_first = scaled.frames > 1 and reference.kind != FRAMES
+        return Loaded(facts, scaled.images, seconds, data if by_rows else b"", only_first)

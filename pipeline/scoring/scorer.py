@@ -170,6 +170,8 @@ class Scorer:
         for name, seconds in loaded.seconds.items():
             self.counts[name] += seconds
         self.counts["read"] += loaded.facts.digest is not None
+        if loaded.only_first:
+            self.counts["only_first_frame"] += 1
         for image in loaded.images:
             if image.rejected is not None:
                 yield self._reject(loaded.facts, image, image.rejected.reason, image.rejected.detail)

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator
 
 from pipeline.rejection import Reason, Rejected
+from pipeline.settings import Frames
+from pipeline.sources import frames as frame_files
 from pipeline.sources.container_content import kind_by_content
 from pipeline.sources.file_types import Kind, container_kind, is_numbered_shard, is_web
 from pipeline.sources.parquet import list_parquet
@@ -26,6 +28,17 @@ _LISTERS: dict[Kind, Callable[[FileStream], Iterator[ImageReference]]] = {
 def is_container(reference: ImageReference) -> bool:
     """Returns whether a reference is to a container, by the name of its file."""
     return not reference.kind and not reference.fault and container_kind(reference.uri) is not None
+
+
+def has_members(reference: ImageReference, frames: Frames) -> bool:
+    """Returns whether a reference may stand for several images, by the name of its file: members, or frames."""
+    return is_container(reference) or (frames is Frames.ALL and frame_files.is_expandable(reference))
+
+
+def list_members(reference: ImageReference, options: StorageOptions | None = None) -> Iterator[ImageReference]:
+    """Yields the members of a container, or else the frames of a file; see `list_container` and `list_frames`."""
+    listed = list_container if is_container(reference) else frame_files.list_frames
+    return listed(reference, options)
 
 
 def list_container(reference: ImageReference, options: StorageOptions | None = None) -> Iterator[ImageReference]:

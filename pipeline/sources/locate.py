@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from pipeline.rejection import Reason, Rejected
+from pipeline.settings import Frames
 from pipeline.sources import globs, manifest
-from pipeline.sources.listing import is_container, list_container
+from pipeline.sources.listing import has_members, list_members
 from pipeline.sources.reference import ImageReference
 from pipeline.storage.options import StorageOptions
 
@@ -30,9 +31,9 @@ def locate(uri: str, options: StorageOptions | None = None) -> ImageReference:
         Rejected: The container does not hold the member (MISSING).
     """
     container, mark, _ = uri.partition("#")
-    if not mark or not is_container(ImageReference(container)):
+    if not mark or not has_members(ImageReference(container), Frames.ALL):
         return ImageReference(uri)
-    for reference in list_container(ImageReference(container), options):
+    for reference in list_members(ImageReference(container), options):
         if reference.uri == uri:
             return reference
     raise Rejected(Reason.MISSING, f"{uri} is not in its container")

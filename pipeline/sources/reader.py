@@ -10,8 +10,10 @@ from typing import Protocol
 
 import tenacity
 
+from pipeline.images.decoding_rules import type_by_name
 from pipeline.rejection import Reason, Rejected
 from pipeline.settings import LimitSettings
+from pipeline.sources import frames
 from pipeline.sources.file_types import is_web
 from pipeline.sources.parquet import OpenParquet
 from pipeline.sources.reference import ImageReference
@@ -48,6 +50,7 @@ _FORMATS: dict[str, Callable[[FileStream], _Format]] = {
     "zip": OpenZip,
     "parquet": OpenParquet,
     "tfrecord": OpenTFRecord,
+    frames.KIND: frames.OpenFrames,
 }
 _CHECKED = frozenset({"zip", "tfrecord"})
 """The kinds of containers whose members have checksums, which are verified."""
@@ -59,6 +62,8 @@ def streamed(reference: ImageReference) -> bool:
     >>> streamed(ImageReference("a.tgz#b.jpg", container="a.tgz", kind="tar")), streamed(ImageReference("b.jpg"))
     (True, False)
     """
+    if reference.kind == frames.KIND:
+        return type_by_name(reference.container) != "TIFF"
     return reference.kind in ("tar", "tfrecord") and packing(reference.container) != ""
 
 

@@ -22,7 +22,8 @@ class RunSummary(NamedTuple):
         scored: The number of maps that it added.
         rejected: The number of rejections that it added.
         images: Counts of images: `listed`; by `pipeline.transforms.reconcile.Outcome`; `read`, whose files were opened;
-            `still_rejected`, which were rejected before and are not tried again.
+            `still_rejected`, which were rejected before and are not tried again; `only_first_frame`, whose files have
+            further frames, which were not listed.
         reasons: The rejections that it added, by reason.
         seconds: The duration of the stages, by stage, summed over all workers.
         devices: The number of images that were run, padding included, by device, over all workers.

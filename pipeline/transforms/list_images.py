@@ -11,8 +11,9 @@ import apache_beam as beam
 from pipeline.beam_counters import count
 from pipeline.counters import LEFT_OUT
 from pipeline.errors import SourceError
+from pipeline.settings import Frames, LimitSettings
 from pipeline.sources import globs, manifest
-from pipeline.sources.listing import is_container, list_container
+from pipeline.sources.listing import has_members, list_members
 from pipeline.sources.reference import ImageReference, resolve
 from pipeline.storage.options import StorageOptions
 from pipeline.storage.options import storage_options as parse_storage_options
@@ -37,6 +38,8 @@ class ListImages(beam.PTransform):
             `@list.csv`, or any name that ends in `.txt`, `.csv`, `.tsv`, `.json`, `.jsonl` or `.ndjson` (see
             `pipeline.sources.read_manifest`). Relative ones are relative to the folder in which this is constructed.
         check: Whether to check now that the arguments name files. False if only the workers see the files.
+        frames: Which frames of a file that has several are listed: `first` or `all`. The first frame has the address of
+            the file, the others that with `#` and their number from 1.
         storage_options: How object stores are opened, as `{"aws_region": "eu-west-1"}`; by default as the environment
             says.
 
@@ -50,9 +53,11 @@ class ListImages(beam.PTransform):
         arguments: Sequence[str],
         *,
         check: bool = True,
+        frames: Frames = LimitSettings.frames,
         storage_options: StorageOptions | Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
+        self._frames = Frames(frames)
         self._options = parse_storage_options(storage_options)
         if isinstance(arguments, str) or not arguments:
             raise SourceError(
@@ -68,11 +73,11 @@ class ListImages(beam.PTransform):
 
     def expand(self, pipeline: Any) -> Any:
         """Implements the transform; see the class."""
+        listed = functools.partial(_list, self._options, self._frames)
         files = (
             pipeline
             | "Arguments" >> beam.Create(self._arguments, reshuffle=True)
-            | "List files"
-            >> beam.FlatMap(functools.partial(_list, self._options)).with_outputs(_CONTAINERS, main=_IMAGES)
+            | "List files" >> beam.FlatMap(listed).with_outputs(_CONTAINERS, main=_IMAGES)
         )
         members = (
             files[_CONTAINERS]
@@ -101,7 +106,7 @@ def _parse(argument: str) -> _Argument:
     return _Argument(resolve(address) + slash, is_manifest)
 
 
-def _list(options: StorageOptions, argument: _Argument) -> Iterator[Any]:
+def _list(options: StorageOptions, frames: Frames, argument: _Argument) -> Iterator[Any]:
     """Yields packed references to images, and references to containers with a tag; counts the files left out."""
     left_out: Counter[str] = Counter()
 
@@ -114,16 +119,16 @@ def _list(options: StorageOptions, argument: _Argument) -> Iterator[Any]:
         else globs.match_files(argument.address, options, add)
     )
     while chunk := list(itertools.islice(references, _PACKED)):
-        images = [reference for reference in chunk if not is_container(reference)]
+        images = [reference for reference in chunk if not has_members(reference, frames)]
         if images:
             yield pack(images)
         if len(images) < len(chunk):
-            yield from (beam.pvalue.TaggedOutput(_CONTAINERS, file) for file in chunk if is_container(file))
+            yield from (beam.pvalue.TaggedOutput(_CONTAINERS, file) for file in chunk if has_members(file, frames))
     for extension, number in left_out.items():
         count(f"{LEFT_OUT}.{extension}", number)
 
 
 def _list_packed(options: StorageOptions, container: ImageReference) -> Iterator[bytes]:
-    members = list_container(container, options)
+    members = list_members(container, options)
     while chunk := list(itertools.islice(members, _PACKED)):
         yield pack(chunk)

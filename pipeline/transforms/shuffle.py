@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
 from pipeline.sources import ImageReference, streamed
+from pipeline.sources.frames import KIND as FRAMES
 
 Record = TypeVar("Record", bound=NamedTuple)
 
@@ -40,5 +41,5 @@ def bucket_of(uri: str) -> int:
     """
     container, _, member = uri.partition("#")
     # One worker reads a container that can only be read as a stream.
-    together = member and streamed(ImageReference(uri, container=container, kind="tar"))
+    together = member and any(streamed(ImageReference(uri, container=container, kind=kind)) for kind in ("tar", FRAMES))
     return zlib.crc32((container if together else uri).encode("utf-8", "backslashreplace")) % BUCKETS

@@ -38,6 +38,7 @@ FLAGS: dict[str, object] = {
     "--tile-pixels": 4_194_304,
     "--strict-images": False,
     "--decode-timeout": 120.0,
+    "--frames": "first",
     "--device": "auto",
     "--rounding": "exact",
     "--precision": "float32",

@@ -89,6 +89,8 @@ def _result_lines(output: str, result: JobResult) -> Iterator[str]:
     yield from (f"  {count:,} {reason}" for reason, count in summary.reasons.items())
     if result.left_out:
         yield f"files of folders left out, which are not images by their name: {format_left_out(result.left_out)}"
+    if only_first := images.get("only_first_frame", 0):
+        yield f"{only_first:,} images are the first of several frames; --frames all scores the others too"
     if result.choice is not None:
         choice = result.choice
         yield (

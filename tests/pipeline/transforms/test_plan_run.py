@@ -25,6 +25,7 @@ from pipeline.jobs.spec import describe_job
 from pipeline.maintenance.check import check
 from pipeline.maps.recipe import Recipe
 from pipeline.runners.registry import open_runner
+from pipeline.settings import Frames
 from pipeline.table.schema import IDENTITY
 from pipeline.table.summaries import RunSummary, read_summary
 from tests.support.fakes import METADATA, FakeEngine, write_model
@@ -44,11 +45,16 @@ class Collection:
         Image.fromarray(pixels).save(self.images / name)
 
     def run(
-        self, recipe: Recipe | None = None, output: Path | None = None, sources: Sequence[str] = (), **options: Any
+        self,
+        recipe: Recipe | None = None,
+        output: Path | None = None,
+        sources: Sequence[str] = (),
+        frames: Frames = Frames.FIRST,
+        **options: Any,
     ) -> RunSummary:
         self._runs += 1
         run_id = f"run{self._runs}"
-        listing = ListImages([*(sources or [str(self.images)])])
+        listing = ListImages([*(sources or [str(self.images)])], frames=frames)
         score = ScoreImages(
             self.model, output or self.output, recipe or Recipe(k=2), run_id=run_id, open_engine=FakeEngine, **options
         )
@@ -297,3 +303,13 @@ def test_maps_of_older_decoding_rules_are_made_again(collection: Collection, mon
     assert (check(str(collection.output)).outdated, check(str(collection.output)).damage) == ({}, {})
     last = collection.run(sources=everything).images
     assert (last["keep"], last.get("read", 0)) == (10, 0)
+
+
+def test_all_frames_are_scored_beside_the_first(collection: Collection):
+    first, *more = [Image.new("RGB", (32, 24), (level, 0, 0)) for level in (10, 100, 200)]
+    first.save(collection.images / "a.gif", save_all=True, append_images=more)
+    assert collection.run().images["only_first_frame"] == 1
+    summary = collection.run(frames=Frames.ALL)
+    assert (summary.scored, summary.images["keep"], "only_first_frame" in summary.images) == (2, 8, False)
+    assert {"a.gif", "a.gif#1", "a.gif#2"} <= collection.statuses().keys()
+    assert collection.run(frames=Frames.ALL).images["keep"] == 10

@@ -80,7 +80,7 @@ def build_pipeline(calibration: Calibration, pipeline: beam.Pipeline, *, check: 
     job = calibration.job
     _ = (
         pipeline
-        | "List images" >> ListImages(list(job.images), check=check, storage_options=job.storage)
+        | "List images" >> ListImages(list(job.images), check=check, storage_options=job.storage, allowed=job.allowed())
         | "Score images"
         >> ScoreImages(
             job.model,

@@ -13,6 +13,7 @@ from pipeline.counters import LEFT_OUT
 from pipeline.errors import SourceError
 from pipeline.sources import globs, manifest
 from pipeline.sources.listing import is_container, list_container
+from pipeline.sources.permissions import Allowed
 from pipeline.sources.reference import ImageReference, resolve
 from pipeline.storage.options import StorageOptions
 from pipeline.storage.options import storage_options as parse_storage_options
@@ -39,6 +40,7 @@ class ListImages(beam.PTransform):
         check: Whether to check now that the arguments name files. False if only the workers see the files.
         storage_options: How object stores are opened, as `{"aws_region": "eu-west-1"}`; by default as the environment
             says.
+        allowed: What lists in object stores may name besides their own root and public addresses.
 
     Raises:
         SourceError: There is no argument, one is malformed, or the file that it names is missing. On a worker: nothing
@@ -51,8 +53,10 @@ class ListImages(beam.PTransform):
         *,
         check: bool = True,
         storage_options: StorageOptions | Mapping[str, str] | None = None,
+        allowed: Allowed | None = None,
     ) -> None:
         super().__init__()
+        self._allowed = allowed or Allowed()
         self._options = parse_storage_options(storage_options)
         if isinstance(arguments, str) or not arguments:
             raise SourceError(
@@ -72,7 +76,9 @@ class ListImages(beam.PTransform):
             pipeline
             | "Arguments" >> beam.Create(self._arguments, reshuffle=True)
             | "List files"
-            >> beam.FlatMap(functools.partial(_list, self._options)).with_outputs(_CONTAINERS, main=_IMAGES)
+            >> beam.FlatMap(functools.partial(_list, self._options, self._allowed)).with_outputs(
+                _CONTAINERS, main=_IMAGES
+            )
         )
         members = (
             files[_CONTAINERS]
@@ -101,7 +107,7 @@ def _parse(argument: str) -> _Argument:
     return _Argument(resolve(address) + slash, is_manifest)
 
 
-def _list(options: StorageOptions, argument: _Argument) -> Iterator[Any]:
+def _list(options: StorageOptions, allowed: Allowed, argument: _Argument) -> Iterator[Any]:
     """Yields packed references to images, and references to containers with a tag; counts the files left out."""
     left_out: Counter[str] = Counter()
 
@@ -109,7 +115,7 @@ def _list(options: StorageOptions, argument: _Argument) -> Iterator[Any]:
         left_out[extension if extension in left_out or len(left_out) < _MOST_EXTENSIONS else "others"] += 1
 
     references = (
-        manifest.read_files(argument.address, options)
+        manifest.read_files(argument.address, options, allowed)
         if argument.is_manifest
         else globs.match_files(argument.address, options, add)
     )

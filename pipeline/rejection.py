@@ -23,6 +23,7 @@ class Reason(enum.StrEnum):
         NOT_A_FILE: A folder, a pipe or a device; in an archive also a link or a sparse member.
         UNSAFE_NAME: The name of an archive member leads out of the archive (absolute, or with `..`), or is too long.
         COMPRESSION_BOMB: The archive decompresses to far more bytes than an honest one; reading was stopped.
+        ADDRESS_NOT_ALLOWED: A list that was itself fetched, or a redirect, names what only the user may name.
 
     The image:
 
@@ -53,6 +54,7 @@ class Reason(enum.StrEnum):
     NOT_A_FILE = "not-a-file"
     UNSAFE_NAME = "unsafe-name"
     COMPRESSION_BOMB = "compression-bomb"
+    ADDRESS_NOT_ALLOWED = "address-not-allowed"
     UNKNOWN_FORMAT = "unknown-format"
     FORMAT_NOT_ALLOWED = "format-not-allowed"
     TRUNCATED = "truncated"

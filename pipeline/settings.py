@@ -184,6 +184,32 @@ class LimitSettings:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class WebSettings:
+    """How images behind HTTP are fetched, and what fetched lists may name."""
+
+    web_timeout: Seconds = _setting(
+        120.0, "Reject an image behind HTTP that takes longer, with all attempts and redirects.", changes_maps=False
+    )
+    web_connect_timeout: Seconds = _setting(10.0, "How long to wait for a connection.", changes_maps=False)
+    web_read_timeout: Seconds = _setting(30.0, "How long to wait for a server's next byte.", changes_maps=False)
+    web_attempts: Count = _setting(4, "How often to ask a server that fails.", changes_maps=False)
+    web_host_failures: Count = _setting(
+        10, "Reject the other images of a host that fails so many times in a row.", changes_maps=False
+    )
+    web_host_timeout: Seconds = _setting(
+        600.0, "Reject the other images of a host once a process has lost so much time on it.", changes_maps=False
+    )
+    allow_host: tuple[str, ...] = _setting(
+        (),
+        "A host that redirects, and lists that were fetched, may name although its address is not public.",
+        metavar="HOST[:PORT]",
+    )
+    allow_root: tuple[str, ...] = _setting(
+        (), "A folder or scheme:// that lists that were fetched may name, besides their own.", metavar="ROOT"
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ExecutionSettings:
     """Where and how a run computes. None of it is a reason to score an image again."""
 
@@ -219,12 +245,13 @@ class ExecutionSettings:
     )
 
 
-Group: TypeAlias = RecipeSettings | PolicySettings | LimitSettings | ExecutionSettings
+Group: TypeAlias = RecipeSettings | PolicySettings | LimitSettings | WebSettings | ExecutionSettings
 
 GROUPS: dict[str, type[Group]] = {
     "recipe": RecipeSettings,
     "policy": PolicySettings,
     "limits": LimitSettings,
+    "web": WebSettings,
     "execution": ExecutionSettings,
 }
 """The groups of settings, by the name of the field of `pipeline.jobs.spec.ScoringJob` that holds them."""

@@ -140,4 +140,6 @@ def _engine(job: ScoringJob, precision: Precision) -> Engine:
 
 
 def _sample(job: ScoringJob, metadata: ModelMetadata) -> Iterator[Pixels]:
-    return sample(job.images, metadata, job.map_recipe(), job.worker_limits(), options=job.storage)
+    return sample(
+        job.images, metadata, job.map_recipe(), job.worker_limits(), options=job.storage, allowed=job.allowed()
+    )

@@ -22,8 +22,11 @@ from pipeline.settings import (
     PolicySettings,
     RecipeSettings,
     Unit,
+    WebSettings,
     declared,
 )
+from pipeline.sources import Allowed, WebLimits
+from pipeline.sources.web_address import public
 from pipeline.storage.options import StorageOptions, default_options, storage_options
 from pipeline.table.part_file import new_run_id
 from pipeline.table.paths import TableRoot
@@ -47,6 +50,7 @@ class ScoringJob:
         recipe: What is made of every image.
         policy: How the run treats what the table already has.
         limits: What is read and decoded at all.
+        web: How images behind HTTP are fetched, and what fetched lists may name.
         execution: Where and how the run computes.
         storage: How object stores are opened, for images and table; not among `flat`, for it may hold secrets.
     """
@@ -58,6 +62,7 @@ class ScoringJob:
     recipe: RecipeSettings
     policy: PolicySettings
     limits: LimitSettings
+    web: WebSettings
     execution: ExecutionSettings
     storage: StorageOptions = dataclasses.field(default_factory=default_options)
 
@@ -77,9 +82,9 @@ class ScoringJob:
         return values
 
     def as_json(self) -> dict[str, object]:
-        """Returns `flat` in JSON's types, as a run's summary keeps it."""
+        """Returns `flat` in JSON's types, as a run's summary keeps it: without secrets in addresses."""
         values: dict[str, object] = to_jsonable_python(self.flat())
-        return values
+        return {**values, "images": [_public(argument) for argument in self.images]}
 
     def what_it_makes(self) -> dict[str, object]:
         """Returns those of `as_json` that the rows of the table depend on, without those that are the default."""
@@ -116,7 +121,20 @@ class ScoringJob:
             max_image_bytes=settings.max_image_bytes,
             tile_pixels=settings.tile_pixels,
             decode_timeout_s=settings.decode_timeout,
+            web=WebLimits(
+                connect_s=self.web.web_connect_timeout,
+                read_s=self.web.web_read_timeout,
+                total_s=self.web.web_timeout,
+                attempts=self.web.web_attempts,
+                host_failures=self.web.web_host_failures,
+                host_s=self.web.web_host_timeout,
+                allow_hosts=self.web.allow_host,
+            ),
         )
+
+    def allowed(self) -> Allowed:
+        """Returns what lists that were fetched may name."""
+        return Allowed(self.web.allow_host, self.web.allow_root)
 
     def launcher_device(self) -> str:
         """Returns the device of the process that starts the run: a launcher of a cluster's job needs no GPU."""
@@ -195,8 +213,14 @@ def describe_job(**values: object) -> ScoringJob:
     groups = {group: _take(valid, holder) for group, holder in GROUPS.items()}
     job = _take({**valid, **groups, "storage": storage_options(cast("StorageOptions | None", storage))}, ScoringJob)
     _ = job.map_recipe().scaling  # refuses sizes that are out of range
+    job.allowed()
     check_wanted(job.execution.device)
     return job
+
+
+def _public(argument: str) -> str:
+    mark = "@" if argument.startswith("@") else ""
+    return mark + public(argument.removeprefix("@"))
 
 
 def _take(values: dict[str, Any], holder: type[T]) -> T:

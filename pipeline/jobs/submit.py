@@ -81,7 +81,13 @@ def build_pipeline(calibration: Calibration, pipeline: beam.Pipeline, *, check: 
     _ = (
         pipeline
         | "List images"
-        >> ListImages(list(job.images), check=check, frames=job.limits.frames, storage_options=job.storage)
+        >> ListImages(
+            list(job.images),
+            check=check,
+            frames=job.limits.frames,
+            storage_options=job.storage,
+            allowed=job.allowed(),
+        )
         | "Score images"
         >> ScoreImages(
             job.model,

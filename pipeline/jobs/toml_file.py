@@ -148,6 +148,8 @@ def load_jobfile(path: str | Path) -> JobFile:
             values[name] = _absolute(address, folder)
     if "images" in values:
         values["images"] = tuple(_absolute(pattern, folder) for pattern in _patterns(values["images"]))
+    if "allow_root" in values:
+        values["allow_root"] = tuple(_absolute(root, folder) for root in _patterns(values["allow_root"]))
     file = JobFile(path, values, nightly, options)
     try:
         file.job(date.min)  # a mistake is reported now, not when its date comes

@@ -13,7 +13,7 @@ from pipeline.images.formats import sniff
 from pipeline.images.multiscale import ScaledImage, ScaledImages, ScalingLimits
 from pipeline.images.resize import Scaling
 from pipeline.rejection import Rejected
-from pipeline.sources import ImageReference, Reader
+from pipeline.sources import ImageReference, Reader, WebLimits
 from pipeline.sources.frames import KIND as FRAMES
 from pipeline.storage.options import StorageOptions
 from pipeline.table.rows import ImageFacts
@@ -54,6 +54,7 @@ class Loader:
         max_image_bytes: Larger files are rejected without being read.
         timeout_s: Seconds that the decoding of one image may take.
         options: How object stores are opened; None: from the environment.
+        web: How images behind HTTP are fetched.
     """
 
     def __init__(
@@ -64,8 +65,9 @@ class Loader:
         timeout_s: float,
         *,
         options: StorageOptions | None = None,
+        web: WebLimits | None = None,
     ) -> None:
-        self._options = options
+        self._options, self._web = options, web
         self._scaling, self._limits = scaling, limits
         self._max_image_bytes, self._timeout_s = max_image_bytes, timeout_s
 
@@ -73,7 +75,7 @@ class Loader:
     def open(self) -> Iterator[Callable[[ImageReference], Loaded]]:
         """Yields a function that loads one image; it is for one thread."""
         decoder = IsolatedDecoder(self._timeout_s, function=_DECODE)
-        with Reader(self._max_image_bytes, options=self._options) as reader, decoder:
+        with Reader(self._max_image_bytes, web=self._web, options=self._options) as reader, decoder:
             yield functools.partial(self._load, reader, decoder)
 
     def _load(self, reader: Reader, decoder: IsolatedDecoder, reference: ImageReference) -> Loaded:

@@ -31,7 +31,7 @@ from pipeline.scoring.loader import Loaded, Loader
 from pipeline.scoring.prefetch import LookAhead, Prefetcher
 from pipeline.scoring.tiles import tiles_of
 from pipeline.settings import LimitSettings
-from pipeline.sources import MAX_IMAGE_BYTES, ImageReference
+from pipeline.sources import MAX_IMAGE_BYTES, ImageReference, WebLimits
 from pipeline.storage.options import StorageOptions
 from pipeline.table.rows import ImageFacts, MapRow, Placement, rejected_row, scored_row
 from pipeline.timing import timed
@@ -51,6 +51,7 @@ class Limits:
         tile_pixels: An image with more pixels is cut into tiles of at most this many pixels.
         whole_pixels: An image with more pixels is not decoded whole if its format can be read by rows.
         decode_timeout_s: Seconds that the decoding of one image may take.
+        web: How images behind HTTP are fetched.
     """
 
     decode: DecodeLimits = field(default_factory=DecodeLimits)
@@ -60,11 +61,14 @@ class Limits:
     tile_pixels: int = LimitSettings.tile_pixels
     whole_pixels: int = 2**26
     decode_timeout_s: float = TIMEOUT_S
+    web: WebLimits = field(default_factory=WebLimits)
 
     def loader(self, recipe: Recipe, metadata: ModelMetadata, options: StorageOptions | None = None) -> Loader:
         """Returns the loader of images for a model, within these limits."""
         limits = ScalingLimits(self.decode, metadata.minimum_size, self.whole_pixels, metadata.takes_grey)
-        return Loader(recipe.scaling, limits, self.max_image_bytes, self.decode_timeout_s, options=options)
+        return Loader(
+            recipe.scaling, limits, self.max_image_bytes, self.decode_timeout_s, options=options, web=self.web
+        )
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,16 @@ import io
 import posixpath
 import zlib
 from collections.abc import Callable, Generator, Iterator
-from typing import IO
+from typing import IO, NamedTuple
 
 from pipeline.errors import SourceError
+from pipeline.rejection import Rejected
 from pipeline.sources.file_types import container_kind, has_image_extension, is_web, path_of
 from pipeline.sources.listing import expand, is_container
 from pipeline.sources.manifest_rows import Row, csv_rows, json_line_rows, json_rows, split_label, text_rows
+from pipeline.sources.permissions import Allowed, is_local_name, root_of
 from pipeline.sources.reference import ImageReference, resolve
+from pipeline.sources.web_address import public
 from pipeline.storage.address import is_remote
 from pipeline.storage.errors import MissingFileError, StorageError
 from pipeline.storage.factory import open_store
@@ -37,7 +40,9 @@ def is_manifest(address: str) -> bool:
     return _unpacked(path_of(address)).endswith(EXTENSIONS)
 
 
-def read_manifest(address: str, options: StorageOptions | None = None) -> Generator[ImageReference, None, None]:
+def read_manifest(
+    address: str, options: StorageOptions | None = None, allowed: Allowed | None = None
+) -> Generator[ImageReference, None, None]:
     """Yields the images of a manifest lazily and in its order. An image that is listed twice occurs twice.
 
     A manifest is UTF-8 text, with or without a byte order mark, with any of the usual line ends. `.gz` and `.bz2` files
@@ -58,19 +63,26 @@ def read_manifest(address: str, options: StorageOptions | None = None) -> Genera
     stands for its images and cannot have an `id` or a `label`. Local files are looked up for their size and version;
     one that does not exist is listed all the same, and the reader rejects it. Remote files are not looked up.
 
+    A list that is itself remote may name only what `allowed` says, see `pipeline.sources.permissions`. A line that
+    names something else is an image with a fault.
+
     Raises:
         SourceError: The manifest cannot be read or is empty, a row is malformed or has no address, or a container has
             an id or a label. The error names the file and the line.
     """
-    with contextlib.closing(read_files(address, options)) as references:
+    with contextlib.closing(read_files(address, options, allowed)) as references:
         yield from expand(references, options)
 
 
-def read_files(address: str, options: StorageOptions | None = None) -> Generator[ImageReference, None, None]:
+def read_files(
+    address: str, options: StorageOptions | None = None, allowed: Allowed | None = None
+) -> Generator[ImageReference, None, None]:
     """Yields the files of a manifest, like `read_manifest`, but does not open containers: they count as files."""
     has_images = False
-    folder, is_text = posixpath.dirname(resolve(address)), _is_text(address)
-    with _open(address, options) as file:
+    location = resolve(address)
+    folder = _Folder(posixpath.dirname(location), root_of(location), allowed or Allowed())
+    is_text, address = _is_text(address), public(address)
+    with _open(location, address, options) as file:
         for row in _rows(address, file):
             try:
                 reference = _reference(row, folder, is_text=is_text)
@@ -90,9 +102,38 @@ def read_files(address: str, options: StorageOptions | None = None) -> Generator
         raise SourceError("the manifest lists no images", where=address)
 
 
-def _reference(row: Row, folder: str, *, is_text: bool) -> ImageReference:
+class _Folder(NamedTuple):
+    """What the addresses of a manifest are relative to, and what they may name.
+
+    Attributes:
+        path: The folder of the manifest.
+        root: The root of a fetched manifest; empty for a local one.
+        allowed: What a fetched one may name besides.
+    """
+
+    path: str
+    root: str
+    allowed: Allowed
+
+    def reference(self, text: str, ident: str = "", label: str = "") -> ImageReference:
+        """Returns the image at the address in a row; with a fault where the manifest may not name it."""
+        if self.root and is_local_name(text):
+            try:
+                return ImageReference(self.allowed.local_path(text, self.root), ident, label=label)
+            except Rejected as rejected:
+                return ImageReference(text, ident, label=label, listed_by=self.root).rejected(rejected)
+        reference = ImageReference(resolve(text, self.path), ident, label=label, listed_by=self.root).without_secrets()
+        try:
+            if self.root:
+                self.allowed.check(reference.uri, self.root)
+        except Rejected as rejected:
+            return reference.rejected(rejected)
+        return reference
+
+
+def _reference(row: Row, folder: _Folder, *, is_text: bool) -> ImageReference:
     """Returns the image of a row, looked up if it is local."""
-    whole = ImageReference(resolve(row.uri, folder), _storable("id", row.id), label=_storable("label", row.label))
+    whole = folder.reference(row.uri, _storable("id", row.id), _storable("label", row.label))
     labelled = split_label(row.uri) if is_text else None
     if labelled is None:
         return _looked_up(whole)
@@ -100,7 +141,7 @@ def _reference(row: Row, folder: str, *, is_text: bool) -> ImageReference:
     found = _looked_up(whole)
     if found.size_bytes >= 0:  # a file whose own name ends so
         return found
-    image = _looked_up(ImageReference(resolve(path, folder), label=label))
+    image = _looked_up(folder.reference(path, label=label))
     is_image = has_image_extension(path) or is_web(path) or container_kind(path) is not None
     return image if is_image or image.size_bytes >= 0 else found
 
@@ -115,7 +156,7 @@ def _storable(column: str, text: str) -> str:
 
 
 def _looked_up(reference: ImageReference) -> ImageReference:
-    if is_remote(reference.uri):
+    if is_remote(reference.uri) or reference.fault:
         return reference
     try:
         facts = open_store(reference.uri).facts(reference.uri)
@@ -135,10 +176,10 @@ def check(address: str, options: StorageOptions | None = None) -> None:
 
 
 @contextlib.contextmanager
-def _open(address: str, options: StorageOptions | None) -> Iterator[io.TextIOWrapper]:
+def _open(location: str, address: str, options: StorageOptions | None) -> Iterator[io.TextIOWrapper]:
+    """Opens the manifest at `location`, which messages call `address`."""
     try:
         # TextIOWrapper does not accept the streams that Beam decompresses (2.77: they have no `writable`).
-        location = resolve(address)
         unpack = next((_PACKED[end] for end in _PACKED if address.lower().endswith(end)), None)
         with (
             open_store(location, options).open_stream(location) as raw,

@@ -128,7 +128,7 @@ class Reader:
         if reference.kind:
             return Fetched(self._member(reference), reference.version)
         if is_web(reference.uri):
-            return self._web.read(reference.uri)
+            return self._web.read(reference.address or reference.uri, reference.listed_by)
         try:
             return self._read_stable(reference)
         except StorageError as error:
@@ -144,7 +144,7 @@ class Reader:
         if reference.kind or reference.fault:
             return reference.version
         if is_web(reference.uri):
-            return self._web.probe(reference.uri, known_version)
+            return self._web.probe(reference.address or reference.uri, known_version, reference.listed_by)
         try:
             facts = open_store(reference.uri, self._options).facts(reference.uri)
         except StorageError:  # `read` meets the error again, and reports it

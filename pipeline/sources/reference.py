@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from pipeline.errors import SourceError
 from pipeline.rejection import Rejected
+from pipeline.sources.web_address import public
 from pipeline.storage.address import absolute, is_remote, local_path
 from pipeline.storage.errors import StorageError
 
@@ -27,6 +28,10 @@ class ImageReference(NamedTuple):
         offset: The position of the first byte in the container, or the number of the record; -1 without a container.
         fault: The reason why the listing found the image unreadable, as `str(Rejected)`; empty where it found none.
         label: The label that a manifest gives the image; empty where it gives none.
+        address: The address on the web that the image is fetched from, where it holds a secret that `uri` leaves out
+            (see `pipeline.sources.web_address.public`); otherwise empty. It is not stored.
+        listed_by: The root (`scheme://host`) of the fetched list that names the image, whose addresses are limited (see
+            `pipeline.sources.permissions`); empty where the command line or a local list names it.
     """
 
     uri: str
@@ -38,6 +43,18 @@ class ImageReference(NamedTuple):
     offset: int = -1
     fault: str = ""
     label: str = ""
+    address: str = ""
+    listed_by: str = ""
+
+    def __repr__(self) -> str:
+        fields = zip(self._fields, self, strict=True)
+        shown = ", ".join(f"{name}={value!r}" for name, value in fields if name != "address")
+        return f"ImageReference({shown}{', address=***' if self.address else ''})"
+
+    def without_secrets(self) -> "ImageReference":
+        """Returns this reference with an address as its name that may be stored and shown."""
+        name = public(self.uri)
+        return self if name == self.uri else self._replace(uri=name, address=self.address or self.uri)
 
     def rejected(self, rejected: Rejected) -> "ImageReference":
         """Returns this reference with a fault, which makes the reader reject the image."""
@@ -48,7 +65,8 @@ def merge(references: Iterable[ImageReference]) -> ImageReference:
     """Merges the references to one address, for example from a folder and from a manifest.
 
     Returns the reference with the most information (a version, then a size; of two versions, the greater text), with
-    the id and the label of whichever references have them. The operation is commutative and associative.
+    the id and the label of whichever references have them. What the command line or a local list names counts before
+    what a fetched list names. The operation is commutative and associative.
 
     Raises:
         SourceError: The address has two ids or two labels, or names both a file and a member of an archive; two
@@ -75,7 +93,15 @@ def merge(references: Iterable[ImageReference]) -> ImageReference:
             why="an address stands for one image",
             remedy="rename the file, or leave one of the two out",
         )
-    best = max(candidates, key=lambda one: (one.version != "", one.version, one.size_bytes, one.offset, one.fault))
+    # What the user names is allowed, whatever a fetched list may name.
+    named = [reference for reference in candidates if not reference.listed_by] or candidates
+    best = max(
+        named,
+        key=lambda one: (
+            *(one.version != "", one.version, one.size_bytes, one.offset, one.fault),
+            *(one.address, one.listed_by),
+        ),
+    )
     return best._replace(id=ident, label=label)
 
 

@@ -15,7 +15,7 @@ from pipeline.images.decoding_rules import Currency
 from pipeline.images.formats import sniff
 from pipeline.maps.recipe import Recipe
 from pipeline.rejection import Rejected
-from pipeline.sources import ImageReference, Reader, merge, streamed
+from pipeline.sources import ImageReference, Reader, WebLimits, merge, streamed
 from pipeline.storage.options import StorageOptions
 from pipeline.table.rewrite import Action, Edit
 from pipeline.table.rows import storable
@@ -85,15 +85,28 @@ class ProbeFn(beam.DoFn):
         policy: How the run treats images that the table knows.
         max_image_bytes: Larger files are not read.
         options: How object stores are opened.
+        web: How images behind HTTP are fetched.
     """
 
-    def __init__(self, recipe: Recipe, policy: Policy, max_image_bytes: int, options: StorageOptions) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        policy: Policy,
+        max_image_bytes: int,
+        options: StorageOptions,
+        *,
+        web: WebLimits | None = None,
+    ) -> None:
+        self._web = web
         self._recipe, self._policy, self._max_bytes, self._options = recipe, policy, max_image_bytes, options
 
     def process(self, data: bytes) -> Iterator[Any]:
         """Compares digests."""
         plan = _Plan(len(self._policy.scales))
-        with timed(plan.counts, "probe"), Reader(self._max_bytes, options=self._options) as reader:
+        with (
+            timed(plan.counts, "probe"),
+            Reader(self._max_bytes, web=self._web, options=self._options) as reader,
+        ):
             for probe in unpack(data, _Probe):
                 reference, current = ImageReference(*probe.reference), [Known(*known) for known in probe.current]
                 plan.counts["probed"] += 1

@@ -14,6 +14,7 @@ from pipeline.errors import SourceError
 from pipeline.settings import Frames, LimitSettings
 from pipeline.sources import globs, manifest
 from pipeline.sources.listing import has_members, list_members
+from pipeline.sources.permissions import Allowed
 from pipeline.sources.reference import ImageReference, resolve
 from pipeline.storage.options import StorageOptions
 from pipeline.storage.options import storage_options as parse_storage_options
@@ -42,6 +43,7 @@ class ListImages(beam.PTransform):
             the file, the others that with `#` and their number from 1.
         storage_options: How object stores are opened, as `{"aws_region": "eu-west-1"}`; by default as the environment
             says.
+        allowed: What lists in object stores may name besides their own root and public addresses.
 
     Raises:
         SourceError: There is no argument, one is malformed, or the file that it names is missing. On a worker: nothing
@@ -55,9 +57,11 @@ class ListImages(beam.PTransform):
         check: bool = True,
         frames: Frames = LimitSettings.frames,
         storage_options: StorageOptions | Mapping[str, str] | None = None,
+        allowed: Allowed | None = None,
     ) -> None:
         super().__init__()
         self._frames = Frames(frames)
+        self._allowed = allowed or Allowed()
         self._options = parse_storage_options(storage_options)
         if isinstance(arguments, str) or not arguments:
             raise SourceError(
@@ -73,7 +77,7 @@ class ListImages(beam.PTransform):
 
     def expand(self, pipeline: Any) -> Any:
         """Implements the transform; see the class."""
-        listed = functools.partial(_list, self._options, self._frames)
+        listed = functools.partial(_list, self._options, self._frames, self._allowed)
         files = (
             pipeline
             | "Arguments" >> beam.Create(self._arguments, reshuffle=True)
@@ -106,7 +110,7 @@ def _parse(argument: str) -> _Argument:
     return _Argument(resolve(address) + slash, is_manifest)
 
 
-def _list(options: StorageOptions, frames: Frames, argument: _Argument) -> Iterator[Any]:
+def _list(options: StorageOptions, frames: Frames, allowed: Allowed, argument: _Argument) -> Iterator[Any]:
     """Yields packed references to images, and references to containers with a tag; counts the files left out."""
     left_out: Counter[str] = Counter()
 
@@ -114,7 +118,7 @@ def _list(options: StorageOptions, frames: Frames, argument: _Argument) -> Itera
         left_out[extension if extension in left_out or len(left_out) < _MOST_EXTENSIONS else "others"] += 1
 
     references = (
-        manifest.read_files(argument.address, options)
+        manifest.read_files(argument.address, options, allowed)
         if argument.is_manifest
         else globs.match_files(argument.address, options, add)
     )

@@ -15,7 +15,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from pipeline.maps.recipe import Recipe
 from pipeline.settings import ExecutionSettings, Rounding
-from pipeline.sources import ImageReference
+from pipeline.sources import ImageReference, WebLimits
 from pipeline.table.paths import TableRoot
 from pipeline.table.rows import storable
 from pipeline.transforms import inventory
@@ -51,6 +51,7 @@ class PlanRun(beam.PTransform):
         policy: How it treats images that the table knows.
         max_image_bytes: Larger files are not read.
         rounding: Which bits of a map may differ between runs: an exact run adopts maps of exact runs only.
+        web: How images behind HTTP are fetched.
     """
 
     def __init__(
@@ -62,8 +63,10 @@ class PlanRun(beam.PTransform):
         *,
         max_image_bytes: int,
         rounding: Rounding = ExecutionSettings.rounding,
+        web: WebLimits | None = None,
     ) -> None:
         super().__init__()
+        self._web = web
         self._table, self._run_id, self._recipe = TableRoot(table), run_id, recipe
         self._policy, self._max_bytes, self._rounding = policy, max_image_bytes, rounding
 
@@ -97,9 +100,9 @@ class PlanRun(beam.PTransform):
             decided[PROBES]
             | "Spread probes" >> beam.Reshuffle()
             | "Probe"
-            >> beam.ParDo(ProbeFn(self._recipe, self._policy, self._max_bytes, self._table.options)).with_outputs(
-                WORK, EDITS, main="counts"
-            )
+            >> beam.ParDo(
+                ProbeFn(self._recipe, self._policy, self._max_bytes, self._table.options, web=self._web)
+            ).with_outputs(WORK, EDITS, main="counts")
         )
         rewritten = (
             (decided[EDITS], probed[EDITS])
@@ -142,6 +145,8 @@ class PackFn(beam.DoFn):
 
     def process(self, record: ImageReference | Known) -> Iterator[tuple[int, bytes]]:
         """Holds a record until there are enough to pack."""
+        if isinstance(record, ImageReference):  # in a pipeline of one's own, addresses are as they were written
+            record = record.without_secrets()
         self._records[bucket_of(storable(record.uri))].append(record)
         self._count += 1
         if self._count >= _MAX_HELD:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import apache_beam as beam
@@ -99,7 +101,9 @@ class ScoreImages(beam.PTransform):
         rounding = self._rounding = Rounding(rounding)
         metadata = read_metadata(model)
         recipe = self._recipe = (recipe or Recipe()).of_model(metadata.digest, grey=metadata.takes_grey)
-        self._limits = limits or Limits()
+        limits = limits or Limits()
+        # Hosts are given up for this run alone, also where a process runs several.
+        self._limits = replace(limits, web=replace(limits.web, run=limits.web.run or secrets.token_hex(8)))
         self._policy = Policy(
             recipe.decodings(),
             recipe.scales,
@@ -135,6 +139,7 @@ class ScoreImages(beam.PTransform):
             self._policy,
             max_image_bytes=self._limits.max_image_bytes,
             rounding=self._rounding,
+            web=self._limits.web,
         )
         planned = references | "Plan" >> plan
         receipts = (

@@ -12,7 +12,7 @@ from pipeline.images.multiscale import ScaledImage
 from pipeline.images.samples import Pixels
 from pipeline.maps.recipe import Recipe
 from pipeline.scoring.scorer import Limits
-from pipeline.sources import list_images
+from pipeline.sources import Allowed, list_images
 from pipeline.storage.options import StorageOptions
 
 IMAGES = 16
@@ -26,6 +26,7 @@ def sample(
     limits: Limits,
     *,
     options: StorageOptions | None = None,
+    allowed: Allowed | None = None,
 ) -> Iterator[Pixels]:
     """Yields the first `IMAGES` images that can be decoded whole, at the first scale at which they can be scored.
 
@@ -35,6 +36,7 @@ def sample(
         recipe: How maps are computed and stored.
         limits: Limits on what is read and decoded.
         options: How object stores are opened; None: from the environment.
+        allowed: What fetched lists may name.
 
     Yields:
         uint8 RGB [h, w, 3].
@@ -46,7 +48,7 @@ def sample(
     side = math.isqrt(limits.tile_pixels)
     whole = (
         next((image.pixels for image in images if image.pixels is not None), None)
-        for images in _scaled(arguments, metadata, recipe, limits, options=options)
+        for images in _scaled(arguments, metadata, recipe, limits, options=options, allowed=allowed)
     )
     count = 0
     for pixels in itertools.islice((p for p in whole if p is not None), IMAGES):
@@ -68,6 +70,7 @@ def sample_sizes(
     limits: Limits,
     *,
     options: StorageOptions | None = None,
+    allowed: Allowed | None = None,
 ) -> Iterator[tuple[int, int]]:
     """Yields (height, width) at every scale of the first images that can be scored, at most `4 * IMAGES`; see `sample`.
 
@@ -76,7 +79,7 @@ def sample_sizes(
     """
     scored = (
         [(image.height, image.width) for image in images if image.rejected is None]
-        for images in _scaled(arguments, metadata, recipe, limits, options=options)
+        for images in _scaled(arguments, metadata, recipe, limits, options=options, allowed=allowed)
     )
     for sizes in itertools.islice((sizes for sizes in scored if sizes), 4 * IMAGES):
         yield from sizes
@@ -89,7 +92,8 @@ def _scaled(
     limits: Limits,
     *,
     options: StorageOptions | None = None,
+    allowed: Allowed | None = None,
 ) -> Iterator[Sequence[ScaledImage]]:
     with limits.loader(recipe, metadata, options).open() as load:
-        for reference in itertools.islice(list_images(arguments, options), EXAMINED):
+        for reference in itertools.islice(list_images(arguments, options, allowed), EXAMINED):
             yield load(reference).images

@@ -20,6 +20,8 @@ REFERENCES = st.builds(
     offset=st.just(-1),
     fault=st.sampled_from(["", "corrupt"]),
     label=st.sampled_from(["", "281"]),
+    address=st.sampled_from(["", "https://a.jpg?sig=1"]),
+    listed_by=st.sampled_from(["", "s3://bucket"]),
 )
 
 
@@ -31,7 +33,9 @@ def test_the_order_does_not_matter(references):
     assert merge([merge(references[:2]), *references[2:]]) == merged
     assert merged.id == max(reference.id for reference in references)
     assert merged.label == max(reference.label for reference in references)
-    assert merged.version == max(reference.version for reference in references)
+    named = [reference for reference in references if not reference.listed_by] or references
+    assert merged.version == max(reference.version for reference in named)
+    assert merged.listed_by == ("s3://bucket" if named == references and named[0].listed_by else "")
 
 
 def test_two_ids_contradict():

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -84,7 +87,7 @@ class Handler(BaseHTTPRequestHandler):
         elif name.startswith("recovers-"):
             self.answer(200, BODY)
         else:
-            self.close_connection = name not in ("etag", "modified", "chunked")
+            self.close_connection = name not in ("etag", "modified", "chunked", "cookies")
             getattr(self, name.replace("-", "_"))(count)
 
     def etag(self, _: int) -> None:
@@ -135,6 +138,42 @@ class Handler(BaseHTTPRequestHandler):
     def slow_headers(self, _: int) -> None:
         self.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
         self.drip(b"y")
+
+    def to_half_a_host(self, _: int) -> None:
+        self.without_length(302, Location="http://[::1/x", Content_Length="0")
+
+    def to_latin_1(self, _: int) -> None:
+        self.without_length(302, Location="/caf\xe9", Content_Length="0")  # http.server writes Latin-1
+
+    def long_number(self, _: int) -> None:
+        self.without_length(200, Content_Length="9" * 5000)
+        self.wfile.write(BODY)
+
+    def long_wait(self, _: int) -> None:
+        self.answer(503, Retry_After="9" * 5000)
+
+    def long_tag(self, _: int) -> None:
+        self.answer(200, BODY, ETag=f'"{"v" * 5000}"')
+
+    def own_words(self, _: int) -> None:
+        self.send_response(403, "key=tell-nobody")
+        self.end_headers()
+
+    def cookies(self, count: int) -> None:
+        body = (self.headers["Cookie"] or self.headers["Authorization"] or "none").encode()
+        self.answer(200, body, Set_Cookie=f"a={count}; Path=/")
+
+    def slow_trailer(self, _: int) -> None:
+        self.without_length(200, Transfer_Encoding="chunked")
+        self.wfile.write(b"1\r\nx\r\n0\r\n")
+        self.drip(b"X: y\r\n")
+
+    def no_length_drip(self, _: int) -> None:
+        self.without_length(200)
+        self.drip(b"x")
+
+    def damaged_header(self, _: int) -> None:
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nno colon\r\nX: y\r\n\r\nx")
 
     def garbage(self, _: int) -> None:
         self.wfile.write(b"no HTTP at all\r\n\r\n")
@@ -204,6 +243,8 @@ def reader(waits: list[float]) -> Iterator[Reader]:
         ("endless-redirect", ""),
         ("proxied", ""),
         ("good?file=a.zip", ""),
+        ("long-number", ""),
+        ("long-tag", ""),
     ],
 )
 def test_what_is_read(root: str, reader: Reader, name: str, version: str) -> None:
@@ -278,6 +319,9 @@ def test_a_query_is_no_name_of_a_file(root: str) -> None:
         ("encoding-bomb", "too-many-bytes", 1),
         ("loop", "unreadable", 6),
         ("to-a-file", "unreadable", 1),
+        ("to-half-a-host", "unreadable", 1),
+        ("to-latin-1", "unreadable", 1),
+        ("long-wait", "unreadable", 4),
     ],
 )
 def test_what_is_rejected(root: str, reader: Reader, name: str, reason: str, requests: int) -> None:
@@ -291,7 +335,7 @@ def test_a_silent_server_is_given_up(root: str, waits: list[float]) -> None:
     assert len(waits) == 3
 
 
-@pytest.mark.parametrize("name", ["slow-body", "slow-headers"])
+@pytest.mark.parametrize("name", ["slow-body", "slow-headers", "slow-trailer", "no-length-drip"])
 def test_what_comes_steadily_and_slowly_is_cut_off(root: str, name: str) -> None:
     with Reader(10**6, web=WebLimits(total_s=0.3, read_s=20, attempts=1)) as reader:
         assert fate(reader, ImageReference(root + name)) == "unreadable"
@@ -363,3 +407,160 @@ def test_many_threads_at_once(root: str, reader: Reader) -> None:
     for thread in threads:
         thread.join()
     assert found == [BODY] * 8
+
+
+def test_no_cookie_is_kept_and_no_password_is_taken_from_netrc(
+    root: str, reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password tell-nobody\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert [reader.read(ImageReference(root + "cookies")).data for _ in range(2)] == [b"none", b"none"]
+
+
+def test_what_a_server_says_and_an_address_holds_stays_out_of_the_detail(
+    root: str, reader: Reader, caplog: pytest.LogCaptureFixture
+) -> None:
+    hidden = "tell-nobody"
+    for name in ("own-words", "500", "hangs-up", "garbage", "to-a-file"):
+        with pytest.raises(Rejected) as caught:
+            reader.read(ImageReference(f"{root}{name}?token={hidden}"))
+        assert hidden not in str(caught.value)
+    for address in (f"http://127.0.0.1:1/a?token={hidden}", f"http://[::1/{hidden}", f"http://host:{hidden}/"):
+        with pytest.raises(Rejected) as caught:
+            reader.read(ImageReference(address))
+        assert hidden not in str(caught.value)
+    assert reader.read(ImageReference(f"{root}damaged-header?token={hidden}")).data
+    assert hidden not in caplog.text
+
+
+def test_a_password_in_an_address_is_sent_and_not_stored(root: str, reader: Reader) -> None:
+    reference = ImageReference(root.replace("//", "//me:tell-nobody@") + "cookies").without_secrets()
+    assert reference.uri == root + "cookies"
+    assert reader.read(reference).data.startswith(b"Basic ")
+    assert "tell-nobody" not in repr(reference)
+
+
+# Hosts that fail.
+
+
+def test_a_host_that_keeps_failing_is_given_up(root: str, waits: list[float]) -> None:
+    limits = WebLimits(attempts=1, host_failures=3)
+    with Reader(10**5, web=limits, sleep=waits.append) as reader:
+        fates = [fate(reader, ImageReference(f"{root}500?{number}")) for number in range(5)]
+        assert fates == ["unreadable"] * 5
+        assert Handler.requests.total() == 3
+        host = root.split("/")[2]
+        with pytest.raises(Rejected, match=f"{host} is given up: 3 failures in a row .web-host-failures") as caught:
+            reader.read(ImageReference(root + "good"))
+        assert caught.value.reason == "unreadable"
+    with Reader(10**5, web=limits) as another:
+        assert another.read(ImageReference(root + "good")).data == BODY
+
+
+def test_an_image_in_between_keeps_a_host(root: str) -> None:
+    with Reader(10**5, web=WebLimits(attempts=1, host_failures=3)) as reader:
+        for _ in range(4):
+            assert fate(reader, ImageReference(root + "500")) == "unreadable"
+            assert fate(reader, ImageReference(root + "500")) == "unreadable"
+            assert fate(reader, ImageReference(root + "good")) == BODY
+        assert [fate(reader, ImageReference(root + "404")) for _ in range(5)] == ["missing"] * 5
+        assert fate(reader, ImageReference(root + "good")) == BODY
+
+
+def test_the_readers_of_a_run_share_what_they_know(root: str) -> None:
+    limits = WebLimits(attempts=1, host_failures=2, run="the run")
+    for _ in range(3):
+        with Reader(10**5, web=limits) as reader:
+            assert fate(reader, ImageReference(root + "500")) == "unreadable"
+    assert Handler.requests.total() == 2
+    with Reader(10**5, web=replace(limits, run="the next run")) as reader:
+        assert fate(reader, ImageReference(root + "good")) == BODY
+
+
+# Where a fetched list and redirects may lead.
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[str]:
+    """The address of a second server, which redirects to the name of its path."""
+
+    class Redirect(Handler):
+        def behave(self, name: str, count: int) -> None:
+            self.answer(302, Location=f"http://{name}")
+
+    with Server(("127.0.0.1", 0), Redirect) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+        server.shutdown()
+        thread.join()
+
+
+def not_allowed(reader: Reader, reference: ImageReference) -> str:
+    with pytest.raises(Rejected) as caught:
+        reader.read(reference)
+    assert caught.value.reason == "address-not-allowed"
+    return caught.value.detail
+
+
+def test_a_fetched_list_reaches_public_addresses_only(root: str) -> None:
+    host = root.split("/")[2]
+    listed = ImageReference(root + "good", listed_by="s3://bucket")
+    with Reader(10**5) as reader:
+        assert reader.read(ImageReference(root + "good")).data == BODY, "the user's own word"
+        assert "allow-host" in not_allowed(reader, listed), "also where a connection is open"
+        assert reader.read(listed._replace(listed_by=root.rstrip("/"))).data == BODY, "the list's own host"
+        assert reader.probe(listed, "") == ""
+    with Reader(10**5) as reader:
+        for name in (host, f"localhost:{host.partition(':')[2]}", f"[::ffff:127.0.0.1]:{host.partition(':')[2]}"):
+            not_allowed(reader, listed._replace(uri=f"http://{name}/good"))
+    assert Handler.requests.total() == 2
+    for allowed in (host, "127.0.0.1"):
+        with Reader(10**5, web=WebLimits(allow_hosts=(allowed,))) as reader:
+            assert reader.read(listed).data == BODY
+
+
+def test_a_name_that_leads_to_a_private_address(root: str, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The address that is connected to counts: another answer of the name server does not help."""
+    answers = [["93.184.215.14"], ["127.0.0.1"], ["127.0.0.1", "10.0.0.1"]]
+    asked: list[str] = []
+
+    def resolve(name: str, port: int, *_: object, **__: object) -> list[tuple[object, ...]]:
+        asked.append(name)
+        found = answers[min(len(asked), 3) - 1]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (address, port)) for address in found]
+
+    connected: list[str] = []
+
+    def connect(address: tuple[str, int], *_: object, **__: object) -> socket.socket:
+        connected.append(address[0])
+        raise ConnectionRefusedError("refused")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.setattr("urllib3.util.connection.create_connection", connect)
+    reference = ImageReference("http://images.example/a.jpg", listed_by="s3://bucket")
+    not_allowed(reader, reference)
+    not_allowed(reader, reference)
+    assert connected == ["93.184.215.14"]
+
+
+def test_a_redirect_reaches_public_addresses_only(root: str, elsewhere: str, reader: Reader) -> None:
+    """Whoever named the first address: the server names the second."""
+    target = root.removeprefix("http://")
+    detail = not_allowed(reader, ImageReference(elsewhere + target + "good"))
+    assert detail.startswith("127.0.0.1")
+    assert Handler.requests["GET good"] == 0
+    with Reader(10**5, web=WebLimits(allow_hosts=(target.rstrip("/"),))) as allowing:
+        assert allowing.read(ImageReference(elsewhere + target + "good")).data == BODY
+
+
+def test_a_proxy_is_asked_for_names_that_are_allowed(
+    root: str, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", root)
+    monkeypatch.setenv("no_proxy", "")
+    listed = ImageReference("http://127.0.0.2/good", listed_by="s3://bucket")
+    not_allowed(reader, listed)
+    assert not Handler.requests
+    assert fate(reader, listed._replace(listed_by="")) != "address-not-allowed"
+    assert Handler.requests, "the proxy was asked"

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from pipeline.errors import SourceError
-from pipeline.rejection import Rejected
+from pipeline.rejection import Reason, Rejected
+from pipeline.sources.spelling import relative_to, spell_file
 from pipeline.storage.address import absolute, is_remote, local_path
 from pipeline.storage.errors import StorageError
 
@@ -16,8 +17,8 @@ class ImageReference(NamedTuple):
 
     Attributes:
         uri: The address of the image, which is its name in the table: an absolute local path, or `scheme://`, in the
-            form of `resolve`. A member of a container has the address of the container, `#` and the name of the member
-            (`shard.tar#cats/1.jpg`).
+            form of `resolve`; or a path relative to a root, see `named`. A member of a container has the address of the
+            container, `#` and the name of the member (`shard.tar#cats/1.jpg`).
         id: The user's own name of the image, from a manifest or a container; empty where there is none.
         size_bytes: The size of the encoded image; -1 where it is not known before reading.
         version: A text that changes with the content (size and time of change, an ETag, a checksum), known without
@@ -27,6 +28,7 @@ class ImageReference(NamedTuple):
         offset: The position of the first byte in the container, or the number of the record; -1 without a container.
         fault: The reason why the listing found the image unreadable, as `str(Rejected)`; empty where it found none.
         label: The label that a manifest gives the image; empty where it gives none.
+        location: The file, where `uri` is not its absolute path or `scheme://` as storage takes it; else empty.
     """
 
     uri: str
@@ -38,6 +40,26 @@ class ImageReference(NamedTuple):
     offset: int = -1
     fault: str = ""
     label: str = ""
+    location: str = ""
+
+    @property
+    def file(self) -> str:
+        """The file that is opened: the image, or its container."""
+        return self.container or self.location or self.uri
+
+    def named(self, root: str = "") -> "ImageReference":
+        """Returns this reference with the address that the table has for it; see `pipeline.sources.spelling`.
+
+        A member of a container has its address already, and so has a file whose `location` is known.
+
+        Args:
+            root: The folder that addresses are relative to, in the form of `resolve`. A file that is not below it keeps
+                its absolute address. Empty for none.
+        """
+        if self.container or self.location:
+            return self
+        uri = spell_file(relative_to(root, self.uri))
+        return self if uri == self.uri else self._replace(uri=uri, location=self.uri)
 
     def rejected(self, rejected: Rejected) -> "ImageReference":
         """Returns this reference with a fault, which makes the reader reject the image."""
@@ -48,11 +70,11 @@ def merge(references: Iterable[ImageReference]) -> ImageReference:
     """Merges the references to one address, for example from a folder and from a manifest.
 
     Returns the reference with the most information (a version, then a size; of two versions, the greater text), with
-    the id and the label of whichever references have them. The operation is commutative and associative.
+    the id and the label of whichever references have them. References to several files, which only a pipeline of the
+    user's own can give one address, become a fault of that address. The operation is commutative and associative.
 
     Raises:
-        SourceError: The address has two ids or two labels, or names both a file and a member of an archive; two
-            addresses have the same spelling in the table; or there are no references.
+        SourceError: A list gives the address two ids or two labels; or there are no references.
 
     >>> merge([ImageReference("/a.jpg", id="7"), ImageReference("/a.jpg", size_bytes=12, version="12-0")])[:4]
     ('/a.jpg', '7', 12, '12-0')
@@ -60,23 +82,24 @@ def merge(references: Iterable[ImageReference]) -> ImageReference:
     candidates = list(references)
     if not candidates:
         raise SourceError("there are no references to merge")
-    if len(names := sorted({ascii(reference.uri) for reference in candidates})) > 1:
-        raise SourceError(
-            f"{names[0]} and {names[1]} have the same name in the table",
-            why="the table spells bytes that are not UTF-8 with backslashes",
-            remedy="rename one of the two files",
-        )
+    best = max(candidates, key=_information)
+    files = {(one.container != "", one.file) for one in candidates}
+    if len(files) > 1 or any(one.fault == _SEVERAL_FILES for one in candidates):
+        return best._replace(id="", label="", fault=_SEVERAL_FILES)
+    if best.container:  # it names its members itself, and may have changed between two listings
+        return best
     ident = _only("id", candidates[0].uri, (reference.id for reference in candidates))
     label = _only("label", candidates[0].uri, (reference.label for reference in candidates))
-    if len({(reference.container, reference.kind) for reference in candidates}) > 1:
-        raise SourceError(
-            "is the address both of a file and of a member of an archive beside it",
-            where=candidates[0].uri,
-            why="an address stands for one image",
-            remedy="rename the file, or leave one of the two out",
-        )
-    best = max(candidates, key=lambda one: (one.version != "", one.version, one.size_bytes, one.offset, one.fault))
     return best._replace(id=ident, label=label)
+
+
+def _information(one: ImageReference) -> tuple[object, ...]:
+    """Returns what tells references to one address apart, the most telling first."""
+    file = (one.container, one.kind, one.location, one.id if one.container else "")
+    return (one.version != "", one.version, one.size_bytes, one.offset, *file, one.fault)
+
+
+_SEVERAL_FILES = str(Rejected(Reason.UNREADABLE, "several files have this address"))
 
 
 def _only(name: str, uri: str, values: Iterable[str]) -> str:

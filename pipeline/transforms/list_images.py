@@ -113,7 +113,8 @@ def _list(options: StorageOptions, argument: _Argument) -> Iterator[Any]:
         if argument.is_manifest
         else globs.match_files(argument.address, options, add)
     )
-    while chunk := list(itertools.islice(references, _PACKED)):
+    named = (reference.named() for reference in references)
+    while chunk := list(itertools.islice(named, _PACKED)):
         images = [reference for reference in chunk if not is_container(reference)]
         if images:
             yield pack(images)

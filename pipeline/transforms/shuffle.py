@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
 from pipeline.sources import ImageReference, streamed
+from pipeline.sources.spelling import split
 
 Record = TypeVar("Record", bound=NamedTuple)
 
@@ -38,7 +39,7 @@ def bucket_of(uri: str) -> int:
     >>> bucket_of("shard.tgz#cat.jpg") == bucket_of("shard.tgz#dog.jpg")
     True
     """
-    container, _, member = uri.partition("#")
+    container, member = split(uri)
     # One worker reads a container that can only be read as a stream.
     together = member and streamed(ImageReference(uri, container=container, kind="tar"))
     return zlib.crc32((container if together else uri).encode("utf-8", "backslashreplace")) % BUCKETS

@@ -19,7 +19,6 @@ from PIL.ImageFile import ImageFile
 
 from pipeline.images import formats
 from pipeline.images.decode import DecodeLimits, header, rejecting
-from pipeline.images.decoding_rules import type_by_name
 from pipeline.images.stored_image import plugin
 from pipeline.rejection import Reason, Rejected
 
@@ -29,18 +28,8 @@ MAX_FRAMES = 2**16
 _MAX_STEPS = 2**22
 """The most blocks, chunks or directory entries that are read to count frames."""
 
-_KINDS = frozenset({"TIFF", "GIF", "WEBP", "PNG"})
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
 _NEW_SUBFILE_TYPE, _SUBFILE_TYPE, _OLD_REDUCED = 254, 255, 2
-
-
-def may_have_frames(name: str) -> bool:
-    """Returns whether a file of this name may hold more than one frame.
-
-    >>> may_have_frames("scan.TIF"), may_have_frames("cat.jpg")
-    (True, False)
-    """
-    return type_by_name(name) in _KINDS
 
 
 class _Steps:

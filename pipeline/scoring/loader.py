@@ -14,7 +14,7 @@ from pipeline.images.multiscale import ScaledImage, ScaledImages, ScalingLimits
 from pipeline.images.resize import Scaling
 from pipeline.rejection import Rejected
 from pipeline.sources import ImageReference, Reader, WebLimits
-from pipeline.sources.frames import KIND as FRAMES
+from pipeline.sources.file_types import FRAMES
 from pipeline.storage.options import StorageOptions
 from pipeline.table.rows import ImageFacts
 from pipeline.timing import timed

@@ -5,7 +5,7 @@ import re
 from typing import Literal
 
 from conversion import PARTIAL_SUFFIX
-from pipeline.images.decoding_rules import ENDINGS
+from pipeline.images.decoding_rules import ENDINGS, type_by_name
 
 IMAGE_EXTENSIONS = frozenset(ENDINGS)
 """The extensions of the formats that `pipeline.images.decode` decodes, in lower case; case does not matter."""
@@ -28,6 +28,19 @@ _KINDS: dict[Kind, re.Pattern[str]] = {
 _NUMBERED = re.compile(r"[^./]-\d{4,}-of-\d{4,}\Z")
 _LONGEST_ENDING = 60
 _WEB = re.compile(r"https?://", re.IGNORECASE)
+
+
+FRAMES = "frames"
+"""The kind of a reference to a frame of a file; see `pipeline.sources.frames`."""
+
+
+def may_have_frames(name: str) -> bool:
+    """Returns whether a file of this name may hold more than one frame: pages of a TIFF, frames of an animation.
+
+    >>> may_have_frames("scan.TIF"), may_have_frames("cat.jpg")
+    (True, False)
+    """
+    return type_by_name(name) in {"TIFF", "GIF", "WEBP", "PNG"}
 
 
 def has_image_extension(path: str) -> bool:

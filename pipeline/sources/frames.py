@@ -12,15 +12,14 @@ from typing import cast
 
 from pipeline.images.decoder_process import IsolatedDecoder
 from pipeline.images.formats import sniff
-from pipeline.images.frames import frame_positions, may_have_frames, page
+from pipeline.images.frames import frame_positions, page
 from pipeline.rejection import Reason, Rejected
-from pipeline.sources.file_types import is_web
+from pipeline.sources.file_types import FRAMES, is_web, may_have_frames
 from pipeline.sources.reference import ImageReference
 from pipeline.sources.streams import FileStream
 from pipeline.storage.errors import StorageError
 from pipeline.storage.options import StorageOptions
 
-KIND = "frames"
 _FRAME = "pipeline.images.frames:frame"
 _BUFFER = 2**16
 
@@ -28,7 +27,7 @@ _BUFFER = 2**16
 def is_expandable(reference: ImageReference) -> bool:
     """Returns whether a reference is to a file whose frames can be listed, by the name of the file."""
     fresh = not reference.kind and not reference.fault
-    return fresh and not is_web(reference.uri) and may_have_frames(reference.uri)
+    return fresh and not is_web(reference.file) and may_have_frames(reference.file)
 
 
 def list_frames(reference: ImageReference, options: StorageOptions | None = None) -> Iterator[ImageReference]:
@@ -40,8 +39,10 @@ def list_frames(reference: ImageReference, options: StorageOptions | None = None
         reference: The file.
         options: The options that object stores are opened with.
     """
+    reference = reference.named()
+    path = reference.file
     try:
-        with FileStream(reference.uri, options) as stream:
+        with FileStream(path, options) as stream:
             positions = frame_positions(io.BufferedReader(cast("io.RawIOBase", stream), _BUFFER))
             facts = stream.facts
     except StorageError:  # the reader meets the error again, and rejects the image
@@ -54,7 +55,7 @@ def list_frames(reference: ImageReference, options: StorageOptions | None = None
         yield reference
         return
     first = reference._replace(
-        size_bytes=facts.size_bytes, version=facts.version, container=reference.uri, kind=KIND, offset=0
+        size_bytes=facts.size_bytes, version=facts.version, container=path, kind=FRAMES, offset=0, location=""
     )
     yield first
     for index in range(1, len(positions)):

@@ -90,7 +90,7 @@ def match_files(
     address = resolve(pattern)
     folder = pattern.endswith("/")
     if is_web(address):
-        return iter([ImageReference(address).without_secrets()])
+        return iter([ImageReference(address)])
     try:
         references = (
             _find_remote(address, options, is_image) if is_remote(address) else _find_local(address, folder, is_image)

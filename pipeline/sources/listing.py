@@ -27,7 +27,7 @@ _LISTERS: dict[Kind, Callable[[FileStream], Iterator[ImageReference]]] = {
 
 def is_container(reference: ImageReference) -> bool:
     """Returns whether a reference is to a container, by the name of its file."""
-    return not reference.kind and not reference.fault and container_kind(reference.uri) is not None
+    return not reference.kind and not reference.fault and container_kind(reference.file) is not None
 
 
 def has_members(reference: ImageReference, frames: Frames) -> bool:
@@ -52,25 +52,28 @@ def list_container(reference: ImageReference, options: StorageOptions | None = N
             is not a container by its content is taken for an image.
         options: The options that object stores are opened with.
     """
-    lost = ImageReference(reference.uri, size_bytes=reference.size_bytes, version=reference.version)
-    kind = container_kind(reference.uri)
+    reference = reference.named()
+    path, lost = reference.file, reference._replace(id="", label="")
+    kind = container_kind(path)
     if kind is None:
         yield lost.rejected(Rejected(Reason.UNKNOWN_FORMAT, "its name is not that of a container"))
         return
-    if is_web(reference.uri):
+    if is_web(path):
         detail = "containers are not read by HTTP: download it first"
         yield lost.rejected(Rejected(Reason.UNREADABLE, detail))
         return
     has_images = False
     try:
-        with FileStream(reference.uri, options) as stream:
+        with FileStream(path, options) as stream:
             found = kind_by_content(stream)
-            if found is None and is_numbered_shard(reference.uri):
+            if found is None and is_numbered_shard(path):
                 yield lost
                 return
             for member in _LISTERS[found or kind](stream):
                 has_images = True
-                yield member
+                # The lister knows the file by its path; the table knows it by its address.
+                uri = reference.uri + member.uri[len(path) :]
+                yield member._replace(uri=uri, location="" if member.container else reference.location)
     except StorageError as error:
         yield lost.rejected(rejection_of(error))
         return
@@ -78,9 +81,18 @@ def list_container(reference: ImageReference, options: StorageOptions | None = N
         yield lost.rejected(Rejected(Reason.EMPTY, "this container has no images"))
 
 
-def expand(references: Iterator[ImageReference], options: StorageOptions | None = None) -> Iterator[ImageReference]:
-    """Yields the members of containers, and all other files unchanged."""
-    for reference in references:
+def expand(
+    references: Iterator[ImageReference], options: StorageOptions | None = None, root: str = ""
+) -> Iterator[ImageReference]:
+    """Yields the members of containers, and all other files, by their addresses in the table.
+
+    Args:
+        references: The files.
+        options: The options that object stores are opened with.
+        root: The folder that addresses are relative to; empty for none.
+    """
+    for file in references:
+        reference = file.named(root)
         if is_container(reference):
             yield from list_container(reference, options)
         else:

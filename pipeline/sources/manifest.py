@@ -122,7 +122,7 @@ class _Folder(NamedTuple):
                 return ImageReference(self.allowed.local_path(text, self.root), ident, label=label)
             except Rejected as rejected:
                 return ImageReference(text, ident, label=label, listed_by=self.root).rejected(rejected)
-        reference = ImageReference(resolve(text, self.path), ident, label=label, listed_by=self.root).without_secrets()
+        reference = ImageReference(resolve(text, self.path), ident, label=label, listed_by=self.root)
         try:
             if self.root:
                 self.allowed.check(reference.uri, self.root)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pipeline.rejection import Reason, Rejected
 from pipeline.sources.file_types import Kind, is_image_below
 from pipeline.sources.reference import ImageReference
+from pipeline.sources.spelling import spell
 
 LONGEST_NAME = 4096
 """The largest length of a member's name or id in characters, as for a path."""
@@ -18,8 +19,8 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 class Members:
     """Creates the references to the members of one container, each with its own address.
 
-    The first member with a name has the address `path#name`, later ones have `path#name@offset`. An object holds a
-    digest of 8 bytes for every name (about 70 bytes of memory).
+    The first member with a name has the address `path#name`, later ones have `path#name@offset`; names are spelled as
+    `pipeline.sources.spelling` says. An object holds a digest of 8 bytes for every name (about 70 bytes of memory).
 
     Args:
         path: The address of the container.
@@ -67,7 +68,7 @@ class Members:
         if not version and self.version:
             version = f"{self.version}@{offset}"
         return ImageReference(
-            f"{self.path}#{member}",
+            f"{self.path}#{spell(member)}",
             to_valid_utf8(key),
             size,
             version,

@@ -13,8 +13,8 @@ import tenacity
 from pipeline.images.decoding_rules import type_by_name
 from pipeline.rejection import Reason, Rejected
 from pipeline.settings import LimitSettings
-from pipeline.sources import frames
-from pipeline.sources.file_types import is_web
+from pipeline.sources.file_types import FRAMES, is_web
+from pipeline.sources.frames import OpenFrames
 from pipeline.sources.parquet import OpenParquet
 from pipeline.sources.reference import ImageReference
 from pipeline.sources.streams import FileStream, packing
@@ -50,7 +50,7 @@ _FORMATS: dict[str, Callable[[FileStream], _Format]] = {
     "zip": OpenZip,
     "parquet": OpenParquet,
     "tfrecord": OpenTFRecord,
-    frames.KIND: frames.OpenFrames,
+    FRAMES: OpenFrames,
 }
 _CHECKED = frozenset({"zip", "tfrecord"})
 """The kinds of containers whose members have checksums, which are verified."""
@@ -62,7 +62,7 @@ def streamed(reference: ImageReference) -> bool:
     >>> streamed(ImageReference("a.tgz#b.jpg", container="a.tgz", kind="tar")), streamed(ImageReference("b.jpg"))
     (True, False)
     """
-    if reference.kind == frames.KIND:
+    if reference.kind == FRAMES:
         return type_by_name(reference.container) != "TIFF"
     return reference.kind in ("tar", "tfrecord") and packing(reference.container) != ""
 
@@ -127,8 +127,8 @@ class Reader:
             raise Rejected.parse(reference.fault)
         if reference.kind:
             return Fetched(self._member(reference), reference.version)
-        if is_web(reference.uri):
-            return self._web.read(reference.address or reference.uri, reference.listed_by)
+        if is_web(reference.file):
+            return self._web.read(reference.file, reference.listed_by)
         try:
             return self._read_stable(reference)
         except StorageError as error:
@@ -143,17 +143,17 @@ class Reader:
         """
         if reference.kind or reference.fault:
             return reference.version
-        if is_web(reference.uri):
-            return self._web.probe(reference.address or reference.uri, known_version, reference.listed_by)
+        if is_web(reference.file):
+            return self._web.probe(reference.file, known_version, reference.listed_by)
         try:
-            facts = open_store(reference.uri, self._options).facts(reference.uri)
+            facts = open_store(reference.file, self._options).facts(reference.file)
         except StorageError:  # `read` meets the error again, and reports it
             return ""
         return facts.version if facts else ""
 
     def _read_stable(self, reference: ImageReference) -> Fetched:
         """Reads a file again until it does not change during the read."""
-        read = self._remote if is_remote(reference.uri) else self._local
+        read = self._remote if is_remote(reference.file) else self._local
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_result(lambda fetched: fetched is None),
             stop=tenacity.stop_after_attempt(_ATTEMPTS),
@@ -167,7 +167,7 @@ class Reader:
         return fetched
 
     def _local(self, reference: ImageReference) -> Fetched | None:
-        with FileStream(reference.uri, self._options) as stream:
+        with FileStream(reference.file, self._options) as stream:
             before = stream.facts
             data = self._all(stream, before.size_bytes)
             if stream.facts_now() != before or len(data) != before.size_bytes:
@@ -176,8 +176,8 @@ class Reader:
 
     def _remote(self, reference: ImageReference) -> Fetched | None:
         """Reads an object. Requests its state afterwards only where the object may have changed during the read."""
-        store = open_store(reference.uri, self._options)
-        uri, listed = reference.uri, FileFacts(reference.size_bytes, reference.version)
+        store = open_store(reference.file, self._options)
+        uri, listed = reference.file, FileFacts(reference.size_bytes, reference.version)
         with store.open_stream(uri) as stream, store.reading(uri):
             data = self._all(stream, max(listed.size_bytes, 0))
         if len(data) <= _ONE_REQUEST and len(data) == listed.size_bytes:

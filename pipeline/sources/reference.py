@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from pipeline.errors import SourceError
-from pipeline.rejection import Rejected
+from pipeline.rejection import Reason, Rejected
+from pipeline.sources.file_types import FRAMES, is_web
+from pipeline.sources.spelling import relative_to, spell_file
 from pipeline.sources.web_address import public
 from pipeline.storage.address import absolute, is_remote, local_path
 from pipeline.storage.errors import StorageError
@@ -17,8 +19,8 @@ class ImageReference(NamedTuple):
 
     Attributes:
         uri: The address of the image, which is its name in the table: an absolute local path, or `scheme://`, in the
-            form of `resolve`. A member of a container has the address of the container, `#` and the name of the member
-            (`shard.tar#cats/1.jpg`).
+            form of `resolve`; or a path relative to a root, see `named`. A member of a container has the address of the
+            container, `#` and the name of the member (`shard.tar#cats/1.jpg`).
         id: The user's own name of the image, from a manifest or a container; empty where there is none.
         size_bytes: The size of the encoded image; -1 where it is not known before reading.
         version: A text that changes with the content (size and time of change, an ETag, a checksum), known without
@@ -28,8 +30,8 @@ class ImageReference(NamedTuple):
         offset: The position of the first byte in the container, or the number of the record; -1 without a container.
         fault: The reason why the listing found the image unreadable, as `str(Rejected)`; empty where it found none.
         label: The label that a manifest gives the image; empty where it gives none.
-        address: The address on the web that the image is fetched from, where it holds a secret that `uri` leaves out
-            (see `pipeline.sources.web_address.public`); otherwise empty. It is not stored.
+        location: The file, where `uri` is not its absolute path or `scheme://` as storage takes it; else empty. On the
+            web it holds the secrets that `uri` leaves out. It is not stored.
         listed_by: The root (`scheme://host`) of the fetched list that names the image, whose addresses are limited (see
             `pipeline.sources.permissions`); empty where the command line or a local list names it.
     """
@@ -43,18 +45,32 @@ class ImageReference(NamedTuple):
     offset: int = -1
     fault: str = ""
     label: str = ""
-    address: str = ""
+    location: str = ""
     listed_by: str = ""
 
     def __repr__(self) -> str:
-        fields = zip(self._fields, self, strict=True)
-        shown = ", ".join(f"{name}={value!r}" for name, value in fields if name != "address")
-        return f"ImageReference({shown}{', address=***' if self.address else ''})"
+        shown = self._replace(location=public(self.location))._asdict()
+        return f"ImageReference({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
-    def without_secrets(self) -> "ImageReference":
-        """Returns this reference with an address as its name that may be stored and shown."""
-        name = public(self.uri)
-        return self if name == self.uri else self._replace(uri=name, address=self.address or self.uri)
+    @property
+    def file(self) -> str:
+        """The file that is opened: the image, or its container."""
+        return self.container or self.location or self.uri
+
+    def named(self, root: str = "") -> "ImageReference":
+        """Returns this reference with the address that the table has for it.
+
+        `pipeline.sources.spelling` spells files; `pipeline.sources.web_address.public` takes secrets out.
+        A member of a container has its address already, and so has a file whose `location` is known.
+
+        Args:
+            root: The folder that addresses are relative to, in the form of `resolve`. A file that is not below it keeps
+                its absolute address. Empty for none.
+        """
+        if self.container or self.location:
+            return self
+        uri = public(self.uri) if is_web(self.uri) else spell_file(relative_to(root, self.uri))
+        return self if uri == self.uri else self._replace(uri=uri, location=self.uri)
 
     def rejected(self, rejected: Rejected) -> "ImageReference":
         """Returns this reference with a fault, which makes the reader reject the image."""
@@ -66,11 +82,11 @@ def merge(references: Iterable[ImageReference]) -> ImageReference:
 
     Returns the reference with the most information (a version, then a size; of two versions, the greater text), with
     the id and the label of whichever references have them. What the command line or a local list names counts before
-    what a fetched list names. The operation is commutative and associative.
+    what a fetched list names. References to several files, which only a pipeline of the user's own can give one
+    address, become a fault of that address. The operation is commutative and associative.
 
     Raises:
-        SourceError: The address has two ids or two labels, or names both a file and a member of an archive; two
-            addresses have the same spelling in the table; or there are no references.
+        SourceError: A list gives the address two ids or two labels; or there are no references.
 
     >>> merge([ImageReference("/a.jpg", id="7"), ImageReference("/a.jpg", size_bytes=12, version="12-0")])[:4]
     ('/a.jpg', '7', 12, '12-0')
@@ -78,31 +94,35 @@ def merge(references: Iterable[ImageReference]) -> ImageReference:
     candidates = list(references)
     if not candidates:
         raise SourceError("there are no references to merge")
-    if len(names := sorted({ascii(reference.uri) for reference in candidates})) > 1:
-        raise SourceError(
-            f"{names[0]} and {names[1]} have the same name in the table",
-            why="the table spells bytes that are not UTF-8 with backslashes",
-            remedy="rename one of the two files",
-        )
+    best = max(candidates, key=_information)
+    # On the web, addresses that differ in their secrets only are of one image.
+    files = {(one.container != "", public(one.file)) for one in candidates}
+    if len(files) > 1 or any(one.fault == _SEVERAL_FILES for one in candidates):
+        return best._replace(id="", label="", fault=_SEVERAL_FILES)
+    if best.container and best.kind != FRAMES:  # it names its members itself, and may have changed between two listings
+        return best
     ident = _only("id", candidates[0].uri, (reference.id for reference in candidates))
     label = _only("label", candidates[0].uri, (reference.label for reference in candidates))
-    if len({(reference.container, reference.kind) for reference in candidates}) > 1:
-        raise SourceError(
-            "is the address both of a file and of a member of an archive beside it",
-            where=candidates[0].uri,
-            why="an address stands for one image",
-            remedy="rename the file, or leave one of the two out",
-        )
-    # What the user names is allowed, whatever a fetched list may name.
-    named = [reference for reference in candidates if not reference.listed_by] or candidates
-    best = max(
-        named,
-        key=lambda one: (
-            *(one.version != "", one.version, one.size_bytes, one.offset, one.fault),
-            *(one.address, one.listed_by),
-        ),
-    )
     return best._replace(id=ident, label=label)
+
+
+def _information(one: ImageReference) -> tuple[object, ...]:
+    """Returns what tells references to one address apart, the most telling first."""
+    file = (one.container, one.kind, one.location, one.id if one.container else "")
+    # What the user names is allowed, whatever a fetched list may name.
+    return (
+        one.listed_by == "",
+        one.version != "",
+        one.version,
+        one.size_bytes,
+        one.offset,
+        *file,
+        one.fault,
+        one.listed_by,
+    )
+
+
+_SEVERAL_FILES = str(Rejected(Reason.UNREADABLE, "several files have this address"))
 
 
 def _only(name: str, uri: str, values: Iterable[str]) -> str:

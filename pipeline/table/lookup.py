@@ -2,7 +2,7 @@
 
 import heapq
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -11,6 +11,7 @@ import pyarrow.dataset as pads
 
 from conversion import nearest
 from pipeline.errors import TableError
+from pipeline.sources.spelling import spell_file
 from pipeline.storage.address import absolute, is_remote, local_path
 from pipeline.storage.errors import StorageError
 from pipeline.table.part_reader import reading_part
@@ -42,7 +43,9 @@ def find_rows(dataset: Rows, root: str, image: str, key: str = "") -> list[Narro
         TableError: There is no such image, or no such key.
     """
     text = storable(image)
-    conditions = [pads.field("uri").isin(_spellings(image)), pads.field("id") == text]
+    # What is typed may be a uri of the table as it is, or else the path of a file whose name is spelled otherwise.
+    conditions = [pads.field("uri").isin(_spellings(image, spelled)) for spelled in (storable, spell_file)]
+    conditions.append(pads.field("id") == text)
     if re.fullmatch(r"[0-9a-f]{64}", text):
         conditions.append(pads.field("key") == text)
     for condition in conditions:
@@ -168,18 +171,23 @@ def _no_image(dataset: Rows, root: str, image: str) -> TableError:
     )
 
 
-def _spellings(image: str) -> list[str]:
-    """Returns the uris under which an image may have been listed, given what a person types."""
+def _spellings(image: str, spelled: Callable[[str], str]) -> list[str]:
+    """Returns the uris under which an image may have been listed.
+
+    Args:
+        image: What a person types.
+        spelled: Gives the spelling in the table of a name that is typed.
+    """
     names = [image]
     if not is_remote(image):
         try:
             path = local_path(image)
         except StorageError:
-            return [storable(image)]
+            return [spelled(image)]
         for candidate in (path, Path(absolute(path)), path.resolve()):
             names += [str(candidate), *([candidate.as_uri()] if candidate.is_absolute() else [])]
             names.append(f"file://{candidate}")
-    return list(dict.fromkeys(storable(name) for name in names))
+    return list(dict.fromkeys(map(spelled, names)))
 
 
 def _base_name(name: str) -> str:

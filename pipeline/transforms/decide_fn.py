@@ -18,7 +18,6 @@ from pipeline.rejection import Rejected
 from pipeline.sources import ImageReference, Reader, WebLimits, merge, streamed
 from pipeline.storage.options import StorageOptions
 from pipeline.table.rewrite import Action, Edit
-from pipeline.table.rows import storable
 from pipeline.timing import timed
 from pipeline.transforms.reconcile import Decision, Known, Outcome, Policy, decide, drop, resolve_unchanged
 from pipeline.transforms.reports import StageCounts
@@ -56,7 +55,7 @@ class DecideFn(beam.DoFn):
         listed: defaultdict[str, list[ImageReference]] = defaultdict(list)
         for data in groups["listed"]:
             for listing in unpack(data, ImageReference):
-                listed[storable(listing.uri)].append(listing)
+                listed[listing.uri].append(listing)
         known: defaultdict[str, list[Known]] = defaultdict(list)
         for data in groups["known"]:
             for record in unpack(data, Known):
@@ -114,7 +113,7 @@ class ProbeFn(beam.DoFn):
         yield from plan.outputs()
 
     def _decide(self, reader: Reader, reference: ImageReference, current: Sequence[Known], plan: _Plan) -> Decision:
-        changed = Decision(Outcome.SCORE, drop(storable(reference.uri), current))
+        changed = Decision(Outcome.SCORE, drop(reference.uri, current))
         known = current[0]
         recipe = ""
         is_certain = self._policy.currency(current) is Currency.CURRENT

@@ -122,7 +122,8 @@ def _list(options: StorageOptions, frames: Frames, allowed: Allowed, argument: _
         if argument.is_manifest
         else globs.match_files(argument.address, options, add)
     )
-    while chunk := list(itertools.islice(references, _PACKED)):
+    named = (reference.named() for reference in references)
+    while chunk := list(itertools.islice(named, _PACKED)):
         images = [reference for reference in chunk if not has_members(reference, frames)]
         if images:
             yield pack(images)

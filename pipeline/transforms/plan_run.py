@@ -17,7 +17,6 @@ from pipeline.maps.recipe import Recipe
 from pipeline.settings import ExecutionSettings, Rounding
 from pipeline.sources import ImageReference, WebLimits
 from pipeline.table.paths import TableRoot
-from pipeline.table.rows import storable
 from pipeline.transforms import inventory
 from pipeline.transforms.decide_fn import EDITS, PROBES, WORK, DecideFn, ProbeFn
 from pipeline.transforms.reconcile import Known, Policy
@@ -145,9 +144,9 @@ class PackFn(beam.DoFn):
 
     def process(self, record: ImageReference | Known) -> Iterator[tuple[int, bytes]]:
         """Holds a record until there are enough to pack."""
-        if isinstance(record, ImageReference):  # in a pipeline of one's own, addresses are as they were written
-            record = record.without_secrets()
-        self._records[bucket_of(storable(record.uri))].append(record)
+        # A pipeline of the user's own may give references that are not named yet.
+        named = record.named() if isinstance(record, ImageReference) else record
+        self._records[bucket_of(named.uri)].append(named)
         self._count += 1
         if self._count >= _MAX_HELD:
             yield from self._flush()

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
 from pipeline.sources import ImageReference, streamed
-from pipeline.sources.frames import KIND as FRAMES
+from pipeline.sources.file_types import FRAMES
+from pipeline.sources.spelling import split
 
 Record = TypeVar("Record", bound=NamedTuple)
 
@@ -39,7 +40,7 @@ def bucket_of(uri: str) -> int:
     >>> bucket_of("shard.tgz#cat.jpg") == bucket_of("shard.tgz#dog.jpg")
     True
     """
-    container, _, member = uri.partition("#")
+    container, member = split(uri)
     # One worker reads a container that can only be read as a stream.
     together = member and any(streamed(ImageReference(uri, container=container, kind=kind)) for kind in ("tar", FRAMES))
     return zlib.crc32((container if together else uri).encode("utf-8", "backslashreplace")) % BUCKETS

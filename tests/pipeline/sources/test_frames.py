@@ -12,7 +12,8 @@ from pipeline.images.decode import DecodeLimits, decode
 from pipeline.rejection import Reason, Rejected
 from pipeline.settings import Frames
 from pipeline.sources import ImageReference, Reader, locate
-from pipeline.sources.frames import KIND, is_expandable, list_frames
+from pipeline.sources.file_types import FRAMES
+from pipeline.sources.frames import is_expandable, list_frames
 from pipeline.sources.listing import has_members, list_members
 from pipeline.transforms.shuffle import bucket_of
 
@@ -82,7 +83,7 @@ def test_which_references_may_have_frames():
         ImageReference("/a.jpg"),
         ImageReference("https://host/a.gif"),
         ImageReference("/b.tar#a.gif", container="/b.tar", kind="tar"),
-        ImageReference("/a.gif", kind=KIND, container="/a.gif", offset=0),
+        ImageReference("/a.gif", kind=FRAMES, container="/a.gif", offset=0),
         ImageReference("/a.gif", fault="missing"),
     ]
     assert not any(is_expandable(one) for one in others)

@@ -53,7 +53,7 @@ def known(reference):
 def test_references_survive_pickling():
     reference = ImageReference("s3://b/é.jpg", "7", 12)
     assert pickle.loads(pickle.dumps(reference)) == reference  # noqa: S301
-    assert ImageReference("x") == ("x", "", -1, "", "", "", -1, "", "")
+    assert ImageReference("x") == ("x", "", -1, "", "", "", -1, "", "", "")
 
 
 def test_addresses_have_one_form(tree, monkeypatch):
@@ -582,7 +582,7 @@ def test_containers_named_by_patterns_and_manifests_are_looked_into(tree):
 
 def test_a_name_that_is_not_utf8_is_listed(tmp_path):
     (tmp_path / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"1")
-    run([str(tmp_path)], [(f"{tmp_path}/caf\udce9.jpg", "", 1)])
+    run([str(tmp_path)], [(rf"{tmp_path}/caf\udce9.jpg", "", 1)])
 
 
 def test_relative_arguments_are_relative_to_where_it_was_made(tree, monkeypatch):

@@ -434,7 +434,7 @@ def test_what_a_server_says_and_an_address_holds_stays_out_of_the_detail(
 
 
 def test_a_password_in_an_address_is_sent_and_not_stored(root: str, reader: Reader) -> None:
-    reference = ImageReference(root.replace("//", "//me:tell-nobody@") + "cookies").without_secrets()
+    reference = ImageReference(root.replace("//", "//me:tell-nobody@") + "cookies").named()
     assert reference.uri == root + "cookies"
     assert reader.read(reference).data.startswith(b"Basic ")
     assert "tell-nobody" not in repr(reference)

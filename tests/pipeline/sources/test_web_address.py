@@ -64,10 +64,10 @@ def test_the_rule_changes_nothing_twice(text: str, name: str):
 
 def test_a_listed_image_has_both_addresses():
     [reference] = list_images(["https://me:pw@host/a.jpg?sig=1"])
-    assert reference == ImageReference(reference.uri, address="https://me:pw@host/a.jpg?sig=1")
+    assert reference == ImageReference(reference.uri, location="https://me:pw@host/a.jpg?sig=1")
     assert reference.uri.startswith("https://host/a.jpg?sig=sha256-")
     assert "pw" not in repr(reference)
-    assert reference.without_secrets() == reference
+    assert reference.named() == reference
 
 
 def test_hosts():

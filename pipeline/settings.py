@@ -171,6 +171,12 @@ class LimitSettings:
     tile_pixels: Pixels = _setting(2048 * 2048, "Cut larger images into tiles of at most this many pixels.")
     strict_images: bool = _setting(False, "Reject a JPEG without its end marker even if all of its pixels are there.")
     decode_timeout: Seconds = _setting(120.0, "Reject an image whose decoding takes longer.", changes_maps=False)
+    max_tiled_pixels: Pixels = _setting(30_000 * 30_000, "Reject larger images even if they can be read by window.")
+    load_bytes: Bytes = _setting(
+        1 << 29,
+        "Read and decode at most this many bytes at a time in a process; an image that takes more is loaded alone.",
+        changes_maps=False,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

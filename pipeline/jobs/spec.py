@@ -112,10 +112,15 @@ class ScoringJob:
         """Returns what is read and decoded, as workers take it."""
         settings = self.limits
         return Limits(
-            decode=DecodeLimits(max_pixels=settings.max_pixels, strict=settings.strict_images),
+            decode=DecodeLimits(
+                max_pixels=settings.max_pixels,
+                max_tiled_pixels=settings.max_tiled_pixels,
+                strict=settings.strict_images,
+            ),
             max_image_bytes=settings.max_image_bytes,
             tile_pixels=settings.tile_pixels,
             decode_timeout_s=settings.decode_timeout,
+            load_bytes=settings.load_bytes,
         )
 
     def launcher_device(self) -> str:

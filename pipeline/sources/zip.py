@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pipeline.rejection import Reason, Rejected
 from pipeline.sources.members import Members, is_image_member
 from pipeline.sources.reference import ImageReference
-from pipeline.sources.streams import FileStream
+from pipeline.sources.streams import FileStream, check_inflation
 
 _LARGEST_DIRECTORY = 128 * 2**20
 """The largest size of an archive's directory in bytes (about two million members): it is held in memory."""
@@ -44,7 +44,7 @@ def list_zip(stream: FileStream) -> Iterator[ImageReference]:
                         offset=member.header_offset,
                         size=member.file_size,
                         version=_version(member),
-                        fault=_fault(member),
+                        fault=_fault(member, stream.facts.size_bytes),
                     )
     except Rejected as rejected:
         yield members.lost(rejected)
@@ -74,6 +74,7 @@ class OpenZip:
         member = self._members[reference.offset]
         if member.file_size > max_bytes:
             raise Rejected(Reason.TOO_MANY_BYTES, f"a member of {member.file_size:,} bytes")
+        check_inflation("the member", member.compress_size, member.file_size)
         # `zipfile` does not limit the output of bzip2 and LZMA, so these get small pieces to decompress.
         step = _STEP if member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) else _SMALL_STEP
         with _damage(), self._archive.open(member) as file:
@@ -117,7 +118,7 @@ def _version(member: zipfile.ZipInfo) -> str:
     return f"{member.CRC:08x}-{member.file_size}"
 
 
-def _fault(member: zipfile.ZipInfo) -> Rejected | None:
+def _fault(member: zipfile.ZipInfo, archive_size: int) -> Rejected | None:
     kind = stat.S_IFMT(member.external_attr >> 16)
     if kind == stat.S_IFLNK:
         return Rejected(Reason.NOT_A_FILE, "a link in an archive")
@@ -127,6 +128,10 @@ def _fault(member: zipfile.ZipInfo) -> Rejected | None:
         return Rejected(Reason.UNREADABLE, "the member is encrypted")
     if member.compress_type not in _METHODS:
         return Rejected(Reason.UNREADABLE, f"the member is compressed by method {member.compress_type}")
+    try:
+        check_inflation("the member", min(member.compress_size, archive_size), member.file_size)
+    except Rejected as bomb:
+        return bomb
     return None
 
 

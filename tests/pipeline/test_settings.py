@@ -38,6 +38,8 @@ FLAGS: dict[str, object] = {
     "--tile-pixels": 4_194_304,
     "--strict-images": False,
     "--decode-timeout": 120.0,
+    "--max-tiled-pixels": 900_000_000,
+    "--load-bytes": 536_870_912,
     "--device": "auto",
     "--rounding": "exact",
     "--precision": "float32",

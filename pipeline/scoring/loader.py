@@ -88,7 +88,8 @@ class Loader:
             yield functools.partial(self._load, reader, decoder)
 
     def _load(self, reader: Reader, decoder: IsolatedDecoder, reference: ImageReference) -> Loaded:
-        lease = PROCESS.take(max(reference.size_bytes, 0) + _GRANTED)
+        # The pieces of a member are joined.
+        lease = PROCESS.take((1 + bool(reference.kind)) * max(reference.size_bytes, 0) + _GRANTED)
         try:
             loaded = self._load_with(lease, reader, decoder, reference)
             lease.rest(loaded.weight())

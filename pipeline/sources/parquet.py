@@ -176,7 +176,7 @@ class OpenParquet:
             rows = metadata.row_group(group).num_rows
             if first <= row < first + rows:
                 self.close()
-                self._page_bytes = largest_page(self._stream, self._file, group, self._column, max_bytes)
+                self._page_bytes = largest_page(self._stream, self._file, group, self._column, max_bytes=max_bytes)
                 if self._page_bytes > _SMALL_PAGE:
                     self._lease = PROCESS.take(self.held_bytes)
                     self._lease.rest(self.held_bytes)
@@ -325,7 +325,7 @@ def _size(kept: bytes | Rejected) -> int:
 
 def _ids(stream: FileStream, file: pq.ParquetFile, group: int, column: str) -> Iterator[list[str]]:
     """Yields the ids of the rows of a row group in batches."""
-    longest = largest_page(stream, file, group, column, _LARGEST_PAGE_OF_IDS)  # no id is longer than its page
+    longest = largest_page(stream, file, group, column, max_bytes=_LARGEST_PAGE_OF_IDS)  # no id is longer than its page
     count = max(1, min(_IDS_AT_ONCE, _BYTES_AT_ONCE // max(longest, 1)))
     for batch in file.iter_batches(count, row_groups=[group], columns=[column], use_threads=False):
         if "." not in column and batch.nbytes <= _SMALL_BATCH:

@@ -46,7 +46,7 @@ class Page(NamedTuple):
     values: int
 
 
-def largest_page(stream: FileStream, file: pq.ParquetFile, group: int, column: str, max_bytes: int) -> int:
+def largest_page(stream: FileStream, file: pq.ParquetFile, group: int, column: str, *, max_bytes: int) -> int:
     """Returns the most bytes that a page of a column inflates to, in one row group.
 
     Args:
@@ -72,7 +72,7 @@ def largest_page(stream: FileStream, file: pq.ParquetFile, group: int, column: s
         if page.inflated > max_bytes:
             raise Rejected(
                 Reason.TOO_MANY_BYTES,
-                f"Parquet: a page of {page.inflated:,} bytes, but {max_bytes:,} are allowed: write it with smaller pages",
+                f"Parquet: a page of {page.inflated:,} bytes, but {max_bytes:,} are allowed: write smaller pages",
             )
         if is_list and page.values > _MOST_VALUES:
             raise Rejected(Reason.COMPRESSION_BOMB, f"Parquet: a page of {page.values:,} values in lists")

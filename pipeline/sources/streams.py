@@ -190,6 +190,11 @@ class Unpacked:
         self._position = 0
         self._start_over()
 
+    @property
+    def held_bytes(self) -> int:
+        """The decompressed bytes that are kept."""
+        return self._end - self._begin
+
     def _start_over(self) -> None:
         self._stream.seek(0)
         self._plain = _UNPACKED[self._how](self._stream)

@@ -12,10 +12,13 @@ from collections.abc import Iterator
 from pipeline.rejection import Reason, Rejected
 from pipeline.sources.members import Members, is_image_member
 from pipeline.sources.reference import ImageReference
-from pipeline.sources.streams import FileStream, check_inflation
+from pipeline.sources.streams import FileStream, check_inflation, most_inflated
 
 _LARGEST_DIRECTORY = 128 * 2**20
 """The largest size of an archive's directory in bytes (about two million members): it is held in memory."""
+
+_BYTES_OF_A_MEMBER = 700
+"""The memory of an entry of the directory, as `zipfile` holds it."""
 
 _STEP = 2**20
 _SMALL_STEP = 4096
@@ -37,6 +40,11 @@ def list_zip(stream: FileStream) -> Iterator[ImageReference]:
     members = Members(stream.path, "zip", stream.facts.version)
     try:
         with _open(stream) as archive:
+            # Members may lie on one another, so that each is small for what it inflates to and all are not.
+            inflated = sum(member.file_size for member in archive.infolist())
+            if inflated > most_inflated(stream.facts.size_bytes):
+                detail = f"the archive has {stream.facts.size_bytes:,} bytes and inflates to {inflated:,}"
+                raise Rejected(Reason.COMPRESSION_BOMB, detail)
             for member in archive.infolist():
                 if is_image_member(member.filename) and not member.is_dir():  # is_dir fails for an empty name
                     yield members.named(
@@ -56,6 +64,11 @@ class OpenZip:
     def __init__(self, stream: FileStream) -> None:
         self._archive = _open(stream)
         self._members = {member.header_offset: member for member in self._archive.infolist()}
+
+    @property
+    def held_bytes(self) -> int:
+        """The memory that the directory takes."""
+        return _BYTES_OF_A_MEMBER * len(self._members)
 
     def holds(self, reference: ImageReference) -> bool:
         """Returns whether a member still has its position, size and checksum from the listing."""

@@ -181,6 +181,12 @@ class LimitSettings:
     frames: Frames = _setting(
         Frames.FIRST, "all: one map for each page of a TIFF, and for each frame of a GIF, WebP or APNG."
     )
+    max_tiled_pixels: Pixels = _setting(30_000 * 30_000, "Reject larger images even if they can be read by window.")
+    load_bytes: Bytes = _setting(
+        1 << 29,
+        "Read and decode at most this many bytes at a time in a process; an image that takes more is loaded alone.",
+        changes_maps=False,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,7 @@ FLOORS = {
     "pipeline.storage": 2,
     "pipeline.images": 2,
     "pipeline.beam_counters": 2,
+    "pipeline.byte_budget": 2,
     "pipeline.counters": 1,
     "pipeline.exit_codes": 1,
     "pipeline.malloc_trim": 1,

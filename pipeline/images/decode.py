@@ -46,7 +46,7 @@ class DecodeLimits:
 
     max_pixels: int = LimitSettings.max_pixels
     formats: tuple[str, ...] = formats.FORMATS
-    max_tiled_pixels: int = 2**34
+    max_tiled_pixels: int = LimitSettings.max_tiled_pixels
     strict: bool = LimitSettings.strict_images
 
     def __post_init__(self) -> None:

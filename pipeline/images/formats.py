@@ -200,6 +200,13 @@ def read(data: File) -> Container:
 
 
 _PNG_SIGNATURE = 8
+_PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""The samples of a pixel, by the colour type."""
+
+_MOST_DEFLATED = 1032
+"""No byte of deflated data holds more bytes (258 for a code of two bits)."""
+
+_PNG_SPARE = 2**20
 _PNG_KEPT = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
 
 
@@ -231,7 +238,13 @@ def _png(data: File) -> Container:
     if kind != b"IEND" and (kind in _PNG_KEPT or not kind.isalpha()):
         kept.append(view[position:])  # a truncated chunk, or not a chunk at all: Pillow decides whether it matters
     streams = data[28:29] == b"\0"  # if interlaced, the first row needs the last byte
-    return Container("PNG", tuple(kept), (height, width), tiff.exif_orientation(exif), complete, streams=streams)
+    row_bytes = -(-width * data[24] * _PNG_SAMPLES.get(data[25], 1) // 8)
+    flaw = None
+    if height * row_bytes > _MOST_DEFLATED * sum(map(len, kept)) + _PNG_SPARE:
+        flaw = Rejected(Reason.TRUNCATED, f"PNG: {len(data):,} bytes cannot hold {height:,} x {width:,} pixels")
+    return Container(
+        "PNG", tuple(kept), (height, width), tiff.exif_orientation(exif), complete, flaw=flaw, streams=streams
+    )
 
 
 _GIF_HEADER = 13

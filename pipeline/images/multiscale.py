@@ -8,8 +8,12 @@ from pipeline.errors import JobError
 from pipeline.images.decode import DecodeLimits, decode, header
 from pipeline.images.frames import count_frames
 from pipeline.images.resize import Scaling, Size, resample
+from pipeline.images.row_reader import MAX_WIDTH, too_wide
 from pipeline.images.samples import Pixels
 from pipeline.rejection import Reason, Rejected
+
+_BYTES_OF_A_PIXEL = 7
+"""What decoding takes of memory: 4 bytes in Pillow's image, and 3 as RGB."""
 
 
 class ScaledImage(NamedTuple):
@@ -62,7 +66,19 @@ class ScalingLimits(NamedTuple):
     grey: bool = False
 
 
-def decode_scaled(data: bytes, limits: ScalingLimits, scaling: Scaling) -> ScaledImages:
+class NeededBytes(NamedTuple):
+    """The memory that decoding takes, where that is more than was granted; nothing was decoded.
+
+    Attributes:
+        size: Bytes.
+    """
+
+    size: int
+
+
+def decode_scaled(
+    data: bytes, limits: ScalingLimits, scaling: Scaling, granted: int | None = None
+) -> ScaledImages | NeededBytes:
     """Decodes an image once and resamples it to every scale.
 
     An image with more than `whole_pixels` pixels is left to be read by rows at a scale that keeps its size. For other
@@ -72,13 +88,18 @@ def decode_scaled(data: bytes, limits: ScalingLimits, scaling: Scaling) -> Scale
         data: The image file.
         limits: Which images are decoded and scaled.
         scaling: The sizes to scale to.
+        granted: The bytes that decoding may take besides the file; None for any number.
 
     Raises:
         Rejected: The image cannot be decoded, for any of the reasons of `decode`, or would have to grow too much.
     """
     head = header(data, limits.decode.tiled(), grey=limits.grey)
     height, width = head.height, head.width
-    by_rows = head.streams and height * width > min(limits.whole_pixels, limits.decode.max_pixels)
+    if head.streams and width > MAX_WIDTH and height * width > limits.decode.max_pixels:
+        raise too_wide(width)
+    by_rows = (
+        head.streams and width <= MAX_WIDTH and height * width > min(limits.whole_pixels, limits.decode.max_pixels)
+    )
     try:
         sizes = scaling.target_sizes(height, width)
     except JobError as error:  # it would have to grow too much
@@ -86,6 +107,10 @@ def decode_scaled(data: bytes, limits: ScalingLimits, scaling: Scaling) -> Scale
     refusals = {scale: _refusal(rows, columns, limits) for scale, rows, columns in sizes}
     unread = {scale for scale, *size in sizes if by_rows and size == [height, width]}
     wanted = [(rows, columns) for scale, rows, columns in sizes if not refusals[scale] and scale not in unread]
+    needed = _BYTES_OF_A_PIXEL * height * width + sum(3 * rows * columns for rows, columns in wanted)
+    # An image that is too large is rejected by `decode`, at no cost.
+    if wanted and granted is not None and granted < needed and height * width <= limits.decode.max_pixels:
+        return NeededBytes(needed)
     whole = None
     if wanted:
         largest = max(rows for rows, _ in wanted), max(columns for _, columns in wanted)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from typing import Self
 
+import numpy as np
+
 from pipeline.images.decode import DecodeLimits
 from pipeline.images.decoder_process import IsolatedDecoder
 from pipeline.images.row_reader import RowReader, open_rows
@@ -28,12 +30,12 @@ class IsolatedRowReader:
         self._data, self._limits, self._grey = data, limits, grey
         self._decoder = IsolatedDecoder(timeout_s, function=_FUNCTION)
 
-    def rows(self, top: int, bottom: int) -> Pixels:
+    def rows(self, top: int, bottom: int, left: int = 0, right: int | None = None) -> Pixels:
         """See `RowReader.rows`; also raises Rejected with DECODER_HUNG and DECODER_DIED."""
         # The file is sent once; the child keeps it.
         data, self._data = self._data, b""
-        band: Pixels = self._decoder.call(data, self._limits, top, bottom, grey=self._grey)
-        return band
+        columns: Pixels = self._decoder.call(data, self._limits, (top, bottom), (left, right), grey=self._grey)
+        return columns
 
     def __enter__(self) -> Self:
         return self
@@ -61,6 +63,13 @@ class _Image:
 _image = _Image()
 
 
-def rows(data: bytes, limits: DecodeLimits, top: int, bottom: int, *, grey: bool = False) -> Pixels:
-    """Returns rows [top, bottom) of the image in `data`, or of the last image if `data` is empty. Runs in the child."""
-    return _image.reader(data, limits, grey=grey).rows(top, bottom)
+def rows(
+    data: bytes,
+    limits: DecodeLimits,
+    rows: tuple[int, int],
+    columns: tuple[int, int | None],
+    *,
+    grey: bool = False,
+) -> Pixels:
+    """Returns rows and columns of the image in `data`, or of the last image if `data` is empty. Runs in the child."""
+    return np.ascontiguousarray(_image.reader(data, limits, grey=grey).rows(*rows, *columns))

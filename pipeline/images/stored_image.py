@@ -19,6 +19,7 @@ from pipeline.images.samples import Pixels, grey_16, high_byte, to_rgb
 from pipeline.rejection import Reason, Rejected
 
 _ROWS_AT_ONCE = 64
+_PIXELS_AT_ONCE = 2**20
 
 _GAP = 2
 """An image decoded smaller keeps this factor for the averaging filter; Pillow's value for good quality."""
@@ -98,9 +99,8 @@ class _PillowImage:
             return grey_16(np.asarray(image), self._container.largest)
         # If its info has a transparency, convert() looks for that colour in the palette and warns.
         image.info.pop("transparency", None)
-        pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
         canvas = self._container.canvas
-        return pixels if canvas is None else _on_canvas(pixels, canvas)
+        return _rgb(image) if canvas is None else _on_canvas(_rgb(image), canvas)
 
     def loaded(self, at_least: tuple[int, int] | None = None, *, grey: bool = False) -> ImageFile:
         """Returns Pillow's image, with its pixels."""
@@ -201,6 +201,19 @@ def _open_by_pillow(
         if not (image.mode in _TO_RGB or image.mode in _GREY16 or _is_16_bit_ppm(image)):
             raise Rejected(Reason.UNSUPPORTED_MODE, f"{container.format} of mode {image.mode}")
         yield _PillowImage(image, container)
+
+
+def _rgb(image: Image.Image) -> Pixels:
+    """Returns the pixels of an image, uint8 [h, w, 3].
+
+    They are copied piece by piece: at once, Pillow takes the memory of a large image three times.
+    """
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    count = max(1, _PIXELS_AT_ONCE // max(1, image.width))
+    for top in range(0, image.height, count):
+        piece = image if image.height <= count else image.crop((0, top, image.width, min(top + count, image.height)))
+        pixels[top : top + count] = np.asarray(piece if piece.mode == "RGB" else piece.convert("RGB"))
+    return pixels
 
 
 def _on_canvas(pixels: Pixels, canvas: formats.Canvas) -> Pixels:

@@ -4,6 +4,7 @@ Sources: TIFF 6.0 (Adobe, 1992), sections 3 to 8, 15 and 18.
 """
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.images.tiff import (
     BITS,
@@ -46,6 +47,10 @@ _MOST_SAMPLES = {
 """The most samples of a pixel that Pillow reads in both byte orders, by photometric interpretation and bits."""
 
 _PLANE_BITS = frozenset({1, 2, 4, 8, 16})
+_MOST_INFLATED = 1400
+"""How far LZW may inflate; deflate, PackBits and JPEG less."""
+
+_SMALL_CLAIM = 2**26
 _MAX_TILE_ROW = 2**26
 """The most pixels in a row of tiles, which a row reader has to hold."""
 
@@ -58,7 +63,8 @@ def check_strips(directory: Directory, data_size: int) -> Directory:
 
     Raises:
         Rejected: CORRUPT if fewer are listed than the image has (Pillow would leave the rest black); TRUNCATED if one
-            ends beyond `data_size` bytes (the appended directory would be decoded as pixels).
+            ends beyond `data_size` bytes (the appended directory would be decoded as pixels); COMPRESSION_BOMB if they
+            cannot hold the pixels.
     """
     compression = directory.integer(COMPRESSION, _UNCOMPRESSED)
     if compression == _OLD_JPEG:
@@ -86,7 +92,28 @@ def check_strips(directory: Directory, data_size: int) -> Directory:
         sizes = np.ones(needed, np.int64)
     if (offsets + sizes > data_size).any():
         raise Rejected(Reason.TRUNCATED, f"TIFF: a strip or tile ends beyond the end of the file, {data_size} bytes")
+    if compression in _LOSSLESS or compression == _JPEG:
+        _check_claim(offsets, sizes, data_size, needed * rows * -(-columns * bits // 8))
     return directory
+
+
+def _check_claim(
+    offsets: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64], data_size: int, pixel_bytes: int
+) -> None:
+    """Compares the bytes of all pixels with those that are stored.
+
+    A strip or tile counts once, however often it is listed, and not at all if it has no bytes: a file of a megabyte can
+    list one tile for any number of pixels.
+
+    Raises:
+        Rejected: COMPRESSION_BOMB: no compression that is read by rows inflates so far.
+    """
+    different = np.unique(offsets, return_index=True)[1]
+    stored = min(int(sizes[different].sum()), data_size)
+    if pixel_bytes > max(_SMALL_CLAIM, _MOST_INFLATED * stored):
+        raise Rejected(
+            Reason.COMPRESSION_BOMB, f"TIFF: {pixel_bytes:,} bytes of pixels in {stored:,} bytes of strips or tiles"
+        )
 
 
 def colours(directory: Directory) -> int:

@@ -117,7 +117,11 @@ class ScoringJob:
         """Returns what is read and decoded, as workers take it."""
         settings = self.limits
         return Limits(
-            decode=DecodeLimits(max_pixels=settings.max_pixels, strict=settings.strict_images),
+            decode=DecodeLimits(
+                max_pixels=settings.max_pixels,
+                max_tiled_pixels=settings.max_tiled_pixels,
+                strict=settings.strict_images,
+            ),
             max_image_bytes=settings.max_image_bytes,
             tile_pixels=settings.tile_pixels,
             decode_timeout_s=settings.decode_timeout,
@@ -130,6 +134,7 @@ class ScoringJob:
                 host_s=self.web.web_host_timeout,
                 allow_hosts=self.web.allow_host,
             ),
+            load_bytes=settings.load_bytes,
         )
 
     def allowed(self) -> Allowed:

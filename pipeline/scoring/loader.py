@@ -8,9 +8,10 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from pipeline.byte_budget import PROCESS, Lease
 from pipeline.images.decoder_process import IsolatedDecoder
 from pipeline.images.formats import sniff
-from pipeline.images.multiscale import ScaledImage, ScaledImages, ScalingLimits
+from pipeline.images.multiscale import NeededBytes, ScaledImage, ScaledImages, ScalingLimits
 from pipeline.images.resize import Scaling
 from pipeline.rejection import Rejected
 from pipeline.sources import ImageReference, Reader, WebLimits
@@ -20,6 +21,12 @@ from pipeline.table.rows import ImageFacts
 from pipeline.timing import timed
 
 _DECODE = "pipeline.images.multiscale:decode_scaled"
+
+_COPIES = 3
+"""How often a file is in memory while it is decoded: here, in the decoder's process, and there in one piece."""
+
+_GRANTED = 2**25
+"""The bytes that are taken for the decoding of every image; one that needs more takes more, and is sent again."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,7 @@ class Loaded:
         seconds: Durations of the stages, by name.
         data: The file, if the image has to be read by rows at some scale; otherwise empty.
         only_first: Whether the file has further frames, which are not listed.
+        lease: What the file and the pixels have taken from the budget of this process.
     """
 
     facts: ImageFacts
@@ -39,6 +47,12 @@ class Loaded:
     seconds: dict[str, float]
     data: bytes = b""
     only_first: bool = False
+    lease: Lease | None = None
+
+    def release(self) -> None:
+        """Gives back to the budget what was taken; called when the image is scored, or waits for its batch."""
+        if self.lease is not None:
+            self.lease.release()
 
     def weight(self) -> int:
         """Returns the bytes of memory that the file and the pixels take."""
@@ -79,6 +93,17 @@ class Loader:
             yield functools.partial(self._load, reader, decoder)
 
     def _load(self, reader: Reader, decoder: IsolatedDecoder, reference: ImageReference) -> Loaded:
+        # The pieces of a member are joined.
+        lease = PROCESS.take((1 + bool(reference.kind)) * max(reference.size_bytes, 0) + _GRANTED)
+        try:
+            loaded = self._load_with(lease, reader, decoder, reference)
+            lease.rest(loaded.weight())
+        except BaseException:
+            lease.release()
+            raise
+        return loaded
+
+    def _load_with(self, lease: Lease, reader: Reader, decoder: IsolatedDecoder, reference: ImageReference) -> Loaded:
         seconds: dict[str, float] = {}
         facts = ImageFacts(
             reference.uri, reference.id or None, version=reference.version or None, label=reference.label or None
@@ -86,14 +111,24 @@ class Loader:
         try:
             with timed(seconds, "read"):
                 data, version = reader.read(reference)
+                lease.resize(_COPIES * len(data) + _GRANTED)
                 digest = hashlib.sha256(data).hexdigest()
             facts = replace(facts, size_bytes=len(data), digest=digest, version=version or None, file_type=sniff(data))
             with timed(seconds, "decode"):
-                scaled: ScaledImages = decoder.call(data, self._limits, scaling=self._scaling)
+                scaled = self._decode(lease, decoder, data)
         except Rejected as rejected:
             images = tuple(ScaledImage(scale, 0, 0, None, rejected) for scale in self._scaling.scales)
-            return Loaded(facts, images, seconds)
+            return Loaded(facts, images, seconds, lease=lease)
         facts = replace(facts, height=scaled.height, width=scaled.width)
         by_rows = any(image.pixels is None and image.rejected is None for image in scaled.images)
         only_first = scaled.frames > 1 and reference.kind != FRAMES
-        return Loaded(facts, scaled.images, seconds, data if by_rows else b"", only_first)
+        return Loaded(facts, scaled.images, seconds, data if by_rows else b"", only_first, lease)
+
+    def _decode(self, lease: Lease, decoder: IsolatedDecoder, data: bytes) -> ScaledImages:
+        scaled: ScaledImages | NeededBytes = decoder.call(data, self._limits, self._scaling, _GRANTED)
+        if isinstance(scaled, NeededBytes):
+            lease.resize(_COPIES * len(data) + scaled.size)
+            scaled = decoder.call(data, self._limits, self._scaling)
+        if isinstance(scaled, NeededBytes):
+            raise TypeError("a decoder that was granted any number of bytes needs more")
+        return scaled

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, Self, TypeVar
 
+from pipeline.byte_budget import awaited
 from pipeline.rejection import Rejected
 
 T = TypeVar("T")
@@ -44,6 +45,7 @@ class _Slot(Generic[T, R]):
     future: Future[R | Rejected] | None = None
     weight: int = 0
     dropped: bool = False
+    awaited: bool = False
 
 
 class Prefetcher(Generic[T, R]):
@@ -141,6 +143,7 @@ class Prefetcher(Generic[T, R]):
 
     def _oldest(self) -> tuple[T, R | Rejected]:
         slot = self._pending[0]
+        slot.awaited = True  # the budget of bytes lets it go ahead
         try:
             with self._changed:
                 while slot.future is None:  # all threads are still loading discarded items
@@ -176,7 +179,8 @@ class Prefetcher(Generic[T, R]):
     def _run(self, slot: _Slot[T, R]) -> R | Rejected:
         weight = 0
         try:
-            result = self._load(slot.item)
+            with awaited(lambda: slot.awaited or slot.dropped):
+                result = self._load(slot.item)
             weight = self._weigh(result)
         except Rejected as rejected:
             # A new exception: the traceback of this one refers to all objects of the load.

@@ -13,6 +13,7 @@ import numpy as np
 
 from conversion import ModelMetadata
 from pipeline import counters
+from pipeline.byte_budget import PROCESS
 from pipeline.engines import Engine, EngineOutOfMemoryError
 from pipeline.errors import EngineError
 from pipeline.images.decode import DecodeLimits
@@ -52,6 +53,7 @@ class Limits:
         whole_pixels: An image with more pixels is not decoded whole if its format can be read by rows.
         decode_timeout_s: Seconds that the decoding of one image may take.
         web: How images behind HTTP are fetched.
+        load_bytes: The budget of bytes of the process, see `pipeline.byte_budget`.
     """
 
     decode: DecodeLimits = field(default_factory=DecodeLimits)
@@ -62,6 +64,7 @@ class Limits:
     whole_pixels: int = 2**26
     decode_timeout_s: float = TIMEOUT_S
     web: WebLimits = field(default_factory=WebLimits)
+    load_bytes: int = LimitSettings.load_bytes
 
     def loader(self, recipe: Recipe, metadata: ModelMetadata, options: StorageOptions | None = None) -> Loader:
         """Returns the loader of images for a model, within these limits."""
@@ -141,6 +144,7 @@ class Scorer:
         self._geometry = geometry_of(engine.metadata)
         self._effect = effect
         self._batcher: Batcher[_Pending] = Batcher(limits.budget, effect)
+        PROCESS.total = limits.load_bytes
         loader = limits.loader(recipe, engine.metadata, options)
         self._loads = Prefetcher(loader.open, Loaded.weight, limits.look_ahead)
         self.counts: defaultdict[str, float] = defaultdict(float)
@@ -148,13 +152,11 @@ class Scorer:
 
     def add(self, reference: ImageReference) -> Iterator[Scored]:
         """Adds an image, and yields the rows that are ready: possibly of earlier images, in any order."""
-        for _, loaded in self._loads.put(reference):
-            yield from self._take(loaded)
+        yield from self._score_all(self._loads.put(reference))
 
     def flush(self) -> Iterator[Scored]:
         """Yields the rows of all images that still wait."""
-        for _, loaded in self._loads.drain():
-            yield from self._take(loaded)
+        yield from self._score_all(self._loads.drain())
         for batch in self._batcher.flush():
             yield from self._infer(batch)
 
@@ -168,9 +170,16 @@ class Scorer:
         """Drops all images that wait, and ends the loading threads and the decoder processes."""
         self._loads.close()
 
-    def _take(self, loaded: Loaded | Rejected) -> Iterator[Scored]:
-        if isinstance(loaded, Rejected):  # unexpected: the loader returns rejections as `Loaded`
-            raise loaded
+    def _score_all(self, loads: Iterator[tuple[ImageReference, Loaded | Rejected]]) -> Iterator[Scored]:
+        for _, loaded in loads:
+            if isinstance(loaded, Rejected):  # unexpected: the loader returns rejections as `Loaded`
+                raise loaded
+            try:
+                yield from self._take(loaded)
+            finally:
+                loaded.release()
+
+    def _take(self, loaded: Loaded) -> Iterator[Scored]:
         for name, seconds in loaded.seconds.items():
             self.counts[name] += seconds
         self.counts["read"] += loaded.facts.digest is not None

@@ -12,7 +12,7 @@ from pipeline.maps.tiling import Tile
 
 
 def tiles_of(reader: Rows, grid: Iterable[Tile]) -> Iterator[tuple[Tile, Pixels]]:
-    """Yields the tiles of an image with their pixels, row by row; holds the pixels of one row of tiles.
+    """Yields the tiles of an image with their pixels, row by row; holds the pixels of one tile.
 
     Yields:
         The tile and a copy of its pixels, uint8 [h, w, 3], C-contiguous.
@@ -20,9 +20,5 @@ def tiles_of(reader: Rows, grid: Iterable[Tile]) -> Iterator[tuple[Tile, Pixels]
     Raises:
         Rejected: See `RowReader.rows`.
     """
-    band, band_rows = np.empty((0, 0, 3), np.uint8), (-1, -1)
     for tile in grid:
-        if (tile.top, tile.bottom) != band_rows:
-            band_rows = tile.top, tile.bottom
-            band = reader.rows(*band_rows)
-        yield tile, np.array(band[:, tile.left : tile.right], order="C")
+        yield tile, np.array(reader.rows(tile.top, tile.bottom, tile.left, tile.right), order="C")

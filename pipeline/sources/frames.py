@@ -72,6 +72,11 @@ class OpenFrames:
         self._positions: list[int] = []
         self._decoder = IsolatedDecoder(function=_FRAME)
 
+    @property
+    def held_bytes(self) -> int:
+        """The bytes of memory that this holds."""
+        return len(self._data or b"")
+
     def read(self, reference: ImageReference, max_bytes: int) -> bytes:
         """Returns a frame as a file of its own; see `pipeline.images.frames`.
 

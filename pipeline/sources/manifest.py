@@ -13,9 +13,11 @@ from pipeline.errors import SourceError
 from pipeline.rejection import Rejected
 from pipeline.sources.file_types import container_kind, has_image_extension, is_web, path_of
 from pipeline.sources.listing import expand, is_container
-from pipeline.sources.manifest_rows import Row, csv_rows, json_line_rows, json_rows, split_label, text_rows
+from pipeline.sources.manifest_json import json_line_rows, json_rows
+from pipeline.sources.manifest_rows import Row, csv_rows, split_label, text_rows
 from pipeline.sources.permissions import Allowed, is_local_name, root_of
 from pipeline.sources.reference import ImageReference, resolve
+from pipeline.sources.streams import most_inflated
 from pipeline.sources.web_address import public
 from pipeline.storage.address import is_remote
 from pipeline.storage.errors import MissingFileError, StorageError
@@ -183,7 +185,7 @@ def _open(location: str, address: str, options: StorageOptions | None) -> Iterat
         unpack = next((_PACKED[end] for end in _PACKED if address.lower().endswith(end)), None)
         with (
             open_store(location, options).open_stream(location) as raw,
-            unpack(raw) if unpack else contextlib.nullcontext(raw) as plain,
+            _Bounded(raw, unpack) if unpack else contextlib.nullcontext(raw) as plain,
             # newline="": the csv module splits lines itself, because quoted fields may contain line ends.
             io.TextIOWrapper(plain, "utf-8-sig", newline="") as file,
         ):
@@ -206,6 +208,38 @@ def _open(location: str, address: str, options: StorageOptions | None) -> Iterat
             where=address,
             remedy="check that the file is complete and that you may read it",
         ) from error
+
+
+class _Bounded(io.BufferedIOBase):
+    """The content of a compressed manifest, which may inflate only so far."""
+
+    def __init__(self, raw: IO[bytes], unpack: Callable[[IO[bytes]], gzip.GzipFile | bz2.BZ2File]) -> None:
+        super().__init__()
+        self._raw, self._plain = raw, unpack(raw)
+        self._size = 0
+
+    def readable(self) -> bool:
+        """Returns True."""
+        return True
+
+    def read1(self, size: int = -1, /) -> bytes:
+        """Returns up to `size` bytes.
+
+        Raises:
+            ValueError: The file inflates to far more bytes than a list of addresses.
+        """
+        data = self._plain.read1(size)
+        self._size += len(data)
+        if self._size > (most := most_inflated(self._raw.tell())):
+            raise ValueError(f"it inflates to more than {most:,} bytes, far more than a list of addresses does")
+        return data
+
+    read = read1
+
+    def close(self) -> None:
+        """Closes the decompressor; the file belongs to the caller."""
+        self._plain.close()
+        super().close()
 
 
 def _unpacked(address: str) -> str:

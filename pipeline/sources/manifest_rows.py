@@ -1,10 +1,9 @@
-"""The rows of a manifest in each of its formats: plain text with Caffe's labels, CSV and TSV, JSON and JSON lines."""
+"""The rows of a manifest as plain text with Caffe's labels, as CSV and as TSV."""
 
 from __future__ import annotations
 
 import csv
-import io
-import json
+import itertools
 import re
 from collections.abc import Iterator
 from typing import IO, NamedTuple
@@ -14,7 +13,11 @@ from pipeline.errors import SourceError
 ADDRESS_COLUMNS = ("uri", "path", "image", "url", "file_name", "filepath")
 """The columns that may hold the address: the first one that exists is used."""
 
+LONGEST_LINE = 2**20
+"""The most characters of a line, of a row of CSV and of an item of JSON: no more of a manifest is held in memory."""
+
 _DELIMITERS = ",;\t"
+_CSV_REMEDY = "put fields that contain the delimiter in double quotes, and close every quote"
 _LABELLED = re.compile(r"(?P<path>.*\S)[ \t]+(?P<label>[+-]?\d+)")
 
 
@@ -46,9 +49,38 @@ def split_label(line: str) -> tuple[str, str] | None:
     return match and (match["path"], match["label"])
 
 
+def lines(address: str, file: IO[str]) -> Iterator[str]:
+    """Yields the lines of a file.
+
+    Raises:
+        SourceError: A line is longer than `LONGEST_LINE`.
+    """
+    for number in itertools.count(1):
+        line = file.readline(LONGEST_LINE + 1)
+        if not line:
+            return
+        if len(line) > LONGEST_LINE:
+            raise too_long("a line", f"{address}, line {number}")
+        yield line
+
+
+def too_long(what: str, where: str) -> SourceError:
+    """Returns the error for a line, row or item that is too long to be one of a manifest."""
+    return SourceError(
+        f"{what} of more than {LONGEST_LINE:,} characters",
+        where=where,
+        why="a manifest has an address in each line, and reading a longer one could take all memory",
+        remedy="check that this is a manifest, and that each image has a line of its own",
+    )
+
+
 def text_rows(address: str, file: IO[str]) -> Iterator[Row]:
-    """Yields the lines of a plain list; a label is still part of the address, see `split_label`."""
-    for number, line in enumerate(file, start=1):
+    """Yields the lines of a plain list; a label is still part of the address, see `split_label`.
+
+    Raises:
+        SourceError: A line is too long.
+    """
+    for number, line in enumerate(lines(address, file), start=1):
         text = line.strip()
         if text and not text.startswith("#"):
             yield Row(f"{address}, line {number}", text)
@@ -63,11 +95,15 @@ def csv_rows(address: str, file: IO[str], delimiter: str = "") -> Iterator[Row]:
         delimiter: What separates the fields; empty for the one of commas, semicolons and tabs that the header has most.
 
     Raises:
-        SourceError: The header names no known column, or a row is malformed or has no address.
+        SourceError: The header names no known column, or a row is malformed, too long or has no address.
     """
-    header = file.readline()
+    rest = lines(address, file)
+    header = next(rest, "")
     delimiter = delimiter or max(_DELIMITERS, key=header.count)
-    columns = [name.strip().lower() for name in next(csv.reader([header], delimiter=delimiter), [])]
+    try:
+        columns = [name.strip().lower() for name in next(csv.reader([header], delimiter=delimiter), [])]
+    except csv.Error as error:
+        raise SourceError(f"not CSV: {error}", where=f"{address}, line 1", remedy=_CSV_REMEDY) from error
     column = next((columns.index(name) for name in ADDRESS_COLUMNS if name in columns), None)
     if column is None:
         raise SourceError(
@@ -76,9 +112,11 @@ def csv_rows(address: str, file: IO[str], delimiter: str = "") -> Iterator[Row]:
             why=f"the address has to be in one of the columns {', '.join(ADDRESS_COLUMNS)}",
             remedy="add a header, or save a plain list of addresses as .txt",
         )
-    reader = csv.reader(file, delimiter=delimiter, strict=True)
+    row = _RowLines(address, rest)
+    reader = csv.reader(row, delimiter=delimiter, strict=True)
     try:
         for fields in reader:
+            row.begin()
             where = f"{address}, line {reader.line_num + 1}"
             if not any(field.strip() for field in fields):
                 continue
@@ -94,80 +132,28 @@ def csv_rows(address: str, file: IO[str], delimiter: str = "") -> Iterator[Row]:
                 raise SourceError(f"the column {columns[column]} is empty", where=where, remedy="fill it in")
             yield Row(where, uri, values.get("id", ""), values.get("label", ""))
     except csv.Error as error:
-        raise SourceError(f"not CSV: {error}", where=f"{address}, line {reader.line_num + 1}") from error
+        where = f"{address}, line {reader.line_num + 1}"
+        raise SourceError(f"not CSV: {error}", where=where, remedy=_CSV_REMEDY) from error
 
 
-def json_rows(address: str, file: IO[str]) -> Iterator[Row]:
-    """Yields the rows of a JSON file, which is read whole: an array of addresses or objects, or JSON lines.
+class _RowLines:
+    """The lines of a CSV file after its header, with a limit on a row: quoted fields may hold any number of lines."""
 
-    An object with an array `images`, as in COCO's files, stands for that array.
+    def __init__(self, address: str, rest: Iterator[str]) -> None:
+        self._address, self._rest = address, rest
+        self._number, self._length = 1, 0
 
-    Raises:
-        SourceError: The file is none of these, or a row has no address.
-    """
-    text = file.read()
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
-        # Often JSON lines have this extension too; their errors name the line.
-        yield from json_line_rows(address, io.StringIO(text))
-        return
-    if isinstance(content, dict) and isinstance(content.get("images"), list):
-        content = content["images"]
-    if isinstance(content, dict):
-        content = [content]
-    if not isinstance(content, list):
-        raise SourceError(
-            "not a list of images", where=address, remedy='write [{"uri": "a.jpg", "id": "7"}, ...] or ["a.jpg", ...]'
-        )
-    for number, item in enumerate(content, start=1):
-        where = f"{address}, item {number}"
-        yield _json_row({"uri": item} if isinstance(item, str) else item, where)
+    def begin(self) -> None:
+        """Begins the next row."""
+        self._length = 0
 
+    def __iter__(self) -> Iterator[str]:
+        return self
 
-def json_line_rows(address: str, file: IO[str]) -> Iterator[Row]:
-    """Yields the rows of JSON lines.
-
-    Raises:
-        SourceError: A line is not an object, or has no address.
-    """
-    for number, line in enumerate(file, start=1):
-        if not line.strip():
-            continue
-        where = f"{address}, line {number}"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise SourceError(f"not JSON: {error}", where=where, remedy="write one object per line") from error
-        yield _json_row(row, where)
-
-
-def _json_row(row: object, where: str) -> Row:
-    if not isinstance(row, dict):
-        raise SourceError("not an object", where=where, remedy='write lines such as {"uri": "a.jpg", "id": "7"}')
-    name = next((name for name in ADDRESS_COLUMNS if name in row), None)
-    if name is None:
-        raise SourceError(
-            f"the object has the names {', '.join(map(repr, row)) or 'none'}",
-            where=where,
-            why=f"the address has to have one of the names {', '.join(ADDRESS_COLUMNS)}",
-        )
-    uri = row[name]
-    if not isinstance(uri, str) or not uri.strip():
-        raise SourceError(f"{name} is {uri!r}", where=where, why="an address is a text", remedy="fill it in")
-    return Row(where, uri.strip(), _json_id(row.get("id"), where), _json_label(row.get("label")))
-
-
-def _json_id(value: object, where: str) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise SourceError(f"id is {value!r}", where=where, why="an id is a text or a whole number")
-    return str(value).strip()
-
-
-def _json_label(value: object) -> str:
-    """Returns a label as text; of a value that is neither a text nor null its JSON."""
-    if value is None:
-        return ""
-    return value.strip() if isinstance(value, str) else json.dumps(value)
+    def __next__(self) -> str:
+        line = next(self._rest)
+        self._number += 1
+        self._length += len(line)
+        if self._length > LONGEST_LINE:
+            raise too_long("a row", f"{self._address}, line {self._number}")
+        return line

@@ -8,8 +8,10 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, NamedTuple, cast
 
+from pipeline.byte_budget import PROCESS, Lease
 from pipeline.rejection import Reason, Rejected
 from pipeline.sources.members import Members
+from pipeline.sources.parquet_pages import largest_page
 from pipeline.sources.reference import ImageReference
 from pipeline.sources.streams import LOOKBACK, FileStream
 
@@ -27,6 +29,13 @@ ID_COLUMNS = ("id", "__key__", "path")
 """The columns that may hold ids: the first one that can be read as text is used, or else the `path` beside `bytes`."""
 
 _IDS_AT_ONCE = 4096
+_LARGEST_PAGE_OF_IDS = 2**26
+_BYTES_AT_ONCE = 2**27
+"""The most bytes of ids that Arrow expands at a time: a dictionary may hold one long id for many rows."""
+
+_SMALL_BATCH = 2**24
+_SMALL_PAGE = 2**24
+"""A page of more bytes is taken from the budget of this process for as long as it is open."""
 _MOST_KEPT = 64
 _ROWS_OF_ANY_FILE = 10_000
 """The number of rows that a file may declare, if it has fewer bytes than that; else it may declare one row per byte."""
@@ -71,13 +80,17 @@ def _keys(stream: FileStream) -> Iterator[str]:
     columns = _columns(file)
     if columns.unread and not columns.id:
         logging.getLogger(__name__).warning("%s: ids are not read, for its column %s", stream.path, columns.unread)
+    if columns.id and "." in columns.id:
+        # Of rows with lists, as in `OpenParquet`.
+        with _damage("in its footer"):
+            file = _open(stream, columns.id, file.metadata)
     declared = sum(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
     if declared > max(stream.facts.size_bytes, _ROWS_OF_ANY_FILE):
         raise Rejected(Reason.COMPRESSION_BOMB, f"Parquet: {declared:,} rows in {stream.facts.size_bytes:,} bytes")
     for group in range(file.num_row_groups):
         rows = file.metadata.row_group(group).num_rows
         with _damage(f"in the ids of row group {group}"):
-            batches = _ids(file, group, columns.id) if columns.id else _no_ids(rows)
+            batches = _ids(stream, file, group, columns.id) if columns.id else _no_ids(rows)
         count = 0
         while True:
             with _damage(f"in the ids of row group {group}"):
@@ -100,7 +113,11 @@ class OpenParquet:
     def __init__(self, stream: FileStream) -> None:
         with _damage("in its footer"):
             self._file = _open(stream)
-        self._column = _columns(self._file).image
+            self._column = _columns(self._file).image
+            # A row with a list is assembled whole: not expanded, equal images in it take no bytes.
+            self._file = _open(stream, self._column, self._file.metadata)
+        self._stream, self._page_bytes = stream, 0
+        self._lease: Lease | None = None
         self._rows: Iterator[pa.RecordBatch] = iter(())
         self._next = 0
         self._group_end = 0
@@ -115,7 +132,7 @@ class OpenParquet:
             StorageError: The file cannot be read.
         """
         if reference.offset not in self._kept:
-            self._go_to(reference.offset)
+            self._go_to(reference.offset, max_bytes)
         data = self._kept[reference.offset]
         if isinstance(data, Rejected):
             raise Rejected(data.reason, data.detail)
@@ -123,19 +140,26 @@ class OpenParquet:
             raise Rejected(Reason.TOO_MANY_BYTES, f"{len(data):,} bytes")
         return data
 
+    @property
+    def held_bytes(self) -> int:
+        """The memory that the open page takes, packed and inflated."""
+        return 2 * self._page_bytes
+
     def close(self) -> None:
         """Drops the rows that are kept."""
         self._kept.clear()
         self._rows = iter(())
-        self._next = self._group_end = 0
+        self._next = self._group_end = self._page_bytes = 0
+        if self._lease is not None:
+            self._lease.release()
 
-    def _go_to(self, row: int) -> None:
+    def _go_to(self, row: int, max_bytes: int) -> None:
         if not self._next <= row < self._group_end:
-            self._open_group_of(row)
+            self._open_group_of(row, max_bytes)
         while self._next <= row:
             with _damage(f"at row {self._next:,}"):
-                value = next(self._rows).column(0)[0].as_py()
-            self._keep(_image(value))
+                image = _image(next(self._rows).column(0)[0])
+            self._keep(image)
 
     def _keep(self, data: bytes | Rejected) -> None:
         self._kept[self._next] = data
@@ -145,29 +169,46 @@ class OpenParquet:
             _, dropped = self._kept.popitem(last=False)
             total -= _size(dropped)
 
-    def _open_group_of(self, row: int) -> None:
+    def _open_group_of(self, row: int, max_bytes: int) -> None:
         metadata = self._file.metadata
         first = 0
         for group in range(metadata.num_row_groups):
             rows = metadata.row_group(group).num_rows
             if first <= row < first + rows:
+                self.close()
+                self._page_bytes = largest_page(self._stream, self._file, group, self._column, max_bytes=max_bytes)
+                if self._page_bytes > _SMALL_PAGE:
+                    self._lease = PROCESS.take(self.held_bytes)
+                    self._lease.rest(self.held_bytes)
                 with _damage(f"in row group {group}"):
                     self._rows = self._file.iter_batches(
                         1, row_groups=[group], columns=[self._column], use_threads=False
                     )
-                self._kept.clear()
                 self._next, self._group_end = first, first + rows
                 return
             first += rows
         raise Rejected(Reason.UNREADABLE, f"the file has {first:,} rows now")
 
 
-def _open(stream: FileStream) -> pq.ParquetFile:
+def _open(stream: FileStream, dictionary: str = "", metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
+    """Opens a file.
+
+    Args:
+        stream: The file.
+        dictionary: A column whose values stay in their dictionary; empty for none.
+        metadata: The metadata of the file, if they are known.
+    """
     import pyarrow.parquet as pq
 
     stream.seek(0)
     # With these settings pages are read one by one, not whole column chunks.
-    return pq.ParquetFile(cast("IO[bytes]", stream), buffer_size=2**20, pre_buffer=False)
+    return pq.ParquetFile(
+        cast("IO[bytes]", stream),
+        metadata=metadata,
+        read_dictionary=[dictionary] if dictionary else None,
+        buffer_size=2**20,
+        pre_buffer=False,
+    )
 
 
 @contextlib.contextmanager
@@ -262,25 +303,47 @@ def _is_text(kind: pa.DataType) -> bool:
     return True
 
 
-def _image(value: object) -> bytes | Rejected:
+def _image(value: pa.Scalar) -> bytes | Rejected:
     """Returns the bytes in a value of the column of images: bytes, or a struct or a list that holds some."""
-    if isinstance(value, Mapping):
-        return _image(next(iter(value.values()), None))
-    if isinstance(value, list):
+    import pyarrow as pa
+
+    if isinstance(value, pa.ExtensionScalar | pa.DictionaryScalar):
+        return _image(value.value)
+    if value.is_valid and isinstance(value, pa.StructScalar):
+        return _image(value[0])
+    if value.is_valid and isinstance(value, pa.ListScalar):
         if len(value) > 1:
             return Rejected(Reason.UNKNOWN_FORMAT, f"the row has {len(value):,} images; a row with one can be read")
-        return _image(value[0] if value else None)
-    return value if isinstance(value, bytes) else Rejected(Reason.EMPTY, "the row has no bytes")
+        return _image(value[0]) if len(value) else Rejected(Reason.EMPTY, "the row has no bytes")
+    data = value.as_py()
+    return data if isinstance(data, bytes) else Rejected(Reason.EMPTY, "the row has no bytes")
 
 
 def _size(kept: bytes | Rejected) -> int:
     return len(kept) if isinstance(kept, bytes) else 0
 
 
-def _ids(file: pq.ParquetFile, group: int, column: str) -> Iterator[list[str]]:
+def _ids(stream: FileStream, file: pq.ParquetFile, group: int, column: str) -> Iterator[list[str]]:
     """Yields the ids of the rows of a row group in batches."""
-    for batch in file.iter_batches(_IDS_AT_ONCE, row_groups=[group], columns=[column], use_threads=False):
-        yield [_id(value) for value in batch.column(0).to_pylist()]
+    longest = largest_page(stream, file, group, column, max_bytes=_LARGEST_PAGE_OF_IDS)  # no id is longer than its page
+    count = max(1, min(_IDS_AT_ONCE, _BYTES_AT_ONCE // max(longest, 1)))
+    for batch in file.iter_batches(count, row_groups=[group], columns=[column], use_threads=False):
+        if "." not in column and batch.nbytes <= _SMALL_BATCH:
+            yield [_id(value) for value in batch.column(0).to_pylist()]
+        else:
+            for value in batch.column(0):
+                yield [_id_of(value)]
+
+
+def _id_of(value: pa.Scalar) -> str:
+    """Returns an id as `_id` does, without expanding a list that does not have exactly one."""
+    import pyarrow as pa
+
+    if value.is_valid and isinstance(value, pa.StructScalar):
+        return _id_of(value[0])
+    if value.is_valid and isinstance(value, pa.ListScalar):
+        return _id_of(value[0]) if len(value) == 1 else ""
+    return _id(value.as_py())
 
 
 def _id(value: object) -> str:

@@ -33,6 +33,9 @@ _FIRST_WAIT_S = 0.05
 _ONE_REQUEST = 4 * 2**20
 """The bytes that a store sends in one answer; larger content may take several, and change between them."""
 
+_MOST_HELD = 2**27
+"""The most bytes that open containers hold; but one stays open, whatever it holds."""
+
 _CHANGED = "the archive changed after it was listed"
 
 
@@ -41,6 +44,8 @@ class _Readable(Protocol):
 
 
 class _Format(Protocol):
+    @property
+    def held_bytes(self) -> int: ...
     def read(self, reference: ImageReference, max_bytes: int) -> bytes: ...
     def close(self) -> None: ...
 
@@ -223,7 +228,9 @@ class Reader:
                 container = _Container(reference.container, reference.kind, self._options)
                 self._open[reference.container] = container
             self._open.move_to_end(reference.container)
-            while len(self._open) > self._max_open:
+            while len(self._open) > self._max_open or (
+                len(self._open) > 1 and sum(one.held_bytes for one in self._open.values()) > _MOST_HELD
+            ):
                 evicted.append(self._open.popitem(last=False)[1])
         for old in evicted:
             old.close()
@@ -243,6 +250,12 @@ class _Container:
         self._stream: FileStream | None = None
         self._format: _Format | None = None
         self.closed = False
+
+    @property
+    def held_bytes(self) -> int:
+        """The memory that the open container takes, beyond that of any."""
+        opened = self._format
+        return opened.held_bytes if opened is not None else 0
 
     def read(self, reference: ImageReference, max_bytes: int) -> bytes | None:
         """Returns a member's bytes; None if another thread has closed the container.

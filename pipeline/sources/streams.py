@@ -37,6 +37,40 @@ _INFLATES_TO = 256 * 2**20
 _INFLATES_BY = 200
 """An archive may decompress to `_INFLATES_TO` bytes, or to `_INFLATES_BY` times its size if that is more."""
 
+_PART_INFLATES_TO = 64 * 2**20
+"""`_INFLATES_TO` of a part of a file that is inflated in one piece."""
+
+
+def most_inflated(packed: int) -> int:
+    """Returns the most bytes that a compressed stream of `packed` bytes may inflate to.
+
+    >>> most_inflated(1) == 2**28, most_inflated(2**30) == 200 * 2**30
+    (True, True)
+    """
+    return max(_INFLATES_TO, _INFLATES_BY * packed)
+
+
+def most_of_part(packed: int) -> int:
+    """Returns the most bytes that a part of a file may inflate to: a member, a page or an answer of `packed` bytes."""
+    return max(_PART_INFLATES_TO, _INFLATES_BY * packed)
+
+
+def check_inflation(what: str, packed: int, inflated: int) -> None:
+    """Checks a part of a file that is inflated in one piece.
+
+    Args:
+        what: What the part is, for the message.
+        packed: Its bytes in the file.
+        inflated: The bytes that it says to inflate to.
+
+    Raises:
+        Rejected: COMPRESSION_BOMB: it inflates to far more bytes than images do.
+
+    >>> check_inflation("a member", 2**20, 2**26)
+    """
+    if inflated > most_of_part(packed):
+        raise Rejected(Reason.COMPRESSION_BOMB, f"{what} has {packed:,} bytes and inflates to {inflated:,}")
+
 
 class FileStream(io.RawIOBase):
     """A file, opened for reading at any position.
@@ -152,9 +186,14 @@ class Unpacked:
     def __init__(self, stream: FileStream, how: str, lookback: int | None = None) -> None:
         self._stream, self._how = stream, how
         self._lookback = LOOKBACK if lookback is None else lookback
-        self._most = max(_INFLATES_TO, _INFLATES_BY * stream.facts.size_bytes)
+        self._most = most_inflated(stream.facts.size_bytes)
         self._position = 0
         self._start_over()
+
+    @property
+    def held_bytes(self) -> int:
+        """The decompressed bytes that are kept."""
+        return self._end - self._begin
 
     def _start_over(self) -> None:
         self._stream.seek(0)

@@ -1,5 +1,6 @@
 """Images in tar archives, including compressed ones and WebDataset shards."""
 
+import re
 import tarfile
 from collections.abc import Iterator
 
@@ -14,6 +15,7 @@ _LONGEST_HEADER = 64 * 2**10
 """The largest size of a member's headers (long names, attributes) in bytes: they are parsed in memory."""
 
 _MOST_GLOBAL_HEADERS = 1000
+_MANY_DIGITS = re.compile(rb"[0-9]{1000}")
 _LISTING_LOOKBACK = 2**20
 
 
@@ -48,6 +50,11 @@ class OpenTar:
 
     def __init__(self, stream: FileStream) -> None:
         self._plain = _plain(stream)
+
+    @property
+    def held_bytes(self) -> int:
+        """The memory for content that was decompressed."""
+        return self._plain.held_bytes if isinstance(self._plain, Unpacked) else 0
 
     def read(self, reference: ImageReference, max_bytes: int) -> bytes:
         """Returns the bytes of a member.
@@ -165,6 +172,9 @@ class _Headers:
             raise Rejected(Reason.CORRUPT, f"a tar header of more than {_LONGEST_HEADER:,} bytes; what follows is lost")
         data = self._plain.read(size)
         self._ended |= len(data) < size
+        # Only blocks of attributes and long names are longer; `tarfile` searches them in quadratic time.
+        if size > tarfile.BLOCKSIZE and _MANY_DIGITS.search(data):
+            raise Rejected(Reason.CORRUPT, "a tar header with a number of 1,000 digits or more; what follows is lost")
         return data
 
     def write(self, _: bytes) -> int:

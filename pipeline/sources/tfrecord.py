@@ -89,6 +89,11 @@ class OpenTFRecord:
     def __init__(self, stream: FileStream) -> None:
         self._plain = _plain(stream)
 
+    @property
+    def held_bytes(self) -> int:
+        """The memory for content that was decompressed."""
+        return self._plain.held_bytes if isinstance(self._plain, Unpacked) else 0
+
     def read(self, reference: ImageReference, max_bytes: int) -> bytes:
         """Returns the image of a record after the checksum of the record is verified.
 

@@ -7,6 +7,7 @@ import io
 import zlib
 
 from pipeline.rejection import Reason, Rejected
+from pipeline.sources.streams import check_inflation, most_of_part
 
 # RFC 9110 and IANA's registry: codings that change the bytes. Servers also write other names there: object stores
 # repeat the `aws-chunked` of the upload, others write a charset, `binary` or `none`. These leave the bytes as they are.
@@ -35,21 +36,23 @@ def decoded(data: bytes, header: str, max_bytes: int) -> bytes:
         max_bytes: The largest content.
 
     Raises:
-        Rejected: TOO_MANY_BYTES: it inflates to more; TRUNCATED, CORRUPT.
+        Rejected: TOO_MANY_BYTES, COMPRESSION_BOMB: it inflates to more; TRUNCATED, CORRUPT.
     """
     # A server may send gzip though it was not requested, since the file is stored so. It may also only say so.
     for coding in _codings(header):
         if coding not in _GZIP or not data.startswith(_GZIP_MARK):
             continue
+        packed = len(data)
         try:
             with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
-                data = file.read(max_bytes + 1)
+                data = file.read(min(max_bytes, most_of_part(packed)) + 1)
         except EOFError as error:
             raise Rejected(Reason.TRUNCATED, f"the compressed answer ends early: {error}") from error
         except (OSError, zlib.error) as error:
             raise Rejected(Reason.CORRUPT, f"the compressed answer is damaged: {error}") from error
         if len(data) > max_bytes:
             raise Rejected(Reason.TOO_MANY_BYTES, f"the answer inflates to more than {max_bytes:,} bytes")
+        check_inflation("the answer", packed, len(data))
     return data
 
 

@@ -12,10 +12,13 @@ from collections.abc import Iterator
 from pipeline.rejection import Reason, Rejected
 from pipeline.sources.members import Members, is_image_member
 from pipeline.sources.reference import ImageReference
-from pipeline.sources.streams import FileStream
+from pipeline.sources.streams import FileStream, check_inflation, most_inflated
 
 _LARGEST_DIRECTORY = 128 * 2**20
 """The largest size of an archive's directory in bytes (about two million members): it is held in memory."""
+
+_BYTES_OF_A_MEMBER = 700
+"""The memory of an entry of the directory, as `zipfile` holds it."""
 
 _STEP = 2**20
 _SMALL_STEP = 4096
@@ -37,6 +40,11 @@ def list_zip(stream: FileStream) -> Iterator[ImageReference]:
     members = Members(stream.path, "zip", stream.facts.version)
     try:
         with _open(stream) as archive:
+            # Members may lie on one another, so that each is small for what it inflates to and all are not.
+            inflated = sum(member.file_size for member in archive.infolist())
+            if inflated > most_inflated(stream.facts.size_bytes):
+                detail = f"the archive has {stream.facts.size_bytes:,} bytes and inflates to {inflated:,}"
+                raise Rejected(Reason.COMPRESSION_BOMB, detail)
             for member in archive.infolist():
                 if is_image_member(member.filename) and not member.is_dir():  # is_dir fails for an empty name
                     yield members.named(
@@ -44,7 +52,7 @@ def list_zip(stream: FileStream) -> Iterator[ImageReference]:
                         offset=member.header_offset,
                         size=member.file_size,
                         version=_version(member),
-                        fault=_fault(member),
+                        fault=_fault(member, stream.facts.size_bytes),
                     )
     except Rejected as rejected:
         yield members.lost(rejected)
@@ -56,6 +64,11 @@ class OpenZip:
     def __init__(self, stream: FileStream) -> None:
         self._archive = _open(stream)
         self._members = {member.header_offset: member for member in self._archive.infolist()}
+
+    @property
+    def held_bytes(self) -> int:
+        """The memory that the directory takes."""
+        return _BYTES_OF_A_MEMBER * len(self._members)
 
     def holds(self, reference: ImageReference) -> bool:
         """Returns whether a member still has its position, size and checksum from the listing."""
@@ -74,6 +87,7 @@ class OpenZip:
         member = self._members[reference.offset]
         if member.file_size > max_bytes:
             raise Rejected(Reason.TOO_MANY_BYTES, f"a member of {member.file_size:,} bytes")
+        check_inflation("the member", member.compress_size, member.file_size)
         # `zipfile` does not limit the output of bzip2 and LZMA, so these get small pieces to decompress.
         step = _STEP if member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) else _SMALL_STEP
         with _damage(), self._archive.open(member) as file:
@@ -117,7 +131,7 @@ def _version(member: zipfile.ZipInfo) -> str:
     return f"{member.CRC:08x}-{member.file_size}"
 
 
-def _fault(member: zipfile.ZipInfo) -> Rejected | None:
+def _fault(member: zipfile.ZipInfo, archive_size: int) -> Rejected | None:
     kind = stat.S_IFMT(member.external_attr >> 16)
     if kind == stat.S_IFLNK:
         return Rejected(Reason.NOT_A_FILE, "a link in an archive")
@@ -127,6 +141,10 @@ def _fault(member: zipfile.ZipInfo) -> Rejected | None:
         return Rejected(Reason.UNREADABLE, "the member is encrypted")
     if member.compress_type not in _METHODS:
         return Rejected(Reason.UNREADABLE, f"the member is compressed by method {member.compress_type}")
+    try:
+        check_inflation("the member", min(member.compress_size, archive_size), member.file_size)
+    except Rejected as bomb:
+        return bomb
     return None
 
 

@@ -65,10 +65,8 @@ class LocalStore:
     def open_stream(self, path: str) -> IO[bytes]:
         """See Store."""
         with self.reading(path):
-            try:
-                file = open(local_path(path), "rb", opener=_without_waiting)  # noqa: SIM115 - the caller closes it
-            except IsADirectoryError as error:
-                raise NotAFileError("is a folder, not a file", where=path) from error
+            _check_regular(path)
+            file = open(local_path(path), "rb", opener=_without_waiting)  # noqa: SIM115 - the caller closes it
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 file.close()
                 raise NotAFileError("is a pipe or a device, not a file", where=path)
@@ -218,6 +216,27 @@ def typed(path: str, what: str) -> Iterator[None]:
 
 def _raise(error: OSError) -> None:
     raise error
+
+
+_KERNEL_FOLDERS = ("/proc/", "/sys/")
+"""Files in them count as regular ones, but reading some waits, and reading others has effects."""
+
+
+def _check_regular(path: str) -> None:
+    """Checks what a path names before it is opened: opening a device may have effects, and reading it may not end.
+
+    Raises:
+        NotAFileError: It is a folder, a pipe, a device or a file of the kernel.
+        OSError, ValueError: There is no such file, or it cannot be looked up.
+    """
+    target = local_path(path).resolve()
+    mode = target.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise NotAFileError("is a folder, not a file", where=path)
+    if not stat.S_ISREG(mode):
+        raise NotAFileError("is a pipe or a device, not a file", where=path)
+    if str(target).startswith(_KERNEL_FOLDERS):
+        raise NotAFileError("is a file of the kernel, not one on a disk", where=path)
 
 
 def _without_waiting(path: str, flags: int) -> int:

@@ -12,7 +12,8 @@ from rich.text import Text
 
 from conversion.errors import printable
 from pipeline.errors import JobError
-from pipeline.images.decode import DecodeLimits, decode
+from pipeline.images.decode import DecodedImage, DecodeLimits
+from pipeline.images.decoder_process import IsolatedDecoder
 from pipeline.maps.classification_map import ClassificationMap
 from pipeline.rejection import Rejected
 from pipeline.sources import Reader, locate
@@ -64,8 +65,9 @@ def show(
 
 def _draw(shown: ClassificationMap, target: Path, options: StorageOptions) -> Text:
     try:
-        with Reader(options=options) as reader:
-            pixels = decode(reader.read(locate(shown.uri, options)).data, DecodeLimits()).pixels
+        with Reader(options=options) as reader, IsolatedDecoder() as decoder:
+            image: DecodedImage = decoder.call(reader.read(locate(shown.uri, options)).data, DecodeLimits())
+            pixels = image.pixels
     except Rejected as error:
         return Text(f"no picture: {printable(shown.uri)} can no longer be read ({error})")
     if pixels.shape[:2] != shown.image_size:

@@ -25,7 +25,9 @@ from conversion import (
 )
 from conversion.errors import VerificationError
 from pipeline.engines import TensorFlowEngine
-from pipeline.images.decode import DecodeLimits, decode
+from pipeline.images.decode import DecodedImage, DecodeLimits
+from pipeline.images.decoder_process import IsolatedDecoder
+from pipeline.images.samples import Pixels
 from pipeline.maps.recipe import Form
 from pipeline.sources import Reader, list_images
 from pipeline.tools import crops as crop_comparison
@@ -71,11 +73,17 @@ def verify_model(
     if not crops:
         return VerifyReport(caffe=verification)
     engine = TensorFlowEngine(model, form=Form.FLOAT32)
-    limits = DecodeLimits()
-    with Reader() as reader:
-        files = (reader.read(reference).data for reference in list_images(images))
-        given = [decode(data, limits, grey=engine.metadata.takes_grey).pixels for data in files]
+    given = _decoded(images, grey=engine.metadata.takes_grey)
     return VerifyReport(caffe=verification, crops=compare_with_crops(engine, given or example_images(engine)))
+
+
+def _decoded(images: Sequence[str], *, grey: bool) -> list[Pixels]:
+    decoded: list[Pixels] = []
+    with Reader() as reader, IsolatedDecoder() as decoder:
+        for reference in list_images(images):
+            image: DecodedImage = decoder.call(reader.read(reference).data, DecodeLimits(), grey=grey)
+            decoded.append(image.pixels)
+    return decoded
 
 
 def _compare_with_caffe(model: str, definition: str, weights: str, given: DenseOptions) -> VerificationMetadata:

@@ -47,6 +47,8 @@ FLAGS: dict[str, object] = {
     "--web-host-timeout": 600.0,
     "--allow-host": (),
     "--allow-root": (),
+    "--max-tiled-pixels": 900_000_000,
+    "--load-bytes": 536_870_912,
     "--device": "auto",
     "--rounding": "exact",
     "--precision": "float32",

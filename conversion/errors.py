@@ -3,7 +3,7 @@
 import re
 
 # Controls of terminals and of bidirectional text, and halves of surrogate pairs, which no encoding can write.
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ud800-\udfff]")
 _LONGEST = 10_000
 
 
@@ -26,25 +26,44 @@ class DensecastError(Exception):
         return (_rebuild, (type(self), self.what, {"where": self.where, "why": self.why, "remedy": self.remedy}))
 
     def __str__(self) -> str:
-        text = f"{printable(self.where)}: {printable(self.what)}" if self.where else printable(self.what)
+        text = f"{one_line(self.where)}: {_indented(self.what)}" if self.where else _indented(self.what)
         if self.why:
-            text += f"\n  why: {printable(self.why)}"
+            text += f"\n  why: {_indented(self.why)}"
         if self.remedy:
-            text += f"\n  what to do: {printable(self.remedy)}"
+            text += f"\n  what to do: {_indented(self.remedy)}"
         return text
 
 
-def printable(text: str) -> str:
+def printable(text: str, *, whole: bool = False) -> str:
     r"""Returns the text with control characters escaped and its middle cut out if it is very long.
 
     Names in hostile files must not control a terminal or fill a log. Tabs and line breaks stay.
 
+    Args:
+        text: Any text.
+        whole: Whether to leave a long text whole.
+
     >>> printable("a\x1b[2Jb")
     'a\\x1b[2Jb'
     """
-    if len(text) > _LONGEST:
+    if len(text) > _LONGEST and not whole:
         text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 10 :]}"
     return _CONTROL.sub(lambda match: ascii(match.group())[1:-1], text)
+
+
+def one_line(text: str) -> str:
+    r"""Returns the text as `printable` does, with line breaks and tabs escaped too: it cannot forge a line or a field.
+
+    >>> one_line("a\tb\x1b[2J.jpg")
+    'a\\tb\\x1b[2J.jpg'
+    """
+    return printable(text).replace("\t", "\\t").replace("\n", "\\n")
+
+
+def _indented(text: str) -> str:
+    """Returns a text whose later lines are indented: none of them looks like a message of its own."""
+    first, *others = printable(text).split("\n")
+    return "\n".join([first, *(line if line.startswith("  ") else f"  {line}" for line in others)])
 
 
 def _rebuild(cls: type[DensecastError], what: str, details: dict[str, str]) -> DensecastError:

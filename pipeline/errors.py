@@ -18,6 +18,10 @@ class JobError(DensecastError):
     """A job description is invalid: an unknown field, a value out of range, fields that contradict each other."""
 
 
+class SettingError(JobError):
+    """What the command line or a job file says is wrong: the same call fails again. The exit code says so."""
+
+
 class EngineError(DensecastError):
     """An engine cannot load or run a model; an image that it cannot process is rejected instead."""
 

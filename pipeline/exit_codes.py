@@ -11,12 +11,12 @@ class ExitCode(IntEnum):
     Attributes:
         DONE: The command succeeded; also if there was nothing to do.
         FAILED: An error ended the command.
-        USAGE: The command line is wrong.
+        USAGE: The command line or the job file is wrong; the same call fails again.
         REJECTED: The run has committed its rows, and more images than allowed have no map.
         DAMAGED: The table is damaged.
         BUSY: Another run holds the lease on the table; nothing was done.
         DRIFTED: The run has committed its rows, and its maps differ from earlier ones by more than a threshold.
-        INTERRUPTED: The command was stopped by SIGINT or SIGTERM.
+        INTERRUPTED: The command was stopped by SIGINT (Ctrl-C), SIGTERM or SIGHUP.
     """
 
     DONE = 0

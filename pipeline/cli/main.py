@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 import click
 
 from conversion import nearest
 from conversion.errors import DensecastError
-from pipeline.cli.console import quiet_libraries, quiet_threads
-from pipeline.errors import InterruptedRunError
+from pipeline.cli.console import finish_printing, quiet_libraries, quiet_threads, say, say_lines, start_printing
+from pipeline.cli.interruption import interruptible
+from pipeline.errors import InterruptedRunError, SettingError
 from pipeline.exit_codes import ExitCode
 
 # Module of `pipeline.cli.commands` and attribute, in the order in which commands are used.
@@ -88,23 +91,50 @@ def cli(ctx: click.Context, /, debug: bool) -> None:
     quiet_libraries(debug=debug)
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Runs the command.
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Runs the command and ends the process with its exit code.
 
-    An error of densecast's own ends in one message and exit code 1. Any other error is a bug, and its traceback shows.
+    An error of densecast's own ends in one message. Any other error is a bug, and its traceback shows.
     """
     arguments = sys.argv[1:] if args is None else list(args)
-    if "--debug" not in arguments:
+    debug = "--debug" in arguments
+    if not debug:
         quiet_threads()
+    start_printing()
+    with interruptible():
+        code = _run(arguments, debug=debug)
+    not_printed = finish_printing()
+    sys.exit(ExitCode.FAILED if not_printed and code == ExitCode.DONE else code)
+
+
+def _run(arguments: list[str], *, debug: bool) -> int:
+    """Runs the command; returns its exit code, and prints why if it is an error's."""
     try:
-        cli.main(args=arguments, prog_name="densecast")
-    except InterruptedRunError as error:
-        click.echo(f"densecast: {error}", err=True)
-        sys.exit(ExitCode.INTERRUPTED)
+        code = cli.main(args=arguments, prog_name="densecast", standalone_mode=False)
+        return code if isinstance(code, int) else ExitCode.DONE
+    except click.ClickException as error:
+        _print_usage(error)
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return ExitCode.INTERRUPTED  # the line about it was printed when the signal came
     except (DensecastError, OSError) as error:
-        if "--debug" in arguments:
+        if debug and not isinstance(error, InterruptedRunError):
             raise
-        where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
-        what = error.strerror or str(error) if isinstance(error, OSError) else str(error)
-        click.echo(f"densecast: {where}{what}", err=True)
-        sys.exit(ExitCode.FAILED)
+        if isinstance(error, OSError):
+            where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+            say(f"densecast: {where}{error.strerror or error}", err=True)
+            return ExitCode.FAILED
+        say_lines(f"densecast: {error}", err=True)
+        if isinstance(error, InterruptedRunError):
+            return ExitCode.INTERRUPTED
+        return ExitCode.USAGE if isinstance(error, SettingError) else ExitCode.FAILED
+
+
+def _print_usage(error: click.ClickException) -> None:
+    """Prints what is wrong with the command line; what it quotes of it is escaped."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        say_lines(error.format_message(), err=True)
+        return
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        say_lines(f"{error.ctx.get_usage()}\nTry '{error.ctx.command_path} --help' for help.\n", err=True)
+    say(f"Error: {error.format_message()}", err=True)

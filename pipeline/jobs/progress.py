@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -38,7 +39,7 @@ class Watch:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._label, self._clock = label, clock
-        self._stream = stream or sys.stderr
+        self._stream: TextIO | None = stream or sys.stderr  # None: the process was started without one
         self._interval_s = interval_s
         self._start_counts = PROCESS.snapshot()
         self._elsewhere: Mapping[str, int] = {}
@@ -81,11 +82,15 @@ class Watch:
         self._thread.join()
 
     def _run(self) -> None:
-        if self._stream.isatty():
-            self._draw()
-        else:
-            while not self._stop.wait(self._interval_s):
-                print(self.line(), file=self._stream, flush=True)
+        # A run goes on where its progress cannot be shown: a full disk, a terminal that was closed.
+        with contextlib.suppress(OSError, ValueError):
+            if self._stream is None:
+                return
+            if self._stream.isatty():
+                self._draw()
+            else:
+                while not self._stop.wait(self._interval_s):
+                    print(self.line(), file=self._stream, flush=True)
 
     def _draw(self) -> None:
         with Progress(

@@ -31,17 +31,8 @@ def short_name(label: str) -> str:
     >>> short_name("n02123045 tabby, tabby cat")
     'tabby'
     """
-    label = one_line(label)
+    label = " ".join(printable(label).split())
     return re.sub(r"^n\d{8}\s+", "", label).split(",")[0].strip() or label.strip()
-
-
-def one_line(text: str) -> str:
-    r"""Returns `text` in one line, with control characters escaped: labels and addresses come from files.
-
-    >>> one_line("a\x1b[2J\tb")
-    'a\\x1b[2J b'
-    """
-    return " ".join(printable(text).split())
 
 
 def is_background(name: str) -> bool:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
 
 from conversion import ModelMetadata, convert
 from models import entry
@@ -25,30 +24,30 @@ from pipeline.tools.show import save_picture
 MINIMUM_SHARE = 0.97  # of the digits; less means that something is broken
 
 
-def run_demo(folder: Path, pages: int, seed: int, console: Console) -> None:
+def run_demo(folder: Path, pages: int, seed: int, say: Callable[[str], None]) -> None:
     """Converts the digits model, composes pages of digits it never saw, scores them, and reports.
 
     Args:
         folder: The folder for `model`, `pages`, `maps` and `demo.png`; those of an earlier demo are replaced.
         pages: How many pages.
         seed: The seed of the pages.
-        console: The console for the report.
+        say: Prints a line of the report.
 
     Raises:
         JobError: The folder has other files, or fewer than 97 % of the digits are named right.
     """
     _clear(folder)
     model, images, table = folder / "model", folder / "pages", folder / "maps"
-    console.print(f"1. converting the digits model to {model}")
+    say(f"1. converting the digits model to {model}")
     metadata = convert_digits(model)
     if metadata.verification:
         v = metadata.verification
-        console.print(f"   verified: {v.blobs} blobs at {len(v.sizes)} sizes, worst {v.worst:.1e} of absmax")
-    console.print(f"2. composing {pages} pages of digits that the model never saw in {images}")
+        say(f"   verified: {v.blobs} blobs at {len(v.sizes)} sizes, worst {v.worst:.1e} of absmax")
+    say(f"2. composing {pages} pages of digits that the model never saw in {images}")
     _compose(images, pages, seed)
-    console.print(f"3. scoring them into {table}")
+    say(f"3. scoring them into {table}")
     result = run_job(describe_job(model=str(model), images=(str(images),), output=str(table), max_rejected=0))
-    _report(folder, result, console)
+    _report(folder, result, say)
 
 
 def _clear(folder: Path) -> None:
@@ -92,7 +91,7 @@ def _compose(images: Path, pages: int, seed: int) -> None:
         (images / f"page-{number:03d}.json").write_text(json.dumps(truth), encoding="utf-8")
 
 
-def _report(folder: Path, result: JobResult, console: Console) -> None:
+def _report(folder: Path, result: JobResult, say: Callable[[str], None]) -> None:
     """Compares the table with the true digits, and draws the page with the most digits."""
     right = total = cells = 0
     best: tuple[int, ClassificationMap] | None = None
@@ -108,13 +107,13 @@ def _report(folder: Path, result: JobResult, console: Console) -> None:
     with Image.open(best[1].uri) as page:
         save_picture(best[1], np.asarray(page.convert("RGB")), picture)
     summary = result.summary
-    console.print(
+    say(
         f"   {summary.images['listed']} images, {summary.scored} maps, {summary.rejected} rejected, {cells:,} cells "
         f"in {result.seconds:.1f} s"
     )
-    console.print(f"4. {right} of {total} digits ({right / total:.1%}) are named right by the cell at their centre")
-    console.print(f"   picture: {picture}")
-    console.print(f"   next: densecast show {folder / 'maps'} {best[1].uri}")
+    say(f"4. {right} of {total} digits ({right / total:.1%}) are named right by the cell at their centre")
+    say(f"   picture: {picture}")
+    say(f"   next: densecast show {folder / 'maps'} {best[1].uri}")
     if right / total < MINIMUM_SHARE:
         raise JobError(
             f"only {right / total:.1%} of the digits are named right", why=f"at least {MINIMUM_SHARE:.0%} should be"

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from pydantic import BaseModel
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 
 from conversion import (
@@ -176,7 +175,7 @@ def render(report: NetworkReport) -> RenderableType:
         layers.add_column(column, justify="right")
     for layer in report.layers:
         layers.add_row(
-            escape(layer.name),
+            layer.name,
             layer.type,
             ", ".join("x".join(map(str, shape)) for shape in layer.output),
             f"{layer.parameters:,}" if layer.parameters else "",
@@ -204,7 +203,7 @@ def _facts(report: NetworkReport) -> Table:
     if report.model:
         rows += _model_facts(report.model)
     for name, value in rows:
-        facts.add_row(name, escape(value))
+        facts.add_row(name, value)
     return facts
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 from rich.console import Group, RenderableType
-from rich.markup import escape
 
 from conversion import read_metadata
 from pipeline import beam_counters
@@ -286,7 +285,7 @@ def render(report: TrialReport) -> RenderableType:
     if report.folder:
         lines.append(f"collection and tables are in {report.folder}")
     lines.append(f"the runners are {'equal' if report.equal else 'NOT EQUAL'}")
-    return Group(*map(escape, lines))
+    return Group(*lines)
 
 
 def _lines(night: Night) -> Iterator[str]:

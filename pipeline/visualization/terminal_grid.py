@@ -9,8 +9,9 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from conversion.errors import one_line
 from pipeline.maps.classification_map import ClassificationMap, Integers
-from pipeline.maps.labels import Share, is_background, one_line, shares
+from pipeline.maps.labels import Share, is_background, shares
 from pipeline.units import format_share
 from pipeline.visualization.palette import class_color, ink_on
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from pipeline.cli.console import say
 from pipeline.cli.param_types import IMAGE_SIZE
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def print_cost(prototxt: str, shape: DenseOptions, limits: Limits) -> None:
     ((blob, (_, channels, height, width)),) = dense.network.inputs.items()
     size = (2 * height, 2 * width)
     finer, plain = (net.multiply_adds({blob: (1, channels, *size)}) for net in (dense.network, dense.own_stride))
-    click.echo(
+    say(
         f"an image of {size[0]}x{size[1]} pixels costs {finer / 1e9:.1f} GMAC at stride {shape.output_stride}, "
         f"{finer / plain:.1f} times as much as at the net's own stride of {own}",
         err=True,

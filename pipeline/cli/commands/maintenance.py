@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.cli.commands.options import storage_options, table_root
-from pipeline.cli.console import console, one_line
+from pipeline.cli.console import console, printing_does_not_count, say, say_fields, say_json, show
 from pipeline.cli.param_types import FILE_SIZE, RETENTION
 from pipeline.exit_codes import ExitCode
 
@@ -33,14 +32,13 @@ def runs(table: str, as_json: bool) -> None:
     densecast runs maps
     densecast runs s3://bucket/maps --json
     """
-    from rich.markup import escape
     from rich.table import Table
 
     from pipeline.table.run_history import run_lines
 
     lines = run_lines(table_root(table))
     if as_json:
-        click.echo(json.dumps([dataclasses.asdict(line) for line in lines]))
+        say_json([dataclasses.asdict(line) for line in lines])
         return
     shown = Table("run", "published", box=None)
     for name in ("version", "listed", "kept", "adopted", "scored", "rejected", "deleted", "seconds"):
@@ -49,13 +47,13 @@ def runs(table: str, as_json: bool) -> None:
     for line in lines:
         counts = (line.version, line.listed, line.kept, line.adopted, line.scored, line.rejected, line.deleted)
         shown.add_row(
-            escape(line.run_id),
-            escape(line.published_at or "-"),
+            line.run_id,
+            line.published_at or "-",
             *("-" if count is None else f"{count:,}" for count in counts),
             "-" if line.seconds is None else f"{line.seconds:,.1f}",
-            escape((line.model_digest or "-")[:12]),
+            (line.model_digest or "-")[:12],
         )
-    console().print(shown if lines else "no run of this table has a summary")
+    show(shown if lines else "no run of this table has a summary")
 
 
 @click.command()
@@ -78,7 +76,7 @@ def check(ctx: click.Context, /, table: str, as_json: bool) -> None:
     with _progress("checking", quiet=as_json) as on_progress:
         report = check_table(table_root(table), on_progress)
     if as_json:
-        click.echo(json.dumps(report.as_json()))
+        say_json(report.as_json())
     else:
         _print(report)
     if not report.clean:
@@ -108,14 +106,15 @@ def compact(table: str, target_size: int, as_json: bool) -> None:
     """
     from pipeline.maintenance.compact import compact as compact_table
 
+    printing_does_not_count()
     with _progress("compacting", quiet=as_json) as on_progress:
         done = compact_table(table_root(table), target_size, on_progress)
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(done)))
+        say_json(dataclasses.asdict(done))
     elif not done.passes:
-        click.echo(f"nothing to do: {done.files_before:,} files, {done.bytes_before:,} bytes")
+        say(f"nothing to do: {done.files_before:,} files, {done.bytes_before:,} bytes")
     else:
-        click.echo(
+        say(
             f"{done.files_before:,} files ({done.bytes_before:,} bytes) became {done.files_after:,}"
             f" ({done.bytes_after:,} bytes); {table} version {done.version}"
         )
@@ -142,20 +141,22 @@ def vacuum(table: str, *, retention: int, dry_run: bool, force: bool, as_json: b
     """
     from pipeline.maintenance.vacuum import vacuum as vacuum_table
 
+    if not dry_run:
+        printing_does_not_count()
     done = vacuum_table(table_root(table), retention, dry_run=dry_run, force=force)
     if as_json:
         files = {name: [file._asdict() for file in getattr(done, name)] for name in ("deleted", "kept", "foreign")}
-        click.echo(json.dumps({"retention_hours": done.retention_hours, "dry_run": done.dry_run, **files}))
+        say_json({"retention_hours": done.retention_hours, "dry_run": done.dry_run, **files})
         return
     if dry_run:
         for file in done.deleted:
-            click.echo(f"{one_line(file.path)}\t{file.kind}\t{file.size_bytes:,} bytes")
-    click.echo(f"{'would delete' if dry_run else 'deleted'} {_files(done.deleted)}")
+            say_fields(file.path, file.kind, f"{file.size_bytes:,} bytes")
+    say(f"{'would delete' if dry_run else 'deleted'} {_files(done.deleted)}")
     if done.kept:
-        click.echo(f"kept {_files(done.kept)} that are not needed and younger than {_hours(done.retention_hours)}")
+        say(f"kept {_files(done.kept)} that are not needed and younger than {_hours(done.retention_hours)}")
     if done.foreign:
-        names = ", ".join(one_line(file.path) for file in done.foreign[:3])
-        click.echo(f"did not touch {_files(done.foreign)} that are not densecast's: {names}")
+        names = ", ".join(file.path for file in done.foreign[:3])
+        say(f"did not touch {_files(done.foreign)} that are not densecast's: {names}")
 
 
 def _files(files: tuple[Leftover, ...]) -> str:
@@ -167,29 +168,27 @@ def _hours(hours: int) -> str:
 
 
 def _print(report: Report) -> None:
-    from rich.markup import escape
     from rich.table import Table
 
-    out = console()
     if report.findings:
         shown = Table("damage", "where", "what", box=None)
         for finding in report.findings:
-            shown.add_row(finding.kind.value, escape(one_line(finding.where)), escape(one_line(finding.what)))
-        out.print(shown)
+            shown.add_row(finding.kind.value, finding.where, finding.what)
+        show(shown)
     total = sum(report.damage.values())
     if total > len(report.findings):
-        click.echo(f"... and {total - len(report.findings):,} more")
+        say(f"... and {total - len(report.findings):,} more")
     for note in report.notes:
-        click.echo(f"note: {one_line(note)}")
+        say(f"note: {note}")
     rows = ", ".join(f"{count:,} {status}" for status, count in report.rows.items())
     rounding = ", ".join(f"{count:,} {kind}" for kind, count in report.rounding.items() if count)
-    click.echo(
+    say(
         f"{report.table} version {report.version}: {report.images:,} images, rows: {rows};"
         f" rounding of the maps: {rounding or 'no maps'}; {report.files:,} files, {report.size_bytes:,} bytes;"
         f" {report.seconds:.1f} s"
     )
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in report.damage.items())
-    click.echo(f"DAMAGED: {kinds}" if kinds else "clean: everything was read, and nothing is damaged")
+    say(f"DAMAGED: {kinds}" if kinds else "clean: everything was read, and nothing is damaged")
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pipeline.cli.commands.options import (
     refuse_existing,
     take_limits,
 )
-from pipeline.cli.console import console
+from pipeline.cli.console import console, printing_does_not_count, say, say_json, show
 from pipeline.cli.param_types import IMAGE_SIZE, WHOLE_NUMBERS
 from pipeline.cli.setting_options import setting_option
 
@@ -62,6 +62,7 @@ def convert(prototxt: str, weights: str, output: str, *, as_json: bool, **option
     if shape.output_stride:
         print_cost(prototxt, shape, limits)
     need_tensorflow()
+    printing_does_not_count()
     metadata = convert_model(
         prototxt,
         weights,
@@ -74,9 +75,9 @@ def convert(prototxt: str, weights: str, output: str, *, as_json: bool, **option
         **options,
     )
     if as_json:
-        click.echo(metadata.model_dump_json(indent=2))
+        say_json(metadata.model_dump(mode="json"), indent=2)
     else:
-        console().print(render(inspect(output)))
+        show(render(inspect(output)))
 
 
 @click.command()
@@ -204,13 +205,14 @@ def cast(
     outputs = [path for path in (output_prototxt, output_weights) if path]
     refuse_existing(outputs, [path for path in (prototxt, weights) if path], overwrite=overwrite)
     network, output, misfit, _ = load_dense(prototxt, weights, take_dense_options(options))
+    printing_does_not_count()
     save(network, output_prototxt, output_weights)
-    click.echo(f"wrote {', '.join(outputs)}", err=True)
+    say(f"wrote {', '.join(outputs)}", err=True)
     notes = [*network.notes, f"the map is blob {output.blob!r}: {output.reason}"]
     if misfit:
         notes.append(f"not every image fits: {misfit.error()}")
     for note in notes:
-        click.echo(f"note: {note}", err=True)
+        say(f"note: {note}", err=True)
 
 
 @click.command()
@@ -227,8 +229,9 @@ def upgrade(file: str, output: str, overwrite: bool) -> None:
     from conversion import upgrade_file
 
     refuse_existing([output], [file], overwrite=overwrite)
+    printing_does_not_count()
     upgrade_file(file, output)
-    click.echo(f"wrote {output}", err=True)
+    say(f"wrote {output}", err=True)
 
 
 @click.group()
@@ -249,7 +252,7 @@ def models_list() -> None:
     for entry in entries():
         where = entry.published.url if entry.published else "shipped with densecast"
         table.add_row(entry.name, entry.title, str(entry.crop), str(len(entry.labels)), where)
-    console().print(table)
+    show(table)
 
 
 @models.command("fetch")
@@ -268,6 +271,7 @@ def models_fetch(name: str, directory: str | None, output: str | None) -> None:
     from models.fetch import fetch
 
     chosen = entry(name)
+    printing_does_not_count()
     with Progress(console=console(stderr=True), transient=True) as progress:
         task = progress.add_task(f"fetching {name}", total=None)
         path = fetch(
@@ -275,10 +279,10 @@ def models_fetch(name: str, directory: str | None, output: str | None) -> None:
             Path(directory) if directory else None,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
-    click.echo(str(path))
+    say(str(path))
     if output:
         _convert_entry(chosen, path, output)
-        click.echo(output)
+        say(output)
 
 
 @models.command("random")
@@ -295,11 +299,12 @@ def models_random(name: str, seed: int, output: str) -> None:
     from models import entry
 
     chosen = entry(name)
+    printing_does_not_count()
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / f"{name}.caffemodel"
         save(random_parameters(load_network(chosen.definition), seed), Path(folder) / "net.prototxt", weights)
         _convert_entry(chosen, weights, output)
-    click.echo(output)
+    say(output)
 
 
 def _mean(text: str | None) -> list[float] | Path | None:

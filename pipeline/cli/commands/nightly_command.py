@@ -16,9 +16,8 @@ from pipeline.cli.commands.options import (
     given_storage,
     storage_options,
     table_root,
-    terminated_is_interrupted,
 )
-from pipeline.cli.console import console, one_line
+from pipeline.cli.console import printing_does_not_count, say, say_json, say_lines, show
 from pipeline.cli.param_types import SHARE, Parsed
 from pipeline.exit_codes import ExitCode
 
@@ -84,23 +83,23 @@ def nightly(
     unknown = Failure(type="Bug", message="see the traceback on standard error")
     report = Report(job=name, exit_code=ExitCode.FAILED, status="failed", error=unknown)
     try:
-        with terminated_is_interrupted():
-            file = load_jobfile(jobfile)
-            if (given := given_storage()) is not None:
-                file = dataclasses.replace(file, storage=given.over(file.storage))
-            if dry_run:
-                report = _dry_run(file, days, force=force, as_json=as_json)
-            else:
-                check_tensorflow()
-                output = Output(report=_silent if as_json else click.echo, warn=_warn)
-                report = run_nights(file, days, force=force, output=output)
+        file = load_jobfile(jobfile)
+        if (given := given_storage()) is not None:
+            file = dataclasses.replace(file, storage=given.over(file.storage))
+        if dry_run:
+            report = _dry_run(file, days, force=force, as_json=as_json)
+        else:
+            check_tensorflow()
+            printing_does_not_count()
+            output = Output(report=_silent if as_json else say, warn=_warn)
+            report = run_nights(file, days, force=force, output=output)
     except (DensecastError, OSError, KeyboardInterrupt) as error:
         report = failed(file.name if file is not None else name, error)
         _warn(str(error) or "interrupted")
     finally:
         if file is not None and not dry_run:
             report = announce(file, report, _warn)
-        click.echo(report.line())
+        say_json(report.as_json())
     ctx.exit(report.exit_code)
 
 
@@ -141,11 +140,11 @@ def drift(
 
     report = measure_drift(table_root(table), run, against, Thresholds(**limits))
     if as_json:
-        click.echo(report.model_dump_json())
+        say_json(report.model_dump(mode="json"))
     else:
         _print(report)
     for exceeded in report.exceeded:
-        click.echo(f"drift: {exceeded}", err=True)
+        say(f"drift: {exceeded}", err=True)
     if report.exceeded:
         ctx.exit(ExitCode.DRIFTED)
 
@@ -174,29 +173,28 @@ def _dry_run(file: JobFile, days: list[date], *, force: bool, as_json: bool) -> 
         if as_json:
             continue
         state = "no table yet" if planned.version is None else f"version {planned.version}"
-        click.echo(f"{planned.date}: {'done before by' if attempt.done else 'would run'} {attempt.run_id}")
-        click.echo(f"  images {' '.join(job.images)}\n  table {job.output}, {state}")
-        click.echo(f"  model {model.path}, digest {model.digest}")
+        say(f"{planned.date}: {'done before by' if attempt.done else 'would run'} {attempt.run_id}")
+        say(f"  images {' '.join(job.images)}")
+        say(f"  table {job.output}, {state}")
+        say(f"  model {model.path}, digest {model.digest}")
         if planned.holder is not None:
-            click.echo(f"  run {planned.holder.run_id} on {planned.holder.host} holds the lease")
+            say(f"  run {planned.holder.run_id} on {planned.holder.host} holds the lease")
     return Report(job=file.name, exit_code=ExitCode.DONE, status="planned", nights=tuple(nights))
 
 
 def _print(report: DriftReport) -> None:
-    from rich.markup import escape
     from rich.table import Table
 
-    out = console()
     points = (("before", report.against), ("after", report.run))
     for name, point in points:
-        click.echo(f"{name}: run {point.run_id}, version {point.version}, model {point.model_digest[:12]}")
+        say(f"{name}: run {point.run_id}, version {point.version}, model {point.model_digest[:12]}")
     shown = Table("images", box=None)
     for name in ("maps", "", "rejected", "", "confidence", "", "median", "", "distance", "largest change"):
         shown.add_column(name, justify="right")
     for name, group in report.groups.items():
         shown.add_row(name, *_cells(group))
-    out.print(shown)
-    click.echo("(new images are compared with all earlier images, deleted images with all present ones)")
+    show(shown)
+    say("(new images are compared with all earlier images, deleted images with all present ones)")
     everything = report.groups["all"]
     classes = Table("class", box=None)
     for name in ("area before", "after", "change", "probability before", "after"):
@@ -204,23 +202,21 @@ def _print(report: DriftReport) -> None:
     for change in everything.classes[:_SHOWN_CLASSES]:
         means = (change.probability_before, change.probability_after)
         classes.add_row(
-            escape(one_line(change.name)),
+            change.name,
             f"{change.before:.2%}",
             f"{change.after:.2%}",
             f"{change.change:+.2%}",
             *map(_number, means),
         )
     if everything.classes:
-        out.print(classes)
+        show(classes)
     reasons = sorted(everything.before.reasons.keys() | everything.after.reasons.keys())
     for reason in reasons:
         counts = (side.reasons.get(reason, 0) for side in (everything.before, everything.after))
-        click.echo("rejected: {}: {:,} before, {:,} after".format(one_line(reason), *counts))
+        say("rejected: {}: {:,} before, {:,} after".format(reason, *counts))
 
 
 def _cells(change: Change) -> Iterator[str]:
-    from rich.markup import escape
-
     before, after = change.before, change.after
     yield from (f"{before.maps:,}", f"{after.maps:,}")
     yield from (_percent(before.rejection_rate), _percent(after.rejection_rate))
@@ -228,7 +224,7 @@ def _cells(change: Change) -> Iterator[str]:
     yield from (_number(before.quantiles.get("0.5")), _number(after.quantiles.get("0.5")))
     yield _number(change.distance)
     largest = change.largest
-    yield f"{escape(one_line(largest.name))} {largest.change:+.2%}" if largest is not None and largest.change else "-"
+    yield f"{largest.name} {largest.change:+.2%}" if largest is not None and largest.change else "-"
 
 
 def _number(value: float | None) -> str:
@@ -240,7 +236,7 @@ def _percent(value: float | None) -> str:
 
 
 def _warn(text: str) -> None:
-    click.echo(f"densecast: {text}", err=True)
+    say_lines(f"densecast: {text}", err=True)
 
 
 def _silent(text: str) -> None:

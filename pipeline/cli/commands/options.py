@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,7 +11,7 @@ import click
 
 from conversion import Limits, limit_flag
 from conversion.errors import ConversionError
-from pipeline.cli.console import console
+from pipeline.cli.console import say_json, show
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -84,22 +81,6 @@ def table_root(table: str) -> TableRoot:
     return TableRoot(table, given_storage())
 
 
-@contextmanager
-def terminated_is_interrupted() -> Iterator[None]:
-    """Makes SIGTERM end a run as Ctrl-C does; systemd and Kubernetes send it to stop a process.
-
-    So a lease is released, and a job on a cluster is cancelled.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def check_tensorflow() -> None:
     """Raises MissingExtraError if TensorFlow is not installed; does not import it, since a run may not need it."""
     from importlib.util import find_spec
@@ -146,9 +127,9 @@ def take_limits(options: dict[str, Any]) -> Limits:
 def print_report(report: Report, render: Callable[[Report], RenderableType], *, as_json: bool) -> None:
     """Prints a report: as JSON for programs, or rendered for people."""
     if as_json:
-        click.echo(report.model_dump_json(indent=2))
+        say_json(report.model_dump(mode="json"), indent=2)
     else:
-        console().print(render(report))
+        show(render(report))
 
 
 def refuse_existing(outputs: Sequence[str], inputs: Sequence[str], *, overwrite: bool) -> None:

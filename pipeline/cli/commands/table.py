@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,9 +17,15 @@ from pipeline.cli.commands.options import (
     need_tensorflow,
     storage_options,
     table_root,
-    terminated_is_interrupted,
 )
-from pipeline.cli.console import console, one_line
+from pipeline.cli.console import (
+    console,
+    output_given_up,
+    printing_does_not_count,
+    say,
+    say_fields,
+    say_json,
+)
 from pipeline.cli.setting_options import setting_options
 from pipeline.exit_codes import ExitCode
 
@@ -58,15 +63,16 @@ def score(ctx: click.Context, /, *, as_json: bool, **values: object) -> None:
         raise click.UsageError("give --scores or --accuracy-bound, not both: the bound chooses what is kept")
     check_tensorflow()
     job = describe_job(storage=given_storage(), **values, beam_options=beam_flags(ctx))
-    with terminated_is_interrupted():
-        result = run_job(job)
+    printing_does_not_count()
+    result = run_job(job)
     if as_json:
         more = {"seconds_total": result.seconds, "failed": result.failed, "left_out": dict(result.left_out)}
-        click.echo(json.dumps({**result.summary._asdict(), **more}))
+        say_json({**result.summary._asdict(), **more})
     else:
-        click.echo("\n".join(_result_lines(job.output, result)))
+        for line in _result_lines(job.output, result):
+            say(line)
     if result.failed:
-        click.echo(
+        say(
             f"more than {job.policy.max_rejected:.1%} of the images have no map; see `densecast rejected {job.output}`",
             err=True,
         )
@@ -111,16 +117,29 @@ def _result_lines(output: str, result: JobResult) -> Iterator[str]:
 
 @click.command()
 @click.argument("table")
+@click.option("--json", "as_json", is_flag=True, help="Print the images for programs.")
 @storage_options
-def rejected(table: str) -> None:
+def rejected(table: str, as_json: bool) -> None:
     """List the images of a table that have no map, and why.
 
-    One line for each: address, reason and detail, separated by tabs. Control characters are escaped.
+    After a header, one line for each: address, reason and detail, separated by tabs. Control characters are escaped;
+    --json has the exact addresses.
+
+    \b
+    densecast rejected maps
+    densecast rejected maps --json > rejected.json
     """
     from pipeline.table.reader import MapTable
 
-    for rejection in MapTable(table_root(table)).rejections():
-        click.echo("\t".join(map(one_line, (rejection.uri, rejection.reason, rejection.detail))))
+    rejections = MapTable(table_root(table)).rejections()
+    if as_json:
+        say_json([rejection._asdict() for rejection in rejections])
+        return
+    say_fields("image", "reason", "detail")
+    for rejection in rejections:
+        if output_given_up():
+            break
+        say_fields(rejection.uri, rejection.reason, rejection.detail)
 
 
 @click.command()
@@ -162,4 +181,5 @@ def demo(output: str, pages: int, seed: int) -> None:
     from pipeline.tools.demo import run_demo
 
     need_tensorflow()
-    run_demo(Path(output), pages, seed, console())
+    printing_does_not_count()
+    run_demo(Path(output), pages, seed, say)

@@ -20,7 +20,11 @@ def test_a_rejection_is_one_line_of_three_fields(tmp_path: Path) -> None:
     publish_rows(tmp_path / "maps", [maintained.rejected(NAME), maintained.rejected("b.jpg")])
     result = CliRunner().invoke(rejected, [str(tmp_path / "maps")])
     assert result.exit_code == 0
-    assert result.output.splitlines() == [f"{SHOWN}\tcorrupt\tno end", "b.jpg\tcorrupt\tno end"]
+    assert result.output.splitlines() == [
+        "image\treason\tdetail",
+        f"{SHOWN}\tcorrupt\tno end",
+        "b.jpg\tcorrupt\tno end",
+    ]
 
 
 def test_a_check_shows_no_control_characters(tmp_path: Path) -> None:

@@ -97,4 +97,4 @@ def test_colours_of_the_table_are_those_of_the_overlay() -> None:
 def test_escape_sequences_reach_no_terminal() -> None:
     lines = lines_of(make_map([[0]], labels=("evil\x1b[2J",), uri="x\x1b[2J\n.png"), 60)
     assert "\x1b" not in "".join(lines)
-    assert lines[0] == "x\\x1b[2J .png"
+    assert lines[0] == "x\\x1b[2J\\n.png"

@@ -68,6 +68,12 @@ class ListImages(beam.PTransform):
 
     def expand(self, pipeline: Any) -> Any:
         """Implements the transform; see the class."""
+        if isinstance(pipeline, beam.PCollection):
+            raise SourceError(
+                "ListImages is applied to a PCollection",
+                why="it lists what its arguments name, and starts a pipeline",
+                remedy="write pipeline | ListImages([...]); beam.Map(ImageReference) makes references of addresses",
+            )
         files = (
             pipeline
             | "Arguments" >> beam.Create(self._arguments, reshuffle=True)

@@ -13,6 +13,7 @@ from conversion.errors import DensecastError
 from pipeline.cli.console import quiet_libraries, quiet_threads
 from pipeline.errors import InterruptedRunError
 from pipeline.exit_codes import ExitCode
+from pipeline.own_packages import HiddenPackageError, import_own
 
 # Module of `pipeline.cli.commands` and attribute, in the order in which commands are used.
 _COMMANDS = {
@@ -97,11 +98,12 @@ def main(args: Sequence[str] | None = None) -> None:
     if "--debug" not in arguments:
         quiet_threads()
     try:
+        import_own("models")
         cli.main(args=arguments, prog_name="densecast")
     except InterruptedRunError as error:
         click.echo(f"densecast: {error}", err=True)
         sys.exit(ExitCode.INTERRUPTED)
-    except (DensecastError, OSError) as error:
+    except (DensecastError, HiddenPackageError, OSError) as error:
         if "--debug" in arguments:
             raise
         where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""

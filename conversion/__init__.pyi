@@ -17,9 +17,11 @@ from .export.options import DenseOptions as DenseOptions
 from .export.preprocessing import ChannelOrder as ChannelOrder
 from .export.preprocessing import Preprocessing as Preprocessing
 from .export.preprocessing import read_labels as read_labels
+from .export.savedmodel import SavedModel as SavedModel
 from .export.savedmodel import load_savedmodel as load_savedmodel
 from .export.signatures import Output as Output
 from .export.signatures import choose_output as choose_output
+from .export.verification import Example as Example
 from .export.verification import verification_examples as verification_examples
 from .export.verification import verification_sizes as verification_sizes
 from .export.verification import verify_savedmodel as verify_savedmodel

@@ -5,4 +5,8 @@ The names are listed in `__init__.pyi` and imported on first use: reading a tabl
 
 import lazy_loader
 
+from pipeline.own_packages import import_own
+
+import_own("conversion")
+
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

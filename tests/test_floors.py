@@ -46,13 +46,15 @@ FLOORS = {
     "pipeline.timing": 1,
     "pipeline.units": 1,
     "pipeline.errors": 0,
+    "pipeline.own_packages": 0,
+    "pipeline.quiet_beam": 0,
 }
 
 # Reading a table loads no Beam; only what talks to people draws on a terminal.
 RESTRICTED = {
     "apache_beam": (
         *("pipeline.transforms", "pipeline.runners"),
-        *("pipeline.jobs.submit", "pipeline.storage.beam", "pipeline.beam_counters"),
+        *("pipeline.jobs.submit", "pipeline.storage.beam", "pipeline.beam_counters", "pipeline.quiet_beam"),
     ),
     "rich": ("pipeline.cli", "pipeline.visualization", "pipeline.tools", "pipeline.jobs.progress"),
     "click": ("pipeline.cli",),

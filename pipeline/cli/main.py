@@ -16,6 +16,7 @@ from pipeline.cli.console import finish_printing, quiet_libraries, quiet_threads
 from pipeline.cli.interruption import interruptible
 from pipeline.errors import InterruptedRunError, SettingError
 from pipeline.exit_codes import ExitCode
+from pipeline.own_packages import HiddenPackageError, import_own
 
 # Module of `pipeline.cli.commands` and attribute, in the order in which commands are used.
 _COMMANDS = {
@@ -110,6 +111,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 def _run(arguments: list[str], *, debug: bool) -> int:
     """Runs the command; returns its exit code, and prints why if it is an error's."""
     try:
+        import_own("models")
         code = cli.main(args=arguments, prog_name="densecast", standalone_mode=False)
         return code if isinstance(code, int) else ExitCode.DONE
     except click.ClickException as error:
@@ -117,7 +119,7 @@ def _run(arguments: list[str], *, debug: bool) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return ExitCode.INTERRUPTED  # the line about it was printed when the signal came
-    except (DensecastError, OSError) as error:
+    except (DensecastError, HiddenPackageError, OSError) as error:
         if debug and not isinstance(error, InterruptedRunError):
             raise
         if isinstance(error, OSError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipeline.quiet_beam import import_beam
 from pipeline.storage.address import is_remote
 from pipeline.storage.local import LocalStore
 from pipeline.storage.object_store import ObjectStore
@@ -20,6 +21,7 @@ def open_store(address: str, options: StorageOptions | None = None) -> Store:
         return LocalStore()
     if store_of(address) is not None:
         return ObjectStore(default_options() if options is None else options)
+    import_beam()
     from pipeline.storage.beam import BeamStore  # takes seconds to import
 
     return BeamStore()

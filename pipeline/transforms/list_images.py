@@ -77,6 +77,12 @@ class ListImages(beam.PTransform):
 
     def expand(self, pipeline: Any) -> Any:
         """Implements the transform; see the class."""
+        if isinstance(pipeline, beam.PCollection):
+            raise SourceError(
+                "ListImages is applied to a PCollection",
+                why="it lists what its arguments name, and starts a pipeline",
+                remedy="write pipeline | ListImages([...]); beam.Map(ImageReference) makes references of addresses",
+            )
         listed = functools.partial(_list, self._options, self._frames, self._allowed)
         files = (
             pipeline

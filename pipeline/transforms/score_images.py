@@ -19,10 +19,12 @@ from pipeline.maps.recipe import Recipe
 from pipeline.maps.tiling import cut
 from pipeline.scoring.scorer import UNALIGNED, Limits
 from pipeline.settings import ExecutionSettings, PolicySettings, Rounding, declared
-from pipeline.sources.reference import resolve
+from pipeline.sources.reference import ImageReference, resolve
 from pipeline.storage.options import StorageOptions
 from pipeline.table.part_file import FLUSH_BYTES, check_run_id, new_run_id
 from pipeline.table.paths import TableRoot, check_root
+from pipeline.table.summaries import RunSummary
+from pipeline.transforms.accept_references import AcceptReferences, check_input
 from pipeline.transforms.plan_run import PlanRun
 from pipeline.transforms.publish_fn import PublishFn
 from pipeline.transforms.reconcile import Policy
@@ -31,13 +33,16 @@ from pipeline.transforms.score_fn import ScoreFn
 _LARGE = 1 << 16  # pixels: a side of an image that is certainly cut into tiles
 
 
+@beam.typehints.with_input_types(ImageReference)
+@beam.typehints.with_output_types(RunSummary)
 class ScoreImages(beam.PTransform):
     """PCollection[ImageReference] -> PCollection[RunSummary] of one element, the run's.
 
     The references are joined with what the table already has, and only the difference is scored: a run that was killed
     is resumed, and an unchanged collection costs no more than its listing. References are shuffled, never pixels. After
     the shuffle one fused stage reads, decodes, infers and writes part files; their receipts are committed in one Delta
-    transaction. The collection must be bounded and globally windowed.
+    transaction. The collection must be bounded. Its windows and triggers are replaced by the global window and the
+    default trigger, since a run is one transaction.
 
     The settings `retry_rejected`, `rescore`, `prune`, `max_pruned`, `device` and `rounding` are declared in
     `pipeline.settings`.
@@ -65,6 +70,7 @@ class ScoreImages(beam.PTransform):
         ModelError: `model` is not a model directory.
         JobError: An argument is out of range.
         TableError: The run id cannot be part of a file name, or the output cannot be a table's folder.
+        SourceError: Where it is applied: the elements are not of type ImageReference. On a worker: one is not.
     """
 
     def __init__(
@@ -130,6 +136,15 @@ class ScoreImages(beam.PTransform):
             max_pruned=max_pruned,
         )
 
+    def type_check_inputs(self, references: object) -> None:
+        """Checks the input as Beam does before `expand`, with errors that say what to do.
+
+        Raises:
+            JobError: The input is not a PCollection, or is not bounded.
+            SourceError: Its elements have a type that is not ImageReference.
+        """
+        check_input(references)
+
     def expand(self, references: beam.PCollection) -> beam.PCollection:
         """Returns the run's summary as a collection of one element."""
         plan = PlanRun(
@@ -141,7 +156,7 @@ class ScoreImages(beam.PTransform):
             rounding=self._rounding,
             web=self._limits.web,
         )
-        planned = references | "Plan" >> plan
+        planned = references | "Accept references" >> AcceptReferences() | "Plan" >> plan
         receipts = (
             planned.work | "Shuffle references" >> beam.Reshuffle() | "Decode, infer, write" >> beam.ParDo(self._score)
         )

@@ -12,4 +12,7 @@ class FetchError(DensecastError):
 
 
 class DigestError(FetchError):
-    """A file of weights has another SHA-1 than its publisher states; it was kept as `<file>.rejected`."""
+    """A file of weights has another digest than its publisher states, or than the first download had.
+
+    It was kept as `<file>.rejected`.
+    """

@@ -2,25 +2,27 @@
 
 Files beside `<file>` while they are needed: `<file>.partial`, the bytes that have arrived; `<file>.partial.version`,
 the ETag or date of the version that they belong to, so that parts of two versions are never joined; `<file>.rejected`,
-a file with a wrong digest, kept for inspection; `<file>.lock`, the lock of the one process that downloads.
+a file with a wrong digest, kept for inspection; `<file>.lock`, the lock of the one process that downloads. Where the
+publisher states no digest, `<file>.sha256` keeps the digest of the first download, and later ones are compared with it.
 """
 
 import contextlib
-import hashlib
 import os
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import filelock
 import platformdirs
 import requests
 import tenacity
 
-from models.catalog import CatalogEntry, PublishedWeights
-from models.errors import DigestError, FetchError
+from models.catalog import CatalogEntry
+from models.errors import FetchError
+from models.http import HeaderError, Session, header_number, redirect_target
+from models.weights_file import WeightsFile, size_of
 
 # Called with the number of bytes so far, those of earlier attempts included, and the size of the file if it is known.
 # The number falls if a download has to start over.
@@ -36,6 +38,8 @@ LOCK_TIMEOUT_S = 3600.0
 _LONGEST_WAIT_S = 30.0
 _CHUNK_BYTES = 1 << 16  # the bytes that a broken connection may lose
 _RETRIED_STATUSES = {408, 425, 429}
+_MOST_REDIRECTS = 10
+_LONGEST_VERSION = 1024
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _UNSATISFIED_RANGE = re.compile(r"bytes \*/(\d+)")
 
@@ -52,46 +56,76 @@ def fetch(
     *,
     session: requests.Session | None = None,
     progress: Progress | None = None,
+    allow_http: bool = False,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Path:
     """Returns the path of the weights of `entry`, which it downloads unless they are present and intact.
 
     A broken download continues, in this call and in the next one. A present file is only read, so that the directory
-    may be read-only. If the publisher states no digest, a present file is used as it is. Weights that are part of the
-    package are never downloaded.
+    may be read-only. If the publisher states no digest, the file has to be the same as the first one that was used from
+    the directory. Weights that are part of the package are never downloaded.
 
     Args:
         entry: The model.
         directory: The directory of the file; `default_directory()` if None. It is created if it is missing.
         session: A session with your proxies, certificates or headers, which stays open; by default a new one.
         progress: Called as bytes arrive.
+        allow_http: Whether weights without a published digest may come over plain HTTP, where anybody on the way can
+            replace them.
         sleep: Waits for so many seconds before the next attempt: 1, 2, 4 and 8.
 
     Raises:
-        DigestError: The file has another SHA-1 than published; it was kept as `<file>.rejected`.
-        FetchError: The server cannot be reached, refuses, or sends a web page instead of weights; the directory cannot
-            be written; or another process kept the lock for `LOCK_TIMEOUT_S`.
+        DigestError: The file has another digest than published, or than the first one; it was kept as
+            `<file>.rejected`.
+        FetchError: Plain HTTP is needed and not allowed. The server cannot be reached, refuses, or sends a web page
+            instead of weights. The directory cannot be written. Another process kept the lock for `LOCK_TIMEOUT_S`.
     """
     if entry.published is None:
         return _shipped(entry)
     directory = default_directory() if directory is None else Path(directory)
-    place = _Place(entry, entry.published, directory / entry.published.filename)
+    place = WeightsFile(entry, entry.published, directory / entry.published.filename)
+    is_safe = allow_http or entry.published.sha1 is not None
     try:
         # Most calls end here, without a lock: they wait for no download and write nothing.
         if place.file.is_file() and place.is_intact(place.file):
+            with contextlib.suppress(OSError):  # the directory may be read-only
+                place.note(place.file)
             return place.file
         place.file.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(place.beside(".lock"), timeout=LOCK_TIMEOUT_S):
             if place.file.is_file():  # another process has downloaded it meanwhile
                 place.accept(place.file)
             else:
-                _download(place, session, progress, sleep)
+                _download(place, session, progress, sleep, allow_http=is_safe)
                 place.accept(place.partial)
     except filelock.Timeout as error:
         raise place.failure(f"another process has kept {error.lock_file} locked for {LOCK_TIMEOUT_S:.0f} s") from error
     except OSError as error:
         raise place.failure(f"the file cannot be read or written: {error}") from error
     return place.file
+
+
+def cautions(entry: CatalogEntry, directory: Path | str | None = None) -> tuple[str, ...]:
+    """Returns what a user should know before `fetch` downloads something; empty where it downloads nothing.
+
+    Args:
+        entry: The model.
+        directory: As for `fetch`.
+    """
+    if entry.published is None or entry.published.sha1 is not None:
+        return ()
+    file = (default_directory() if directory is None else Path(directory)) / entry.published.filename
+    if file.is_file():
+        return ()
+    is_new = not file.with_name(f"{file.name}.sha256").is_file()
+    first = (
+        "nothing shows whether the download is the original; its SHA-256 is kept, and later downloads have to match it"
+    )
+    later = "the download has to match the SHA-256 of the first one"
+    said = [f"the publisher states no digest of {file.name}: {first if is_new else later}"]
+    if urlsplit(entry.published.url).scheme == "http":
+        said.append(f"it is published over plain HTTP, where anybody on the way can replace it: {entry.published.url}")
+    return tuple(said)
 
 
 def _shipped(entry: CatalogEntry) -> Path:
@@ -111,108 +145,13 @@ class _AttemptError(Exception):
     """An attempt failed, but the next one may succeed; never leaves this module."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """The wanted file, and the files beside it."""
-
-    entry: CatalogEntry
-    published: PublishedWeights
-    file: Path
-
-    @property
-    def partial(self) -> Path:
-        return self.beside(".partial")
-
-    def beside(self, suffix: str) -> Path:
-        return self.file.with_name(self.file.name + suffix)
-
-    def failure(self, why: str) -> FetchError:
-        """Returns the error to raise, with all that a user needs to get the file by hand."""
-        by_hand = f"download {self.published.url} by hand and put it at {self.file}"
-        if self.published.sha1:
-            by_hand += f" (SHA-1 {self.published.sha1})"
-        kept = (
-            f"call again to continue after the {_size(self.partial)} bytes that arrived; or "
-            if _size(self.partial)
-            else ""
-        )
-        return FetchError(
-            f"the weights of {self.entry.name} could not be fetched",
-            where=self.published.url,
-            why=why,
-            remedy=f"{kept}{by_hand}",
-        )
-
-    def not_weights(self, kept: str = "") -> FetchError:
-        """Returns the error for a web page instead of weights."""
-        return self.failure(
-            f"the server sent a web page (HTML) instead of weights{kept}: from a proxy or a login, or the file moved"
-        )
-
-    def is_intact(self, file: Path) -> bool:
-        """Returns whether the file has the published SHA-1; if there is none, whether it is not a web page."""
-        if self.published.sha1 is None:
-            return not _is_html(_first_bytes(file))
-        return _sha1(file) == self.published.sha1.lower()
-
-    def accept(self, file: Path) -> None:
-        """Moves `file` to its final name if it is intact, and to `<file>.rejected` if not.
-
-        Raises:
-            DigestError: The file has another SHA-1 than published.
-            FetchError: The file is a web page.
-        """
-        if self.is_intact(file):
-            if file != self.file:
-                # The bytes are written before the name: a crash in between must not leave the name with other bytes.
-                with file.open("r+b") as stream:
-                    os.fsync(stream.fileno())
-                file.replace(self.file)
-                _sync_directory(self.file.parent)
-            self._forget_version()
-            return
-        digest = _sha1(file)
-        kept = self._rejected(digest)
-        file.replace(kept)
-        self._forget_version()
-        if _is_html(_first_bytes(kept)):
-            raise self.not_weights(f" (kept at {kept})")
-        raise DigestError(
-            f"not the weights of {self.entry.name} as published: expected SHA-1 {self.published.sha1}, got {digest}",
-            where=str(self.file),
-            why=f"the file is damaged, or another file; its {_size(kept)} bytes were moved to {kept}",
-            remedy=f"call again to download it once more; if it has the SHA-1 {digest} again, the file at "
-            f"{self.published.url} has changed: get the original elsewhere and put it at {self.file}",
-        )
-
-    def _rejected(self, digest: str) -> Path:
-        """Returns a name for a rejected file that replaces no file of other content."""
-        number, name = 1, self.beside(".rejected")
-        while name.exists() and _sha1(name) != digest:
-            number += 1
-            name = self.beside(f".rejected-{number}")
-        return name
-
-    def version(self) -> str | None:
-        """Returns the version that the partial file belongs to, in the form of an If-Range header."""
-        try:
-            return self.beside(".partial.version").read_text(encoding="latin-1") or None
-        except FileNotFoundError:
-            return None
-
-    def start(self, version: str | None) -> None:
-        """Empties the partial file, and notes the version that it will belong to."""
-        self.partial.write_bytes(b"")
-        self._forget_version()
-        if version is not None:
-            self.beside(".partial.version").write_text(version, encoding="latin-1")
-
-    def _forget_version(self) -> None:
-        self.beside(".partial.version").unlink(missing_ok=True)
-
-
 def _download(
-    place: _Place, session: requests.Session | None, progress: Progress | None, sleep: Callable[[float], None]
+    place: WeightsFile,
+    session: requests.Session | None,
+    progress: Progress | None,
+    sleep: Callable[[float], None],
+    *,
+    allow_http: bool,
 ) -> None:
     """Completes the partial file.
 
@@ -227,15 +166,15 @@ def _download(
         reraise=True,
     )
     try:
-        with requests.Session() if session is None else contextlib.nullcontext(session) as web:
-            retrying(_attempt, place, web, progress)
+        with Session() if session is None else contextlib.nullcontext(session) as web:
+            retrying(_attempt, place, web, progress, allow_http=allow_http)
     except _AttemptError as error:
         raise place.failure(f"{error}, at the last of {ATTEMPTS} attempts") from error
-    except requests.RequestException as error:
+    except (requests.RequestException, ValueError) as error:  # a session of the user's may follow redirects itself
         raise place.failure(f"the request failed: {error}") from error
 
 
-def _attempt(place: _Place, session: requests.Session, progress: Progress | None) -> None:
+def _attempt(place: WeightsFile, session: requests.Session, progress: Progress | None, *, allow_http: bool) -> None:
     """Makes one request: asks for what is missing of the partial file and appends it.
 
     Raises:
@@ -243,7 +182,7 @@ def _attempt(place: _Place, session: requests.Session, progress: Progress | None
         FetchError: It failed for good.
         requests.RequestException: No request can be made, for example for an invalid address.
     """
-    offset, version = _size(place.partial), place.version()
+    offset, version = size_of(place.partial), place.version()
     if version is None and place.published.sha1 is None:
         offset = 0  # nothing could show afterwards whether the parts belong together
     # Encoded bytes could not be compared with ranges, nor hashed.
@@ -253,7 +192,7 @@ def _attempt(place: _Place, session: requests.Session, progress: Progress | None
         if version is not None:
             headers["If-Range"] = version
     try:
-        with session.get(place.published.url, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
+        with _request(place, session, headers, allow_http=allow_http) as response:
             if offset and response.status_code == 416 and _covers(response, offset):
                 return
             total = _begin(place, response, offset, version)
@@ -262,13 +201,42 @@ def _attempt(place: _Place, session: requests.Session, progress: Progress | None
         raise _AttemptError(f"the connection failed: {error}") from error
 
 
+def _request(
+    place: WeightsFile, session: requests.Session, headers: Mapping[str, str], *, allow_http: bool
+) -> requests.Response:
+    """Returns the answer after all redirects, with its body unread.
+
+    Raises:
+        FetchError: It is not allowed to ask there, or a redirect leads nowhere.
+        requests.RequestException: There is no answer.
+    """
+    url = place.published.url
+    for _ in range(_MOST_REDIRECTS + 1):
+        if urlsplit(url).scheme == "http" and not allow_http:
+            raise place.failure(
+                "the publisher states no digest, and the download comes over plain HTTP, where anybody on the way can"
+                " replace it; to take it all the same, give --allow-http (allow_http=True)"
+            )
+        response = session.get(url, headers=headers, stream=True, timeout=TIMEOUT_S, allow_redirects=False)
+        try:
+            target = redirect_target(response, url)
+        except HeaderError as error:
+            response.close()
+            raise place.failure(str(error)) from error
+        if target is None:
+            return response
+        response.close()
+        url = target
+    raise place.failure(f"the server redirects more than {_MOST_REDIRECTS} times")
+
+
 def _covers(response: requests.Response, offset: int) -> bool:
     """Returns whether an answer 416 means that nothing is missing: a call ended between last byte and rename."""
     size = _UNSATISFIED_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-    return size is not None and int(size[1]) == offset
+    return size is not None and header_number(size[1]) == offset
 
 
-def _begin(place: _Place, response: requests.Response, offset: int, version: str | None) -> int | None:
+def _begin(place: WeightsFile, response: requests.Response, offset: int, version: str | None) -> int | None:
     """Checks the answer's head, and empties the partial file unless the body continues it.
 
     Returns:
@@ -294,18 +262,19 @@ def _begin(place: _Place, response: requests.Response, offset: int, version: str
         raise place.failure(
             f"the server sends the file compressed ({response.headers['Content-Encoding']}), which was not requested"
         )
-    length = response.headers.get("Content-Length", "")
     if status == 200:
         place.start(current)
-        return int(length) if length.isdigit() else None
+        return header_number(response.headers.get("Content-Length", ""))
     span = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-    if span is None or int(span[1]) != offset or (version and current and version != current):
+    total = header_number(span[3]) if span else None
+    is_wanted = span and header_number(span[1]) == offset and (total is not None or span[3] == "*")
+    if not is_wanted or (version and current and version != current):
         place.start(None)
         raise _AttemptError("the server sent another range or version than requested")
-    return int(span[3]) if span[3].isdigit() else None
+    return total
 
 
-def _append(place: _Place, response: requests.Response, total: int | None, progress: Progress | None) -> None:
+def _append(place: WeightsFile, response: requests.Response, total: int | None, progress: Progress | None) -> None:
     """Writes the body to the partial file.
 
     Raises:
@@ -332,38 +301,6 @@ def _append(place: _Place, response: requests.Response, total: int | None, progr
 def _version(headers: Mapping[str, str]) -> str | None:
     """Returns a value for If-Range (RFC 9110, 13.1.5): a strong ETag, or else the date of modification."""
     tag = headers.get("ETag", "")
-    return tag if tag.startswith('"') else headers.get("Last-Modified")
-
-
-def _size(file: Path) -> int:
-    """Returns the size in bytes; 0 for a missing or inaccessible file, since the next access reports that."""
-    try:
-        return file.stat().st_size
-    except OSError:
-        return 0
-
-
-def _sha1(file: Path) -> str:
-    with file.open("rb") as stream:
-        # Publishers state SHA-1. It detects damage, and nobody knows how to make a second file of a given SHA-1.
-        return hashlib.file_digest(stream, lambda: hashlib.sha1(usedforsecurity=False)).hexdigest()
-
-
-def _first_bytes(file: Path) -> bytes:
-    with file.open("rb") as stream:
-        return stream.read(1024)
-
-
-def _is_html(first: bytes) -> bool:
-    return first.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith((b"<!doctype html", b"<html"))
-
-
-def _sync_directory(directory: Path) -> None:
-    """Makes a rename durable; Windows has no such call and needs none."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    version = tag if tag.startswith('"') else headers.get("Last-Modified", "")
+    # It is kept in a file and sent back: one that cannot be is worth nothing.
+    return version if version.isprintable() and 0 < len(version) <= _LONGEST_VERSION else None

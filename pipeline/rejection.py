@@ -4,10 +4,14 @@ A rejection concerns one image and becomes a row of the table. It never stops a 
 """
 
 import enum
+import re
 import unicodedata
 
 MAX_DETAIL = 500
 """The most characters in `Rejected.detail`, which is stored with every rejected image."""
+
+# Libraries quote the beginning of a file that they cannot read, which may be one that is no image and secret.
+_BYTES = re.compile(r"""\(?\bb(?:'(?:[^'\\]|\\.)*'?|"(?:[^"\\]|\\.)*"?)\)?""", re.DOTALL)
 
 
 class Reason(enum.StrEnum):
@@ -75,10 +79,11 @@ class Rejected(Exception):  # noqa: N818 - not an error of the program but what 
     Attributes:
         reason: One of the closed list.
         detail: One line for a person: what is wrong with the image. It has no control characters and no surrogates (it
-            is stored as UTF-8), and at most `MAX_DETAIL` characters; empty if the reason says everything.
+            is stored as UTF-8), no bytes of the file, and at most `MAX_DETAIL` characters; empty if the reason says
+            everything.
 
-    >>> Rejected(Reason.CORRUPT, "two\nlines").detail
-    'two lines'
+    >>> Rejected(Reason.CORRUPT, "two\nlines").detail, Rejected(Reason.CORRUPT, "no gzip: b'ro'").detail
+    ('two lines', 'no gzip: ...')
     """
 
     def __init__(self, reason: Reason, detail: str = "") -> None:
@@ -107,8 +112,8 @@ class Rejected(Exception):  # noqa: N818 - not an error of the program but what 
 def _one_line(text: str) -> str:
     """Returns `text` without characters that break a line, a terminal or UTF-8, cut to `MAX_DETAIL` characters."""
     # Messages quote hostile files: a very long one is cut before its characters are examined.
-    head = text[: 4 * MAX_DETAIL]
+    head = _BYTES.sub("...", text[: 4 * MAX_DETAIL])
     # C*: control, format (bidirectional overrides among them), surrogate, private, unassigned; Zl, Zp: line breaks.
     kept = (" " if (category := unicodedata.category(c))[0] == "C" or category in {"Zl", "Zp"} else c for c in head)
     line = " ".join("".join(kept).split())
-    return line if len(line) <= MAX_DETAIL and len(head) == len(text) else line[: MAX_DETAIL - 1] + "…"
+    return line if len(line) <= MAX_DETAIL and len(text) <= 4 * MAX_DETAIL else line[: MAX_DETAIL - 1] + "…"

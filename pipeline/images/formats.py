@@ -186,8 +186,9 @@ def read(data: File) -> Container:
     format_name = sniff(data)
     if not format_name:
         others = [name for name, beginning in _OTHERS.items() if beginning.match(data[:16])]
-        named = f"{others[0]}, which densecast does not decode: convert it to JPEG or PNG; " if others else ""
-        raise Rejected(Reason.UNKNOWN_FORMAT, f"{named}the file begins with the bytes {data[:12].hex(' ')}")
+        named = f"{others[0]}, which densecast does not decode: convert it to JPEG or PNG" if others else ""
+        # Not the bytes themselves: the file may be none of the user's images.
+        raise Rejected(Reason.UNKNOWN_FORMAT, named or "its first bytes are not those of an image")
     reader = {"PNG": _png, "GIF": _gif, "WEBP": _webp, "TIFF": _tiff}.get(format_name)
     if reader:
         return reader(data)

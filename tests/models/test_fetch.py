@@ -141,7 +141,7 @@ def get(server: Server, tmp_path: Path, waits: list[float]) -> Callable[..., Pat
     """Fetches from the server into `tmp_path`."""
 
     def fetch_it(sha1: str | None = SHA1, **options: object) -> Path:
-        return fetch(model(server.url, sha1), tmp_path, sleep=waits.append, **options)
+        return fetch(model(server.url, sha1), tmp_path, sleep=waits.append, **{"allow_http": True, **options})
 
     return fetch_it
 
@@ -152,9 +152,13 @@ def model(url: str, sha1: str | None = SHA1) -> CatalogEntry:
 
 
 def left_in(directory: Path) -> dict[str, bytes]:
-    """Files of the directory by suffix to the name; the lock file comes and goes with the platform."""
+    """Files of the directory by suffix to the name, without the digest of what was seen.
+
+    The lock file comes and goes with the platform.
+    """
     files = {path.name.removeprefix(NAME): path.read_bytes() for path in directory.iterdir()}
     files.pop(".lock", None)
+    files.pop(".sha256", None)
     return files
 
 
@@ -494,6 +498,110 @@ def test_rejected_files_are_never_lost_nor_kept_twice(get: Callable[..., Path], 
         with pytest.raises(DigestError):
             get()
     assert left_in(tmp_path) == {".rejected": b"one", ".rejected-2": b"two"}
+
+
+# Publishers that state no digest, and plain HTTP.
+
+
+def seen(directory: Path) -> str:
+    return (directory / f"{NAME}.sha256").read_text()
+
+
+def test_the_digest_of_the_first_download_is_kept_and_compared(
+    get: Callable[..., Path], server: Server, tmp_path: Path
+) -> None:
+    get(None)
+    assert seen(tmp_path) == f"{hashlib.sha256(CONTENT).hexdigest()}  {NAME}\n"
+    (tmp_path / NAME).unlink()
+    get(None)
+    (tmp_path / NAME).unlink()
+    server.content = OTHER
+    with pytest.raises(DigestError, match=f"expected SHA-256 .* got {hashlib.sha256(OTHER).hexdigest()}") as caught:
+        get(None)
+    note = tmp_path / f"{NAME}.sha256"
+    assert f"delete {note} and call again" in caught.value.remedy
+    assert left_in(tmp_path) == {".rejected": OTHER}
+    note.unlink()
+    assert get(None).read_bytes() == OTHER
+
+
+def test_a_file_that_was_put_there_by_hand_is_remembered_too(
+    get: Callable[..., Path], server: Server, tmp_path: Path
+) -> None:
+    (tmp_path / NAME).write_bytes(CONTENT)
+    get(None)
+    assert seen(tmp_path).startswith(hashlib.sha256(CONTENT).hexdigest())
+    (tmp_path / NAME).write_bytes(OTHER)
+    with pytest.raises(DigestError):
+        get(None)
+    assert server.log == []
+
+
+def test_a_published_digest_needs_no_other(get: Callable[..., Path], tmp_path: Path) -> None:
+    get(allow_http=False)
+    assert not (tmp_path / f"{NAME}.sha256").exists()
+
+
+def test_plain_http_without_a_digest_has_to_be_allowed(get: Callable[..., Path], server: Server) -> None:
+    with pytest.raises(FetchError, match=r"plain HTTP.*--allow-http"):
+        get(None, allow_http=False)
+    assert server.log == []
+    get(None, allow_http=True)
+
+
+def test_what_a_user_is_told_before(tmp_path: Path) -> None:
+    vgg = entry("vgg16")
+    digest, plain = models.fetch.cautions(vgg, tmp_path)
+    assert "states no digest of VGG_ILSVRC_16_layers.caffemodel: nothing shows whether" in digest
+    assert "plain HTTP" in plain
+    assert vgg.published is not None
+    file = tmp_path / vgg.published.filename
+    file.with_name(f"{file.name}.sha256").write_text("00")
+    assert "has to match the SHA-256 of the first one" in models.fetch.cautions(vgg, tmp_path)[0]
+    file.write_bytes(b"weights")
+    assert models.fetch.cautions(vgg, tmp_path) == ()
+    assert models.fetch.cautions(entry("caffenet"), tmp_path) == models.fetch.cautions(entry("digits")) == ()
+
+
+# Answers that are hostile.
+
+
+@pytest.mark.parametrize("location", ["http://[::1/x", "/caf\xe9", "file:///etc/passwd", "http://host:port/"])
+def test_a_redirect_to_nothing_is_a_typed_error(get: Callable[..., Path], server: Server, location: str) -> None:
+    with requests.Session() as own:
+        for session in (None, own):
+            server.faults = [lambda handler: handler.reply(302, b"", {"Location": location})]
+            with pytest.raises(FetchError):
+                get(session=session)
+
+
+def test_redirects_are_followed_and_bounded(get: Callable[..., Path], server: Server, tmp_path: Path) -> None:
+    server.faults = [lambda handler: handler.reply(302, b"x" * 1000, {"Location": "/elsewhere"})]
+    assert get().read_bytes() == CONTENT
+    (tmp_path / NAME).unlink()
+    server.faults = [lambda handler: handler.reply(302, b"", {"Location": "/elsewhere"})] * 20
+    with pytest.raises(FetchError, match="redirects more than 10 times"):
+        get()
+
+
+def test_numbers_of_thousands_of_digits_are_none(get: Callable[..., Path], server: Server, tmp_path: Path) -> None:
+    many = "9" * 5000
+    server.faults = [lambda handler: handler.reply(200, CONTENT, {"Content-Length": many})]
+    assert get().read_bytes() == CONTENT
+    (tmp_path / NAME).unlink()
+    for code, header in (
+        (206, f"bytes {many}-{many}/{many}"),
+        (206, f"bytes 1000-1009/{many}"),
+        (416, f"bytes */{many}"),
+    ):
+        place(tmp_path, CONTENT[:1000], '"v1"')
+        server.faults = [answer_with(code, {"Content-Range": header})]
+        assert get(None).read_bytes() == CONTENT
+        (tmp_path / NAME).unlink()
+
+
+def answer_with(code: int, headers: dict[str, str]) -> Answer:
+    return lambda handler: handler.reply(code, b"", headers)
 
 
 # The disk, and other processes.

@@ -259,7 +259,8 @@ def models_list() -> None:
 @click.argument("name")
 @click.option("--directory", type=click.Path(), help="The folder for the weights. Default: densecast's cache.")
 @click.option("--output", "-o", type=click.Path(), help="Also convert the model, into this model directory.")
-def models_fetch(name: str, directory: str | None, output: str | None) -> None:
+@click.option("--allow-http", is_flag=True, help="Take weights without a published digest over plain HTTP.")
+def models_fetch(name: str, directory: str | None, output: str | None, allow_http: bool) -> None:
     """Download a model's published weights; an interrupted download continues where it stopped.
 
     \b
@@ -268,16 +269,19 @@ def models_fetch(name: str, directory: str | None, output: str | None) -> None:
     from rich.progress import Progress
 
     from models import entry
-    from models.fetch import fetch
+    from models.fetch import cautions, fetch
 
     chosen = entry(name)
     printing_does_not_count()
+    for caution in cautions(chosen, directory):
+        say(f"note: {caution}", err=True)
     with Progress(console=console(stderr=True), transient=True) as progress:
         task = progress.add_task(f"fetching {name}", total=None)
         path = fetch(
             chosen,
             Path(directory) if directory else None,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
+            allow_http=allow_http,
         )
     say(str(path))
     if output:

@@ -13,6 +13,7 @@ from conversion.errors import DensecastError
 from pipeline.cli.console import quiet_libraries, quiet_threads
 from pipeline.errors import InterruptedRunError
 from pipeline.exit_codes import ExitCode
+from pipeline.storage.address import check_encoding
 
 # Module of `pipeline.cli.commands` and attribute, in the order in which commands are used.
 _COMMANDS = {
@@ -64,6 +65,8 @@ class LazyGroup(click.Group):
         if name not in _COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
             close = nearest(name, _COMMANDS)
             ctx.fail(f"No such command {name!r}." + (f" Did you mean {close[0]!r}?" if close else ""))
+        if not ctx.resilient_parsing and not {"-h", "--help"} & set(args):
+            check_encoding()
         return super().resolve_command(ctx, args)
 
 

@@ -37,8 +37,8 @@ class JobResult:
         choice: The form of the maps and what it was chosen by; None where the job names the form.
         parity: What the precision does to the maps; None in float32.
         beam: Beam's own result; `pipeline.beam_counters.counters` reads the runner's counters from it.
-        left_out: The number of files of listed folders that are not images by their name, by extension; empty where
-            the runner reports no counters.
+        left_out: What listed folders leave out: the number of files by extension, of hidden files and so on by kind;
+            empty where the runner reports no counters.
     """
 
     summary: RunSummary

@@ -105,8 +105,9 @@ def _list(options: StorageOptions, argument: _Argument) -> Iterator[Any]:
     """Yields packed references to images, and references to containers with a tag; counts the files left out."""
     left_out: Counter[str] = Counter()
 
-    def add(extension: str) -> None:
-        left_out[extension if extension in left_out or len(left_out) < _MOST_EXTENSIONS else "others"] += 1
+    def add(kind: str) -> None:
+        known = kind in left_out or not kind.startswith(".") or len(left_out) < _MOST_EXTENSIONS
+        left_out[kind if known else "others"] += 1
 
     references = (
         manifest.read_files(argument.address, options)
@@ -120,8 +121,8 @@ def _list(options: StorageOptions, argument: _Argument) -> Iterator[Any]:
             yield pack(images)
         if len(images) < len(chunk):
             yield from (beam.pvalue.TaggedOutput(_CONTAINERS, file) for file in chunk if is_container(file))
-    for extension, number in left_out.items():
-        count(f"{LEFT_OUT}.{extension}", number)
+    for kind, number in left_out.items():
+        count(f"{LEFT_OUT}.{kind}", number)
 
 
 def _list_packed(options: StorageOptions, container: ImageReference) -> Iterator[bytes]:

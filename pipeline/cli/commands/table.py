@@ -88,7 +88,7 @@ def _result_lines(output: str, result: JobResult) -> Iterator[str]:
     yield f"{images.get('listed', 0):,} images: {summary.scored:,} new maps, {summary.rejected:,} rejected{others}"
     yield from (f"  {count:,} {reason}" for reason, count in summary.reasons.items())
     if result.left_out:
-        yield f"files of folders left out, which are not images by their name: {format_left_out(result.left_out)}"
+        yield f"left out of folders: {format_left_out(result.left_out)}"
     if result.choice is not None:
         choice = result.choice
         yield (

@@ -9,6 +9,9 @@ LISTED, SCORED, REJECTED, KEPT = "listed", "scored", "rejected", "kept"
 LEFT_OUT = "left_out"
 """Counts what listed folders leave out, as `left_out.EXTENSION` or `left_out.KIND`; kinds are in `file_types`."""
 
+OUTSIDE_ROOT = "outside_root"
+"""Counts listed files that are not below the root, so that their addresses are absolute."""
+
 
 class Counters:
     """Named counters; thread-safe."""

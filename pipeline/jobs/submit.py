@@ -80,7 +80,7 @@ def build_pipeline(calibration: Calibration, pipeline: beam.Pipeline, *, check: 
     job = calibration.job
     _ = (
         pipeline
-        | "List images" >> ListImages(list(job.images), check=check, storage_options=job.storage)
+        | "List images" >> ListImages(list(job.images), check=check, root=job.policy.root, storage_options=job.storage)
         | "Score images"
         >> ScoreImages(
             job.model,
@@ -90,6 +90,7 @@ def build_pipeline(calibration: Calibration, pipeline: beam.Pipeline, *, check: 
             rescore=job.policy.rescore,
             prune=job.policy.prune,
             max_pruned=job.policy.max_pruned,
+            root=job.policy.root,
             run_id=job.run_id,
             limits=job.worker_limits(),
             summary=calibration.summary(),

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 
 from pipeline.beam_counters import count
-from pipeline.counters import LEFT_OUT
+from pipeline.counters import LEFT_OUT, OUTSIDE_ROOT
 from pipeline.errors import SourceError
 from pipeline.sources import globs, manifest
 from pipeline.sources.listing import is_container, list_container
 from pipeline.sources.reference import ImageReference, resolve
+from pipeline.sources.spelling import is_location
 from pipeline.storage.options import StorageOptions
 from pipeline.storage.options import storage_options as parse_storage_options
 from pipeline.transforms.shuffle import pack, unpack
@@ -37,6 +38,8 @@ class ListImages(beam.PTransform):
             `@list.csv`, or any name that ends in `.txt`, `.csv`, `.tsv`, `.json`, `.jsonl` or `.ndjson` (see
             `pipeline.sources.read_manifest`). Relative ones are relative to the folder in which this is constructed.
         check: Whether to check now that the arguments name files. False if only the workers see the files.
+        root: The folder that addresses are relative to, local or `scheme://`; None for absolute ones. A file that
+            is not below it keeps its absolute address. `ScoreImages` takes the same.
         storage_options: How object stores are opened, as `{"aws_region": "eu-west-1"}`; by default as the environment
             says.
 
@@ -50,10 +53,12 @@ class ListImages(beam.PTransform):
         arguments: Sequence[str],
         *,
         check: bool = True,
+        root: str | None = None,
         storage_options: StorageOptions | Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         self._options = parse_storage_options(storage_options)
+        self._root = resolve(root) if root else ""
         if isinstance(arguments, str) or not arguments:
             raise SourceError(
                 f"the images are {arguments!r}", why="a list is needed", remedy="name at least one file, folder or list"
@@ -72,7 +77,7 @@ class ListImages(beam.PTransform):
             pipeline
             | "Arguments" >> beam.Create(self._arguments, reshuffle=True)
             | "List files"
-            >> beam.FlatMap(functools.partial(_list, self._options)).with_outputs(_CONTAINERS, main=_IMAGES)
+            >> beam.FlatMap(functools.partial(_list, self._options, self._root)).with_outputs(_CONTAINERS, main=_IMAGES)
         )
         members = (
             files[_CONTAINERS]
@@ -101,7 +106,7 @@ def _parse(argument: str) -> _Argument:
     return _Argument(resolve(address) + slash, is_manifest)
 
 
-def _list(options: StorageOptions, argument: _Argument) -> Iterator[Any]:
+def _list(options: StorageOptions, root: str, argument: _Argument) -> Iterator[Any]:
     """Yields packed references to images, and references to containers with a tag; counts the files left out."""
     left_out: Counter[str] = Counter()
 
@@ -114,13 +119,17 @@ def _list(options: StorageOptions, argument: _Argument) -> Iterator[Any]:
         if argument.is_manifest
         else globs.match_files(argument.address, options, add)
     )
-    named = (reference.named() for reference in references)
+    named = (reference.named(root) for reference in references)
+    outside = 0
     while chunk := list(itertools.islice(named, _PACKED)):
+        outside += sum(is_location(reference.uri) for reference in chunk) if root else 0
         images = [reference for reference in chunk if not is_container(reference)]
         if images:
             yield pack(images)
         if len(images) < len(chunk):
             yield from (beam.pvalue.TaggedOutput(_CONTAINERS, file) for file in chunk if is_container(file))
+    if outside:
+        count(OUTSIDE_ROOT, outside)
     for kind, number in left_out.items():
         count(f"{LEFT_OUT}.{kind}", number)
 

@@ -62,6 +62,7 @@ def score(ctx: click.Context, /, *, as_json: bool, **values: object) -> None:
         result = run_job(job)
     if as_json:
         more = {"seconds_total": result.seconds, "failed": result.failed, "left_out": dict(result.left_out)}
+        more["outside_root"] = result.outside_root
         click.echo(json.dumps({**result.summary._asdict(), **more}))
     else:
         click.echo("\n".join(_result_lines(job.output, result)))
@@ -89,6 +90,8 @@ def _result_lines(output: str, result: JobResult) -> Iterator[str]:
     yield from (f"  {count:,} {reason}" for reason, count in summary.reasons.items())
     if result.left_out:
         yield f"left out of folders: {format_left_out(result.left_out)}"
+    if result.outside_root:
+        yield f"not below the root, so that their addresses are absolute: {result.outside_root:,} files"
     if result.choice is not None:
         choice = result.choice
         yield (
@@ -128,8 +131,11 @@ def rejected(table: str) -> None:
 @click.option("--scale", type=float, help="Which map, if the image was scored at several scales.")
 @click.option("--fused", is_flag=True, help="The mean of the maps at all scales.")
 @click.option("--key", default="", help="The beginning of the map's key, if the scale does not name one map.")
+@click.option("--root", help="Where the images are now. Default: the --root of the table's last run.")
 @storage_options
-def show(table: str, image: str, *, output: str | None, scale: float | None, fused: bool, key: str) -> None:
+def show(
+    table: str, image: str, *, output: str | None, scale: float | None, fused: bool, key: str, root: str | None
+) -> None:
     """Show one image's map: a table of class names, and a picture of the map over the image.
 
     \b
@@ -139,7 +145,9 @@ def show(table: str, image: str, *, output: str | None, scale: float | None, fus
     from pipeline.tools.show import show as show_map
 
     terminal = console()
-    terminal.print(show_map(table_root(table), image, output, scale=scale, fused=fused, key=key, width=terminal.width))
+    terminal.print(
+        show_map(table_root(table), image, output, scale=scale, fused=fused, key=key, root=root, width=terminal.width)
+    )
 
 
 @click.command()

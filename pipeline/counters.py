@@ -7,7 +7,10 @@ from collections import Counter
 
 LISTED, SCORED, REJECTED, KEPT = "listed", "scored", "rejected", "kept"
 LEFT_OUT = "left_out"
-"""Counts files of listed folders that are not images by their name, as `left_out.EXTENSION`."""
+"""Counts what listed folders leave out, as `left_out.EXTENSION` or `left_out.KIND`; kinds are in `file_types`."""
+
+OUTSIDE_ROOT = "outside_root"
+"""Counts listed files that are not below the root, so that their addresses are absolute."""
 
 
 class Counters:

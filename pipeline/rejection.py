@@ -25,7 +25,8 @@ class Reason(enum.StrEnum):
         EMPTY: The file has no bytes.
         TOO_MANY_BYTES: The file is larger than the job allows; it was not read.
         NOT_A_FILE: A folder, a pipe or a device; in an archive also a link or a sparse member.
-        UNSAFE_NAME: The name of an archive member leads out of the archive (absolute, or with `..`), or is too long.
+        UNSAFE_NAME: The name of an archive member leads out of the archive (absolute, or with `..`), or is too long; or
+            a link below a listed folder leads out of the folder.
         COMPRESSION_BOMB: The archive decompresses to far more bytes than an honest one; reading was stopped.
         ADDRESS_NOT_ALLOWED: A list that was itself fetched, or a redirect, names what only the user may name.
 

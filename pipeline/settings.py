@@ -166,6 +166,11 @@ class PolicySettings:
         0.5, "Fail if --prune would mark a larger share of the table's images.", changes_maps=False
     )
     max_rejected: Share = _setting(0.05, "Exit with 3 if a larger share of the images has no map.", changes_maps=False)
+    root: str | None = _setting(
+        None,
+        "Store addresses relative to this folder, so that a collection that is moved is not scored again.",
+        metavar="FOLDER",
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

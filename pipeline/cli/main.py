@@ -17,6 +17,7 @@ from pipeline.cli.interruption import interruptible
 from pipeline.errors import InterruptedRunError, SettingError
 from pipeline.exit_codes import ExitCode
 from pipeline.own_packages import HiddenPackageError, import_own
+from pipeline.storage.address import check_encoding
 
 # Module of `pipeline.cli.commands` and attribute, in the order in which commands are used.
 _COMMANDS = {
@@ -68,6 +69,8 @@ class LazyGroup(click.Group):
         if name not in _COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
             close = nearest(name, _COMMANDS)
             ctx.fail(f"No such command {name!r}." + (f" Did you mean {close[0]!r}?" if close else ""))
+        if not ctx.resilient_parsing and not {"-h", "--help"} & set(args):
+            check_encoding()
         return super().resolve_command(ctx, args)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from conversion import partial_name, read_metadata
 from pipeline.beam_counters import counters
-from pipeline.counters import LEFT_OUT
+from pipeline.counters import LEFT_OUT, OUTSIDE_ROOT
 from pipeline.engines.factory import TensorFlowEngineFactory
 from pipeline.errors import TableError
 from pipeline.jobs import progress
@@ -19,9 +19,11 @@ from pipeline.jobs.submit import open_target, submit
 from pipeline.scoring.calibration.form import Choice
 from pipeline.scoring.calibration.parity import Parity
 from pipeline.settings import LOCAL
+from pipeline.sources.reference import resolve
 from pipeline.storage.address import absolute, is_remote, local_path
 from pipeline.storage.errors import StorageError
-from pipeline.table.log import FOLDER
+from pipeline.table.image_root import check_image_root
+from pipeline.table.log import FOLDER, open_delta
 from pipeline.table.paths import TableRoot, check_root
 from pipeline.table.summaries import RunSummary, read_summary
 
@@ -37,8 +39,9 @@ class JobResult:
         choice: The form of the maps and what it was chosen by; None where the job names the form.
         parity: What the precision does to the maps; None in float32.
         beam: Beam's own result; `pipeline.beam_counters.counters` reads the runner's counters from it.
-        left_out: The number of files of listed folders that are not images by their name, by extension; empty where
-            the runner reports no counters.
+        left_out: What listed folders leave out: the number of files by extension, of hidden files and so on by kind;
+            empty where the runner reports no counters.
+        outside_root: The number of listed files that are not below the job's root; 0 where the runner reports none.
     """
 
     summary: RunSummary
@@ -48,6 +51,7 @@ class JobResult:
     parity: Parity | None = None
     beam: object = None
     left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    outside_root: int = 0
 
 
 def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.Watch) -> JobResult:
@@ -62,7 +66,8 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
 
     Raises:
         ModelError: The model cannot be read.
-        TableError: The output cannot be a table, or the commit failed. ConflictError: another run has committed the
+        TableError: The output cannot be a table, its addresses are not relative to a root as those of the job, or the
+            commit failed. ConflictError: another run has committed the
             same images meanwhile; run the job again.
         StorageError: The table cannot be written; this is found before an image is read.
         SourceError: The images cannot be listed.
@@ -76,6 +81,8 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
     check_root(job.output)
     check_folder(job.table)
     target = open_target(job)
+    root = resolve(job.policy.root) if job.policy.root else ""
+    check_image_root(job.table, open_delta(job.table), root, rescore=job.policy.rescore)
     TensorFlowEngineFactory(job.model, job.map_recipe(), job.launcher_device()).check()
     if job.execution.runner == LOCAL:  # on a cluster the workers write, perhaps with other rights than the launcher
         check_writable(job.table)
@@ -88,7 +95,8 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
     counted = counters(result) or {}
     prefix = f"{LEFT_OUT}."
     left_out = {name.removeprefix(prefix): count for name, count in counted.items() if name.startswith(prefix)}
-    return JobResult(summary, seconds, failed, calibration.choice, calibration.parity, result, left_out)
+    outside = counted.get(OUTSIDE_ROOT, 0)
+    return JobResult(summary, seconds, failed, calibration.choice, calibration.parity, result, left_out, outside)
 
 
 def too_many_rejected(job: ScoringJob, summary: RunSummary) -> bool:

@@ -85,6 +85,7 @@ def build_pipeline(calibration: Calibration, pipeline: beam.Pipeline, *, check: 
             list(job.images),
             check=check,
             frames=job.limits.frames,
+            root=job.policy.root,
             storage_options=job.storage,
             allowed=job.allowed(),
         )
@@ -97,6 +98,7 @@ def build_pipeline(calibration: Calibration, pipeline: beam.Pipeline, *, check: 
             rescore=job.policy.rescore,
             prune=job.policy.prune,
             max_pruned=job.policy.max_pruned,
+            root=job.policy.root,
             run_id=job.run_id,
             limits=job.worker_limits(),
             summary=calibration.summary(),

@@ -143,7 +143,7 @@ def load_jobfile(path: str | Path) -> JobFile:
     nightly = _nightly(values.pop("nightly", {}), path)
     options = _storage(values.pop("storage", {}), path)
     folder = path.absolute().parent
-    for name in ("model", "output"):
+    for name in ("model", "output", "root"):
         if isinstance(address := values.get(name), str):
             values[name] = _absolute(address, folder)
     if "images" in values:

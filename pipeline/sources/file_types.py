@@ -13,6 +13,13 @@ IMAGE_EXTENSIONS = frozenset(ENDINGS)
 SYSTEM_FOLDERS = frozenset({"lost+found", "$RECYCLE.BIN", "System Volume Information", "@eaDir", "__MACOSX"})
 """Folders that operating systems create in collections: they are unreadable, or full of thumbnails."""
 
+HIDDEN_FILES, HIDDEN_FOLDERS = "hidden files", "hidden folders"
+UNFINISHED_FILES = "unfinished files"
+SYSTEM_FILES, SYSTEM_FOLDERS_LEFT_OUT = "files in system folders", "system folders"
+LINKS_ABOVE, LINKS_IN_LINKED = "links to a folder above", "links within linked folders"
+NO_FILES = "pipes and devices"
+"""What a listed folder leaves out besides files with other extensions, by kind."""
+
 Kind = Literal["tar", "zip", "parquet", "tfrecord"]
 
 _CONTAINERS: dict[Kind, str] = {
@@ -58,16 +65,19 @@ def is_image_below(path: str) -> bool:
 
 
 def left_out(path: str) -> str:
-    """Returns the extension by which the file at `path`, relative to a listed folder, is not one of its images.
+    """Returns why the file at `path`, relative to a listed folder, is not one of its images: its extension, or a kind.
 
-    It is empty for an image, and for what no folder lists: hidden, unfinished and system files.
+    It is empty for an image.
 
-    >>> left_out("2020/a.HEIC"), left_out("LICENSE"), left_out("a.jpg"), left_out(".DS_Store")
-    ('.heic', 'no extension', '', '')
+    >>> left_out("2020/a.HEIC"), left_out("LICENSE"), left_out(".DS_Store"), left_out("a.jpg.partial")
+    ('.heic', 'no extension', 'hidden files', 'unfinished files')
     """
-    if has_image_extension(path) or not _is_listed(path):
-        return ""
-    return posixpath.splitext(path)[1].lower() or "no extension"
+    if not _is_listed(path):
+        names = path.split("/")
+        if any(name.startswith(".") for name in names):
+            return HIDDEN_FILES
+        return SYSTEM_FILES if SYSTEM_FOLDERS.intersection(names[:-1]) else UNFINISHED_FILES
+    return "" if has_image_extension(path) else posixpath.splitext(path)[1].lower() or "no extension"
 
 
 def _is_listed(path: str) -> bool:

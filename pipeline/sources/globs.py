@@ -1,13 +1,4 @@
-"""Turns folders, files and patterns into references.
-
-Patterns have the meaning of a shell with `globstar` set. `*` and `?` do not match a slash. `**/` matches any number of
-folders, including none. A name that begins with a dot matches only a pattern that spells the dot. A folder that the
-operating system creates, such as `lost+found`, matches only a pattern that names it.
-
-This module matches patterns itself, because Beam's matcher differs (as of 2.77, by test): there, `**/` needs at least
-one folder, `?` matches a slash, hidden files match, a relative `*.jpg` does not match anything, a name with a bracket
-cannot be written, and an unreadable folder is skipped silently.
-"""
+"""Turns folders, files and patterns into references."""
 
 import functools
 import itertools
@@ -20,16 +11,19 @@ from pathlib import Path
 from typing import TypeAlias
 
 from pipeline.errors import SourceError
+from pipeline.rejection import Reason, Rejected
 from pipeline.sources.file_types import (
     IMAGE_EXTENSIONS,
-    SYSTEM_FOLDERS,
+    NO_FILES,
     container_kind,
     has_image_extension,
     is_image_below,
     is_web,
     left_out,
 )
+from pipeline.sources.folders import Walk
 from pipeline.sources.listing import expand
+from pipeline.sources.patterns import MAGIC, matcher, may_hold, root_of, skipped
 from pipeline.sources.reference import ImageReference, resolve
 from pipeline.storage.address import is_remote, scheme_of
 from pipeline.storage.errors import StorageError
@@ -38,21 +32,21 @@ from pipeline.storage.local import local_facts
 from pipeline.storage.options import StorageOptions, store_of
 from pipeline.storage.store import Store
 
-_MAGIC = re.compile(r"[*?\[]")
 OnLeftOut: TypeAlias = Callable[[str], None]
-"""Is called with the extension of every file of a listed folder that is not an image by its name."""
+"""Is called for every file, link and folder that a listed folder leaves out, with its extension or its kind."""
 
 
-def _ignore(extension: str) -> None:
-    """Takes no notice of a file that is left out."""
+def _ignore(kind: str) -> None:
+    """Takes no notice of what is left out."""
 
 
 def match(pattern: str, options: StorageOptions | None = None) -> Iterator[ImageReference]:
     """Returns the images that `pattern` names, including those in containers, in a fixed order.
 
     - A folder stands for all files below it, at any depth, that have the extension of an image. Hidden files and
-      folders, files that are still being written (`.partial`), system folders and containers are left out. Symbolic
-      links to folders are not followed.
+      folders, files that are still being written (`.partial`), system folders and containers are left out.
+    - A symbolic link below a folder, or below the folder that a pattern begins with, is followed if it stays there; a
+      link that leads out of it is a reference with a fault. A link that is named itself may lead anywhere.
     - A pattern stands for every file it matches. A match is a container if its extension says so, and otherwise an
       image, whatever its extension: `shards/*.tar` names containers. A pattern that ends in a slash stands for the
       folders it matches.
@@ -75,16 +69,18 @@ def match_files(
     Args:
         pattern: The pattern.
         options: How object stores are opened.
-        on_left_out: Is called with the extension of every file of a listed folder that is not an image by its name.
+        on_left_out: Is called for every file, link and folder that a listed folder leaves out.
     """
-    extensions: Counter[str] = Counter()
+    kinds: Counter[str] = Counter()
+
+    def leave_out(kind: str) -> None:
+        kinds[kind] += 1
+        on_left_out(kind)
 
     def is_image(path: str) -> bool:
         if is_image_below(path):
             return True
-        if extension := left_out(path):
-            extensions[extension] += 1
-            on_left_out(extension)
+        leave_out(left_out(path))
         return False
 
     address = resolve(pattern)
@@ -93,13 +89,15 @@ def match_files(
         return iter([ImageReference(address)])
     try:
         references = (
-            _find_remote(address, options, is_image) if is_remote(address) else _find_local(address, folder, is_image)
+            _find_remote(address, options, is_image)
+            if is_remote(address)
+            else _find_local(address, folder, is_image, leave_out)
         )
         first = next(references, None)
     except StorageError as error:
         raise SourceError(error.what, where=error.where or pattern, remedy=error.remedy) from error
     if first is None:
-        raise _nothing(pattern, address, extensions)
+        raise _nothing(pattern, address, kinds)
     return itertools.chain([first], references)
 
 
@@ -114,61 +112,70 @@ def check(pattern: str) -> None:
         return
     if is_remote(address):
         _check_scheme(address)
-        _matcher(address, in_folder=address.endswith("/"))
+        matcher(address, in_folder=address.endswith("/"))
     elif not Path(address).exists():
-        _matcher(address, in_folder=pattern.endswith("/"))
-        if not _MAGIC.search(address) or not Path(_root(address)).is_dir():
+        matcher(address, in_folder=pattern.endswith("/"))
+        if not MAGIC.search(address) or not Path(root_of(address)).is_dir():
             raise _nothing(pattern, address)
 
 
-def _find_local(address: str, folder: bool, is_image: Callable[[str], bool]) -> Iterator[ImageReference]:
+def _find_local(
+    address: str, folder: bool, is_image: Callable[[str], bool], leave_out: OnLeftOut
+) -> Iterator[ImageReference]:
     if Path(address).is_file():
-        yield from _regular(address)
-    elif Path(address).is_dir():
-        root = address.rstrip("/") + "/"
-        for path in _walk(root):
-            if is_image(path[len(root) :]):
-                yield from _regular(path)
-    elif _MAGIC.search(address) and Path(root := _root(address)).is_dir():
-        accepts = _matcher(address + "/" * folder, folder, is_image)
-        deep = folder or "**" in address
-        levels = None if deep else address[len(root) :].count("/")
-        for path in _walk(root, levels, address):
-            if accepts(path):
-                yield from _regular(path)
+        file = _regular(address, Path(address).stat)
+        yield from (file,) if file else ()
+        return
+    accepts: Callable[[str], bool]
+    lists: Callable[[str], bool]  # whether what lies there would be left out of a folder
+    may_enter: Callable[[str], bool]
+    if Path(address).is_dir():
+        root, pattern = address.rstrip("/") + "/", ""
+        accepts, lists, may_enter = (lambda path: is_image(path[len(root) :])), _always, _always
+    elif MAGIC.search(address) and Path(root_of(address)).is_dir():
+        root, pattern = root_of(address), address
+        accepts = matcher(address + "/" * folder, folder, is_image)
+        lists = matcher(address + "/", True, _always) if folder else _never
+        may_enter = may_hold(address, root, deep=folder)
+    else:
+        return
+    walk = Walk(
+        root,
+        may_enter,
+        hidden="/." in pattern[len(root) - 1 :],
+        skipped=skipped(pattern),
+        on_left_out=lambda path, kind: leave_out(kind) if lists(path) else None,
+    )
+    for found in walk:
+        if not found.is_folder and not accepts(found.path):
+            continue
+        if found.leads_out:
+            yield ImageReference(found.path).rejected(Rejected(Reason.UNSAFE_NAME, f"a link that leads out of {root}"))
+            continue
+        if reference := _regular(found.path, found.entry.stat):
+            yield reference
+        elif lists(found.path):
+            leave_out(NO_FILES)
 
 
-def _regular(path: str) -> Iterator[ImageReference]:
+def _always(_: str) -> bool:
+    return True
+
+
+def _never(_: str) -> bool:
+    return False
+
+
+def _regular(path: str, look_up: Callable[[], os.stat_result]) -> ImageReference | None:
     try:
-        status = os.stat(path)  # noqa: PTH116 - a Path takes longer than the file system
+        status = look_up()
     except OSError:
         # A broken link, or a file that was deleted meanwhile: the reader rejects it.
-        yield ImageReference(path)
-        return
-    if stat.S_ISREG(status.st_mode):  # reading a pipe would never end
-        facts = local_facts(status)
-        yield ImageReference(path, size_bytes=facts.size_bytes, version=facts.version)
-
-
-def _walk(root: str, levels: int | None = None, pattern: str = "") -> Iterator[str]:
-    """Yields the files below `root` (which ends in a slash), at most `levels` folders deep; sorted in each folder."""
-
-    def fail(error: OSError) -> None:
-        raise SourceError(
-            f"a folder cannot be read: {error.strerror}",
-            where=str(error.filename),
-            why="its images would be missing without notice",
-            remedy="give the user who runs densecast access to it, or name the other folders one by one",
-        )
-
-    skipped = _skipped(pattern)
-    hidden = "/." in pattern[len(root) - 1 :]
-    for folder, folders, names in os.walk(root, onerror=fail):
-        if levels is not None and folder[len(root) :].strip("/").count("/") + (folder != root) >= levels:
-            folders.clear()
-        folders[:] = sorted(name for name in folders if name not in skipped and (hidden or not name.startswith(".")))
-        for name in sorted(names):
-            yield f"{folder.rstrip('/')}/{name}"
+        return ImageReference(path)
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe would never end
+        return None
+    facts = local_facts(status)
+    return ImageReference(path, size_bytes=facts.size_bytes, version=facts.version)
 
 
 def _find_remote(
@@ -177,7 +184,7 @@ def _find_remote(
     _check_scheme(address)
     store = open_store(address, options)
     if "*" in address:
-        return _list_remote(store, address, _matcher(address, address.endswith("/"), is_image))
+        return _list_remote(store, address, matcher(address, address.endswith("/"), is_image))
     # Object stores have no folders, and Hadoop reports folders as files. So the name decides what is tried first.
     attempts: list[Callable[[Store, str], Iterator[ImageReference]]] = [
         _remote_file,
@@ -185,8 +192,8 @@ def _find_remote(
     ]
     if not has_image_extension(address) and container_kind(address) is None:
         attempts.reverse()
-    if _MAGIC.search(address) and not address.endswith("/"):
-        attempts = [_remote_file, lambda store, uri: _list_remote(store, uri, _matcher(uri, in_folder=False))]
+    if MAGIC.search(address) and not address.endswith("/"):
+        attempts = [_remote_file, lambda store, uri: _list_remote(store, uri, matcher(uri, in_folder=False))]
     return _first_match(attempts, store, address)
 
 
@@ -219,86 +226,14 @@ def _below_remote(store: Store, address: str, is_image: Callable[[str], bool]) -
 
 def _list_remote(store: Store, address: str, accepts: Callable[[str], bool]) -> Iterator[ImageReference]:
     # The stores list by prefix. So everything that begins like the pattern is listed, then filtered here.
-    for entry in store.list_below(_MAGIC.split(address, maxsplit=1)[0]):
+    for entry in store.list_below(MAGIC.split(address, maxsplit=1)[0]):
         if accepts(entry.path):
             yield ImageReference(entry.path, size_bytes=entry.size_bytes, version=entry.version)
 
 
-def _root(address: str) -> str:
-    """Returns the folder that contains all matches of a pattern, with its trailing slash."""
-    beginning = _MAGIC.split(address, maxsplit=1)[0]
-    return beginning[: beginning.rindex("/") + 1]
-
-
-def _matcher(pattern: str, in_folder: bool, is_image: Callable[[str], bool] = is_image_below) -> Callable[[str], bool]:
-    """Returns a function that tests whether an address matches `pattern`.
-
-    Args:
-        pattern: The pattern.
-        in_folder: Whether the pattern matches folders, so that the address has to be an image below one of them.
-        is_image: Tests the path of a file below such a folder, relative to it.
-
-    Raises:
-        SourceError: The pattern has a malformed range.
-    """
-    try:
-        compiled = re.compile(_expression(pattern) + ("(?P<below>.+)" if in_folder else ""), re.DOTALL)
-    except re.error as error:
-        raise SourceError(f"not a pattern: {error}", where=pattern, remedy="write ranges as [a-z]") from error
-
-    skipped = _skipped(pattern)
-    start = len(_MAGIC.split(pattern, maxsplit=1)[0])
-
-    def accepts(uri: str) -> bool:
-        full_match = compiled.fullmatch(uri)
-        if full_match is None or skipped.intersection(uri[start:].split("/")[:-1]):
-            return False
-        return not in_folder or is_image(full_match["below"])
-
-    return accepts
-
-
-_PIECE = re.compile(r"\*\*/|\*\*|\*|\?|\[!?\]?[^\]]*\]|.", re.DOTALL)
-_NOT_HIDDEN = r"(?!\.)"
-_WILD = {
-    "**/": rf"(?:{_NOT_HIDDEN}[^/]+/)*",
-    "**": rf"[^/]*(?:/{_NOT_HIDDEN}[^/]*)*",
-    "*": "[^/]*",
-    "?": "[^/]",
-}
-
-
-def _skipped(pattern: str) -> frozenset[str]:
-    """Returns the system folders that a pattern does not name."""
-    return frozenset(name for name in SYSTEM_FOLDERS if name not in pattern)
-
-
-def _expression(pattern: str) -> str:
-    """Returns the regular expression of a pattern.
-
-    >>> [path for path in ("a.jpg", "b/a.jpg", "b/c/a.jpg", ".b/a.jpg") if re.fullmatch(_expression("**/?.jpg"), path)]
-    ['a.jpg', 'b/a.jpg', 'b/c/a.jpg']
-    """
-    parts = []
-    at_start = True  # of a name
-    for piece in _PIECE.findall(pattern):
-        if piece == "**/" and not at_start:
-            parts += [_WILD["**"], "/"]
-        elif piece in _WILD:
-            parts += [_NOT_HIDDEN if at_start and piece != "**/" else "", _WILD[piece]]
-        elif len(piece) > 1:
-            negated = piece[1] == "!"
-            members = re.sub(r"([\\\[&~|^\]])", r"\\\1", piece[1 + negated : -1])
-            parts.append(rf"(?![/{'.' * at_start}])[{'^' * negated}{members}]")
-        else:
-            parts.append(re.escape(piece))
-        at_start = piece.endswith("/")
-    return "".join(parts)
-
-
-def _nothing(pattern: str, address: str, extensions: Counter[str] | None = None) -> SourceError:
+def _nothing(pattern: str, address: str, kinds: Counter[str] | None = None) -> SourceError:
     if not is_remote(address) and Path(address).is_dir():
-        others = f"; it has {format_left_out(extensions)}" if extensions else ""
+        others = f"; it has {format_left_out(kinds)}" if kinds else ""
         return SourceError(
             f"this folder contains no images{others}",
             where=address,
@@ -312,7 +247,7 @@ def _nothing(pattern: str, address: str, extensions: Counter[str] | None = None)
             why="[ ] stands for one of the characters between the brackets, as [0-9]",
             remedy=f"look at its folder; for a bracket in a name write [[]: '{_with_brackets(address)}'",
         )
-    if _MAGIC.search(address):
+    if MAGIC.search(address):
         return SourceError(
             "no file matches this pattern",
             where=pattern,
@@ -321,15 +256,18 @@ def _nothing(pattern: str, address: str, extensions: Counter[str] | None = None)
     return SourceError("there is no such file or folder", where=address, remedy="check the address for a typing error")
 
 
-def format_left_out(extensions: Mapping[str, int]) -> str:
-    """Returns counts of files by their extension as text.
+def format_left_out(kinds: Mapping[str, int]) -> str:
+    """Returns counts of what folders leave out as text.
 
-    >>> format_left_out({".txt": 2, ".heic": 10})
-    '10 .heic, 2 .txt'
+    >>> format_left_out({".txt": 2, ".heic": 10, "hidden files": 1, "links to a folder above": 2})
+    '10 .heic, 2 .txt, 2 links to a folder above, 1 hidden file'
     """
-    return ", ".join(
-        f"{count:,} {name}" for name, count in sorted(extensions.items(), key=lambda item: (-item[1], item[0]))
-    )
+    ordered = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count:,} {_singular(name) if count == 1 else name}" for name, count in ordered)
+
+
+def _singular(kind: str) -> str:
+    return re.sub(r"^(\w+ )?(file|folder|link)s\b", r"\1\2", kind)
 
 
 def _with_brackets(address: str) -> str:

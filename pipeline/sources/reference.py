@@ -10,7 +10,7 @@ from pipeline.rejection import Reason, Rejected
 from pipeline.sources.file_types import FRAMES, is_web
 from pipeline.sources.spelling import relative_to, spell_file
 from pipeline.sources.web_address import public
-from pipeline.storage.address import absolute, is_remote, local_path
+from pipeline.storage.address import absolute, check_encoding, is_remote, local_path
 from pipeline.storage.errors import StorageError
 
 
@@ -150,11 +150,15 @@ def resolve(address: str, folder: str = "") -> str:
         folder: The folder that a relative address is relative to, local or `scheme://`; empty for the current folder.
 
     Raises:
-        SourceError: The address is empty or malformed.
+        SourceError: The address is empty or malformed; or this process does not read file names as UTF-8.
 
     >>> resolve("cats/1.jpg", "s3://bucket/lists"), resolve("../cats/1.jpg", "/lists/today")
     ('s3://bucket/lists/cats/1.jpg', '/lists/cats/1.jpg')
     """
+    try:
+        check_encoding()
+    except StorageError as error:
+        raise SourceError(error.what, why=error.why, remedy=error.remedy) from error
     if not address.strip() or "\0" in address:
         raise SourceError(f"{address!r} is not an address", remedy="give a file, a folder, a pattern or scheme://")
     try:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
 from urllib.parse import unquote
 
-from pipeline.storage.errors import StorageError
+from pipeline.storage.errors import StorageError, UnavailableError
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 
@@ -51,6 +52,21 @@ def local_path(address: str) -> Path:
     if host not in ("", "localhost"):
         raise StorageError(f"names the host {host!r}", where=address, remedy="write file:///path, with three slashes")
     return Path("/" + unquote(rest))
+
+
+def check_encoding() -> None:
+    """Checks that file names are read as UTF-8, so that an address does not depend on the locale.
+
+    Raises:
+        UnavailableError: They are not.
+    """
+    encoding = sys.getfilesystemencoding()
+    if encoding.lower() != "utf-8":
+        raise UnavailableError(
+            f"this process reads file names as {encoding}, not as UTF-8",
+            why="a file would have another address in the table than under a UTF-8 locale, and be scored again",
+            remedy="set LC_ALL=C.UTF-8 or PYTHONUTF8=1 in the environment of every process that runs densecast",
+        )
 
 
 def absolute(path: str | os.PathLike[str]) -> str:

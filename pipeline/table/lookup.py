@@ -11,7 +11,7 @@ import pyarrow.dataset as pads
 
 from conversion import nearest
 from pipeline.errors import TableError
-from pipeline.sources.spelling import spell_file
+from pipeline.sources.spelling import relative_to, spell_file
 from pipeline.storage.address import absolute, is_remote, local_path
 from pipeline.storage.errors import StorageError
 from pipeline.table.part_reader import reading_part
@@ -30,7 +30,7 @@ _COLUMNS = [
 ]
 
 
-def find_rows(dataset: Rows, root: str, image: str, key: str = "") -> list[NarrowRow]:
+def find_rows(dataset: Rows, root: str, image: str, key: str = "", *, image_root: str = "") -> list[NarrowRow]:
     """Returns the rows of an image, with their narrow columns, oldest first; at least one.
 
     Args:
@@ -38,13 +38,14 @@ def find_rows(dataset: Rows, root: str, image: str, key: str = "") -> list[Narro
         root: The table, for messages.
         image: A uri, a path as a person types it, an image's own id, or the whole key of a map.
         key: The beginning of the key of the rows.
+        image_root: The folder that addresses are relative to; empty where they are absolute.
 
     Raises:
         TableError: There is no such image, or no such key.
     """
     text = storable(image)
     # What is typed may be a uri of the table as it is, or else the path of a file whose name is spelled otherwise.
-    conditions = [pads.field("uri").isin(_spellings(image, spelled)) for spelled in (storable, spell_file)]
+    conditions = [pads.field("uri").isin(_spellings(image, spelled, image_root)) for spelled in (storable, spell_file)]
     conditions.append(pads.field("id") == text)
     if re.fullmatch(r"[0-9a-f]{64}", text):
         conditions.append(pads.field("key") == text)
@@ -171,12 +172,13 @@ def _no_image(dataset: Rows, root: str, image: str) -> TableError:
     )
 
 
-def _spellings(image: str, spelled: Callable[[str], str]) -> list[str]:
+def _spellings(image: str, spelled: Callable[[str], str], root: str) -> list[str]:
     """Returns the uris under which an image may have been listed.
 
     Args:
         image: What a person types.
         spelled: Gives the spelling in the table of a name that is typed.
+        root: The folder that addresses are relative to; empty where they are absolute.
     """
     names = [image]
     if not is_remote(image):
@@ -187,7 +189,7 @@ def _spellings(image: str, spelled: Callable[[str], str]) -> list[str]:
         for candidate in (path, Path(absolute(path)), path.resolve()):
             names += [str(candidate), *([candidate.as_uri()] if candidate.is_absolute() else [])]
             names.append(f"file://{candidate}")
-    return list(dict.fromkeys(map(spelled, names)))
+    return list(dict.fromkeys(spelled(each) for name in names for each in (name, relative_to(root, name))))
 
 
 def _base_name(name: str) -> str:

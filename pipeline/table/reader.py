@@ -18,8 +18,10 @@ import pyarrow.dataset as pads
 from pipeline.errors import TableError
 from pipeline.maps.classification_map import ClassificationMap
 from pipeline.maps.fusion import fuse
+from pipeline.sources.reference import resolve
 from pipeline.storage.address import is_remote
 from pipeline.storage.options import StorageOptions
+from pipeline.table.image_root import recorded_root
 from pipeline.table.log import FOLDER, open_delta
 from pipeline.table.lookup import NarrowRow, find_rows, maps_among, no_map, no_scale, no_table, reading, several_maps
 from pipeline.table.paths import TableRoot
@@ -85,6 +87,7 @@ class MapTable:
         version: The version to read; by default the newest.
         storage_options: How the object store of the table is opened, as `{"aws_region": "eu-west-1"}`; by default as
             the environment says.
+        image_root: Where the images are, if their addresses are relative; by default where the newest run found them.
 
     Raises:
         TableError: `root` is not a table, not one of densecast's, or does not have that version.
@@ -97,6 +100,7 @@ class MapTable:
         version: int | None = None,
         *,
         storage_options: StorageOptions | Mapping[str, str] | None = None,
+        image_root: str | os.PathLike[str] | None = None,
     ) -> None:
         root = TableRoot(os.fspath(root), storage_options)
         table = open_delta(root, version)
@@ -104,6 +108,7 @@ class MapTable:
             raise no_table(root)
         self._root, self._table = root, table
         self._labels: dict[str, tuple[str, ...]] = {}
+        self._image_root = None if image_root is None else resolve(os.fspath(image_root))
 
     @property
     def version(self) -> int:
@@ -114,6 +119,15 @@ class MapTable:
     def schema(self) -> pa.Schema:
         """Returns the columns."""
         return self._rows.schema
+
+    @cached_property
+    def image_root(self) -> str:
+        """Returns the folder that the addresses of images are relative to; empty where they are absolute.
+
+        Raises:
+            TableError: The summary of a run is damaged.
+        """
+        return self._image_root if self._image_root is not None else recorded_root(self._root, self._table) or ""
 
     @cached_property
     def _rows(self) -> Rows:
@@ -244,7 +258,7 @@ class MapTable:
                 several maps.
             MapError: The image's rows contradict each other, or a tile is missing.
         """
-        rows = find_rows(self._rows, self._root, image, key)
+        rows = find_rows(self._rows, self._root, image, key, image_root=self.image_root)
         maps = self._maps_among(rows)
         if scale is not None:
             maps = [row for row in maps if row["scale"] == scale]
@@ -276,7 +290,7 @@ class MapTable:
         return fuse(maps, max(row["class_count"] for row in rows))
 
     def _maps_of(self, image: str) -> list[NarrowRow]:
-        maps = self._maps_among(find_rows(self._rows, self._root, image))
+        maps = self._maps_among(find_rows(self._rows, self._root, image, image_root=self.image_root))
         if len({row["uri"] for row in maps}) > 1 or len({row["scale"] for row in maps}) < len(maps):
             raise several_maps(self._root, image, maps)
         return maps

@@ -33,6 +33,7 @@ def show(
     scale: float | None = None,
     fused: bool = False,
     key: str = "",
+    root: str | None = None,
     width: int = 100,
 ) -> RenderableType:
     """Reads a map and draws it.
@@ -44,6 +45,7 @@ def show(
         scale: The scale of the map, where the image has several.
         fused: Whether to draw the mean of the image's maps at all scales.
         key: The beginning of the map's key, where the scale does not name one map.
+        root: Where the images of a table with relative addresses are; None: where the table's last run found them.
         width: The width of the terminal, in characters.
 
     Returns:
@@ -57,16 +59,16 @@ def show(
     """
     if fused and (scale is not None or key):
         raise JobError("a fused map covers all scales", remedy="leave out either `fused` or the scale and the key")
-    maps = MapTable(table)
+    maps = MapTable(table, image_root=root)
     shown = maps.fused(image) if fused else maps.read(image, scale=scale, key=key)
     target = Path(output) if output is not None else Path(f"{Path(shown.uri).stem}-map.png")
-    return Group(grid(shown, width=width), _draw(shown, target, TableRoot(table).options))
+    return Group(grid(shown, width=width), _draw(shown, target, maps.image_root, TableRoot(table).options))
 
 
-def _draw(shown: ClassificationMap, target: Path, options: StorageOptions) -> Text:
+def _draw(shown: ClassificationMap, target: Path, root: str, options: StorageOptions) -> Text:
     try:
         with Reader(options=options) as reader, IsolatedDecoder() as decoder:
-            image: DecodedImage = decoder.call(reader.read(locate(shown.uri, options)).data, DecodeLimits())
+            image: DecodedImage = decoder.call(reader.read(locate(shown.uri, options, root)).data, DecodeLimits())
             pixels = image.pixels
     except Rejected as error:
         return Text(f"no picture: {printable(shown.uri)} can no longer be read ({error})")

@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 
 from pipeline.beam_counters import count
-from pipeline.counters import LEFT_OUT
+from pipeline.counters import LEFT_OUT, OUTSIDE_ROOT
 from pipeline.errors import SourceError
 from pipeline.settings import Frames, LimitSettings
 from pipeline.sources import globs, manifest
 from pipeline.sources.listing import has_members, list_members
 from pipeline.sources.permissions import Allowed
 from pipeline.sources.reference import ImageReference, resolve
+from pipeline.sources.spelling import is_location
 from pipeline.storage.options import StorageOptions
 from pipeline.storage.options import storage_options as parse_storage_options
 from pipeline.transforms.shuffle import pack, unpack
@@ -41,6 +42,8 @@ class ListImages(beam.PTransform):
         check: Whether to check now that the arguments name files. False if only the workers see the files.
         frames: Which frames of a file that has several are listed: `first` or `all`. The first frame has the address of
             the file, the others that with `#` and their number from 1.
+        root: The folder that addresses are relative to, local or `scheme://`; None for absolute ones. A file that
+            is not below it keeps its absolute address. `ScoreImages` takes the same.
         storage_options: How object stores are opened, as `{"aws_region": "eu-west-1"}`; by default as the environment
             says.
         allowed: What lists in object stores may name besides their own root and public addresses.
@@ -56,13 +59,13 @@ class ListImages(beam.PTransform):
         *,
         check: bool = True,
         frames: Frames = LimitSettings.frames,
+        root: str | None = None,
         storage_options: StorageOptions | Mapping[str, str] | None = None,
         allowed: Allowed | None = None,
     ) -> None:
         super().__init__()
-        self._frames = Frames(frames)
-        self._allowed = allowed or Allowed()
-        self._options = parse_storage_options(storage_options)
+        options = parse_storage_options(storage_options)
+        self._how = _Listing(options, Frames(frames), resolve(root) if root else "", allowed or Allowed())
         if isinstance(arguments, str) or not arguments:
             raise SourceError(
                 f"the images are {arguments!r}", why="a list is needed", remedy="name at least one file, folder or list"
@@ -71,7 +74,7 @@ class ListImages(beam.PTransform):
         if check:
             for address, is_manifest in self._arguments:
                 if is_manifest:
-                    manifest.check(address, self._options)
+                    manifest.check(address, options)
                 else:
                     globs.check(address)
 
@@ -83,7 +86,7 @@ class ListImages(beam.PTransform):
                 why="it lists what its arguments name, and starts a pipeline",
                 remedy="write pipeline | ListImages([...]); beam.Map(ImageReference) makes references of addresses",
             )
-        listed = functools.partial(_list, self._options, self._frames, self._allowed)
+        listed = functools.partial(_list, self._how)
         files = (
             pipeline
             | "Arguments" >> beam.Create(self._arguments, reshuffle=True)
@@ -92,7 +95,7 @@ class ListImages(beam.PTransform):
         members = (
             files[_CONTAINERS]
             | "Spread containers" >> beam.Reshuffle()
-            | "List containers" >> beam.FlatMap(functools.partial(_list_packed, self._options))
+            | "List containers" >> beam.FlatMap(functools.partial(_list_packed, self._how.options))
         )
         # Packed up to here: a runner may hold flattened elements, 25 bytes an image packed and 300 as a reference.
         return (
@@ -116,27 +119,41 @@ def _parse(argument: str) -> _Argument:
     return _Argument(resolve(address) + slash, is_manifest)
 
 
-def _list(options: StorageOptions, frames: Frames, allowed: Allowed, argument: _Argument) -> Iterator[Any]:
-    """Yields packed references to images, and references to containers with a tag; counts the files left out."""
+class _Listing(NamedTuple):
+    """How workers list; the attributes are arguments of `ListImages`."""
+
+    options: StorageOptions
+    frames: Frames
+    root: str
+    allowed: Allowed
+
+
+def _list(how: _Listing, argument: _Argument) -> Iterator[Any]:
+    """Yields packed references to images, and with a tag references to what has members; counts the files left out."""
     left_out: Counter[str] = Counter()
 
-    def add(extension: str) -> None:
-        left_out[extension if extension in left_out or len(left_out) < _MOST_EXTENSIONS else "others"] += 1
+    def add(kind: str) -> None:
+        known = kind in left_out or not kind.startswith(".") or len(left_out) < _MOST_EXTENSIONS
+        left_out[kind if known else "others"] += 1
 
     references = (
-        manifest.read_files(argument.address, options, allowed)
+        manifest.read_files(argument.address, how.options, how.allowed)
         if argument.is_manifest
-        else globs.match_files(argument.address, options, add)
+        else globs.match_files(argument.address, how.options, add)
     )
-    named = (reference.named() for reference in references)
+    named = (reference.named(how.root) for reference in references)
+    outside = 0
     while chunk := list(itertools.islice(named, _PACKED)):
-        images = [reference for reference in chunk if not has_members(reference, frames)]
+        outside += sum(is_location(reference.uri) for reference in chunk) if how.root else 0
+        images = [reference for reference in chunk if not has_members(reference, how.frames)]
         if images:
             yield pack(images)
         if len(images) < len(chunk):
-            yield from (beam.pvalue.TaggedOutput(_CONTAINERS, file) for file in chunk if has_members(file, frames))
-    for extension, number in left_out.items():
-        count(f"{LEFT_OUT}.{extension}", number)
+            yield from (beam.pvalue.TaggedOutput(_CONTAINERS, file) for file in chunk if has_members(file, how.frames))
+    if outside:
+        count(OUTSIDE_ROOT, outside)
+    for kind, number in left_out.items():
+        count(f"{LEFT_OUT}.{kind}", number)
 
 
 def _list_packed(options: StorageOptions, container: ImageReference) -> Iterator[bytes]:

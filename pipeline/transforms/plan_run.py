@@ -16,6 +16,8 @@ from apache_beam.utils.windowed_value import WindowedValue
 from pipeline.maps.recipe import Recipe
 from pipeline.settings import ExecutionSettings, Rounding
 from pipeline.sources import ImageReference, WebLimits
+from pipeline.table.image_root import check_image_root
+from pipeline.table.log import open_delta
 from pipeline.table.paths import TableRoot
 from pipeline.transforms import inventory
 from pipeline.transforms.decide_fn import EDITS, PROBES, WORK, DecideFn, ProbeFn
@@ -51,6 +53,7 @@ class PlanRun(beam.PTransform):
         max_image_bytes: Larger files are not read.
         rounding: Which bits of a map may differ between runs: an exact run adopts maps of exact runs only.
         web: How images behind HTTP are fetched.
+        root: The folder that addresses are relative to; empty where they are absolute.
     """
 
     def __init__(
@@ -63,18 +66,19 @@ class PlanRun(beam.PTransform):
         max_image_bytes: int,
         rounding: Rounding = ExecutionSettings.rounding,
         web: WebLimits | None = None,
+        root: str = "",
     ) -> None:
         super().__init__()
         self._web = web
         self._table, self._run_id, self._recipe = TableRoot(table), run_id, recipe
-        self._policy, self._max_bytes, self._rounding = policy, max_image_bytes, rounding
+        self._policy, self._max_bytes, self._rounding, self._root = policy, max_image_bytes, rounding, root
 
     def expand(self, references: Any) -> Planned:
         """Implements the transform; see the class."""
         inventories = (
             references.pipeline
             | "Run" >> beam.Create([self._run_id])
-            | "Inventory" >> beam.Map(functools.partial(_take_inventory, self._table))
+            | "Inventory" >> beam.Map(functools.partial(_take_inventory, self._table, self._root, self._policy.rescore))
             # One element, kept: a runner that computed it twice might see two versions of the table.
             | "Keep inventory" >> beam.Reshuffle()
             | "Parts of it" >> beam.FlatMap(_split_inventory).with_outputs(_PARTS, _ORPHANS, main="base")
@@ -114,7 +118,8 @@ class PlanRun(beam.PTransform):
         return Planned(work, reports)
 
 
-def _take_inventory(table: TableRoot, run_id: str) -> bytes:
+def _take_inventory(table: TableRoot, root: str, rescore: bool, run_id: str) -> bytes:
+    check_image_root(table, open_delta(table), root, rescore=rescore)
     return pack([inventory.take_inventory(table, run_id)])
 
 

@@ -21,6 +21,7 @@ from pipeline.scoring.scorer import UNALIGNED, Limits
 from pipeline.settings import ExecutionSettings, PolicySettings, Rounding, declared
 from pipeline.sources.reference import ImageReference, resolve
 from pipeline.storage.options import StorageOptions
+from pipeline.table.image_root import ROOT
 from pipeline.table.part_file import FLUSH_BYTES, check_run_id, new_run_id
 from pipeline.table.paths import TableRoot, check_root
 from pipeline.table.summaries import RunSummary
@@ -44,7 +45,7 @@ class ScoreImages(beam.PTransform):
     transaction. The collection must be bounded. Its windows and triggers are replaced by the global window and the
     default trigger, since a run is one transaction.
 
-    The settings `retry_rejected`, `rescore`, `prune`, `max_pruned`, `device` and `rounding` are declared in
+    The settings `retry_rejected`, `rescore`, `prune`, `max_pruned`, `root`, `device` and `rounding` are declared in
     `pipeline.settings`.
 
     Args:
@@ -56,6 +57,8 @@ class ScoreImages(beam.PTransform):
         rescore: Whether all images are scored again.
         prune: Whether images of the table that are not among the references are marked as deleted.
         max_pruned: The share of the table's images, 0 to 1, that `prune` may mark; the run fails if it would mark more.
+        root: The folder that the references' addresses are relative to, as given to `ListImages`; None where they are
+            absolute. Readers of the table look for the images below it.
         run_id: Names the run; a repeated run id commits nothing new. Made from the time by default.
         limits: What is read and decoded at all, and how.
         flush_bytes: Size in bytes of gathered rows at which a part file is written.
@@ -83,6 +86,7 @@ class ScoreImages(beam.PTransform):
         rescore: bool = PolicySettings.rescore,
         prune: bool = PolicySettings.prune,
         max_pruned: float = PolicySettings.max_pruned,
+        root: str | None = PolicySettings.root,
         run_id: str = "",
         limits: Limits | None = None,
         flush_bytes: int = FLUSH_BYTES,
@@ -97,6 +101,7 @@ class ScoreImages(beam.PTransform):
         # Made absolute here, where the user's current folder is known: workers run in other folders.
         model = resolve(os.fspath(model))
         self._output = TableRoot(resolve(os.fspath(output)), storage_options)
+        self._root = resolve(root) if root else ""
         if not declared()["max_pruned"].range.allows(max_pruned):
             raise JobError(f"max_pruned is {max_pruned}", why="it is a share, from 0 to 1")
         self.run_id = run_id or new_run_id()
@@ -132,7 +137,12 @@ class ScoreImages(beam.PTransform):
             self._output,
             self.run_id,
             metadata.model_dump(mode="json"),
-            summary={"recipe": self._recipe.as_json(), "rounding": rounding, **(summary or {})},
+            summary={
+                "recipe": self._recipe.as_json(),
+                "rounding": rounding,
+                **({ROOT: self._root} if self._root else {}),
+                **(summary or {}),
+            },
             max_pruned=max_pruned,
         )
 
@@ -155,6 +165,7 @@ class ScoreImages(beam.PTransform):
             max_image_bytes=self._limits.max_image_bytes,
             rounding=self._rounding,
             web=self._limits.web,
+            root=self._root,
         )
         planned = references | "Accept references" >> AcceptReferences() | "Plan" >> plan
         receipts = (

@@ -33,6 +33,7 @@ FLAGS: dict[str, object] = {
     "--prune": False,
     "--max-pruned": 0.5,
     "--max-rejected": 0.05,
+    "--root": None,
     "--max-pixels": 178_956_970,
     "--max-image-bytes": 536_870_912,
     "--tile-pixels": 4_194_304,
@@ -91,7 +92,7 @@ def test_keys_are_those_of_the_declarations():
 def test_arguments_in_python_have_the_declared_defaults():
     parameters = inspect.signature(ScoreImages).parameters
     shared = parameters.keys() & declared().keys()
-    assert shared == {"retry_rejected", "rescore", "prune", "max_pruned", "device", "rounding"}
+    assert shared == {"retry_rejected", "rescore", "prune", "max_pruned", "root", "device", "rounding"}
     assert all(parameters[name].default == declared()[name].default for name in shared)
     job = describe_job(**SUBJECT)
     assert job.map_recipe() == Recipe()

@@ -67,6 +67,7 @@ def score(ctx: click.Context, /, *, as_json: bool, **values: object) -> None:
     result = run_job(job)
     if as_json:
         more = {"seconds_total": result.seconds, "failed": result.failed, "left_out": dict(result.left_out)}
+        more["outside_root"] = result.outside_root
         say_json({**result.summary._asdict(), **more})
     else:
         for line in _result_lines(job.output, result):
@@ -94,9 +95,11 @@ def _result_lines(output: str, result: JobResult) -> Iterator[str]:
     yield f"{images.get('listed', 0):,} images: {summary.scored:,} new maps, {summary.rejected:,} rejected{others}"
     yield from (f"  {count:,} {reason}" for reason, count in summary.reasons.items())
     if result.left_out:
-        yield f"files of folders left out, which are not images by their name: {format_left_out(result.left_out)}"
+        yield f"left out of folders: {format_left_out(result.left_out)}"
     if only_first := images.get("only_first_frame", 0):
         yield f"{only_first:,} images are the first of several frames; --frames all scores the others too"
+    if result.outside_root:
+        yield f"not below the root, so that their addresses are absolute: {result.outside_root:,} files"
     if result.choice is not None:
         choice = result.choice
         yield (
@@ -149,8 +152,11 @@ def rejected(table: str, as_json: bool) -> None:
 @click.option("--scale", type=float, help="Which map, if the image was scored at several scales.")
 @click.option("--fused", is_flag=True, help="The mean of the maps at all scales.")
 @click.option("--key", default="", help="The beginning of the map's key, if the scale does not name one map.")
+@click.option("--root", help="Where the images are now. Default: the --root of the table's last run.")
 @storage_options
-def show(table: str, image: str, *, output: str | None, scale: float | None, fused: bool, key: str) -> None:
+def show(
+    table: str, image: str, *, output: str | None, scale: float | None, fused: bool, key: str, root: str | None
+) -> None:
     """Show one image's map: a table of class names, and a picture of the map over the image.
 
     \b
@@ -160,7 +166,9 @@ def show(table: str, image: str, *, output: str | None, scale: float | None, fus
     from pipeline.tools.show import show as show_map
 
     terminal = console()
-    terminal.print(show_map(table_root(table), image, output, scale=scale, fused=fused, key=key, width=terminal.width))
+    terminal.print(
+        show_map(table_root(table), image, output, scale=scale, fused=fused, key=key, root=root, width=terminal.width)
+    )
 
 
 @click.command()

@@ -147,7 +147,7 @@ class TestJob:
             (collection / name).touch()
         job = describe_job(model=str(model), images=[str(collection)], output=str(output), max_rejected="10%")
         result = run_job(job)
-        assert result.left_out == {".heic": 2, ".txt": 1}
+        assert result.left_out == {".heic": 2, ".txt": 1, "hidden files": 1, "unfinished files": 1}
         assert (result.summary.scored, result.summary.rejected) == (24, 2)
         assert result.summary.reasons == {"truncated": 1, "too-small": 1}
         assert result.summary.images["listed"] == result.summary.images["read"] == 26

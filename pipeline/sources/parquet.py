@@ -6,7 +6,7 @@ import collections
 import contextlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from typing import IO, TYPE_CHECKING, NamedTuple, cast
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
 from pipeline.byte_budget import PROCESS, Lease
 from pipeline.rejection import Reason, Rejected
@@ -303,8 +303,8 @@ def _is_text(kind: pa.DataType) -> bool:
     return True
 
 
-def _image(value: pa.Scalar) -> bytes | Rejected:
-    """Returns the bytes in a value of the column of images: bytes, or a struct or a list that holds some."""
+def _image(value: Any) -> bytes | Rejected:
+    """Returns the bytes in a scalar of the column of images: bytes, or a struct or a list that holds some."""
     import pyarrow as pa
 
     if isinstance(value, pa.ExtensionScalar | pa.DictionaryScalar):
@@ -335,7 +335,7 @@ def _ids(stream: FileStream, file: pq.ParquetFile, group: int, column: str) -> I
                 yield [_id_of(value)]
 
 
-def _id_of(value: pa.Scalar) -> str:
+def _id_of(value: Any) -> str:
     """Returns an id as `_id` does, without expanding a list that does not have exactly one."""
     import pyarrow as pa
 

@@ -144,7 +144,7 @@ def _open(address: str, options: StorageOptions | None) -> Iterator[io.TextIOWra
         unpack = next((_PACKED[end] for end in _PACKED if address.lower().endswith(end)), None)
         with (
             open_store(location, options).open_stream(location) as raw,
-            _Bounded(raw, unpack) if unpack else cast("io.BufferedIOBase", raw) as plain,
+            cast("IO[bytes]", _Bounded(raw, unpack)) if unpack else contextlib.nullcontext(raw) as plain,
             # newline="": the csv module splits lines itself, because quoted fields may contain line ends.
             io.TextIOWrapper(plain, "utf-8-sig", newline="") as file,
         ):

@@ -310,7 +310,7 @@ def _image(value: Any) -> bytes | Rejected:
     if isinstance(value, pa.ExtensionScalar | pa.DictionaryScalar):
         return _image(value.value)
     if value.is_valid and isinstance(value, pa.StructScalar):
-        return _image(value[0])
+        return _image(next(iter(value.values())))
     if value.is_valid and isinstance(value, pa.ListScalar):
         if len(value) > 1:
             return Rejected(Reason.UNKNOWN_FORMAT, f"the row has {len(value):,} images; a row with one can be read")
@@ -340,7 +340,7 @@ def _id_of(value: Any) -> str:
     import pyarrow as pa
 
     if value.is_valid and isinstance(value, pa.StructScalar):
-        return _id_of(value[0])
+        return _id_of(next(iter(value.values())))
     if value.is_valid and isinstance(value, pa.ListScalar):
         return _id_of(value[0]) if len(value) == 1 else ""
     return _id(value.as_py())

@@ -137,8 +137,8 @@ class ByteBudget:
             self._waiting.remove(turn)
 
     def _may_take(self, more: int, turn: tuple[int, object], is_awaited: Callable[[], bool]) -> bool:
-        if self._held + more <= self.total:
-            return self._waiting[0] == turn
+        if self._held + more <= self.total and self._waiting[0] == turn:
+            return True
         if not is_awaited():
             return False
         # A thread that waits does not work; one that nobody waits for stays behind those that somebody waits for.

@@ -7,7 +7,7 @@ import io
 import posixpath
 import zlib
 from collections.abc import Callable, Generator, Iterator
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, cast
 
 from pipeline.errors import SourceError
 from pipeline.rejection import Rejected
@@ -185,7 +185,7 @@ def _open(location: str, address: str, options: StorageOptions | None) -> Iterat
         unpack = next((_PACKED[end] for end in _PACKED if address.lower().endswith(end)), None)
         with (
             open_store(location, options).open_stream(location) as raw,
-            _Bounded(raw, unpack) if unpack else contextlib.nullcontext(raw) as plain,
+            cast("IO[bytes]", _Bounded(raw, unpack)) if unpack else contextlib.nullcontext(raw) as plain,
             # newline="": the csv module splits lines itself, because quoted fields may contain line ends.
             io.TextIOWrapper(plain, "utf-8-sig", newline="") as file,
         ):
@@ -222,13 +222,13 @@ class _Bounded(io.BufferedIOBase):
         """Returns True."""
         return True
 
-    def read1(self, size: int = -1, /) -> bytes:
+    def read1(self, size: int | None = -1, /) -> bytes:
         """Returns up to `size` bytes.
 
         Raises:
             ValueError: The file inflates to far more bytes than a list of addresses.
         """
-        data = self._plain.read1(size)
+        data = self._plain.read1(-1 if size is None else size)
         self._size += len(data)
         if self._size > (most := most_inflated(self._raw.tell())):
             raise ValueError(f"it inflates to more than {most:,} bytes, far more than a list of addresses does")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterator
-from json.decoder import WHITESPACE
 from typing import IO
 
 from pipeline.errors import SourceError
-from pipeline.sources.manifest_rows import ADDRESS_COLUMNS, LONGEST_LINE, Row, lines, too_long
+from pipeline.sources.manifest_rows import ADDRESS_COLUMNS, LONGEST_LINE, Lines, Row, lines, too_long
 
 _LARGEST_WHOLE = 2**24
 """The most characters of a file that is parsed whole; objects take up to 40 times as much memory as their text."""
@@ -17,6 +17,7 @@ _LARGEST_WHOLE = 2**24
 _LONGEST_WORD = 16
 """No word or escape of JSON is longer: an error this near to the end of what was read may only say that it was cut."""
 
+_WHITE_SPACE = re.compile(r"[ \t\n\r]*")
 _CUT_NUMBER = 3
 """A number with fewer characters after it may be longer, as `1` before `.`, `e` or `e+`."""
 
@@ -70,20 +71,18 @@ def _large(address: str, text: str, file: IO[str]) -> Iterator[Row]:
     yield from _item_rows(address, _Parser(address, text, file).items())
 
 
-class _Resumed(io.StringIO):
-    """The text of a file whose beginning was read."""
+class _Resumed:
+    """The lines of a file whose beginning was read."""
 
     def __init__(self, text: str, file: IO[str]) -> None:
-        super().__init__(text, newline="")
-        self._file = file
+        self._text, self._file = io.StringIO(text, newline=""), file
 
-    def readline(self, size: int | None = -1, /) -> str:
+    def readline(self, size: int, /) -> str:
         """Returns the next line, or its first `size` characters."""
-        limit = -1 if size is None else size
-        line = super().readline(limit)
-        if line.endswith("\n") or len(line) == limit:
+        line = self._text.readline(size)
+        if line.endswith("\n") or len(line) == size:
             return line
-        return line + self._file.readline(-1 if limit < 0 else limit - len(line))
+        return line + self._file.readline(size - len(line))
 
 
 class _Parser:
@@ -171,7 +170,7 @@ class _Parser:
     def _peek(self) -> str:
         """Returns the next character that is not white space; empty at the end."""
         while True:
-            match = WHITESPACE.match(self._text, self._position)
+            match = _WHITE_SPACE.match(self._text, self._position)
             self._position = match.end() if match else self._position
             if self._position < len(self._text):
                 return self._text[self._position]
@@ -196,7 +195,7 @@ class _Parser:
         return SourceError(f"not JSON: {what}", where=self._address, remedy=_NOT_A_LIST)
 
 
-def json_line_rows(address: str, file: IO[str]) -> Iterator[Row]:
+def json_line_rows(address: str, file: Lines) -> Iterator[Row]:
     """Yields the rows of JSON lines.
 
     Raises:

@@ -6,7 +6,7 @@ import csv
 import itertools
 import re
 from collections.abc import Iterator
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, Protocol
 
 from pipeline.errors import SourceError
 
@@ -49,7 +49,14 @@ def split_label(line: str) -> tuple[str, str] | None:
     return match and (match["path"], match["label"])
 
 
-def lines(address: str, file: IO[str]) -> Iterator[str]:
+class Lines(Protocol):
+    """A text that is read by lines."""
+
+    def readline(self, size: int, /) -> str:
+        """Returns the next line, or its first `size` characters."""
+
+
+def lines(address: str, file: Lines) -> Iterator[str]:
     """Yields the lines of a file.
 
     Raises:

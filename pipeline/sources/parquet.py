@@ -6,7 +6,7 @@ import collections
 import contextlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from typing import IO, TYPE_CHECKING, NamedTuple, cast
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
 from pipeline.byte_budget import PROCESS, Lease
 from pipeline.rejection import Reason, Rejected
@@ -303,14 +303,14 @@ def _is_text(kind: pa.DataType) -> bool:
     return True
 
 
-def _image(value: pa.Scalar) -> bytes | Rejected:
-    """Returns the bytes in a value of the column of images: bytes, or a struct or a list that holds some."""
+def _image(value: Any) -> bytes | Rejected:
+    """Returns the bytes in a scalar of the column of images: bytes, or a struct or a list that holds some."""
     import pyarrow as pa
 
     if isinstance(value, pa.ExtensionScalar | pa.DictionaryScalar):
         return _image(value.value)
     if value.is_valid and isinstance(value, pa.StructScalar):
-        return _image(value[0])
+        return _image(next(iter(value.values())))
     if value.is_valid and isinstance(value, pa.ListScalar):
         if len(value) > 1:
             return Rejected(Reason.UNKNOWN_FORMAT, f"the row has {len(value):,} images; a row with one can be read")
@@ -335,12 +335,12 @@ def _ids(stream: FileStream, file: pq.ParquetFile, group: int, column: str) -> I
                 yield [_id_of(value)]
 
 
-def _id_of(value: pa.Scalar) -> str:
+def _id_of(value: Any) -> str:
     """Returns an id as `_id` does, without expanding a list that does not have exactly one."""
     import pyarrow as pa
 
     if value.is_valid and isinstance(value, pa.StructScalar):
-        return _id_of(value[0])
+        return _id_of(next(iter(value.values())))
     if value.is_valid and isinstance(value, pa.ListScalar):
         return _id_of(value[0]) if len(value) == 1 else ""
     return _id(value.as_py())

@@ -107,17 +107,32 @@ class _Zeros(io.RawIOBase):
         return bytes(size)
 
 
-def large_png(folder: Path) -> list[Path]:
-    """Six interlaced pictures of 178 million pixels, which have to be decoded whole."""
-    paths = []
-    for number in range(6):
-        path = folder / f"large-{number}.webp"
-        if not number:
-            Image.new("RGB", (13_377, 13_377), (number, 0, 0)).save(path, lossless=True, quality=0, method=0)
-        else:
-            path.write_bytes(paths[0].read_bytes() + bytes(2 * number))
-        paths.append(path)
-    return paths
+def large_webp(folder: Path) -> list[Path]:
+    """Four pictures of 178 million pixels, which have to be decoded whole, in 50 kB each."""
+    first = folder / "large-0.webp"
+    Image.new("RGB", (13_377, 13_377)).save(first, lossless=True, quality=0, method=0)
+    data = first.read_bytes()
+    for number in range(1, 4):
+        (folder / f"large-{number}.webp").write_bytes(data + bytes(2 * number))
+    return sorted(folder.glob("large-*"))
+
+
+def tiff_of_one_tile(folder: Path) -> list[Path]:
+    """29,696 x 29,696 pixels that all lie in one tile, in about 50 kB."""
+    side, tile = 29_696, 512
+    packed = zlib.compress(bytes(tile * tile))
+    count = (side // tile) ** 2
+    start = 8 + len(packed)
+    entries = [
+        (256, 4, 1, side), (257, 4, 1, side), (258, 3, 1, 8), (259, 3, 1, 8), (262, 3, 1, 1), (277, 3, 1, 1),
+        (322, 3, 1, tile), (323, 3, 1, tile), (324, 4, count, start), (325, 4, count, start + 4 * count),
+    ]  # fmt: skip
+    place = start + 8 * count
+    directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries) + bytes(4)
+    lists = struct.pack("<I", 8) * count + struct.pack("<I", len(packed)) * count
+    path = folder / "one-tile.tif"
+    path.write_bytes(b"II*\0" + struct.pack("<I", place) + packed + lists + directory)
+    return [path]
 
 
 IMAGES: dict[str, Callable[[Path], list[Path]]] = {
@@ -126,7 +141,8 @@ IMAGES: dict[str, Callable[[Path], list[Path]]] = {
     "Parquet of one row": parquet_of_one_row,
     "zip of zeros": zip_of_zeros,
     "tar of zeros": tar_of_zeros,
-    "large WebP": large_png,
+    "large WebP": large_webp,
+    "TIFF of one tile": tiff_of_one_tile,
 }
 
 

@@ -121,5 +121,5 @@ def test_item_by_item_gives_what_json_gives(items: list[object], step: int, inde
             return piece
 
     text = json.dumps(items, indent=indent)
-    parser = manifest_json._Parser("list.json", text[:1], Slow(text[1:]))  # type: ignore[arg-type] # only read is used
+    parser = manifest_json._Parser("list.json", text[:1], Slow(text[1:]))
     assert list(parser.items()) == items

@@ -6,6 +6,7 @@ import io
 import lzma
 import tarfile
 import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from pipeline.sources import ImageReference, Reader, match
 from pipeline.sources import streams as streams_module
+from pipeline.sources.listing import list_container
 from tests.support.listing import fate, fates, members
 
 PACK: dict[str, Any] = {
@@ -271,3 +273,13 @@ def test_members_are_read_in_any_order(tmp_path_factory, order, extension, lookb
         patch.setattr(streams_module, "LOOKBACK", lookback)
         for index in order:
             assert reader.read(found[index]).data == list(GOOD_FATES.values())[index]
+
+
+def test_a_header_of_many_digits_is_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    digits = b"7" * 60_000
+    head = tarfile.TarInfo("x")
+    head.size, head.type = len(digits), tarfile.XHDTYPE
+    path.write_bytes(head.tobuf(tarfile.USTAR_FORMAT) + digits + bytes(-len(digits) % 512) + bytes(1024))
+    [reference] = list_container(ImageReference(str(path)))
+    assert reference.fault.startswith("corrupt: a tar header with a number of 1,000 digits or more")

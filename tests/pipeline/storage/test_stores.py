@@ -12,6 +12,7 @@ from pipeline.storage import beam
 from pipeline.storage.address import join, local_path
 from pipeline.storage.errors import MissingFileError, NotAFileError, StorageError, TooLargeError
 from pipeline.storage.factory import open_store
+from pipeline.storage.local import LocalStore
 from tests.support.remote import FakeRemote
 
 
@@ -221,3 +222,18 @@ def test_no_stream_waits_for_a_pipe(tmp_path: Path) -> None:
 def test_errors_while_a_stream_is_read_are_typed() -> None:
     with pytest.raises(StorageError, match="a/b: cannot be read: Input/output error"), open_store("a/b").reading("a/b"):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+@pytest.mark.parametrize("path", ["/proc/kmsg", "/proc/self/status", "/sys/kernel/mm/transparent_hugepage/enabled"])
+def test_files_of_the_kernel_are_not_opened(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not os.path.exists(path):  # noqa: PTH110
+        pytest.skip("no such file here")
+    monkeypatch.setattr("pipeline.storage.local._without_waiting", None)  # would fail at an attempt to open
+    with pytest.raises(NotAFileError, match="a file of the kernel"):
+        LocalStore().open_stream(path)
+
+
+def test_a_device_is_refused_before_it_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.storage.local._without_waiting", None)
+    with pytest.raises(NotAFileError, match="a pipe or a device"):
+        LocalStore().open_stream("/dev/zero")

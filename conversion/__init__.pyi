@@ -18,6 +18,8 @@ from .export.preprocessing import ChannelOrder as ChannelOrder
 from .export.preprocessing import Preprocessing as Preprocessing
 from .export.preprocessing import read_labels as read_labels
 from .export.savedmodel import load_savedmodel as load_savedmodel
+from .export.seal import check_files as check_files
+from .export.seal import seal as seal
 from .export.signatures import Output as Output
 from .export.signatures import choose_output as choose_output
 from .export.verification import verification_examples as verification_examples

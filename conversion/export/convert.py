@@ -16,10 +16,11 @@ from conversion.errors import ConversionError, NetworkError
 from conversion.export import savedmodel
 from conversion.export.alignment import alignment_of
 from conversion.export.dense import DenseNetwork, load_dense
-from conversion.export.metadata import FILE_NAME, NETWORK_FILE, ModelMetadata, digest
+from conversion.export.metadata import NETWORK_FILE, ModelMetadata, digest
 from conversion.export.options import DenseOptions
 from conversion.export.preprocessing import ChannelOrder, Mean, Preprocessing, channel_mean
 from conversion.export.publish import check_target, partial_directory, publish
+from conversion.export.seal import file_digests, write_metadata
 from conversion.export.signatures import default_features, feature_blobs, image_input
 from conversion.export.verification import (
     TOLERANCE,
@@ -150,8 +151,9 @@ def convert(
         del module
         gc.collect()  # functions and variables refer to each other: without it the weights stay in memory twice
         metadata = _verify(model, examples, partial, options)
-        (partial / FILE_NAME).write_text(metadata.model_dump_json(indent=2) + "\n", encoding="utf-8")
         write_definition(model.network, partial / NETWORK_FILE)
+        metadata = metadata.model_copy(update={"files": file_digests(partial)})
+        write_metadata(partial, metadata)
         publish(partial, target, overwrite=overwrite)
     return metadata
 

@@ -7,6 +7,8 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
+import click
+
 from conversion.errors import printable
 
 if TYPE_CHECKING:
@@ -32,8 +34,21 @@ def one_line(text: str) -> str:
     return printable(text).replace("\t", "\\t").replace("\n", "\\n")
 
 
+class _Notices(logging.Handler):
+    """Prints what densecast says of a run on standard error, a line each, as the error stream is at that time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Prints one line."""
+        click.echo(f"densecast: {one_line(record.getMessage())}", err=True)
+
+
 def quiet_libraries(*, debug: bool) -> None:
     """Hides log messages of Beam and TensorFlow that a user cannot act on; with `debug` everything is shown."""
+    notices = logging.getLogger("densecast")
+    if not notices.handlers:
+        notices.addHandler(_Notices())
+        notices.setLevel(logging.INFO)
+        notices.propagate = False
     if debug:
         logging.basicConfig(level=logging.INFO)
         return

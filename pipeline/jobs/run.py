@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from conversion import partial_name, read_metadata
+from conversion import check_files, partial_name, read_metadata
 from pipeline.beam_counters import counters
 from pipeline.counters import LEFT_OUT
 from pipeline.engines.factory import TensorFlowEngineFactory
@@ -77,8 +77,9 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
     check_folder(job.table)
     target = open_target(job)
     TensorFlowEngineFactory(job.model, job.map_recipe(), job.launcher_device()).check()
-    if job.execution.runner == LOCAL:  # on a cluster the workers write, perhaps with other rights than the launcher
+    if job.execution.runner == LOCAL:  # on a cluster the workers read and write, perhaps with other rights
         check_writable(job.table)
+        check_files(job.model, metadata)
     with watch("scoring") as watching:
         calibration = calibrate(job, metadata)
         result = submit(calibration, target, watching.show)

@@ -302,6 +302,26 @@ def models_random(name: str, seed: int, output: str) -> None:
     click.echo(output)
 
 
+@models.command("seal")
+@click.argument("model", type=click.Path())
+def models_seal(model: str) -> None:
+    """Record the SHA-256 of a model's files, for a model of a version that did not; or compare them.
+
+    From then on a file that was changed or replaced is found before the model is loaded.
+
+    \b
+    densecast models seal caffenet
+    """
+    from conversion import read_metadata, seal
+
+    known = read_metadata(model).files is not None
+    need_tensorflow()
+    files = seal(model).files or {}
+    click.echo(
+        f"{len(files)} files {'are as they were recorded' if known else 'recorded'}: {', '.join(files)}", err=True
+    )
+
+
 def _mean(text: str | None) -> list[float] | Path | None:
     """Returns --mean as `convert` takes it: numbers, or a path."""
     if text is None:

@@ -243,7 +243,7 @@ def test_metadata_file_says_what_was_done(lenet: Converted):
     verification = written.pop("verification")
     axis = {"stride": 4.0, "offset": 13.5, "window": 28.0, "receptive_field": 28.0, "shift": 0.0}
     assert written == {
-        "schema_version": 1,
+        "schema_version": 2,
         "name": "lenet_small",
         "digest": digest(lenet.network, lenet.preprocessing, "prob"),
         "converter_version": importlib.metadata.version("densecast"),

@@ -80,6 +80,7 @@ class ModelMetadata(_Frozen):
         parameters: Number of learned values.
         verification: The result of the verification; None before it.
         notes: Notes for the user on what the conversion changed or ignored.
+        random_weights: Whether the weights are random numbers, so that the classes mean nothing.
         files: SHA-256 of every other file of the directory, by path; None in models of versions that did not record it.
     """
 
@@ -99,6 +100,7 @@ class ModelMetadata(_Frozen):
     parameters: int
     verification: VerificationMetadata | None = None
     notes: tuple[str, ...] = ()
+    random_weights: bool = False
     files: dict[str, str] | None = None
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from pipeline.storage.errors import StorageError
 from pipeline.table.log import FOLDER
 from pipeline.table.paths import TableRoot, check_root
 from pipeline.table.summaries import RunSummary, read_summary
+
+_log = logging.getLogger("densecast")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +74,8 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
         JobError: The pipeline failed in another way.
     """
     metadata = read_metadata(job.model)
+    if metadata.random_weights:
+        _log.warning("the weights of the model %s are random: its classes mean nothing", metadata.name)
     if job.execution.runner != LOCAL:
         job.storage.check_travels(job.execution.runner)
     check_root(job.output)

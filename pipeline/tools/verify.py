@@ -25,8 +25,10 @@ from conversion import (
 )
 from conversion.errors import VerificationError
 from pipeline.engines import TensorFlowEngine
+from pipeline.errors import SourceError
 from pipeline.images.decode import DecodeLimits, decode
 from pipeline.maps.recipe import Form
+from pipeline.rejection import Rejected
 from pipeline.sources import Reader, list_images
 from pipeline.tools import crops as crop_comparison
 from pipeline.tools.crops import CropsReport, compare_with_crops, example_images
@@ -64,7 +66,7 @@ def verify_model(
     Raises:
         VerificationError: The files make another network, or a layer diverges from the reference; it is named.
         CastError: The network of the files does not accept every image.
-        Rejected: An image cannot be read or decoded.
+        SourceError: An image cannot be read or decoded.
         DensecastError: A file cannot be read.
     """
     verification = _compare_with_caffe(model, *caffe, options or DenseOptions()) if caffe else None
@@ -73,8 +75,17 @@ def verify_model(
     engine = TensorFlowEngine(model, form=Form.FLOAT32)
     limits = DecodeLimits()
     with Reader() as reader:
-        files = (reader.read(reference).data for reference in list_images(images))
-        given = [decode(data, limits, grey=engine.metadata.takes_grey).pixels for data in files]
+        given = []
+        for reference in list_images(images):
+            try:
+                data = reader.read(reference).data
+                given.append(decode(data, limits, grey=engine.metadata.takes_grey).pixels)
+            except Rejected as rejected:
+                raise SourceError(
+                    f"the image cannot be compared: {rejected}",
+                    where=reference.uri,
+                    remedy="leave it out, or repair it",
+                ) from rejected
     return VerifyReport(caffe=verification, crops=compare_with_crops(engine, given or example_images(engine)))
 
 

@@ -84,7 +84,7 @@ def offer_the_saver(message: Any) -> None:
 
 
 def register(message: Any) -> None:
-    message.meta_graphs[0].object_graph_def.nodes[0].registered_saver.name = "x"
+    message.meta_graphs[0].object_graph_def.nodes[0].registered_saver = "x"
 
 
 def asset(message: Any) -> None:

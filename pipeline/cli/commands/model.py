@@ -10,6 +10,7 @@ import click
 
 from pipeline.cli.commands.dense_options import dense_options, print_cost, take_dense_options
 from pipeline.cli.commands.options import (
+    check_tensorflow,
     limit_options,
     need_tensorflow,
     print_report,
@@ -21,6 +22,9 @@ from pipeline.cli.param_types import IMAGE_SIZE, WHOLE_NUMBERS
 from pipeline.cli.setting_options import setting_option
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from conversion import DenseOptions, Limits
     from models.catalog import CatalogEntry
 
 
@@ -28,8 +32,10 @@ if TYPE_CHECKING:
 @click.argument("prototxt", type=click.Path())
 @click.argument("weights", type=click.Path())
 @click.option("--output", "-o", required=True, type=click.Path(), help="The model directory to make.")
-@click.option("--mean", help="B,G,R values, one value, or a mean image (.npy, .binaryproto). Default: 0.")
-@click.option("--scale", type=float, default=1.0, show_default=True, help="Multiplied after the mean is subtracted.")
+@click.option(
+    "--mean", help="B,G,R values, one value, or a mean image (.npy, .binaryproto). Default: a known net's own, or 0."
+)
+@click.option("--scale", type=float, help="Multiplied after the mean is subtracted. Default: a known net's own, or 1.")
 @click.option(
     "--channel-order",
     type=click.Choice(["bgr", "rgb", "gray"]),
@@ -52,13 +58,16 @@ def convert(prototxt: str, weights: str, output: str, *, as_json: bool, **option
         --mean 104.00699,116.66877,122.67892 --labels synset_words.txt
     densecast convert deploy.prototxt caffenet.caffemodel --output fine --output-stride 8
     """
+    from conversion import check_conversion, read_labels
     from conversion import convert as convert_model
-    from conversion import read_labels
     from pipeline.tools.inspect_network import inspect, render
 
     limits = take_limits(options)
     labels, features = options.pop("labels"), options.pop("features")
     shape = take_dense_options(options)
+    check_tensorflow()
+    check_conversion(prototxt, weights, output, overwrite=options["overwrite"], limits=limits)
+    mean, scale = _preprocessing(prototxt, shape, limits, mean=options.pop("mean"), scale=options.pop("scale"))
     if shape.output_stride:
         print_cost(prototxt, shape, limits)
     need_tensorflow()
@@ -66,7 +75,8 @@ def convert(prototxt: str, weights: str, output: str, *, as_json: bool, **option
         prototxt,
         weights,
         output,
-        mean=_mean(options.pop("mean")),
+        mean=mean,
+        scale=scale,
         labels=read_labels(labels, limits=limits) if labels else (),
         features=[f.strip() for f in features.split(",")] if features else None,
         limits=limits,
@@ -256,7 +266,8 @@ def models_list() -> None:
 @click.argument("name")
 @click.option("--directory", type=click.Path(), help="The folder for the weights. Default: densecast's cache.")
 @click.option("--output", "-o", type=click.Path(), help="Also convert the model, into this model directory.")
-def models_fetch(name: str, directory: str | None, output: str | None) -> None:
+@click.option("--overwrite", is_flag=True, help="Replace a model that exists.")
+def models_fetch(name: str, directory: str | None, output: str | None, *, overwrite: bool) -> None:
     """Download a model's published weights; an interrupted download continues where it stopped.
 
     \b
@@ -268,6 +279,8 @@ def models_fetch(name: str, directory: str | None, output: str | None) -> None:
     from models.fetch import fetch
 
     chosen = entry(name)
+    if output:
+        _check_output(output, overwrite=overwrite)
     with Progress(console=console(stderr=True), transient=True) as progress:
         task = progress.add_task(f"fetching {name}", total=None)
         path = fetch(
@@ -277,7 +290,7 @@ def models_fetch(name: str, directory: str | None, output: str | None) -> None:
         )
     click.echo(str(path))
     if output:
-        _convert_entry(chosen, path, output)
+        _convert_entry(chosen, path, output, overwrite=overwrite)
         click.echo(output)
 
 
@@ -285,7 +298,8 @@ def models_fetch(name: str, directory: str | None, output: str | None) -> None:
 @click.argument("name")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random weights.")
 @click.option("--output", "-o", required=True, type=click.Path(), help="The model directory to make.")
-def models_random(name: str, seed: int, output: str) -> None:
+@click.option("--overwrite", is_flag=True, help="Replace a model that exists.")
+def models_random(name: str, *, seed: int, output: str, overwrite: bool) -> None:
     """Make a model with seeded random weights: it has full size and full speed, and its classes mean nothing.
 
     \b
@@ -295,10 +309,11 @@ def models_random(name: str, seed: int, output: str) -> None:
     from models import entry
 
     chosen = entry(name)
+    _check_output(output, overwrite=overwrite)
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / f"{name}.caffemodel"
         save(random_parameters(load_network(chosen.definition), seed), Path(folder) / "net.prototxt", weights)
-        _convert_entry(chosen, weights, output)
+        _convert_entry(chosen, weights, output, overwrite=overwrite, random_weights=True)
     click.echo(output)
 
 
@@ -332,7 +347,46 @@ def _mean(text: str | None) -> list[float] | Path | None:
         return Path(text)
 
 
-def _convert_entry(entry: CatalogEntry, weights: Path, output: str) -> None:
+def _preprocessing(
+    prototxt: str, shape: DenseOptions, limits: Limits, *, mean: str | None, scale: float | None
+) -> tuple[Sequence[float] | Path | None, float]:
+    """Returns mean and scale as given, or those of the catalog for one of its nets; says what was not given."""
+    from models.recognize import recognize
+
+    if mean is not None and scale is not None:
+        return _mean(mean), scale
+    known = recognize(prototxt, stages=shape.stages, level=shape.level, limits=limits)
+    chosen: Sequence[float] | Path | None = _mean(mean)
+    if known is None:
+        if mean is None:
+            click.echo(
+                "WARNING: no --mean was given, and the definition is not one of `densecast models list`: nothing is "
+                "subtracted from the pixels. If the net was trained with a mean, its maps are wrong. Give --mean; "
+                "--mean 0 says that there is none.",
+                err=True,
+            )
+        return chosen, 1.0 if scale is None else scale
+    taken = []
+    if mean is None:
+        chosen = known.mean
+        taken.append(f"--mean {','.join(map(str, known.mean))}")
+    if scale is None:
+        scale = known.scale
+        taken.append(f"--scale {scale:g}")
+    click.echo(f"the definition is that of {known.title}: it gets {' and '.join(taken)}", err=True)
+    return chosen, scale
+
+
+def _check_output(output: str, *, overwrite: bool) -> None:
+    from conversion import check_target
+
+    check_tensorflow()
+    check_target(Path(output), overwrite=overwrite)
+
+
+def _convert_entry(
+    entry: CatalogEntry, weights: Path, output: str, *, overwrite: bool, random_weights: bool = False
+) -> None:
     from conversion import convert as convert_model
 
     need_tensorflow()
@@ -345,4 +399,6 @@ def _convert_entry(entry: CatalogEntry, weights: Path, output: str) -> None:
         channel_order=entry.channel_order,
         labels=entry.labels,
         name=entry.name,
+        overwrite=overwrite,
+        random_weights=random_weights,
     )

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from conversion import check_files, convert, load_savedmodel, read_metadata, seal
-from conversion.errors import ModelError
+from conversion.errors import ModelError, VerificationError
 from conversion.export.metadata import SCHEMA_VERSION
 from conversion.surgery import random_parameters, save
 from tests.support.definitions import CLASSIFIER, network
@@ -123,3 +125,15 @@ def test_links_do_not_stand_for_files(model: Path, tmp_path: Path):
     moved.unlink()
     with pytest.raises(ModelError, match="cannot be read"):
         check_files(model, read_metadata(model))
+
+
+@pytest.mark.parametrize(("factor", "word"), [(1e20, "overflow"), (1e-40, "denormal")])
+def test_weights_outside_the_range_of_float32_are_not_blamed_on_a_layer(factor: float, word: str, tmp_path: Path):
+    """The message asked to report a wrong layer."""
+    net = random_parameters(network(CLASSIFIER), 0)
+    scaled = {name: tuple((blob * np.float32(factor)) for blob in blobs) for name, blobs in net.parameters.items()}
+    save(dataclasses.replace(net, parameters=scaled), tmp_path / "net.prototxt", tmp_path / "net.caffemodel")
+    with pytest.raises(VerificationError) as caught:
+        convert(tmp_path / "net.prototxt", tmp_path / "net.caffemodel", tmp_path / "model", mean=0)
+    assert word in caught.value.why
+    assert "report" not in caught.value.remedy

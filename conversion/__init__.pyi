@@ -2,6 +2,7 @@ from .arrays import Array as Array
 from .caffe.upgrade_files import upgrade_file as upgrade_file
 from .errors import DensecastError as DensecastError
 from .errors import printable as printable
+from .export.convert import check_conversion as check_conversion
 from .export.convert import convert as convert
 from .export.dense import DenseNetwork as DenseNetwork
 from .export.dense import load_dense as load_dense
@@ -17,8 +18,11 @@ from .export.options import DenseOptions as DenseOptions
 from .export.preprocessing import ChannelOrder as ChannelOrder
 from .export.preprocessing import Preprocessing as Preprocessing
 from .export.preprocessing import read_labels as read_labels
+from .export.publish import check_target as check_target
 from .export.savedmodel import SavedModel as SavedModel
 from .export.savedmodel import load_savedmodel as load_savedmodel
+from .export.seal import check_files as check_files
+from .export.seal import seal as seal
 from .export.signatures import Output as Output
 from .export.signatures import choose_output as choose_output
 from .export.verification import Example as Example

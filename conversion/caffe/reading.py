@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError, Message
 from conversion.arrays import Array, Shape
 from conversion.caffe import wire_limits
 from conversion.caffe.caffe_pb2 import BlobProto, NetParameter
-from conversion.caffe.sniffing import is_text, sniff, sniff_solver
+from conversion.caffe.sniffing import HEAD, is_text, sniff, sniff_solver
 from conversion.caffe.text_limits import scan
 from conversion.caffe.weights_view import StoredBlob, StoredWeights, parse_stored
 from conversion.errors import ReadingError, UnsupportedError
@@ -265,6 +265,21 @@ def _parse(data: bytes, message: AnyMessage, where: str, limits: Limits) -> AnyM
             f"damaged: {error}", where=where, why=f"it must be a complete {message.DESCRIPTOR.name} in binary form"
         ) from error
     return message
+
+
+def check_weights_file(path: PathLike) -> None:
+    """Checks by its first bytes that a file may be weights; HDF5 is one of their formats.
+
+    Raises:
+        ReadingError: It cannot be read, or is of another kind.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            head = file.read(HEAD) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
+    except OSError as error:
+        raise ReadingError(f"cannot be read: {error.strerror}", where=str(path), remedy="check the path") from error
+    if not head.startswith(b"\x89HDF"):
+        refuse_other_formats(head, str(path))
 
 
 def refuse_other_formats(data: bytes, where: str) -> None:

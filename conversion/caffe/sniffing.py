@@ -19,7 +19,10 @@ class Look(NamedTuple):
 
 _UNPACK = "unpack it, and give the file inside"
 _OTHER = "give the file that Caffe saved; models of other frameworks cannot be read"
-_IMAGE = "give a mean as .binaryproto or .npy, or as numbers"
+_IMAGE = (
+    "give Caffe's files: a definition, weights, and a mean as .binaryproto, .npy or numbers; a picture is scored by a "
+    "model, with: densecast score MODEL IMAGES --output TABLE"
+)
 _MAGIC: tuple[tuple[bytes, Look], ...] = (
     (
         b"version https://git-lfs.github.com/",
@@ -35,9 +38,11 @@ _MAGIC: tuple[tuple[bytes, Look], ...] = (
     (b"Rar!\x1a\x07", Look("a rar archive", _UNPACK)),
     (b"\x89HDF\r\n\x1a\n", Look("an HDF5 file", "if Caffe saved it, pass it as the weights")),
     (b"\x93NUMPY", Look("a NumPy array", "name it .npy if it is a mean")),
-    (b"\x89PNG\r\n", Look("a PNG image", _IMAGE)),
-    (b"\xff\xd8\xff", Look("a JPEG image", _IMAGE)),
-    (b"GIF8", Look("a GIF image", _IMAGE)),
+    (b"\x89PNG\r\n", Look("a picture (PNG)", _IMAGE)),
+    (b"\xff\xd8\xff", Look("a picture (JPEG)", _IMAGE)),
+    (b"GIF8", Look("a picture (GIF)", _IMAGE)),
+    (b"II*\x00", Look("a picture (TIFF)", _IMAGE)),
+    (b"MM\x00*", Look("a picture (TIFF)", _IMAGE)),
     (b"%PDF-", Look("a PDF document", _OTHER)),
     (b"\x7fELF", Look("a program", _OTHER)),
     *((bytes((0x80, version)), Look("a Python pickle (PyTorch?)", _OTHER)) for version in range(2, 6)),

@@ -10,16 +10,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from conversion.caffe.reading import PathLike
+from conversion.caffe.reading import PathLike, check_weights_file, read_definition
 from conversion.caffe.strip_training import Size
 from conversion.errors import ConversionError, NetworkError
 from conversion.export import savedmodel
 from conversion.export.alignment import alignment_of
 from conversion.export.dense import DenseNetwork, load_dense
-from conversion.export.metadata import FILE_NAME, NETWORK_FILE, ModelMetadata, digest
+from conversion.export.metadata import NETWORK_FILE, ModelMetadata, digest
 from conversion.export.options import DenseOptions
 from conversion.export.preprocessing import ChannelOrder, Mean, Preprocessing, channel_mean
 from conversion.export.publish import check_target, partial_directory, publish
+from conversion.export.seal import file_digests, write_metadata
 from conversion.export.signatures import default_features, feature_blobs, image_input
 from conversion.export.verification import (
     TOLERANCE,
@@ -46,6 +47,7 @@ class _Options:
     labels: Sequence[str]
     features: Sequence[str] | None
     name: str
+    random_weights: bool
     tolerance: float
     limits: Limits
 
@@ -84,6 +86,7 @@ def convert(
     labels: Sequence[str] = (),
     features: Sequence[str] | None = None,
     name: str = "",
+    random_weights: bool = False,
     overwrite: bool = False,
     tolerance: float = TOLERANCE,
     limits: Limits = DEFAULT_LIMITS,
@@ -107,6 +110,7 @@ def convert(
         features: The blobs that the `features` signature offers, by the classifier's own names; by default those that
             the InnerProducts read and write (CaffeNet: pool5, fc6, fc7, fc8).
         name: The model's name; by default the definition's.
+        random_weights: Whether the weights are random; the model then says so.
         overwrite: Whether to replace an existing model directory.
         tolerance: See `verify_savedmodel`.
         limits: Upper limits on what the files contain.
@@ -134,11 +138,12 @@ def convert(
         labels=labels,
         features=features,
         name=name,
+        random_weights=random_weights,
         tolerance=tolerance,
         limits=limits,
     )
     target = Path(output)
-    check_target(target, overwrite=overwrite)
+    check_conversion(prototxt, weights, output, overwrite=overwrite, limits=limits)
     dense = load_dense(prototxt, weights, options.shape, features=features or (), limits=limits)
     model = _describe(dense, options)
     del dense
@@ -150,10 +155,34 @@ def convert(
         del module
         gc.collect()  # functions and variables refer to each other: without it the weights stay in memory twice
         metadata = _verify(model, examples, partial, options)
-        (partial / FILE_NAME).write_text(metadata.model_dump_json(indent=2) + "\n", encoding="utf-8")
         write_definition(model.network, partial / NETWORK_FILE)
+        metadata = metadata.model_copy(update={"files": file_digests(partial)})
+        write_metadata(partial, metadata)
         publish(partial, target, overwrite=overwrite)
     return metadata
+
+
+def check_conversion(
+    prototxt: PathLike, weights: PathLike, output: PathLike, *, overwrite: bool = False, limits: Limits = DEFAULT_LIMITS
+) -> None:
+    """Checks quickly what a conversion would fail of: files that cannot be read or are of another kind, and the output.
+
+    Args:
+        prototxt: See `convert`, as the others.
+        weights: See there.
+        output: See there.
+        overwrite: See there.
+        limits: See there.
+
+    Raises:
+        ConversionError: The output exists, or cannot be made.
+        ReadingError: A file cannot be read, or is of another kind.
+        UnsupportedError: The definition has fields that densecast does not know.
+        LimitError: The definition is too large.
+    """
+    check_target(Path(output), overwrite=overwrite)
+    read_definition(prototxt, limits=limits)
+    check_weights_file(weights)
 
 
 def _describe(dense: DenseNetwork, options: _Options) -> _Model:
@@ -191,6 +220,7 @@ def _describe(dense: DenseNetwork, options: _Options) -> _Model:
         multiply_adds_per_window=network.multiply_adds({image: (1, *network.inputs[image][1:])}),
         parameters=network.parameter_count(),
         notes=(*network.notes, *dense.require_sizes(), *notes),
+        random_weights=options.random_weights,
     )
     return _Model(network, output, features, metadata)
 
@@ -207,7 +237,7 @@ def _geometry(network: Network, output: str, where: str) -> ReceptiveField:
 
 
 def _preprocessing(channels: int, options: _Options) -> tuple[Preprocessing, list[str]]:
-    """Returns the preprocessing of an image, and a note if the mean image was reduced."""
+    """Returns the preprocessing of an image, and notes: the mean image was reduced, or no mean was given."""
     scale = options.scale
     if scale == 0 or not math.isfinite(scale):
         raise ConversionError(f"scale {scale}", why="all images would look the same to the network")
@@ -215,7 +245,12 @@ def _preprocessing(channels: int, options: _Options) -> tuple[Preprocessing, lis
     if (order == "gray") != (channels == 1):
         raise ConversionError(f"channel order {order} for a network of {channels} input channels")
     values, note = channel_mean(options.mean, channels, limits=options.limits)
-    return Preprocessing(channel_order=order, mean=values, scale=scale), [note] if note else []
+    notes = [note] if note else []
+    if options.mean is None:
+        notes.append(
+            "no mean was given: nothing is subtracted, and if the net was trained with a mean, its maps are wrong"
+        )
+    return Preprocessing(channel_order=order, mean=values, scale=scale), notes
 
 
 def _alignment(network: Network, output: str) -> tuple[int, int] | None:

@@ -18,7 +18,13 @@ from conversion.net.network import Network, to_definition
 
 FILE_NAME = "densecast.json"
 NETWORK_FILE = "network.prototxt"  # the fully convolutional definition, which shows what the graph computes
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""The format of a model directory that this version writes; it reads this one and the one before.
+
+1: without `files`. 2: with the digests of all files.
+"""
+_OLDEST = 1
+_MAX_BYTES = 64 << 20  # ImageNet's 1,000 labels make 30 kB
 
 
 class _Frozen(BaseModel):
@@ -57,7 +63,7 @@ class ModelMetadata(_Frozen):
     """What users of the model need to know besides the graph.
 
     Attributes:
-        schema_version: Version of the format of this file.
+        schema_version: Version of the format of the model directory.
         name: The network's name.
         digest: SHA-256 of definition, weights and preprocessing: models with one digest compute the same maps.
         converter_version: The version of densecast that wrote the file.
@@ -74,6 +80,8 @@ class ModelMetadata(_Frozen):
         parameters: Number of learned values.
         verification: The result of the verification; None before it.
         notes: Notes for the user on what the conversion changed or ignored.
+        random_weights: Whether the weights are random numbers, so that the classes mean nothing.
+        files: SHA-256 of every other file of the directory, by path; None in models of versions that did not record it.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -92,6 +100,8 @@ class ModelMetadata(_Frozen):
     parameters: int
     verification: VerificationMetadata | None = None
     notes: tuple[str, ...] = ()
+    random_weights: bool = False
+    files: dict[str, str] | None = None
 
     @property
     def takes_grey(self) -> bool:
@@ -104,25 +114,52 @@ class ModelMetadata(_Frozen):
         return int(self.geometry.y.window), int(self.geometry.x.window)
 
 
+class _Version(BaseModel):
+    """The part of `densecast.json` that every version has."""
+
+    schema_version: int = _OLDEST
+
+
 def read_metadata(model: str | Path) -> ModelMetadata:
-    """Reads `densecast.json` of a model directory; raises ModelError if it is missing or not valid."""
+    """Reads `densecast.json` of a model directory.
+
+    Raises:
+        ModelError: It is missing or not valid, or a newer version of densecast wrote it.
+    """
     path = Path(model) / FILE_NAME
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            text = file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise ModelError(
             f"not a densecast model: {FILE_NAME} cannot be read ({error.strerror})",
             where=str(model),
             remedy="make one with: densecast convert PROTOTXT WEIGHTS --output MODEL",
         ) from error
+    if len(text) > _MAX_BYTES:
+        raise _invalid(path, f"it is larger than {_MAX_BYTES:,} bytes")
     try:
+        version = _Version.model_validate_json(text).schema_version
+        if not _OLDEST <= version <= SCHEMA_VERSION:
+            raise ModelError(
+                f"the model has format {version}, and this version of densecast reads {_OLDEST} to {SCHEMA_VERSION}",
+                where=str(path),
+                remedy="use the version of densecast that made it, or a newer one",
+            )
         return ModelMetadata.model_validate_json(text)
     except ValidationError as error:
-        raise ModelError(
-            f"{FILE_NAME} is not valid: {error.error_count()} errors, the first: {error.errors()[0]['msg']}",
-            where=str(path),
-            remedy="convert the model again with this version of densecast",
-        ) from error
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        raise _invalid(path, ": ".join(filter(None, (field, first["msg"])))) from error
+
+
+def _invalid(path: Path, why: str) -> ModelError:
+    return ModelError(
+        f"{FILE_NAME} is not valid",
+        where=str(path),
+        why=why,
+        remedy="convert the model again with this version of densecast",
+    )
 
 
 def digest(network: Network, preprocessing: Preprocessing, output: str) -> str:

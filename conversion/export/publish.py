@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,11 +14,24 @@ from conversion.export.metadata import FILE_NAME
 
 
 def check_target(target: Path, *, overwrite: bool) -> None:
-    """Raises ConversionError if something is at the target that may not be replaced."""
-    if not target.exists():
+    """Checks that a model directory can be made at a target; an empty folder there is taken.
+
+    Raises:
+        ConversionError: Something is there that may not be replaced, or the folder above cannot be written.
+    """
+    above = next(folder for folder in target.absolute().parents if folder.is_symlink() or folder.exists())
+    if not above.is_dir():
+        raise ConversionError("the output cannot be made", where=str(target), why=f"{above} is not a folder")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise ConversionError("the output cannot be made", where=str(target), why=f"{above} cannot be written")
+    if not target.is_symlink() and (not target.exists() or (target.is_dir() and not any(target.iterdir()))):
         return
     if not overwrite:
-        raise ConversionError("the output exists", where=str(target), remedy="name another, or allow overwriting it")
+        raise ConversionError(
+            "the output exists",
+            where=str(target),
+            remedy="name another, or replace it: --overwrite, or overwrite=True in Python",
+        )
     if not (target / FILE_NAME).exists():
         raise ConversionError(
             "the output exists and is not a densecast model", where=str(target), why="only models are overwritten"

@@ -8,8 +8,11 @@ from typing import Protocol
 
 from conversion.arrays import Tensor
 from conversion.errors import ModelError
+from conversion.export.graph_ops import check_graph
+from conversion.export.metadata import FILE_NAME, read_metadata
 from conversion.export.net_module import NetworkModule, to_tensorflow
 from conversion.export.preprocessing import Preprocessing
+from conversion.export.seal import check_files
 from conversion.layers.layout import import_tensorflow, to_caffe
 from conversion.net.network import Network
 
@@ -94,8 +97,16 @@ def save(module: DenseModule, path: str | Path) -> None:
 
 
 def load_savedmodel(path: str | Path) -> SavedModel:
-    """Loads a SavedModel that `save` wrote; raises ModelError if it cannot be loaded."""
+    """Loads a SavedModel that `save` wrote, after its files and its graph were checked.
+
+    Raises:
+        ModelError: A file is not the one that the model was made with, the graph has operations that densecast does not
+            write, or it cannot be loaded.
+    """
     tf = import_tensorflow()
+    if (Path(path) / FILE_NAME).exists():  # a model that is being made has none yet
+        check_files(path, read_metadata(path))
+    check_graph(path)
     try:
         loaded: SavedModel = tf.saved_model.load(str(path))
     except (OSError, ValueError, LookupError, RuntimeError, tf.errors.OpError) as error:  # raised for damaged files

@@ -20,6 +20,8 @@ from conversion.passes.cast_names import blob_names
 
 TOLERANCE = 1e-4  # of a blob's largest magnitude: float32 stays near 1e-6, and a wrong layer is far above
 
+_LARGEST, _SMALLEST = 1e18, 1e-30  # magnitudes whose squares, or whose products with weights, leave float32
+
 
 class Difference(NamedTuple):
     """The largest difference in one blob, as a share of the reference's largest magnitude."""
@@ -96,7 +98,8 @@ def verification_examples(
     for size in sizes:
         images = _images(rng, *size)
         blobs = evaluate(network, {data: preprocessing.reference(images)})
-        examples.append(Example(images, {blob: value.astype(np.float32) for blob, value in blobs.items()}))
+        with np.errstate(over="ignore"):  # infinity, which the comparison explains
+            examples.append(Example(images, {blob: value.astype(np.float32) for blob, value in blobs.items()}))
     return examples
 
 
@@ -126,7 +129,7 @@ def verify_savedmodel(
             actual = {blob: value.numpy() for blob, value in loaded.blobs(tensor).items()}
         for difference in compare(network, actual, expected):
             if difference.error > tolerance:
-                _diverges(network, difference, size, tolerance)
+                _diverges(network, difference, size, tolerance, outside=_outside(network, difference.blob, expected))
             if difference.error >= worst.error:
                 worst = difference
         with tf.device("/device:CPU:0"):
@@ -185,15 +188,42 @@ def _nhwc(blob: Array) -> Array:
     return blob.transpose(0, 2, 3, 1)
 
 
-def _diverges(network: Network, difference: Difference, size: tuple[int, int, int], tolerance: float) -> None:
+def _outside(network: Network, blob: str, expected: Mapping[str, Array]) -> str:
+    """Returns how the values around a blob leave what float32 computes with; "" if they do not.
+
+    float32 reaches from 1.2e-38 to 3.4e38, and layers such as LRN square their inputs. Smaller values are denormal
+    numbers, which TensorFlow counts as 0.
+    """
+    writers = [layer for layer in network.layers if blob in layer.tops]
+    around = dict.fromkeys([blob, *(bottom for layer in writers for bottom in layer.bottoms)])
+    for name in around:
+        if name in expected and expected[name].size:
+            largest = float(np.abs(expected[name]).max())
+            if not largest < _LARGEST:
+                reached = f"reach {largest:.0e}" if np.isfinite(largest) else "are infinite"
+                return f"the values of blob {name!r} {reached}: they overflow, because float32 ends at 3.4e38"
+            if 0 < largest < _SMALLEST:
+                return (
+                    f"the values of blob {name!r} are at most {largest:.0e}: they, or the weights that make them, are "
+                    "denormal numbers, which TensorFlow counts as 0"
+                )
+    return ""
+
+
+def _diverges(
+    network: Network, difference: Difference, size: tuple[int, int, int], tolerance: float, *, outside: str
+) -> None:
     # A layer in place overwrites its bottom: the blob alone does not show which of its writers is wrong.
     writers = [layer.where for layer in network.layers if difference.blob in layer.tops]
     raise VerificationError(
         f"blob {difference.blob!r} differs from the reference by {difference.error:.2e} of its largest magnitude "
         f"on images of {_text(size)}; it is the first that does",
         where=", ".join(writers),
-        why=f"the tolerance is {tolerance:.0e}; nothing was published",
-        remedy="please report this with the definition: the TensorFlow form of that layer is wrong",
+        why=outside or f"the tolerance is {tolerance:.0e}; nothing was published",
+        remedy="scale the weights into the range of float32, or look whether the file is damaged: no trained net has "
+        "such values"
+        if outside
+        else "please report this with the definition: the TensorFlow form of that layer is wrong",
     )
 
 

@@ -26,7 +26,8 @@ def import_tensorflow() -> ModuleType:
         raise MissingExtraError(
             "TensorFlow is not installed",
             why="converting and running models needs it; reading and inspecting Caffe files does not",
-            remedy="install densecast[cpu], or densecast[gpu] on a machine with an NVIDIA GPU",
+            remedy="install densecast with its extra `cpu`, or `gpu` on a machine with an NVIDIA GPU, from its source: "
+            "pip install '.[cpu]'",
         )
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     return importlib.import_module("tensorflow")

@@ -156,10 +156,23 @@ class _Plain(logging.Formatter):
         return printable(super().format(record), whole=True)
 
 
+class _Notices(logging.Handler):
+    """Prints what densecast says of a run on standard error, a line each, as the error stream is at that time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Prints one line."""
+        say(f"densecast: {record.getMessage()}", err=True)
+
+
 def quiet_libraries(*, debug: bool) -> None:
     """Hides log messages of Beam and TensorFlow that a user cannot act on; with `debug` everything is shown."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Plain(logging.BASIC_FORMAT if debug else None))
+    notices = logging.getLogger("densecast")
+    if not notices.handlers:
+        notices.addHandler(_Notices())
+        notices.setLevel(logging.INFO)
+        notices.propagate = False
     if debug:
         logging.basicConfig(level=logging.INFO, handlers=[handler])
         return

@@ -65,10 +65,11 @@ def _parse_numbers(text: str) -> tuple[float, ...]:
 
 
 def _parse_whole_numbers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        raise ValueError(f"{text!r} is not whole numbers with commas between them, such as 1,8") from None
+    """Returns counts, each from 1."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isdecimal() and 0 < int(part) < 1 << 31 for part in parts):
+        raise ValueError(f"{text!r} is not whole numbers from 1 with commas between them, such as 1,8")
+    return [int(part) for part in parts]
 
 
 def _parse_file_size(text: str) -> int:

@@ -64,16 +64,46 @@ class NetFunction:
         """The names of the outputs, in the order in which a frozen function returns them."""
         return sorted(self.concrete.structured_outputs)
 
-    def frozen(self) -> Callable[..., list[Tensor]]:
+    def frozen(self, *, largest: int | None = None) -> Callable[..., list[Tensor]]:
         """Returns the function with its variables turned into constants; it does not need this object any more.
 
         oneDNN converts weights to its own layout: once for a constant, but at every call for a variable. Measured on
-        CaffeNet with 3 images of 227 pixels: 38 ms instead of 120.
-        """
-        from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+        CaffeNet with 3 images of 227 pixels: 38 ms instead of 120. But TensorFlow copies constants many times while it
+        makes and optimizes a graph, so that CaffeNet's three large weights, 234 of 244 MB, take most of the time and
+        the memory that the opening of the model takes.
 
-        frozen: Callable[..., list[Tensor]] = convert_variables_to_constants_v2(self.concrete)
-        return frozen
+        Args:
+            largest: Variables of more bytes stay variables; None turns all into constants. The last bits of a map
+                depend on it.
+        """
+        from tensorflow.python.framework import convert_to_constants as convert
+
+        kept = [] if largest is None else [v for v in self.concrete.variables if _bytes_of(v) > largest]
+        if not kept:
+            frozen: Callable[..., list[Tensor]] = convert.convert_variables_to_constants_v2(self.concrete)
+            return frozen
+        captures = [(outer, inner.op.name) for outer, inner in self.concrete.graph.captures]
+        handles = {name: variable.handle for variable in kept for outer, name in captures if outer is variable.handle}
+        # TensorFlow's public function takes no names of variables that stay.
+        data = convert._FunctionConverterDataInEager(
+            func=self.concrete,
+            lower_control_flow=True,
+            aggressive_inlining=False,
+            variable_names_denylist=set(handles),
+        )
+        partly = convert._construct_concrete_function(self.concrete, *convert._replace_variables_by_constants(data))
+
+        def call(**inputs: Tensor) -> list[Tensor]:
+            result: list[Tensor] = partly(**inputs, **handles)
+            return result
+
+        call.variables = kept  # type: ignore[attr-defined]  # functions only have weak references to their variables
+        return call
+
+
+def _bytes_of(variable: Tensor) -> int:
+    size: int = variable.shape.num_elements() * variable.dtype.size
+    return size
 
 
 _Blobs = Callable[[Tensor], Mapping[str, Tensor]]

@@ -25,6 +25,9 @@ from pipeline.maps.classification_map import DEFAULT_K, CellScores, Feature, res
 from pipeline.maps.features import Wanted, parse_features
 from pipeline.maps.recipe import Form, Precision
 
+# All weights of nets without large InnerProducts (ResNet-50's largest takes 9.4 MB), whose BatchNorms TensorFlow then
+# folds into the convolutions; of CaffeNet and VGG all but the three InnerProducts.
+_LARGEST_CONSTANT = 10_000_000
 # Messages of CUDA's libraries for a lack of memory that TensorFlow does not report as ResourceExhaustedError.
 _SHORT = ("out of memory", "out_of_memory", "alloc_failed", "resource_exhausted")
 
@@ -64,6 +67,7 @@ class TensorFlowEngine:
         self._features = parse_features(features, self._metadata)
         self._k = min(k, self._metadata.classes)
         self._form = form
+        logging.getLogger("densecast").info("loading the model %s", self._metadata.name)
         load_tensorflow(debug=logging.getLogger().isEnabledFor(logging.INFO))
         self._tf = import_tensorflow()
         device = device or open_devices()[0]
@@ -77,7 +81,7 @@ class TensorFlowEngine:
             net = NetFunction(
                 model, self._metadata, self._features, best=form is Form.TOP_K, precision=Precision(precision)
             )
-            self._function, self._outputs = net.frozen(), net.outputs
+            self._function, self._outputs = net.frozen(largest=_largest_constant(device)), net.outputs
             self._programs = self._compile(net, compiled) if compiled else None
         self._warm = False
         del net
@@ -158,6 +162,17 @@ class TensorFlowEngine:
             ) from error
         self._counts.counts["seconds.compile"] += time.perf_counter() - started
         return programs
+
+
+def _largest_constant(device: Device) -> int | None:
+    """Returns the bytes of the largest weights that become constants; None for all.
+
+    Only oneDNN gains by large constants. It is a fact of the processor and its environment whether TensorFlow uses it,
+    so machines of one kind compute in one form. On GPUs all weights are constants, as they always were.
+    """
+    from tensorflow.python.util import _pywrap_util_port
+
+    return None if device.is_gpu or _pywrap_util_port.IsMklEnabled() else _LARGEST_CONSTANT
 
 
 def _out_of_memory(tf: ModuleType, error: Exception) -> bool:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from conversion import partial_name, read_metadata
+from conversion import check_files, partial_name, read_metadata
 from pipeline.beam_counters import counters
 from pipeline.counters import LEFT_OUT, OUTSIDE_ROOT
 from pipeline.engines.factory import TensorFlowEngineFactory
@@ -26,6 +27,8 @@ from pipeline.table.image_root import check_image_root
 from pipeline.table.log import FOLDER, open_delta
 from pipeline.table.paths import TableRoot, check_root
 from pipeline.table.summaries import RunSummary, read_summary
+
+_log = logging.getLogger("densecast")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +79,8 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
         JobError: The pipeline failed in another way.
     """
     metadata = read_metadata(job.model)
+    if metadata.random_weights:
+        _log.warning("the weights of the model %s are random: its classes mean nothing", metadata.name)
     if job.execution.runner != LOCAL:
         job.storage.check_travels(job.execution.runner)
     check_root(job.output)
@@ -84,8 +89,9 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
     root = resolve(job.policy.root) if job.policy.root else ""
     check_image_root(job.table, open_delta(job.table), root, rescore=job.policy.rescore)
     TensorFlowEngineFactory(job.model, job.map_recipe(), job.launcher_device()).check()
-    if job.execution.runner == LOCAL:  # on a cluster the workers write, perhaps with other rights than the launcher
+    if job.execution.runner == LOCAL:  # on a cluster the workers read and write, perhaps with other rights
         check_writable(job.table)
+        check_files(job.model, metadata)
     with watch("scoring") as watching:
         calibration = calibrate(job, metadata)
         result = submit(calibration, target, watching.show)

@@ -139,6 +139,8 @@ def load_jobfile(path: str | Path) -> JobFile:
         ) from error
     except ValueError as error:
         raise JobError(f"the job file is not TOML: {error}", where=str(path), remedy="correct that line") from error
+    except RecursionError as error:
+        raise JobError("the job file is nested too deeply", where=str(path), remedy="a job has two levels") from error
     values = _fields(table, {*JOB_KEYS, "nightly", "storage"} - {"run_id"}, str(path), "")
     nightly = _nightly(values.pop("nightly", {}), path)
     options = _storage(values.pop("storage", {}), path)

@@ -17,6 +17,7 @@ from rich.table import Table
 from conversion import NETWORK_FILE, load_network
 from pipeline.engines import Engine, TensorFlowEngine
 from pipeline.engines.devices import open_devices
+from pipeline.errors import JobError
 from pipeline.settings import ExecutionSettings
 
 _PEAK_SIZE = 2048
@@ -139,7 +140,13 @@ def bench(
     Raises:
         ModelError: The directory is not a model.
         EngineError: There is no such device.
+        JobError: A batch, a size or the number of repeats is below 1, or no batch is named.
     """
+    if not batches or min(*batches, *sizes, repeats) < 1:
+        raise JobError(
+            f"batches {list(batches)}, sizes {list(sizes)}, repeats {repeats}",
+            why="each is a count, from 1; name a batch",
+        )
     stopwatch = _Stopwatch(repeats, clock)
     opened = open_devices(device)[0]
     engine = TensorFlowEngine(model, device=opened)

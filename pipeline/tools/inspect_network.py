@@ -219,6 +219,8 @@ def _model_facts(model: ModelMetadata) -> list[tuple[str, str]]:
         ("labels", f"{model.labels[0]} ... {model.labels[-1]}" if model.labels else "none given"),
         ("digest", model.digest),
     ]
+    if model.random_weights:
+        rows.insert(0, ("weights", "random: the classes mean nothing"))
     if model.verification:
         v = model.verification
         rows.append(

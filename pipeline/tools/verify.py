@@ -66,7 +66,7 @@ def verify_model(
     Raises:
         VerificationError: The files make another network, or a layer diverges from the reference; it is named.
         CastError: The network of the files does not accept every image.
-        Rejected: An image cannot be read or decoded.
+        SourceError: An image cannot be read or decoded.
         DensecastError: A file cannot be read.
     """
     verification = _compare_with_caffe(model, *caffe, options or DenseOptions()) if caffe else None
@@ -81,7 +81,14 @@ def _decoded(images: Sequence[str], *, grey: bool) -> list[Pixels]:
     decoded: list[Pixels] = []
     with Reader() as reader, IsolatedDecoder() as decoder:
         for reference in list_images(images):
-            image: DecodedImage = decoder.call(reader.read(reference).data, DecodeLimits(), grey=grey)
+            try:
+                image: DecodedImage = decoder.call(reader.read(reference).data, DecodeLimits(), grey=grey)
+            except Rejected as rejected:
+                raise SourceError(
+                    f"the image cannot be compared: {rejected}",
+                    where=reference.uri,
+                    remedy="leave it out, or repair it",
+                ) from rejected
             decoded.append(image.pixels)
     return decoded
 

@@ -136,7 +136,7 @@ class ScoreImages(beam.PTransform):
         self._publish = PublishFn(
             self._output,
             self.run_id,
-            metadata.model_dump(mode="json"),
+            metadata.model_dump(mode="json", exclude={"files"}),
             summary={
                 "recipe": self._recipe.as_json(),
                 "rounding": rounding,

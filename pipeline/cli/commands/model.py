@@ -10,6 +10,7 @@ import click
 
 from pipeline.cli.commands.dense_options import dense_options, print_cost, take_dense_options
 from pipeline.cli.commands.options import (
+    check_tensorflow,
     limit_options,
     need_tensorflow,
     print_report,
@@ -21,6 +22,9 @@ from pipeline.cli.param_types import IMAGE_SIZE, WHOLE_NUMBERS
 from pipeline.cli.setting_options import setting_option
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from conversion import DenseOptions, Limits
     from models.catalog import CatalogEntry
 
 
@@ -28,8 +32,10 @@ if TYPE_CHECKING:
 @click.argument("prototxt", type=click.Path())
 @click.argument("weights", type=click.Path())
 @click.option("--output", "-o", required=True, type=click.Path(), help="The model directory to make.")
-@click.option("--mean", help="B,G,R values, one value, or a mean image (.npy, .binaryproto). Default: 0.")
-@click.option("--scale", type=float, default=1.0, show_default=True, help="Multiplied after the mean is subtracted.")
+@click.option(
+    "--mean", help="B,G,R values, one value, or a mean image (.npy, .binaryproto). Default: a known net's own, or 0."
+)
+@click.option("--scale", type=float, help="Multiplied after the mean is subtracted. Default: a known net's own, or 1.")
 @click.option(
     "--channel-order",
     type=click.Choice(["bgr", "rgb", "gray"]),
@@ -52,13 +58,16 @@ def convert(prototxt: str, weights: str, output: str, *, as_json: bool, **option
         --mean 104.00699,116.66877,122.67892 --labels synset_words.txt
     densecast convert deploy.prototxt caffenet.caffemodel --output fine --output-stride 8
     """
+    from conversion import check_conversion, read_labels
     from conversion import convert as convert_model
-    from conversion import read_labels
     from pipeline.tools.inspect_network import inspect, render
 
     limits = take_limits(options)
     labels, features = options.pop("labels"), options.pop("features")
     shape = take_dense_options(options)
+    check_tensorflow()
+    check_conversion(prototxt, weights, output, overwrite=options["overwrite"], limits=limits)
+    mean, scale = _preprocessing(prototxt, shape, limits, mean=options.pop("mean"), scale=options.pop("scale"))
     if shape.output_stride:
         print_cost(prototxt, shape, limits)
     need_tensorflow()
@@ -67,7 +76,8 @@ def convert(prototxt: str, weights: str, output: str, *, as_json: bool, **option
         prototxt,
         weights,
         output,
-        mean=_mean(options.pop("mean")),
+        mean=mean,
+        scale=scale,
         labels=read_labels(labels, limits=limits) if labels else (),
         features=[f.strip() for f in features.split(",")] if features else None,
         limits=limits,
@@ -259,8 +269,9 @@ def models_list() -> None:
 @click.argument("name")
 @click.option("--directory", type=click.Path(), help="The folder for the weights. Default: densecast's cache.")
 @click.option("--output", "-o", type=click.Path(), help="Also convert the model, into this model directory.")
+@click.option("--overwrite", is_flag=True, help="Replace a model that exists.")
 @click.option("--allow-http", is_flag=True, help="Take weights without a published digest over plain HTTP.")
-def models_fetch(name: str, directory: str | None, output: str | None, allow_http: bool) -> None:
+def models_fetch(name: str, directory: str | None, output: str | None, *, overwrite: bool, allow_http: bool) -> None:
     """Download a model's published weights; an interrupted download continues where it stopped.
 
     \b
@@ -272,6 +283,8 @@ def models_fetch(name: str, directory: str | None, output: str | None, allow_htt
     from models.fetch import cautions, fetch
 
     chosen = entry(name)
+    if output:
+        _check_output(output, overwrite=overwrite)
     printing_does_not_count()
     for caution in cautions(chosen, directory):
         say(f"note: {caution}", err=True)
@@ -285,7 +298,7 @@ def models_fetch(name: str, directory: str | None, output: str | None, allow_htt
         )
     say(str(path))
     if output:
-        _convert_entry(chosen, path, output)
+        _convert_entry(chosen, path, output, overwrite=overwrite)
         say(output)
 
 
@@ -293,7 +306,8 @@ def models_fetch(name: str, directory: str | None, output: str | None, allow_htt
 @click.argument("name")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random weights.")
 @click.option("--output", "-o", required=True, type=click.Path(), help="The model directory to make.")
-def models_random(name: str, seed: int, output: str) -> None:
+@click.option("--overwrite", is_flag=True, help="Replace a model that exists.")
+def models_random(name: str, *, seed: int, output: str, overwrite: bool) -> None:
     """Make a model with seeded random weights: it has full size and full speed, and its classes mean nothing.
 
     \b
@@ -303,12 +317,31 @@ def models_random(name: str, seed: int, output: str) -> None:
     from models import entry
 
     chosen = entry(name)
+    _check_output(output, overwrite=overwrite)
     printing_does_not_count()
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / f"{name}.caffemodel"
         save(random_parameters(load_network(chosen.definition), seed), Path(folder) / "net.prototxt", weights)
-        _convert_entry(chosen, weights, output)
+        _convert_entry(chosen, weights, output, overwrite=overwrite, random_weights=True)
     say(output)
+
+
+@models.command("seal")
+@click.argument("model", type=click.Path())
+def models_seal(model: str) -> None:
+    """Record the SHA-256 of a model's files, for a model of a version that did not; or compare them.
+
+    From then on a file that was changed or replaced is found before the model is loaded.
+
+    \b
+    densecast models seal caffenet
+    """
+    from conversion import read_metadata, seal
+
+    known = read_metadata(model).files is not None
+    need_tensorflow()
+    files = seal(model).files or {}
+    say(f"{len(files)} files {'are as they were recorded' if known else 'recorded'}: {', '.join(files)}", err=True)
 
 
 def _mean(text: str | None) -> list[float] | Path | None:
@@ -321,7 +354,46 @@ def _mean(text: str | None) -> list[float] | Path | None:
         return Path(text)
 
 
-def _convert_entry(entry: CatalogEntry, weights: Path, output: str) -> None:
+def _preprocessing(
+    prototxt: str, shape: DenseOptions, limits: Limits, *, mean: str | None, scale: float | None
+) -> tuple[Sequence[float] | Path | None, float]:
+    """Returns mean and scale as given, or those of the catalog for one of its nets; says what was not given."""
+    from models.recognize import recognize
+
+    if mean is not None and scale is not None:
+        return _mean(mean), scale
+    known = recognize(prototxt, stages=shape.stages, level=shape.level, limits=limits)
+    chosen: Sequence[float] | Path | None = _mean(mean)
+    if known is None:
+        if mean is None:
+            say(
+                "WARNING: no --mean was given, and the definition is not one of `densecast models list`: nothing is "
+                "subtracted from the pixels. If the net was trained with a mean, its maps are wrong. Give --mean; "
+                "--mean 0 says that there is none.",
+                err=True,
+            )
+        return chosen, 1.0 if scale is None else scale
+    taken = []
+    if mean is None:
+        chosen = known.mean
+        taken.append(f"--mean {','.join(map(str, known.mean))}")
+    if scale is None:
+        scale = known.scale
+        taken.append(f"--scale {scale:g}")
+    say(f"the definition is that of {known.title}: it gets {' and '.join(taken)}", err=True)
+    return chosen, scale
+
+
+def _check_output(output: str, *, overwrite: bool) -> None:
+    from conversion import check_target
+
+    check_tensorflow()
+    check_target(Path(output), overwrite=overwrite)
+
+
+def _convert_entry(
+    entry: CatalogEntry, weights: Path, output: str, *, overwrite: bool, random_weights: bool = False
+) -> None:
     from conversion import convert as convert_model
 
     need_tensorflow()
@@ -334,4 +406,6 @@ def _convert_entry(entry: CatalogEntry, weights: Path, output: str) -> None:
         channel_order=entry.channel_order,
         labels=entry.labels,
         name=entry.name,
+        overwrite=overwrite,
+        random_weights=random_weights,
     )

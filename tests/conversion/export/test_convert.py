@@ -18,6 +18,7 @@ from conversion import ModelMetadata, Network, Preprocessing, cast, convert, eva
 from conversion.errors import CastError, ConversionError, MissingExtraError, ModelError, VerificationError, WeightsError
 from conversion.export import savedmodel
 from conversion.export.metadata import digest
+from conversion.export.seal import file_digests
 from conversion.export.verification import verification_examples, verify_savedmodel
 from conversion.layers.activation import ReLU
 from conversion.layers.convolution import Convolution
@@ -243,7 +244,7 @@ def test_metadata_file_says_what_was_done(lenet: Converted):
     verification = written.pop("verification")
     axis = {"stride": 4.0, "offset": 13.5, "window": 28.0, "receptive_field": 28.0, "shift": 0.0}
     assert written == {
-        "schema_version": 1,
+        "schema_version": 2,
         "name": "lenet_small",
         "digest": digest(lenet.network, lenet.preprocessing, "prob"),
         "converter_version": importlib.metadata.version("densecast"),
@@ -265,6 +266,8 @@ def test_metadata_file_says_what_was_done(lenet: Converted):
         "multiply_adds_per_window": 24 * 24 * 6 * 25 + 8 * 8 * 12 * 6 * 25 + 192 * 30 + 30 * 10,
         "parameters": 6 * 26 + 12 * 151 + 30 * 193 + 10 * 31,
         "notes": [],
+        "random_weights": False,
+        "files": file_digests(lenet.path),
     }
     assert verification["sizes"][0] == [2, 28, 28]
     # Neither side of the others is a whole number of strides from the training size.

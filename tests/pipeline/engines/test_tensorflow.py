@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from conversion import cast, convert, evaluate, load_network
+from conversion import ModelMetadata, cast, convert, evaluate, load_network, read_metadata
 from pipeline.engines import TensorFlowEngine
+from pipeline.engines.net_function import NetFunction
 from pipeline.errors import JobError
 from pipeline.maps.classification_map import MapError, check_values
-from pipeline.maps.recipe import Form
+from pipeline.maps.recipe import Form, Precision
 from pipeline.table.rounding import TOLERANCE
 from tests.support.golden_cases import GOLDEN
 from tests.support.map_distance import distance
@@ -131,3 +134,24 @@ def test_features_beyond_float16_are_told(model: Path, monkeypatch: pytest.Monke
     with pytest.raises(MapError, match="feature fc7 is not finite") as caught:
         check_values("x", cells)
     assert caught.value.remedy == "keep it as float32"
+
+
+def test_large_weights_that_stay_variables_give_the_same_maps(model: Path):
+    """Their owner is gone when the function is called: it must keep them itself."""
+    metadata = read_metadata(model)
+    batch = tf.constant(images(2, 240, 260))
+    whole, parts = (_probabilities(model, metadata, batch, largest) for largest in (None, 1 << 14))
+    assert any(layer.nbytes > 1 << 14 for layer in parts[1])
+    np.testing.assert_allclose(whole[0], parts[0], rtol=0, atol=TOLERANCE)
+
+
+def _probabilities(
+    model: Path, metadata: ModelMetadata, batch: Any, largest: int | None
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    net = NetFunction(model, metadata, (), best=False, precision=Precision.FLOAT32)
+    weights = [variable.numpy() for variable in net.concrete.variables]
+    function = net.frozen(largest=largest)
+    del net
+    gc.collect()
+    [probabilities] = function(images=batch)
+    return probabilities.numpy(), weights

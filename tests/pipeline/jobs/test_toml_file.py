@@ -188,3 +188,9 @@ def test_only_places_for_dates_are_filled(day: date, text: str):
         assert dated(text, day) == text
     assert dated("a{date}b", day) == f"a{day.isoformat()}b"
     assert dated("{date:%Y}{date:%d}", day) == f"{day:%Y}{day:%d}"
+
+
+def test_a_file_that_is_nested_deeply(tmp_path: Path):
+    (tmp_path / "job.toml").write_text("model = " + "[" * 100_000)
+    with pytest.raises(JobError, match=r"nested too deeply|not TOML"):
+        load_jobfile(tmp_path / "job.toml")

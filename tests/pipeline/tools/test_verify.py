@@ -10,6 +10,7 @@ import pytest
 
 from conversion import DenseOptions, convert, load_network, random_parameters, read_metadata, save
 from conversion.errors import CastError, ConversionError, VerificationError
+from pipeline.errors import SourceError
 from pipeline.tools.inspect_network import inspect
 from pipeline.tools.verify import verify_model
 from tests.support.field import caffe_files
@@ -97,3 +98,16 @@ def test_what_cannot_become_a_model_is_inspected_with_the_reason():
     assert "2 outputs are class probabilities" in (report.refusal or "")
     report = inspect(str(caffe_files("a30_side")[0]), (24, 24))
     assert (report.output_blob, report.map_size, report.refusal) == ("prob", [5, 5], None)
+
+
+def test_a_broken_image_is_named(heads: Path, tmp_path: Path):
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno more")
+    with pytest.raises(SourceError, match="cannot be compared") as caught:
+        verify_model(str(heads), crops=True, images=[str(tmp_path / "broken.png")])
+    assert caught.value.where.endswith("broken.png")
+
+
+def test_the_definition_of_another_net_is_said(heads: Path):
+    with pytest.raises((VerificationError, ConversionError)) as caught:
+        verify_model(str(heads), caffe=tuple(map(str, caffe_files("a41_reduction"))))
+    assert "report" not in str(caught.value)

@@ -12,7 +12,7 @@ from typing import Literal
 
 from conversion.caffe.reading import PathLike
 from conversion.caffe.strip_training import Size
-from conversion.errors import ConversionError, NetworkError
+from conversion.errors import ConversionError, NetworkError, OptionError
 from conversion.export import savedmodel
 from conversion.export.alignment import alignment_of
 from conversion.export.dense import DenseNetwork, load_dense
@@ -166,7 +166,7 @@ def _describe(dense: DenseNetwork, options: _Options) -> _Model:
     where, network, output = options.where, dense.network, dense.output.require()
     classes = network.shapes[output][1]
     if options.labels and len(options.labels) != classes:
-        raise ConversionError(
+        raise OptionError(
             f"{len(options.labels)} labels for {classes} classes",
             where=where,
             remedy="give one line per class, in order",
@@ -210,10 +210,10 @@ def _preprocessing(channels: int, options: _Options) -> tuple[Preprocessing, lis
     """Returns the preprocessing of an image, and a note if the mean image was reduced."""
     scale = options.scale
     if scale == 0 or not math.isfinite(scale):
-        raise ConversionError(f"scale {scale}", why="all images would look the same to the network")
+        raise OptionError(f"scale {scale}", why="all images would look the same to the network")
     order: ChannelOrder = options.channel_order or ("gray" if channels == 1 else "bgr")
     if (order == "gray") != (channels == 1):
-        raise ConversionError(f"channel order {order} for a network of {channels} input channels")
+        raise OptionError(f"channel order {order} for a network of {channels} input channels")
     values, note = channel_mean(options.mean, channels, limits=options.limits)
     return Preprocessing(channel_order=order, mean=values, scale=scale), [note] if note else []
 

@@ -73,6 +73,16 @@ def show(renderable: RenderableType) -> None:
     _write(capture.get())
 
 
+def fits(renderable: RenderableType) -> bool:
+    """Returns whether a table or other renderable needs no more than the width of the output."""
+    from rich.measure import Measurement
+
+    terminal = console()
+    # What is wider than the options allow is measured as cut, so a wide space is offered.
+    wide = terminal.options.update(max_width=1 << 16)
+    return Measurement.get(terminal, wide, renderable).maximum <= terminal.width
+
+
 def console(*, stderr: bool = False) -> Console:
     """Returns Rich's console; it is wide where the output is not a terminal, so that a file has whole lines."""
     from pipeline.cli.plain_console import PlainConsole

@@ -75,10 +75,10 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
         job.storage.check_travels(job.execution.runner)
     check_root(job.output)
     check_folder(job.table)
-    target = open_target(job)
-    TensorFlowEngineFactory(job.model, job.map_recipe(), job.launcher_device()).check()
     if job.execution.runner == LOCAL:  # on a cluster the workers write, perhaps with other rights than the launcher
         check_writable(job.table)
+    target = open_target(job)
+    TensorFlowEngineFactory(job.model, job.map_recipe(), job.launcher_device()).check()
     with watch("scoring") as watching:
         calibration = calibrate(job, metadata)
         result = submit(calibration, target, watching.show)

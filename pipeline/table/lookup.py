@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
 from conversion import nearest
@@ -35,11 +36,12 @@ def find_rows(dataset: Rows, root: str, image: str, key: str = "") -> list[Narro
     Args:
         dataset: The rows of the table.
         root: The table, for messages.
-        image: A uri, a path as a person types it, an image's own id, or the whole key of a map.
+        image: A uri, a path as a person types it, an image's own id, the whole key of a map, or the end of a uri from a
+            `/` or `#` on, as a file's name, if only one image has it.
         key: The beginning of the key of the rows.
 
     Raises:
-        TableError: There is no such image, or no such key.
+        TableError: There is no such image, no such key, or several images have that name.
     """
     text = storable(image)
     conditions = [pads.field("uri").isin(_spellings(image)), pads.field("id") == text]
@@ -47,11 +49,13 @@ def find_rows(dataset: Rows, root: str, image: str, key: str = "") -> list[Narro
         conditions.append(pads.field("key") == text)
     for condition in conditions:
         with reading(root):
-            rows = dataset.to_table(columns=_COLUMNS, filter=condition).to_pylist()
+            rows: list[NarrowRow] = dataset.to_table(columns=_COLUMNS, filter=condition).to_pylist()
         if rows:
             break
     else:
-        raise _no_image(dataset, root, image)
+        rows = _ending_with(dataset, root, text)
+        if not rows:
+            raise _no_image(dataset, root, image)
     chosen = [row for row in rows if row["key"].startswith(key)]
     if not chosen:
         raise TableError(
@@ -60,6 +64,26 @@ def find_rows(dataset: Rows, root: str, image: str, key: str = "") -> list[Narro
             where=root,
         )
     return sorted(chosen, key=lambda row: row["scored_at"])
+
+
+def _ending_with(dataset: Rows, root: str, name: str) -> list[NarrowRow]:
+    """Returns the rows of the one image whose uri ends with a name; none if there is no such image."""
+    ending = name.lstrip("/")
+    if not ending:
+        return []
+    uri = pads.field("uri")
+    condition = pc.ends_with(uri, f"/{ending}") | pc.ends_with(uri, f"#{ending}")
+    with reading(root):
+        rows: list[NarrowRow] = dataset.to_table(columns=_COLUMNS, filter=condition).to_pylist()
+    uris = sorted({row["uri"] for row in rows})
+    if len(uris) > 1:
+        more = f" and {len(uris) - _SUGGESTIONS:,} more" if len(uris) > _SUGGESTIONS else ""
+        raise TableError(
+            f"{len(uris):,} images are called {name!r}: {', '.join(uris[:_SUGGESTIONS])}{more}",
+            where=root,
+            remedy="give more of the address",
+        )
+    return rows
 
 
 def maps_among(rows: Sequence[NarrowRow]) -> list[NarrowRow]:

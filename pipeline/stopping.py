@@ -68,8 +68,8 @@ def run_stoppable(run_id: str, work: Callable[[], T]) -> T:
 
     # A daemon: a process that was interrupted does not wait for it.
     thread = _threads[run_id] = threading.Thread(target=call, name="densecast-run", daemon=True)
-    thread.start()
     try:
+        thread.start()
         result = ended.result()
     except KeyboardInterrupt:
         with _publishing:

@@ -49,7 +49,7 @@ def find_rows(dataset: Rows, root: str, image: str, key: str = "") -> list[Narro
         conditions.append(pads.field("key") == text)
     for condition in conditions:
         with reading(root):
-            rows: list[NarrowRow] = dataset.to_table(columns=_COLUMNS, filter=condition).to_pylist()
+            rows = _narrow_rows(dataset, condition)
         if rows:
             break
     else:
@@ -74,7 +74,7 @@ def _ending_with(dataset: Rows, root: str, name: str) -> list[NarrowRow]:
     uri = pads.field("uri")
     condition = pc.ends_with(uri, f"/{ending}") | pc.ends_with(uri, f"#{ending}")
     with reading(root):
-        rows: list[NarrowRow] = dataset.to_table(columns=_COLUMNS, filter=condition).to_pylist()
+        rows = _narrow_rows(dataset, condition)
     uris = sorted({row["uri"] for row in rows})
     if len(uris) > 1:
         more = f" and {len(uris) - _SUGGESTIONS:,} more" if len(uris) > _SUGGESTIONS else ""
@@ -84,6 +84,10 @@ def _ending_with(dataset: Rows, root: str, name: str) -> list[NarrowRow]:
             remedy="give more of the address",
         )
     return rows
+
+
+def _narrow_rows(dataset: Rows, condition: pads.Expression) -> list[NarrowRow]:
+    return list(dataset.to_table(columns=_COLUMNS, filter=condition).to_pylist())
 
 
 def maps_among(rows: Sequence[NarrowRow]) -> list[NarrowRow]:

@@ -68,13 +68,13 @@ def with_tags(photo: Image.Image, left: list[Tag], right: list[Tag]) -> Image.Im
     picture.paste(photo, (margins[0], 0))
     draw = ImageDraw.Draw(picture)
     edge = margins[0] + photo.width + _LEADER
-    placed: list[tuple[Tag, float, float, float]] = []
+    placed: list[tuple[Tag, int, int, float]] = []
     for tags, inner in ((left, margins[0] - _LEADER), (right, edge)):
         for tag, top in zip(sorted(tags, key=lambda tag: tag.y), _tops(tags, picture.height), strict=True):
             start = inner - tag.width if tags is left else inner
             placed.append((tag, start, inner, top))
     for tag, _, inner, top in placed:
-        line = [(inner, top + HEIGHT / 2), (margins[0] + tag.x, tag.y)]
+        line: list[tuple[float, float]] = [(inner, top + HEIGHT / 2), (margins[0] + tag.x, tag.y)]
         draw.line(line, fill="white", width=3)
         draw.line(line, fill=tag.color, width=1)
     for tag, start, _, top in placed:

@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -56,21 +58,26 @@ def test_a_table_fits_or_does_not(capsys: Capture) -> None:
     assert not capsys.readouterr().out
 
 
-def full(_: Path) -> int:
+def full() -> int:
     return os.open("/dev/full", os.O_WRONLY)
 
 
-def closed(_: Path) -> int:
+def closed() -> int:
     reading, writing = os.pipe()
     os.close(reading)
     return writing
 
 
-@pytest.fixture(params=[full, closed], ids=lambda kind: kind.__name__)
-def lost(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: Patch) -> str:
-    """Standard output cannot be written; the value says why."""
-    monkeypatch.setattr(sys, "stdout", os.fdopen(request.param(tmp_path), "w"))
-    return "No space left on device" if request.param is full else "its reader has closed it"
+WHY = {full: "No space left on device", closed: "its reader has closed it"}
+each_loss = pytest.mark.parametrize("lost", WHY, ids=lambda kind: kind.__name__)
+
+
+@contextmanager
+def output_lost(kind: Callable[[], int]) -> Iterator[None]:
+    """Standard output cannot be written. Not a fixture: pytest's capture puts its own stream in place after them."""
+    with os.fdopen(kind(), "w") as stream, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", stream)
+        yield
 
 
 def run(*arguments: object) -> int:
@@ -80,17 +87,22 @@ def run(*arguments: object) -> int:
     return ended.value.code
 
 
+@each_loss
 @pytest.mark.parametrize(("failed", "code"), [(False, 0), (True, 3)])
 def test_the_outcome_of_a_run_does_not_depend_on_its_output(
-    lost: str, capsys: Capture, monkeypatch: Patch, failed: bool, code: int
+    lost: Callable[[], int], capsys: Capture, monkeypatch: Patch, failed: bool, code: int
 ) -> None:
     summary = RunSummary("r", 1, 1, 1, {"listed": 2}, {}, {}, {})
     monkeypatch.setattr("pipeline.jobs.run.run_job", lambda _: JobResult(summary, 1.0, failed=failed))
-    assert run("score", "model", "photos", "-o", "maps") == code
-    assert capsys.readouterr().err.splitlines()[0] == f"{LOST}{lost}"
+    with output_lost(lost):
+        assert run("score", "model", "photos", "-o", "maps") == code
+    assert capsys.readouterr().err.splitlines()[0] == f"{LOST}{WHY[lost]}"
 
 
-def test_a_night_is_reported_as_it_was(lost: str, tmp_path: Path, capsys: Capture, monkeypatch: Patch) -> None:
+@each_loss
+def test_a_night_is_reported_as_it_was(
+    lost: Callable[[], int], tmp_path: Path, capsys: Capture, monkeypatch: Patch
+) -> None:
     fakes.write_model(tmp_path / "model")
     (tmp_path / "job.toml").write_text('model="model"\nimages="photos"\noutput="maps"\n[nightly]\nwebhook="env:HOOK"\n')
     posted: list[Report] = []
@@ -105,18 +117,20 @@ def test_a_night_is_reported_as_it_was(lost: str, tmp_path: Path, capsys: Captur
 
     monkeypatch.setattr("pipeline.jobs.nightly.run_nights", nights)
     monkeypatch.setattr("pipeline.jobs.nightly.post", post)
-    assert run("nightly", tmp_path / "job.toml") == 0
+    with output_lost(lost):
+        assert run("nightly", tmp_path / "job.toml") == 0
     assert [(report.exit_code, report.status) for report in posted] == [(0, "done")]
-    assert capsys.readouterr().err == f"{LOST}{lost}\n"
+    assert capsys.readouterr().err == f"{LOST}{WHY[lost]}\n"
 
 
+@each_loss
 def test_a_listing_that_is_lost_has_failed_unless_its_reader_had_enough(
-    lost: str, tmp_path: Path, capsys: Capture
+    lost: Callable[[], int], tmp_path: Path, capsys: Capture
 ) -> None:
     publish_rows(tmp_path / "maps", [maintained.rejected("a.jpg")])
-    enough = "closed" in lost
-    assert run("rejected", tmp_path / "maps") == (0 if enough else 1)
-    assert capsys.readouterr().err == ("" if enough else f"{LOST}{lost}\n")
+    with output_lost(lost):
+        assert run("rejected", tmp_path / "maps") == (0 if lost is closed else 1)
+    assert capsys.readouterr().err == ("" if lost is closed else f"{LOST}{WHY[lost]}\n")
 
 
 def test_a_whole_process_ends_quietly() -> None:
@@ -125,7 +139,7 @@ def test_a_whole_process_ends_quietly() -> None:
     with open("/dev/full", "w") as nowhere:
         done = subprocess.run(command, stdout=nowhere, stderr=subprocess.PIPE, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (1, f"{LOST}No space left on device\n")
-    done = subprocess.run([*command], stdout=closed(Path()), stderr=subprocess.PIPE, text=True, timeout=300)
+    done = subprocess.run([*command], stdout=closed(), stderr=subprocess.PIPE, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -31,6 +31,8 @@ from .export.verification import verification_sizes as verification_sizes
 from .export.verification import verify_savedmodel as verify_savedmodel
 from .files import PARTIAL_SUFFIX as PARTIAL_SUFFIX
 from .files import partial_name as partial_name
+from .files import remove_temporary_folders as remove_temporary_folders
+from .files import temporary_folder as temporary_folder
 from .files import write_atomically as write_atomically
 from .layers.activation import Dropout as Dropout
 from .layers.base import Layer as Layer

@@ -70,6 +70,10 @@ def _rebuild(cls: type[DensecastError], what: str, details: dict[str, str]) -> D
     return cls(what, **details)
 
 
+class UsageError(DensecastError):
+    """What a call says is wrong: the same call fails again, whatever happens meanwhile."""
+
+
 class MissingExtraError(DensecastError):
     """An optional dependency (TensorFlow, say) is not installed; the remedy names the extra."""
 
@@ -100,6 +104,10 @@ class CastError(DensecastError):
 
 class ConversionError(DensecastError):
     """A conversion is impossible with these settings (the output exists, mean or labels do not fit, ...)."""
+
+
+class OptionError(UsageError, ConversionError):
+    """An option of a conversion does not fit the network (the mean, the scale, the labels, the channel order)."""
 
 
 class VerificationError(DensecastError):

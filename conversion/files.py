@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import tempfile
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 PARTIAL_SUFFIX = ".partial"
+
+_folders: set[Path] = set()
 
 
 def partial_name(name: str) -> str:
@@ -36,3 +42,30 @@ def write_atomically(target: Path, data: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+@contextlib.contextmanager
+def temporary_folder(prefix: str = "densecast-", suffix: str = "", parent: Path | None = None) -> Iterator[Path]:
+    """Yields a new folder, and removes what is left of it afterwards.
+
+    Args:
+        prefix: How its name begins.
+        suffix: How its name ends.
+        parent: The folder that it is made in; by default the system's for temporary files.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=prefix, suffix=suffix, dir=parent))
+    _folders.add(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        _folders.discard(folder)
+
+
+def remove_temporary_folders() -> None:
+    """Removes the folders of `temporary_folder` that are in use: the process ends now."""
+    for folder in tuple(_folders):
+        shutil.rmtree(folder, ignore_errors=True)

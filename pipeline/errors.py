@@ -3,7 +3,7 @@
 These errors stop a run or keep it from starting. A problem with a single image does not: see `pipeline.rejection`.
 """
 
-from conversion.errors import DensecastError
+from conversion.errors import DensecastError, UsageError
 
 
 class SourceError(DensecastError):
@@ -18,8 +18,8 @@ class JobError(DensecastError):
     """A job description is invalid: an unknown field, a value out of range, fields that contradict each other."""
 
 
-class SettingError(JobError):
-    """What the command line or a job file says is wrong: the same call fails again. The exit code says so."""
+class SettingError(UsageError, JobError):
+    """A setting of a job is unknown, out of range, or contradicts another one."""
 
 
 class EngineError(DensecastError):

@@ -43,6 +43,7 @@ FLOORS = {
     "pipeline.malloc_trim": 1,
     "pipeline.rejection": 1,
     "pipeline.settings": 1,
+    "pipeline.stopping": 1,
     "pipeline.timing": 1,
     "pipeline.units": 1,
     "pipeline.errors": 0,

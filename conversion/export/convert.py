@@ -12,7 +12,7 @@ from typing import Literal
 
 from conversion.caffe.reading import PathLike, check_weights_file, read_definition
 from conversion.caffe.strip_training import Size
-from conversion.errors import ConversionError, NetworkError
+from conversion.errors import ConversionError, NetworkError, OptionError
 from conversion.export import savedmodel
 from conversion.export.alignment import alignment_of
 from conversion.export.dense import DenseNetwork, load_dense
@@ -195,7 +195,7 @@ def _describe(dense: DenseNetwork, options: _Options) -> _Model:
     where, network, output = options.where, dense.network, dense.output.require()
     classes = network.shapes[output][1]
     if options.labels and len(options.labels) != classes:
-        raise ConversionError(
+        raise OptionError(
             f"{len(options.labels)} labels for {classes} classes",
             where=where,
             remedy="give one line per class, in order",
@@ -240,10 +240,10 @@ def _preprocessing(channels: int, options: _Options) -> tuple[Preprocessing, lis
     """Returns the preprocessing of an image, and notes: the mean image was reduced, or no mean was given."""
     scale = options.scale
     if scale == 0 or not math.isfinite(scale):
-        raise ConversionError(f"scale {scale}", why="all images would look the same to the network")
+        raise OptionError(f"scale {scale}", why="all images would look the same to the network")
     order: ChannelOrder = options.channel_order or ("gray" if channels == 1 else "bgr")
     if (order == "gray") != (channels == 1):
-        raise ConversionError(f"channel order {order} for a network of {channels} input channels")
+        raise OptionError(f"channel order {order} for a network of {channels} input channels")
     values, note = channel_mean(options.mean, channels, limits=options.limits)
     notes = [note] if note else []
     if options.mean is None:

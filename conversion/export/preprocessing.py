@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from conversion.arrays import Array, Shape, Tensor
 from conversion.caffe import reading
-from conversion.errors import ConversionError, ReadingError
+from conversion.errors import OptionError, ReadingError
 from conversion.limits import DEFAULT_LIMITS, Limits
 from conversion.names import control_character
 
@@ -111,7 +111,7 @@ def channel_mean(mean: Mean, channels: int, *, limits: Limits = DEFAULT_LIMITS) 
 def _finite(array: Array, channels: int, where: str) -> tuple[float, ...]:
     """Returns the values of an array [channels]; raises ConversionError for another shape, or if one is not finite."""
     if array.shape != (channels,):
-        raise ConversionError(
+        raise OptionError(
             f"a mean of shape {array.shape} for {channels} channels",
             where=where,
             why=f"it is {_layout(array.shape, channels)}; a mean has one value per channel, or is an image [C, H, W]",
@@ -119,7 +119,7 @@ def _finite(array: Array, channels: int, where: str) -> tuple[float, ...]:
             "(B,G,R for Caffe's nets); or a mean image, channels first",
         )
     if not np.isfinite(array).all():
-        raise ConversionError(
+        raise OptionError(
             f"a mean with values that are not finite: {', '.join(map(str, array))}",
             where=where,
             remedy="give one finite value per channel",

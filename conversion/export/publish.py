@@ -11,6 +11,7 @@ from pathlib import Path
 
 from conversion.errors import ConversionError
 from conversion.export.metadata import FILE_NAME
+from conversion.files import PARTIAL_SUFFIX, temporary_folder
 
 
 def check_target(target: Path, *, overwrite: bool) -> None:
@@ -42,11 +43,8 @@ def check_target(target: Path, *, overwrite: bool) -> None:
 def partial_directory(target: Path) -> Iterator[Path]:
     """Yields a new directory beside the target, under another name, and removes what is left of it afterwards."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
-    try:
+    with temporary_folder(f".{target.name}.", PARTIAL_SUFFIX, target.parent) as partial:
         yield partial
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def publish(partial: Path, target: Path, *, overwrite: bool) -> None:

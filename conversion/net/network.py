@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
@@ -18,7 +19,7 @@ Parameters = Mapping[str, tuple[Array, ...]]
 Value = TypeVar("Value")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Network:
     """A Caffe network in phase TEST.
 
@@ -38,6 +39,15 @@ class Network:
     shapes: Mapping[str, Shape]
     notes: tuple[str, ...] = ()
     windows: Mapping[str, tuple[int | None, int | None]] = dataclasses.field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Returns the name and the counts, in one short line."""
+        values = sum(
+            blob.size for blob in {id(blob): blob for blobs in self.parameters.values() for blob in blobs}.values()
+        )
+        inputs = ", ".join(f"{name!r} {list(shape)}" for name, shape in itertools.islice(self.inputs.items(), 3))
+        weights = f"{values:,} learned values" if values else "no weights"
+        return f"<Network {self.name!r}: {len(self.layers)} layers, {weights}, inputs {inputs}>"
 
     @property
     def inputs(self) -> dict[str, Shape]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import io
 import json
 import logging
 import os
 import sys
 import threading
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, TextIO, cast
 
 from conversion.errors import one_line, printable
 
@@ -67,18 +68,60 @@ def say_json(value: object, *, indent: int | None = None) -> None:
 
 def show(renderable: RenderableType) -> None:
     """Prints a table or other renderable of Rich's; strings in it are text, never markup."""
+    console().print(renderable)
+
+
+def fits(renderable: RenderableType) -> bool:
+    """Returns whether a table or other renderable needs no more than the width of the output."""
+    from rich.measure import Measurement
+
     terminal = console()
-    with terminal.capture() as capture:
-        terminal.print(renderable)
-    _write(capture.get())
+    # What is wider than the options allow is measured as cut, so a wide space is offered.
+    wide = terminal.options.update(max_width=1 << 16)
+    return Measurement.get(terminal, wide, renderable).maximum <= terminal.width
 
 
 def console(*, stderr: bool = False) -> Console:
     """Returns Rich's console; it is wide where the output is not a terminal, so that a file has whole lines."""
     from pipeline.cli.plain_console import PlainConsole
 
-    terminal = PlainConsole(stderr=stderr)
-    return terminal if terminal.is_terminal else PlainConsole(stderr=stderr, width=_WIDE)
+    gate = cast(TextIO, _Gate(err=stderr))
+    terminal = PlainConsole(gate)
+    return terminal if terminal.is_terminal else PlainConsole(gate, width=_WIDE)
+
+
+class _Gate(io.TextIOBase):
+    """One of the two streams as Rich takes it; writing never fails.
+
+    Args:
+        err: Whether it is standard error.
+    """
+
+    def __init__(self, *, err: bool) -> None:
+        self._err = err
+
+    @property
+    def _stream(self) -> TextIO | None:
+        stream: TextIO | None = sys.stderr if self._err else sys.stdout
+        return stream
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # a stream's cannot be set either
+        """The encoding of the stream."""
+        return getattr(self._stream, "encoding", None) or "utf-8"
+
+    def isatty(self) -> bool:
+        """Returns whether the stream is a terminal."""
+        return self._stream is not None and self._stream.isatty()
+
+    def fileno(self) -> int:
+        """Returns the number of the stream; raises OSError if it has none."""
+        return super().fileno() if self._stream is None else self._stream.fileno()
+
+    def write(self, text: str) -> int:
+        """Writes what Rich has drawn."""
+        _write(text, err=self._err)
+        return len(text)
 
 
 def printing_does_not_count() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -11,10 +12,10 @@ from typing import NoReturn
 import click
 
 from conversion import nearest
-from conversion.errors import DensecastError
+from conversion.errors import DensecastError, UsageError
 from pipeline.cli.console import finish_printing, quiet_libraries, quiet_threads, say, say_lines, start_printing
 from pipeline.cli.interruption import interruptible
-from pipeline.errors import InterruptedRunError, SettingError
+from pipeline.errors import InterruptedRunError
 from pipeline.exit_codes import ExitCode
 from pipeline.own_packages import HiddenPackageError, import_own
 from pipeline.storage.address import check_encoding
@@ -40,6 +41,10 @@ _COMMANDS = {
     "cast": ("model", "cast"),
     "upgrade": ("model", "upgrade"),
 }
+
+
+_NO_DOCSTRINGS = 2
+"""The level of Python's optimization, `-OO` or PYTHONOPTIMIZE=2, that drops docstrings."""
 
 
 class LazyGroup(click.Group):
@@ -88,7 +93,7 @@ def cli(ctx: click.Context, /, debug: bool) -> None:
     densecast show maps photos/cat.jpg
 
     \b
-    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 more images rejected than allowed,
+    Exit codes: 0 done, 1 failed, 2 wrong usage or job file, 3 more images rejected than allowed,
     4 the table is damaged, 5 another run holds the table, 6 drift, 130 interrupted.
     """
     ctx.obj = debug
@@ -100,15 +105,32 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
     An error of densecast's own ends in one message. Any other error is a bug, and its traceback shows.
     """
+    if args is None:
+        _keep_docstrings()
     arguments = sys.argv[1:] if args is None else list(args)
     debug = "--debug" in arguments
     if not debug:
         quiet_threads()
     start_printing()
-    with interruptible():
+    with interruptible() as interruption:
         code = _run(arguments, debug=debug)
     not_printed = finish_printing()
+    if interruption.came:
+        # All is cleaned up. Threads that still compute what nobody waits for are not waited for.
+        os._exit(code)
     sys.exit(ExitCode.FAILED if not_printed and code == ExitCode.DONE else code)
+
+
+def _keep_docstrings() -> None:
+    """Starts the process again without `-OO`, which drops the docstrings that Beam and the help are made of."""
+    if sys.flags.optimize < _NO_DOCSTRINGS:
+        return
+    arguments = sys.argv[1:]
+    head = sys.orig_argv[1 : len(sys.orig_argv) - len(arguments)]
+    start = [word for word in head if re.fullmatch("-OO+", word) is None]
+    if start != head or os.environ.get("PYTHONOPTIMIZE") != "1":
+        environment = {**os.environ, "PYTHONOPTIMIZE": "1"}
+        os.execve(sys.executable, [sys.executable, *start, *arguments], environment)  # noqa: S606 - this command itself
 
 
 def _run(arguments: list[str], *, debug: bool) -> int:
@@ -132,7 +154,7 @@ def _run(arguments: list[str], *, debug: bool) -> int:
         say_lines(f"densecast: {error}", err=True)
         if isinstance(error, InterruptedRunError):
             return ExitCode.INTERRUPTED
-        return ExitCode.USAGE if isinstance(error, SettingError) else ExitCode.FAILED
+        return ExitCode.USAGE if isinstance(error, UsageError) else ExitCode.FAILED
 
 
 def _print_usage(error: click.ClickException) -> None:

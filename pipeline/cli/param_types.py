@@ -87,6 +87,14 @@ def _parse_retention(text: str) -> int:
     return int(hours)
 
 
+def _parse_cell(text: str) -> tuple[int, int]:
+    """Returns (row, column), counted from 0."""
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != 2 or not all(part.isdecimal() and part.isascii() for part in parts):
+        raise ValueError(f"{text!r} is not a cell: write its row and column, counted from 0, as 3,5")
+    return int(parts[0]), int(parts[1])
+
+
 IMAGE_SIZE = Parsed("size", parse_image_size)
 RESIZE = Parsed("pixels", _parse_resize)
 NUMBERS = Parsed("numbers", _parse_numbers)
@@ -94,3 +102,4 @@ WHOLE_NUMBERS = Parsed("numbers", _parse_whole_numbers)
 SHARE = Parsed("share", parse_share)
 FILE_SIZE = Parsed("size", _parse_file_size)
 RETENTION = Parsed("retention", _parse_retention)
+CELL = Parsed("row,column", _parse_cell)

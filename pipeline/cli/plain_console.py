@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
@@ -16,12 +16,12 @@ class PlainConsole(Console):
     """A console that knows no markup and no emoji codes, and whose texts hold no control characters.
 
     Args:
-        stderr: Whether it prints to standard error.
+        file: Where it prints to.
         width: Its width in characters; by default the terminal's.
     """
 
-    def __init__(self, *, stderr: bool = False, width: int | None = None) -> None:
-        super().__init__(stderr=stderr, width=width, markup=False, emoji=False)
+    def __init__(self, file: TextIO, *, width: int | None = None) -> None:
+        super().__init__(file=file, width=width, markup=False, emoji=False)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Returns a string as text in one line; it is escaped before its width is measured."""

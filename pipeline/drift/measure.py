@@ -72,6 +72,18 @@ class DriftReport(BaseModel):
     thresholds: Thresholds
     exceeded: tuple[Exceeded, ...]
 
+    @property
+    def unchanged(self) -> bool:
+        """Whether both versions have the same images, of the same content and recipe, with the same results."""
+        everything = self.groups["all"]
+        moved = (
+            *(side for name in ("model", "edited") for side in (self.groups[name].before, self.groups[name].after)),
+            self.groups["new"].after,
+            self.groups["deleted"].before,
+        )
+        same = everything.before == everything.after and not everything.distance
+        return same and not any(side.maps or side.rejected for side in moved)
+
     def judged(self, thresholds: Thresholds) -> DriftReport:
         """Returns the report judged by other thresholds; it has the largest changes, which is all that they need."""
         return self.model_copy(update={"thresholds": thresholds, "exceeded": judge(self.groups, thresholds)})

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from conversion import import_tensorflow
 from pipeline.engines.gpu_diagnosis import explain, gather
-from pipeline.errors import EngineError, JobError
+from pipeline.errors import EngineError, SettingError
 
 AUTO, CPU, GPU = "auto", "cpu", "gpu"
 _WANTED = re.compile(r"(?:auto|cpu|gpu(?::(\d{1,3}))?)")
@@ -43,13 +43,13 @@ class Device(NamedTuple):
 
 
 def check_wanted(wanted: str) -> str:
-    """Returns `wanted`; raises JobError if it is not a valid choice. Does not look at devices.
+    """Returns `wanted`; raises SettingError if it is not a valid choice. Does not look at devices.
 
     >>> check_wanted("gpu:1")
     'gpu:1'
     """
     if not _WANTED.fullmatch(wanted):
-        raise JobError(f"{wanted!r} is not a device", remedy="write auto, cpu, gpu, or gpu:0 and so on")
+        raise SettingError(f"{wanted!r} is not a device", remedy="write auto, cpu, gpu, or gpu:0 and so on")
     return wanted
 
 

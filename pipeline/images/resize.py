@@ -7,7 +7,7 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image
 
-from pipeline.errors import JobError
+from pipeline.errors import JobError, SettingError
 from pipeline.images.samples import Pixels
 
 Size: TypeAlias = tuple[int, int]
@@ -30,7 +30,7 @@ class Scaling:
         scales: The resulting size is multiplied by each of these factors; there is one map per scale.
 
     Raises:
-        JobError: A number is out of range, or two scales are equal.
+        SettingError: A number is out of range, or two scales are equal.
     """
 
     resize: int | Size | None = None
@@ -40,20 +40,20 @@ class Scaling:
     def __post_init__(self) -> None:
         sides = () if self.resize is None else (self.resize,) if isinstance(self.resize, int) else self.resize
         if isinstance(self.resize, tuple) and len(sides) != 2:
-            raise JobError(f"resize {self.resize}", why="it must be one number, or height and width")
+            raise SettingError(f"resize {self.resize}", why="it must be one number, or height and width")
         for name, side in [*(("resize", side) for side in sides), ("max_side", self.max_side or 1)]:
             if not 1 <= side <= MAX_SIDE:
-                raise JobError(f"{name} {side}", why=f"it must be between 1 and {MAX_SIDE} pixels")
+                raise SettingError(f"{name} {side}", why=f"it must be between 1 and {MAX_SIDE} pixels")
         if self.max_side == 0:
-            raise JobError("max_side 0", why=f"it must be between 1 and {MAX_SIDE} pixels")
+            raise SettingError("max_side 0", why=f"it must be between 1 and {MAX_SIDE} pixels")
         if not 1 <= len(self.scales) <= MAX_SCALES:
-            raise JobError(f"{len(self.scales)} scales", why=f"there must be between 1 and {MAX_SCALES}")
+            raise SettingError(f"{len(self.scales)} scales", why=f"there must be between 1 and {MAX_SCALES}")
         if not all(math.isfinite(scale) and 0 < scale <= MAX_ENLARGEMENT for scale in self.scales):
-            raise JobError(
+            raise SettingError(
                 f"scales {', '.join(map(str, self.scales))}", why=f"each must be above 0 and at most {MAX_ENLARGEMENT}"
             )
         if len(set(self.scales)) != len(self.scales):
-            raise JobError(f"scales {', '.join(map(str, self.scales))}", why="each scale may occur only once")
+            raise SettingError(f"scales {', '.join(map(str, self.scales))}", why="each scale may occur only once")
 
     def target_sizes(self, height: int, width: int) -> tuple[tuple[float, int, int], ...]:
         """Returns (scale, height, width) for each scale of an image of this size, in pixels.

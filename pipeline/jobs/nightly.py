@@ -16,7 +16,7 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from conversion import read_metadata
-from conversion.errors import DensecastError
+from conversion.errors import DensecastError, UsageError
 from pipeline.drift.measure import DriftReport, NoEarlierRunError, drift_path, measure_drift
 from pipeline.errors import InterruptedRunError
 from pipeline.exit_codes import ExitCode
@@ -35,6 +35,7 @@ _LONGEST_BACKFILL = 3660  # days
 _STATUSES = {
     ExitCode.DONE: "done",
     ExitCode.FAILED: "failed",
+    ExitCode.USAGE: "failed",
     ExitCode.REJECTED: "rejected",
     ExitCode.BUSY: "busy",
     ExitCode.DRIFTED: "drifted",
@@ -343,7 +344,7 @@ def _code_of(error: BaseException) -> ExitCode:
         return ExitCode.BUSY
     if isinstance(error, InterruptedRunError | KeyboardInterrupt):
         return ExitCode.INTERRUPTED
-    return ExitCode.FAILED
+    return ExitCode.USAGE if isinstance(error, UsageError) else ExitCode.FAILED
 
 
 def _failure(error: BaseException) -> Failure:

@@ -85,12 +85,13 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
         job.storage.check_travels(job.execution.runner)
     check_root(job.output)
     check_folder(job.table)
+    if job.execution.runner == LOCAL:  # on a cluster the workers read and write, perhaps with other rights
+        check_writable(job.table)
     target = open_target(job)
     root = resolve(job.policy.root) if job.policy.root else ""
     check_image_root(job.table, open_delta(job.table), root, rescore=job.policy.rescore)
     TensorFlowEngineFactory(job.model, job.map_recipe(), job.launcher_device()).check()
-    if job.execution.runner == LOCAL:  # on a cluster the workers read and write, perhaps with other rights
-        check_writable(job.table)
+    if job.execution.runner == LOCAL:
         check_files(job.model, metadata)
     with watch("scoring") as watching:
         calibration = calibrate(job, metadata)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import to_jsonable_python
 
 from pipeline.engines.devices import AUTO, check_wanted
-from pipeline.errors import JobError
+from pipeline.errors import JobError, SettingError
 from pipeline.images.decode import DecodeLimits
 from pipeline.maps.recipe import Recipe
 from pipeline.scoring.scorer import Limits
@@ -208,13 +208,13 @@ def describe_job(**values: object) -> ScoringJob:
         values: Fields of `ScoringJob`, and settings of `pipeline.settings`, by their names; `storage` may be None.
 
     Raises:
-        JobError: A value is missing, unknown or out of range; the message names every such field.
+        SettingError: A value is missing, unknown or out of range; the message names every such field.
     """
     storage = values.pop("storage", None)
     try:
         valid = vars(_FLAT_MODEL.model_validate(values))
     except ValidationError as error:
-        raise JobError(f"the job is not valid: {problems(error)}") from error
+        raise SettingError(f"the job is not valid: {problems(error)}") from error
     groups = {group: _take(valid, holder) for group, holder in GROUPS.items()}
     job = _take({**valid, **groups, "storage": storage_options(cast("StorageOptions | None", storage))}, ScoringJob)
     _ = job.map_recipe().scaling  # refuses sizes that are out of range

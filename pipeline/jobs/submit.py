@@ -11,14 +11,24 @@ from typing import NamedTuple, TypeAlias
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineResult, PipelineRunner
 
 from conversion.errors import DensecastError, MissingExtraError, ModelError
-from pipeline.errors import EngineError, InterruptedRunError, JobError, SourceError, TableError, WorkerError
+from pipeline.errors import (
+    EngineError,
+    InterruptedRunError,
+    JobError,
+    SettingError,
+    SourceError,
+    TableError,
+    WorkerError,
+)
 from pipeline.jobs.calibrate import Calibration
 from pipeline.jobs.spec import ScoringJob
 from pipeline.runners.flink import FlinkCluster
 from pipeline.runners.registry import RUNNER_LOST, beam_flags, open_runner, runner_lost
+from pipeline.stopping import run_stoppable
 from pipeline.storage.errors import AccessError, StorageError, UnavailableError
 from pipeline.table.commit import ConflictError
 from pipeline.table.log import open_delta
@@ -132,6 +142,8 @@ def submit(calibration: Calibration, target: Target, show: ShowCounts) -> Pipeli
     pipeline = build_pipeline(calibration, beam.Pipeline(runner=target.runner, options=options))
     result = None
     try:
+        if isinstance(target.runner, FnApiRunner):
+            return run_stoppable(job.run_id, lambda: _run_here(pipeline))
         result = pipeline.run()
         if target.cluster is not None:
             _follow(job, target.name, target.cluster, show)
@@ -147,6 +159,12 @@ def submit(calibration: Calibration, target: Target, show: ShowCounts) -> Pipeli
         if "KeyboardInterrupt" in str(error):
             raise _interrupted(job) from error
         raise _failed(job, worker_error(str(error) or type(error).__name__)) from error
+
+
+def _run_here(pipeline: beam.Pipeline) -> PipelineResult:
+    result = pipeline.run()
+    result.wait_until_finish()
+    return result
 
 
 def _follow(job: ScoringJob, name: str, cluster: FlinkCluster, show: ShowCounts) -> None:
@@ -196,13 +214,13 @@ _KINDS: dict[str, type[DensecastError]] = {
     kind.__name__: kind
     for kind in (
         *(ConflictError, TableError, StorageError, UnavailableError, AccessError, SourceError, EngineError),
-        *(ModelError, JobError, MissingExtraError),
+        *(ModelError, JobError, SettingError, MissingExtraError),
     )
 }
 # A runner in Java writes its own frames around the traceback of the worker.
 _FRAMES = re.compile(r"^\s+(?:at [\w.$/<>-]+\(.*|\.\.\. \d+ more)$\n?", re.MULTILINE)
 
-_PERMANENT = {ModelError, EngineError, TableError, ConflictError, JobError, MissingExtraError}
+_PERMANENT = {ModelError, EngineError, TableError, ConflictError, JobError, SettingError, MissingExtraError}
 """Errors that another attempt does not mend. A store or a source that fails may answer later."""
 _ENOUGH = 3
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from conversion import nearest
 from pipeline.drift.statistics import Thresholds
-from pipeline.errors import JobError
+from pipeline.errors import JobError, SettingError
 from pipeline.jobs.spec import JOB_KEYS, ScoringJob, describe_job, problems, read_share
 from pipeline.sources.file_types import is_web
 from pipeline.storage.address import is_remote
@@ -111,7 +111,7 @@ class JobFile:
             changes: Values that replace those of the file.
 
         Raises:
-            JobError: The job is not valid.
+            SettingError: The job is not valid.
         """
         values = dict(self.values)
         values["images"] = tuple(dated(pattern, day) for pattern in _patterns(values.get("images", ())))
@@ -128,7 +128,8 @@ def load_jobfile(path: str | Path) -> JobFile:
     for the date, and `{date:%Y/%m/%d}` for the date in that form.
 
     Raises:
-        JobError: The file cannot be read, is not TOML, has an unknown key, or does not describe a valid job.
+        SettingError: The file is not TOML, has an unknown key, or does not describe a valid job.
+        JobError: The file cannot be read.
     """
     path = Path(path)
     try:
@@ -138,9 +139,11 @@ def load_jobfile(path: str | Path) -> JobFile:
             f"the job file cannot be read: {error.strerror}", where=str(path), remedy="check the path"
         ) from error
     except ValueError as error:
-        raise JobError(f"the job file is not TOML: {error}", where=str(path), remedy="correct that line") from error
+        raise SettingError(f"the job file is not TOML: {error}", where=str(path), remedy="correct that line") from error
     except RecursionError as error:
-        raise JobError("the job file is nested too deeply", where=str(path), remedy="a job has two levels") from error
+        raise SettingError(
+            "the job file is nested too deeply", where=str(path), remedy="a job has two levels"
+        ) from error
     values = _fields(table, {*JOB_KEYS, "nightly", "storage"} - {"run_id"}, str(path), "")
     nightly = _nightly(values.pop("nightly", {}), path)
     options = _storage(values.pop("storage", {}), path)
@@ -156,7 +159,7 @@ def load_jobfile(path: str | Path) -> JobFile:
     try:
         file.job(date.min)  # a mistake is reported now, not when its date comes
     except JobError as error:
-        raise JobError(error.what, where=str(path), remedy=error.remedy) from error
+        raise SettingError(error.what, where=str(path), remedy=error.remedy) from error
     return file
 
 
@@ -164,14 +167,14 @@ def dated(text: str, day: date) -> str:
     """Returns a text with the date in the place of `{date}`.
 
     Raises:
-        JobError: The text has something else in braces.
+        SettingError: The text has something else in braces.
 
     >>> dated("photos/{date:%Y/%m}/{date}/*.jpg", date(2026, 11, 23))
     'photos/2026/11/2026-11-23/*.jpg'
     """
     for place in _PLACE.finditer(text):
         if not _DATE.fullmatch(place.group()):
-            raise JobError(
+            raise SettingError(
                 f"{place.group()} in {text!r} has no meaning",
                 remedy="write {date}, or {date:%Y-%m-%d} and the like",
             )
@@ -187,12 +190,12 @@ def _nightly(table: object, path: Path) -> NightlySettings:
     try:
         return NightlySettings.model_validate(values)
     except ValidationError as error:
-        raise JobError(f"[nightly] is not valid: {problems(error)}", where=str(path)) from error
+        raise SettingError(f"[nightly] is not valid: {problems(error)}", where=str(path)) from error
 
 
 def _storage(table: object, path: Path) -> StorageOptions:
     if not isinstance(table, dict):
-        raise JobError("storage is not a table", where=str(path), remedy="write [storage]")
+        raise SettingError("storage is not a table", where=str(path), remedy="write [storage]")
     # TOML has its own numbers and truth values, and the other keys of the file may be written with dashes.
     texts = {key.replace("-", "_"): _text(value) for key, value in table.items()}
     try:
@@ -211,16 +214,16 @@ def _text(value: object) -> str:
 def _fields(table: object, known: Iterable[str], where: str, prefix: str) -> dict[str, object]:
     """Returns a table with its keys as names of fields."""
     if not isinstance(table, dict):
-        raise JobError(f"{prefix.rstrip('.')} is not a table", where=where, remedy=f"write [{prefix.rstrip('.')}]")
+        raise SettingError(f"{prefix.rstrip('.')} is not a table", where=where, remedy=f"write [{prefix.rstrip('.')}]")
     fields: dict[str, object] = {}
     for key, value in table.items():
         name = key.replace("-", "_")
         if name not in known:
             close = nearest(name, known)
             remedy = f"did you mean {close[0].replace('_', '-')}?" if close else f"keys are {', '.join(sorted(known))}"
-            raise JobError(f"there is no key {prefix}{key}", where=where, remedy=remedy)
+            raise SettingError(f"there is no key {prefix}{key}", where=where, remedy=remedy)
         if name in fields:
-            raise JobError(f"{prefix}{key} is given twice, with dashes and with underscores", where=where)
+            raise SettingError(f"{prefix}{key} is given twice, with dashes and with underscores", where=where)
         fields[name] = value
     return fields
 
@@ -230,7 +233,7 @@ def _patterns(value: object) -> tuple[str, ...]:
         return (value,)
     if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
         return tuple(value)
-    raise JobError("images are neither a text nor a list of texts", remedy='write images = ["photos/"]')
+    raise SettingError("images are neither a text nor a list of texts", remedy='write images = ["photos/"]')
 
 
 def _absolute(address: str, folder: Path) -> str:

@@ -129,7 +129,7 @@ class RankedClass(NamedTuple):
     score: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class ClassificationMap:
     """The class probabilities at every cell of one image at one scale; the arrays are read-only.
 
@@ -178,6 +178,16 @@ class ClassificationMap:
         for array in (self.classes, self.scores, self.residual, self.probabilities, *self.features.values()):
             if array is not None:
                 array.flags.writeable = False
+
+    def __repr__(self) -> str:
+        """Returns the address, the sizes and the best class, in one short line."""
+        (height, width), (rows, columns) = self.image_size, self.size
+        best = int(np.bincount(self.classes[..., 0].ravel()).argmax())
+        scales = f"fused from {len(self.fused_from)} scales" if self.fused_from else f"scale {self.scale:g}"
+        return (
+            f"<ClassificationMap {self.uri!r}: {rows} x {columns} cells, image {height} x {width}, {scales},"
+            f" most often {self.label_of(best)[:40]!r}>"
+        )
 
     @property
     def size(self) -> tuple[int, int]:

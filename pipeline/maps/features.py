@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from conversion import ModelMetadata, Network, blob_names, prune, spans
-from pipeline.errors import JobError
+from pipeline.errors import SettingError
 
 FeatureType: TypeAlias = np.dtype[np.float32] | np.dtype[np.float16]
 _DTYPES: dict[str, FeatureType] = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16)}
@@ -32,7 +32,8 @@ def parse_features(features: Sequence[str], metadata: ModelMetadata) -> tuple[Wa
         metadata: The model's.
 
     Raises:
-        JobError: The model does not offer such a blob, a type is neither float32 nor float16, or a name occurs twice.
+        SettingError: The model does not offer such a blob, a type is neither float32 nor float16, or a name occurs
+            twice.
     """
     wanted: list[Wanted] = []
     for text in features:
@@ -42,15 +43,15 @@ def parse_features(features: Sequence[str], metadata: ModelMetadata) -> tuple[Wa
             name, _, dtype = text.rpartition(":")
         if name not in metadata.features:
             offered = ", ".join(f"{blob} ({channels} channels)" for blob, channels in metadata.features.items())
-            raise JobError(
+            raise SettingError(
                 f"there is no feature {name!r}",
                 where=f"model {metadata.name}",
                 remedy=f"it offers {offered}" if offered else "convert the model again and name the features to offer",
             )
         if dtype not in _DTYPES:
-            raise JobError(f"feature {name!r} cannot be kept as {dtype!r}", remedy="use float32 or float16")
+            raise SettingError(f"feature {name!r} cannot be kept as {dtype!r}", remedy="use float32 or float16")
         if name in (other.name for other in wanted):
-            raise JobError(f"feature {name!r} is requested twice")
+            raise SettingError(f"feature {name!r} is requested twice")
         wanted.append(Wanted(name, _DTYPES[dtype]))
     return tuple(wanted)
 
@@ -66,7 +67,7 @@ def check_tileable(features: Sequence[Wanted], network: Network, output: str) ->
         output: The blob of the map, `ModelMetadata.output_blob`.
 
     Raises:
-        JobError: The cells of a feature are not those of the map.
+        SettingError: The cells of a feature are not those of the map.
     """
     used = prune(network, [output])
     known, names = spans(used), blob_names(network)
@@ -78,7 +79,7 @@ def check_tileable(features: Sequence[Wanted], network: Network, output: str) ->
         else:
             same = all(span.stride == axis.stride for span, axis in zip(pair, wanted, strict=True))
         if not same:
-            raise JobError(
+            raise SettingError(
                 f"feature {feature.name!r} cannot be kept of images that are cut into tiles",
                 where=f"network {network.name!r}",
                 why="its cells are not those of the map, by which tiles are put together",

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conversion import AxisGeometry, Number, ReceptiveField
-from pipeline.errors import JobError
+from pipeline.errors import JobError, SettingError
 from pipeline.maps.classification_map import Cells, MapError
 
 # The strides of upsampling networks are stored as floats. No network has a stride with a larger denominator.
@@ -147,7 +147,7 @@ def cut(height: int, width: int, geometry: ReceptiveField, *, tile_pixels: int, 
     if height * width <= tile_pixels:
         return TileGrid(y.pieces(height), x.pieces(width))
     if y.least * x.least > tile_pixels:
-        raise JobError(
+        raise SettingError(
             f"tiles of {tile_pixels} pixels are too small for this model",
             why=f"a tile of a {height} x {width} image needs its receptive field: {y.least} x {x.least} pixels",
             remedy=f"allow tiles of {y.least * x.least} pixels at least",

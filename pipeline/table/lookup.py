@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
 from conversion import nearest
@@ -36,12 +37,13 @@ def find_rows(dataset: Rows, root: str, image: str, key: str = "", *, image_root
     Args:
         dataset: The rows of the table.
         root: The table, for messages.
-        image: A uri, a path as a person types it, an image's own id, or the whole key of a map.
+        image: A uri, a path as a person types it, an image's own id, the whole key of a map, or the end of a uri from a
+            `/` or `#` on, as a file's name, if only one image has it.
         key: The beginning of the key of the rows.
         image_root: The folder that addresses are relative to; empty where they are absolute.
 
     Raises:
-        TableError: There is no such image, or no such key.
+        TableError: There is no such image, no such key, or several images have that name.
     """
     text = storable(image)
     # What is typed may be a uri of the table as it is, or else the path of a file whose name is spelled otherwise.
@@ -51,11 +53,13 @@ def find_rows(dataset: Rows, root: str, image: str, key: str = "", *, image_root
         conditions.append(pads.field("key") == text)
     for condition in conditions:
         with reading(root):
-            rows = dataset.to_table(columns=_COLUMNS, filter=condition).to_pylist()
+            rows = _narrow_rows(dataset, condition)
         if rows:
             break
     else:
-        raise _no_image(dataset, root, image)
+        rows = _ending_with(dataset, root, text)
+        if not rows:
+            raise _no_image(dataset, root, image)
     chosen = [row for row in rows if row["key"].startswith(key)]
     if not chosen:
         raise TableError(
@@ -64,6 +68,30 @@ def find_rows(dataset: Rows, root: str, image: str, key: str = "", *, image_root
             where=root,
         )
     return sorted(chosen, key=lambda row: row["scored_at"])
+
+
+def _ending_with(dataset: Rows, root: str, name: str) -> list[NarrowRow]:
+    """Returns the rows of the one image whose uri ends with a name; none if there is no such image."""
+    ending = name.lstrip("/")
+    if not ending:
+        return []
+    uri = pads.field("uri")
+    condition = pc.ends_with(uri, f"/{ending}") | pc.ends_with(uri, f"#{ending}")
+    with reading(root):
+        rows = _narrow_rows(dataset, condition)
+    uris = sorted({row["uri"] for row in rows})
+    if len(uris) > 1:
+        more = f" and {len(uris) - _SUGGESTIONS:,} more" if len(uris) > _SUGGESTIONS else ""
+        raise TableError(
+            f"{len(uris):,} images are called {name!r}: {', '.join(uris[:_SUGGESTIONS])}{more}",
+            where=root,
+            remedy="give more of the address",
+        )
+    return rows
+
+
+def _narrow_rows(dataset: Rows, condition: pads.Expression) -> list[NarrowRow]:
+    return list(dataset.to_table(columns=_COLUMNS, filter=condition).to_pylist())
 
 
 def maps_among(rows: Sequence[NarrowRow]) -> list[NarrowRow]:

@@ -110,6 +110,10 @@ class MapTable:
         self._labels: dict[str, tuple[str, ...]] = {}
         self._image_root = None if image_root is None else resolve(os.fspath(image_root))
 
+    def __repr__(self) -> str:
+        """Returns the place and the version."""
+        return f"<MapTable {str(self._root)!r}, version {self.version}>"
+
     @property
     def version(self) -> int:
         """Returns the version that is read."""
@@ -249,7 +253,8 @@ class MapTable:
         """Returns the map of one image at one scale; the tiles of a huge image are joined.
 
         Args:
-            image: The image's uri, its path as a person types it, its own id, or the key of the map.
+            image: The image's uri, its path as a person types it, its own id, the key of the map, or the end of the uri
+                (as a file's name) if only one image has it.
             scale: The scale; needed if the image has several maps.
             key: The beginning of the map's key, if image and scale are ambiguous.
 

@@ -25,10 +25,12 @@ from conversion import (
 )
 from conversion.errors import VerificationError
 from pipeline.engines import TensorFlowEngine
+from pipeline.errors import SourceError
 from pipeline.images.decode import DecodedImage, DecodeLimits
 from pipeline.images.decoder_process import IsolatedDecoder
 from pipeline.images.samples import Pixels
 from pipeline.maps.recipe import Form
+from pipeline.rejection import Rejected
 from pipeline.sources import Reader, list_images
 from pipeline.tools import crops as crop_comparison
 from pipeline.tools.crops import CropsReport, compare_with_crops, example_images

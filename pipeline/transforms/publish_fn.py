@@ -12,6 +12,7 @@ import apache_beam as beam
 
 from pipeline.errors import JobError
 from pipeline.malloc_trim import release_free_memory
+from pipeline.stopping import publishing
 from pipeline.table.commit import Changes, commit
 from pipeline.table.part_file import Receipt
 from pipeline.table.summaries import ADOPTED, RunSummary
@@ -47,18 +48,20 @@ class PublishFn(beam.DoFn):
         [base] = {report.version for report in reports if isinstance(report, Base)}
         receipts = [report for report in reports if isinstance(report, Receipt)]
         removed = [report.path for report in reports if isinstance(report, Removed)]
-        yield commit(
-            self._table,
-            Changes(base, receipts, removed),
-            run_id=self._run_id,
-            model_json=self._model_json,
-            summary={
-                **self._summary,
-                **_by_kind(totals),
-                ADOPTED: sorted({report.path for report in reports if isinstance(report, Adopted)}),
-                "versions": _versions(),
-            },
-        )
+        with publishing(self._run_id):
+            published = commit(
+                self._table,
+                Changes(base, receipts, removed),
+                run_id=self._run_id,
+                model_json=self._model_json,
+                summary={
+                    **self._summary,
+                    **_by_kind(totals),
+                    ADOPTED: sorted({report.path for report in reports if isinstance(report, Adopted)}),
+                    "versions": _versions(),
+                },
+            )
+        yield published
 
     def _check_pruned(self, totals: Mapping[str, float]) -> None:
         pruned = totals.get(Outcome.DELETE, 0)

@@ -18,6 +18,7 @@ from pipeline.scoring.machine import processor_name
 from pipeline.scoring.scorer import Limits, Scored, Scorer, Tiles, TilesFailedError
 from pipeline.settings import ExecutionSettings, Rounding
 from pipeline.sources import ImageReference
+from pipeline.stopping import check_not_stopped
 from pipeline.table.part_file import FLUSH_BYTES, PartWriter, Receipt
 from pipeline.table.paths import TableRoot
 from pipeline.table.rows import MapRow
@@ -82,6 +83,7 @@ class ScoreFn(beam.DoFn):
         """Scores images; yields a receipt for each part that is written."""
         scorer = self._scorer = self._scorer or self._new_scorer()
         for reference in unpack(work, ImageReference):
+            check_not_stopped(self._run_id)
             yield from self._write(scorer.add(reference))
 
     def finish_bundle(self) -> Iterator[WindowedValue]:

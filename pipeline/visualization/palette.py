@@ -1,7 +1,9 @@
 """One colour per class: perceptually well separated, and the same in every picture, run and process."""
 
+from collections.abc import Mapping
 from functools import lru_cache
-from math import cos, radians, sin
+from math import cos, dist, radians, sin
+from types import MappingProxyType
 
 import numpy as np
 
@@ -14,6 +16,10 @@ _STEPS = (0.3027756377, 0.4142135624, 0.7320508076)
 _START = (0.79, 0.19, 0.80)
 _LIGHTNESS = (0.46, 0.82)
 _CHROMA = (0.14, 0.25)
+_DISTINCT = 16  # classes of one picture whose colours are told apart
+_CLEAR = 0.12  # distance in OKLab of colours that are easily told apart
+_CANDIDATES = 96
+_FAR = 1009  # between the classes whose colours are tried: more than a model has, so that it takes none of another's
 
 
 @lru_cache(maxsize=4096)
@@ -27,6 +33,36 @@ def class_color(number: int) -> Color:
     lightness = _LIGHTNESS[0] + light * (_LIGHTNESS[1] - _LIGHTNESS[0])
     chroma = _CHROMA[0] + colorful * (_CHROMA[1] - _CHROMA[0])
     return from_oklch(lightness, chroma, 360 * hue)
+
+
+@lru_cache(maxsize=256)
+def distinct_colors(numbers: tuple[int, ...]) -> Mapping[int, Color]:
+    """Returns the colours of the classes of one picture; the first ones can be told apart.
+
+    A class has its own colour, unless that is too near to the colour of a class before it. It then takes the colour of
+    a class of far away, which need not be the same one in another picture.
+
+    Args:
+        numbers: The classes, counted from 0, the most important first.
+    """
+    colors: dict[int, Color] = {}
+    for number in numbers:
+        colors[number] = class_color(number)
+        if 0 < len(colors) - 1 < _DISTINCT:
+            others = [_oklab(color) for other, color in colors.items() if other != number]
+            candidates = [class_color(number + step * _FAR) for step in range(_CANDIDATES)]
+            distances = [min(dist(_oklab(color), other) for other in others) for color in candidates]
+            clear = next((index for index, distance in enumerate(distances) if distance >= _CLEAR), None)
+            colors[number] = candidates[distances.index(max(distances)) if clear is None else clear]
+    return MappingProxyType(colors)
+
+
+def _oklab(color: Color) -> tuple[float, ...]:
+    """Returns a colour of sRGB in the perceptual space OKLab."""
+    rgb = np.array(color) / 255
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    lms = np.cbrt(np.linalg.solve(np.array(_FROM_LMS), linear))
+    return tuple(float(value) for value in np.linalg.solve(np.array(_FROM_OKLAB), lms))
 
 
 def from_oklch(lightness: float, chroma: float, hue: float) -> Color:

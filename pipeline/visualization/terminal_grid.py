@@ -13,7 +13,7 @@ from conversion.errors import one_line
 from pipeline.maps.classification_map import ClassificationMap, Integers
 from pipeline.maps.labels import Share, is_background, shares
 from pipeline.units import format_share
-from pipeline.visualization.palette import class_color, ink_on
+from pipeline.visualization.palette import Color, distinct_colors, ink_on
 
 _OTHER = "*"
 _EMPTY = "·"
@@ -21,7 +21,7 @@ _SHORTEST_NAME = 7  # letters; if names have to be cut shorter, single letters a
 _FAINT = Style(dim=True)
 
 
-def grid(map_: ClassificationMap, *, width: int = 100) -> Table:
+def grid(map_: ClassificationMap, *, width: int = 100, height: int | None = None) -> Table:
     """Returns the map as a table of the short names of its best classes, on their colours, with a legend below.
 
     If names do not fit, a cell shows a letter that the legend explains (a name of one character is kept). If letters do
@@ -31,28 +31,36 @@ def grid(map_: ClassificationMap, *, width: int = 100) -> Table:
     Args:
         map_: The map.
         width: Columns of the terminal, about 30 at least; the table is no wider.
+        height: Lines of the terminal, about 12 at least; title, map and legend take fewer. By default the map has all
+            lines that it needs.
     """
     rows, columns = map_.size
     classes = shares(map_)
     margin = len(str(rows - 1)) + 1
     room = max(width - margin, 1)
+    most_rows, most_lines = rows + 1, None
+    if height is not None:
+        most_lines = max(height // 3 - 2, 1)
+        legend = _legend(classes, _letters(classes), named=False, block=2, width=width, most_lines=most_lines)
+        most_rows = max(height - legend.plain.count("\n") - 5, 4)
     best, block = map_.classes[..., 0], 1
     texts = {item.number: _EMPTY if is_background(item.name) else item.name for item in classes}
     longest = max(map(cell_len, texts.values()))
-    named = room // columns - 2 >= min(longest, _SHORTEST_NAME)
+    named = room // columns - 2 >= min(longest, _SHORTEST_NAME) and rows + 1 <= most_rows
     if named:
         cell = min(longest, room // columns - 2) + 2
         texts = {number: _cut(text, cell - 2) for number, text in texts.items()}
     else:
         texts = _letters(classes)
-        block = -(-columns // room)
+        block = max(-(-columns // room), -(-rows // most_rows))
         best = _blocks(map_, block) if block > 1 else best
         # A character is about twice as high as wide, so two of them make a square cell.
         cell = 2 if 2 * best.shape[1] <= room else 1
+    colors = distinct_colors(tuple(item.number for item in classes))
     table = Table(
         title=Text(one_line(map_.uri), overflow="fold", style="bold"),
         title_justify="left",
-        caption=_legend(classes, texts, named=named, block=block, width=width),
+        caption=_legend(classes, texts, named=named, block=block, width=width, most_lines=most_lines),
         caption_style="",
         caption_justify="left",
         box=None,
@@ -69,7 +77,7 @@ def grid(map_: ClassificationMap, *, width: int = 100) -> Table:
     for y, row in enumerate(best):
         line = Text()
         for number in map(int, row):
-            line.append(_center(texts[number], cell), style=_style(number, texts[number]))
+            line.append(_center(texts[number], cell), style=_style(colors[number], texts[number]))
         table.add_row(Text(f"{y * block:>{margin - 1}} ", style=_FAINT), line, "")
     return table
 
@@ -107,35 +115,49 @@ def _blocks(map_: ClassificationMap, block: int) -> Integers:
     return best
 
 
-def _style(number: int, text: str) -> Style:
+def _style(color: Color, text: str) -> Style:
     if text in (_EMPTY, _OTHER):
         return _FAINT
-    color = class_color(number)
     paper, ink = (f"rgb({c[0]},{c[1]},{c[2]})" for c in (color, ink_on(color)))
     return Style.parse(f"{ink} on {paper}")
 
 
-def _legend(classes: list[Share], texts: Mapping[int, str], *, named: bool, block: int, width: int) -> Text:
-    """Returns the meaning of the colours and letters, with line breaks only between entries."""
-    entries = []
+def _legend(
+    classes: list[Share],
+    texts: Mapping[int, str],
+    *,
+    named: bool,
+    block: int,
+    width: int,
+    most_lines: int | None = None,
+) -> Text:
+    """Returns the meaning of the colours and letters, with line breaks only between entries.
+
+    Where there is no room for all entries in `most_lines` lines, the first ones are listed.
+    """
+    entries, colors = [], distinct_colors(tuple(item.number for item in classes))
     for item in classes:
         text = texts[item.number]
         if text != _OTHER:
             mark = "  " if named and text != _EMPTY else f" {text} "
             name = " " if text == item.name and not named else f" {item.name} "
-            style = _style(item.number, text)
+            style = _style(colors[item.number], text)
             entries.append(Text.assemble((mark, style), name, (format_share(item.share), _FAINT)))
     rest = [item.share for item in classes if texts[item.number] == _OTHER]
     if rest:
         more = f" {_OTHER}  {len(rest)} more {'class' if len(rest) == 1 else 'classes'} {format_share(sum(rest))}"
         entries.append(Text(more, style=_FAINT))
     if block > 1:
-        entries.append(Text(f"a letter for {block} x {block} cells", style=_FAINT))
-    legend, used = Text("\n"), 0
-    for entry in entries:
+        entries.insert(0, Text(f"a letter for {block} x {block} cells", style=_FAINT))
+    legend, used, lines = Text("\n"), 0, 1
+    for number, entry in enumerate(entries):
         entry.truncate(width, overflow="ellipsis")
         if used and used + 2 + entry.cell_len > width:
+            if lines == most_lines:
+                legend.append(f"\n... and {len(entries) - number} more", style=_FAINT)
+                break
             legend.append("\n")
+            lines += 1
             used = 0
         elif used:
             legend.append("  ")

@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.cli.commands.options import storage_options, table_root
-from pipeline.cli.console import console, printing_does_not_count, say, say_fields, say_json, show
+from pipeline.cli.console import console, fits, printing_does_not_count, say, say_fields, say_json, show
 from pipeline.cli.param_types import FILE_SIZE, RETENTION
 from pipeline.exit_codes import ExitCode
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from pipeline.maintenance.check import Report
     from pipeline.maintenance.untracked_files import Leftover
+    from pipeline.table.run_history import RunLine
 
 
 @click.command()
@@ -32,28 +35,47 @@ def runs(table: str, as_json: bool) -> None:
     densecast runs maps
     densecast runs s3://bucket/maps --json
     """
-    from rich.table import Table
-
     from pipeline.table.run_history import run_lines
 
     lines = run_lines(table_root(table))
     if as_json:
         say_json([dataclasses.asdict(line) for line in lines])
         return
-    shown = Table("run", "published", box=None)
-    for name in ("version", "listed", "kept", "adopted", "scored", "rejected", "deleted", "seconds"):
-        shown.add_column(name, justify="right")
-    shown.add_column("model")
+    if not lines:
+        say("no run of this table has a summary")
+        return
+    if fits(listing := _runs_table(lines)):
+        show(listing)
+        return
+    # A run id is given to other commands, so it is never cut.
     for line in lines:
-        counts = (line.version, line.listed, line.kept, line.adopted, line.scored, line.rejected, line.deleted)
-        shown.add_row(
+        say(line.run_id)
+        counts = ", ".join(f"{count:,} {name}" for name, count in _run_counts(line).items() if count is not None)
+        seconds = "" if line.seconds is None else f"; {line.seconds:,.1f} s"
+        say(f"  {line.published_at or 'no time'}; {counts}{seconds}; model {(line.model_digest or '-')[:12]}")
+
+
+def _run_counts(line: RunLine) -> dict[str, int | None]:
+    names = ("version", "listed", "kept", "adopted", "scored", "rejected", "deleted")
+    return {name: getattr(line, name) for name in names}
+
+
+def _runs_table(lines: list[RunLine]) -> Table:
+    from rich.table import Table
+
+    listing = Table("run", "published", box=None)
+    for name in (*_run_counts(lines[0]), "seconds"):
+        listing.add_column(name, justify="right")
+    listing.add_column("model")
+    for line in lines:
+        listing.add_row(
             line.run_id,
             line.published_at or "-",
-            *("-" if count is None else f"{count:,}" for count in counts),
+            *("-" if count is None else f"{count:,}" for count in _run_counts(line).values()),
             "-" if line.seconds is None else f"{line.seconds:,.1f}",
             (line.model_digest or "-")[:12],
         )
-    show(shown if lines else "no run of this table has a summary")
+    return listing
 
 
 @click.command()

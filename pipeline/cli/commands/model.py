@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -313,15 +312,15 @@ def models_random(name: str, *, seed: int, output: str, overwrite: bool) -> None
     \b
     densecast models random caffenet --output caffenet-random && densecast bench caffenet-random
     """
-    from conversion import load_network, random_parameters, save
+    from conversion import load_network, random_parameters, save, temporary_folder
     from models import entry
 
     chosen = entry(name)
     _check_output(output, overwrite=overwrite)
     printing_does_not_count()
-    with tempfile.TemporaryDirectory() as folder:
-        weights = Path(folder) / f"{name}.caffemodel"
-        save(random_parameters(load_network(chosen.definition), seed), Path(folder) / "net.prototxt", weights)
+    with temporary_folder() as folder:
+        weights = folder / f"{name}.caffemodel"
+        save(random_parameters(load_network(chosen.definition), seed), folder / "net.prototxt", weights)
         _convert_entry(chosen, weights, output, overwrite=overwrite, random_weights=True)
     say(output)
 

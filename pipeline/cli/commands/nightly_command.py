@@ -184,13 +184,19 @@ def _dry_run(file: JobFile, days: list[date], *, force: bool, as_json: bool) -> 
 
 def _print(report: DriftReport) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     points = (("before", report.against), ("after", report.run))
     for name, point in points:
         say(f"{name}: run {point.run_id}, version {point.version}, model {point.model_digest[:12]}")
+    if report.unchanged:
+        side = report.groups["all"].after
+        say(f"no change: all {side.maps:,} maps and {side.rejected:,} rejections are those of before")
+        return
     shown = Table("images", box=None)
-    for name in ("maps", "", "rejected", "", "confidence", "", "median", "", "distance", "largest change"):
-        shown.add_column(name, justify="right")
+    pairs = ("maps", "rejected", "confidence", "median")
+    for name in (*(f"{pair}\n{when}" for pair in pairs for when in ("before", "after")), "distance", "largest\nchange"):
+        shown.add_column(Text(name), justify="right")
     for name, group in report.groups.items():
         shown.add_row(name, *_cells(group))
     show(shown)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -18,14 +18,9 @@ from pipeline.cli.commands.options import (
     storage_options,
     table_root,
 )
-from pipeline.cli.console import (
-    console,
-    output_given_up,
-    printing_does_not_count,
-    say,
-    say_fields,
-    say_json,
-)
+from pipeline.cli.console import console, output_given_up, printing_does_not_count, say, say_fields, say_json
+from pipeline.cli.console import show as show_renderable
+from pipeline.cli.param_types import CELL
 from pipeline.cli.setting_options import setting_options
 from pipeline.exit_codes import ExitCode
 
@@ -148,27 +143,65 @@ def rejected(table: str, as_json: bool) -> None:
 @click.command()
 @click.argument("table")
 @click.argument("image")
-@click.option("--output", "-o", type=click.Path(), help="The picture to write. Default: IMAGE-map.png here.")
+@click.option(
+    *("--output", "-o"),
+    type=click.Path(),
+    help="The picture to write: .png, .jpg, .webp or .tiff. Default: IMAGE-map.png here.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace a picture that exists.")
+@click.option("--parents", is_flag=True, help="Make the folders of --output that are missing.")
+@click.option(
+    "--window",
+    "windows",
+    type=CELL,
+    multiple=True,
+    help="Outline the window of a cell in the picture, the pixels that it stands for; may be repeated.",
+)
 @click.option("--scale", type=float, help="Which map, if the image was scored at several scales.")
 @click.option("--fused", is_flag=True, help="The mean of the maps at all scales.")
 @click.option("--key", default="", help="The beginning of the map's key, if the scale does not name one map.")
 @click.option("--root", help="Where the images are now. Default: the --root of the table's last run.")
 @storage_options
+@click.pass_context
 def show(
-    table: str, image: str, *, output: str | None, scale: float | None, fused: bool, key: str, root: str | None
+    ctx: click.Context,
+    /,
+    *,
+    table: str,
+    image: str,
+    output: str | None,
+    overwrite: bool,
+    parents: bool,
+    windows: tuple[tuple[int, int], ...],
+    **which: Any,
 ) -> None:
     """Show one image's map: a table of class names, and a picture of the map over the image.
 
+    IMAGE is an address of the table, a path, an image's own id, or the end of an address, such as a file's name, if
+    only one image has it. Exits with 1 if --output is given and there is no picture to write.
+
     \b
-    densecast show maps photos/cat.jpg --output cat-map.png
+    densecast show maps cat.jpg --output cat-map.png
     densecast show maps 'shards/1.tar#cats/1.jpg' --fused
+    densecast show maps cat.jpg --window 3,5 --overwrite
     """
+    from pipeline.tools.show import Picture
     from pipeline.tools.show import show as show_map
 
     terminal = console()
-    terminal.print(
-        show_map(table_root(table), image, output, scale=scale, fused=fused, key=key, root=root, width=terminal.width)
+    picture = Picture(
+        path=Path(output) if output is not None else None, overwrite=overwrite, parents=parents, windows=windows
     )
+    shown = show_map(
+        table_root(table),
+        image,
+        picture,
+        terminal=(terminal.width, terminal.height if terminal.is_terminal else None),
+        **which,
+    )
+    show_renderable(shown.renderable)
+    if shown.missing and output is not None:
+        ctx.exit(ExitCode.FAILED)
 
 
 @click.command()

@@ -26,6 +26,7 @@ from tenacity import wait_none
 from pipeline import MapTable, ScoreImages
 from pipeline.cli.commands.nightly_command import drift as drift_command
 from pipeline.cli.commands.nightly_command import nightly as nightly_command
+from pipeline.cli.interruption import interruptible
 from pipeline.drift.measure import DriftReport
 from pipeline.errors import SourceError
 from pipeline.exit_codes import ExitCode
@@ -269,19 +270,20 @@ class TestNights:
         assert json.loads(result.stdout.splitlines()[-1])["error"]["type"] == "Bug"
 
     @pytest.mark.usefixtures("quick")
-    def test_sigterm_ends_a_run_as_an_interrupt_and_gives_the_lease_back(
-        self, job: Job, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+    def test_a_signal_ends_a_run_as_an_interrupt_and_gives_the_lease_back(
+        self, number: signal.Signals, job: Job, monkeypatch: pytest.MonkeyPatch
     ):
         def work(_: Any) -> None:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
             time.sleep(10)
 
-        before = signal.getsignal(signal.SIGTERM)
-        with monkeypatch.context() as patch:
+        before = signal.getsignal(number)
+        with monkeypatch.context() as patch, interruptible():
             patch.setattr("pipeline.jobs.nightly.run_job", work)
             code, found, _ = job.run()
         assert (code, found["status"]) == (130, "interrupted")
-        assert signal.getsignal(signal.SIGTERM) == before
+        assert signal.getsignal(number) == before
         assert job.run()[0] == 0, "nobody holds the lease"
 
 

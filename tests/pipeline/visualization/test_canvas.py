@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from pipeline.visualization.canvas import drawable_name, regions
+from pipeline.visualization.canvas import regions
+from pipeline.visualization.lettering import drawable_name
 from pipeline.visualization.overlay import overlay
 from tests.support.example_maps import gray, make_map
 

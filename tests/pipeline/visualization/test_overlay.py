@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.maps.classification_map import ClassificationMap, MapError
+from pipeline.maps.classification_map import CellError, ClassificationMap, MapError
+from pipeline.visualization.canvas import _notes
 from pipeline.visualization.overlay import overlay
 from pipeline.visualization.palette import class_color
 from tests.support.example_maps import gray, make_map
@@ -38,11 +39,38 @@ def test_a_surer_cell_is_more_strongly_tinted() -> None:
 
 
 @pytest.mark.parametrize("stride", [4, 32])
-def test_names_are_written_on_wish(stride: float) -> None:
+def test_names_stand_beside_the_picture_and_not_on_the_map(stride: float) -> None:
     map_ = make_map([[10, 7, 7], [10, 10, 10]], stride=stride, window=2 * stride)
-    plain, named = (np.asarray(overlay(gray(map_), map_, cell_labels=wish)) for wish in (False, True))
-    assert plain.shape == named.shape
+    plain, named = (np.asarray(overlay(gray(map_), map_, cell_labels=wish), np.int64) for wish in (False, True))
+    zoom = round(96 / stride)
+    height, width = (zoom * side for side in map_.image_size)
+    left = (plain.shape[1] - width) // 2
+    photo = plain[:height, left : left + width]
+    starts = range(named.shape[1] - width + 1)
+    changed = min(int((named[:height, start : start + width] != photo).any(axis=-1).sum()) for start in starts)
+    assert changed < 5 * width, "but for one line with a dot at its end"
     assert not np.array_equal(plain, named)
+
+
+def test_the_window_of_a_cell_is_outlined() -> None:
+    map_ = make_map(np.full((3, 3), 7), stride=32, window=64, labels=())
+    plain, outlined = (
+        np.asarray(overlay(gray(map_), map_, cell_labels=False, windows=windows), np.int64)
+        for windows in ((), ((1, 1),))
+    )
+    zoom = 3
+    left = (plain.shape[1] - zoom * map_.image_size[1]) // 2
+    changed = np.argwhere((plain != outlined).any(axis=-1)) - (0, left)
+    assert changed.min(axis=0).tolist() == pytest.approx([32 * zoom] * 2, abs=3)
+    assert changed.max(axis=0).tolist() == pytest.approx([96 * zoom] * 2, abs=3)
+    with pytest.raises(CellError):
+        overlay(gray(map_), map_, windows=((3, 0),))
+
+
+def test_the_legend_says_what_a_cell_stands_for() -> None:
+    assert _notes(make_map([[0, 1]], stride=32, window=227))[1] == (
+        "A cell is drawn 32 pixels wide, and stands for a window of 227 pixels around it."
+    )
 
 
 def test_an_uncertain_region_of_small_cells_has_no_tag() -> None:
@@ -55,11 +83,11 @@ def test_an_uncertain_region_of_small_cells_has_no_tag() -> None:
 
 def test_small_images_are_enlarged_and_large_ones_reduced() -> None:
     small = make_map(np.zeros((8, 8), int), stride=4)
-    assert overlay(gray(small), small).width == 24 * 56
+    assert overlay(gray(small), small, cell_labels=False).width == 24 * 56
     middle = make_map(np.zeros((40, 40), int), stride=32)
-    assert overlay(gray(middle), middle).width == 28 + 39 * 32
+    assert overlay(gray(middle), middle, cell_labels=False).width == 28 + 39 * 32
     large = make_map(np.zeros((4, 120), int), stride=32)
-    assert overlay(gray(large), large).width == 2400
+    assert overlay(gray(large), large, cell_labels=False).width == 2400
 
 
 def test_a_tiny_picture_still_has_room_for_its_legend() -> None:
@@ -71,7 +99,7 @@ def test_maps_of_many_classes_list_the_larger_ones() -> None:
     random = np.random.default_rng(0)
     best = np.where(random.random((30, 30)) < 0.5, 3, random.integers(0, 1000, (30, 30)))
     map_ = make_map(best, labels=(), stride=8)
-    picture = overlay(gray(map_), map_)
+    picture = overlay(gray(map_), map_, cell_labels=False)
     assert picture.height - map_.image_size[0] * (picture.width // map_.image_size[1]) < 300
 
 

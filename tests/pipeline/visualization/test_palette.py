@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.visualization.palette import class_color, from_oklch, ink_on
+from pipeline.visualization.palette import class_color, distinct_colors, from_oklch, ink_on
 
 
 def oklab_distances(colors: list[tuple[int, int, int]]) -> NDArray[np.float64]:
@@ -30,6 +30,16 @@ def test_colours_are_those_of_the_class_alone() -> None:
     assert from_oklch(1, 0, 0) == (255, 255, 255)
     assert from_oklch(0, 0.3, 0) == (0, 0, 0)
     assert from_oklch(0.628, 0.2577, 29.23) == pytest.approx((255, 0, 0), abs=20)
+
+
+def test_the_top_classes_of_a_picture_can_be_told_apart() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        numbers = tuple(int(number) for number in random.choice(1000, 12, replace=False))
+        colors = distinct_colors(numbers)
+        assert oklab_distances([colors[number] for number in numbers]).min() > 0.085
+        assert colors[numbers[0]] == class_color(numbers[0])
+    assert dict(distinct_colors(tuple(range(40)))).keys() == set(range(40))
 
 
 def test_ink_is_legible_on_every_class() -> None:

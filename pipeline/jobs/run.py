@@ -21,7 +21,7 @@ from pipeline.scoring.calibration.parity import Parity
 from pipeline.settings import LOCAL
 from pipeline.storage.address import absolute, is_remote, local_path
 from pipeline.storage.errors import StorageError
-from pipeline.table.log import FOLDER
+from pipeline.table.log import FOLDER, open_delta
 from pipeline.table.paths import TableRoot, check_root
 from pipeline.table.summaries import RunSummary, read_summary
 
@@ -74,6 +74,7 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
     if job.execution.runner != LOCAL:
         job.storage.check_travels(job.execution.runner)
     check_root(job.output)
+    open_delta(job.table, writes=True)  # before the images are listed; the run itself opens it once more
     check_folder(job.table)
     target = open_target(job)
     TensorFlowEngineFactory(job.model, job.map_recipe(), job.launcher_device()).check()
@@ -112,6 +113,8 @@ def check_folder(output: str) -> None:
         raise TableError("is a file", where=output, why="a table is a folder", remedy="name another --output")
     ours = ("part-", FOLDER, "_delta_log", ".")
     foreign = [path.name for path in folder.iterdir() if not path.name.startswith(ours)] if folder.exists() else []
+    if (folder / "_delta_log").exists():  # other programs give the parts that they append names of their own
+        foreign = [name for name in foreign if not name.endswith(".parquet")]
     if foreign:
         raise TableError(
             f"the folder has other files: {', '.join(sorted(foreign)[:3])}",

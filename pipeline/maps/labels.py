@@ -84,7 +84,8 @@ def best_labels(classes: Integers, labels: Sequence[str]) -> list[str] | None:
         return None
     numbers, counts = np.unique(classes[..., 0], return_counts=True)
     largest = numbers[np.argsort(-counts, kind="stable")[:BEST_LABELS]]
-    return [
-        short_name(labels[number])[:LABEL_LENGTH] if number < len(labels) else f"class {number}"
-        for number in largest.tolist()
-    ]
+    return [_name_of(number, labels)[:LABEL_LENGTH] for number in largest.tolist()]
+
+
+def _name_of(number: int, labels: Sequence[str]) -> str:
+    return (short_name(labels[number]) if number < len(labels) else "") or f"class {number}"

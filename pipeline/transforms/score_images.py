@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -61,7 +62,7 @@ class ScoreImages(beam.PTransform):
 
     Raises:
         ModelError: `model` is not a model directory.
-        JobError: An argument is out of range.
+        JobError: An argument is out of range, or `summary` is not JSON.
         TableError: The run id cannot be part of a file name, or the output cannot be a table's folder.
     """
 
@@ -122,7 +123,7 @@ class ScoreImages(beam.PTransform):
             self._output,
             self.run_id,
             metadata.model_dump(mode="json"),
-            summary={"recipe": self._recipe.as_json(), "rounding": rounding, **(summary or {})},
+            summary={"recipe": self._recipe.as_json(), "rounding": rounding, **_as_json(summary or {})},
             max_pruned=max_pruned,
         )
 
@@ -146,6 +147,25 @@ class ScoreImages(beam.PTransform):
             | "Gather reports" >> beam.combiners.ToList()
             | "Publish" >> beam.ParDo(self._publish)
         )
+
+
+def _as_json(summary: Mapping[str, object]) -> dict[str, object]:
+    """Returns entries of a summary as they will be read from its file.
+
+    Raises:
+        JobError: They cannot be written as JSON; after the commit it would be too late to say so.
+    """
+    try:
+        # Every kind of error of `json`: circular entries are a ValueError, and endless ones a RecursionError.
+        entries: dict[str, object] = json.loads(json.dumps(dict(summary), allow_nan=False))
+        json.dumps(entries, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise JobError(
+            f"summary cannot be written as JSON: {error}",
+            why="it is kept with the run in a JSON file",
+            remedy="give a mapping of texts, finite numbers, lists and mappings",
+        ) from error
+    return entries
 
 
 def _uncut(model: str, metadata: ModelMetadata, recipe: Recipe, limits: Limits) -> str:

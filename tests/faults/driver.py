@@ -1,4 +1,4 @@
-"""A process to be disturbed: runs a job, a compaction or a restore, and at a point of it dies or waits for another process."""
+"""A process to be disturbed: a job, a compaction or a restore that dies at a point, or waits there for another."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def test_decoding_is_mended_after_a_run_that_died(
 def test_another_program_appends_rows_that_are_not_ours(
     when: str, second_night: Night, tmp_path: Path, settle: Settle, monkeypatch: pytest.MonkeyPatch
 ):
-    """The run goes on, and leaves the part as it is; afterwards only that part is more than an undisturbed table has."""
+    """The run goes on, and leaves the part as it is; but for that part the table is an undisturbed one."""
     output = second_night.start(tmp_path / "maps")
     with monkeypatch.context() as patch:
         if when == "during a run":

@@ -35,6 +35,7 @@ _COMMANDS = {
     "check": ("maintenance", "check"),
     "compact": ("maintenance", "compact"),
     "vacuum": ("maintenance", "vacuum"),
+    "restore": ("maintenance", "restore"),
     "verify": ("model", "verify"),
     "verify-runner": ("runners", "verify_runner"),
     "bench": ("model", "bench"),

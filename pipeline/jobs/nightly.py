@@ -179,7 +179,7 @@ def plan_nights(file: JobFile, days: Sequence[date], model: Model, *, force: boo
     for day in days:
         job = file.job(day, model=model.path)
         attempt = find_attempt(job.table, run_base(file, day), force=force)
-        table = open_delta(job.table)
+        table = open_delta(job.table, writes=True)
         holder = look(job.table) if file.nightly.lease_minutes else None
         job = dataclasses.replace(job, run_id=attempt.run_id)
         yield PlannedNight(job, day, attempt, table.version() if table else None, holder)

@@ -70,8 +70,7 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
     Raises:
         ModelError: The model cannot be read.
         TableError: The output cannot be a table, its addresses are not relative to a root as those of the job, or the
-            commit failed. ConflictError: another run has committed the
-            same images meanwhile; run the job again.
+            commit failed. ConflictError: another run has committed the same images meanwhile; run the job again.
         StorageError: The table cannot be written; this is found before an image is read.
         SourceError: The images cannot be listed.
         EngineError: There is no GPU where one is asked for, or the engine failed.
@@ -84,12 +83,13 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
     if job.execution.runner != LOCAL:
         job.storage.check_travels(job.execution.runner)
     check_root(job.output)
+    delta = open_delta(job.table, writes=True)
     check_folder(job.table)
     if job.execution.runner == LOCAL:  # on a cluster the workers read and write, perhaps with other rights
         check_writable(job.table)
     target = open_target(job)
     root = resolve(job.policy.root) if job.policy.root else ""
-    check_image_root(job.table, open_delta(job.table), root, rescore=job.policy.rescore)
+    check_image_root(job.table, delta, root, rescore=job.policy.rescore)
     TensorFlowEngineFactory(job.model, job.map_recipe(), job.launcher_device()).check()
     if job.execution.runner == LOCAL:
         check_files(job.model, metadata)
@@ -127,6 +127,8 @@ def check_folder(output: str) -> None:
         raise TableError("is a file", where=output, why="a table is a folder", remedy="name another --output")
     ours = ("part-", FOLDER, "_delta_log", ".")
     foreign = [path.name for path in folder.iterdir() if not path.name.startswith(ours)] if folder.exists() else []
+    if (folder / "_delta_log").exists():  # other programs give the parts that they append names of their own
+        foreign = [name for name in foreign if not name.endswith(".parquet")]
     if foreign:
         raise TableError(
             f"the folder has other files: {', '.join(sorted(foreign)[:3])}",

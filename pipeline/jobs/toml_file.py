@@ -20,7 +20,7 @@ from pipeline.jobs.spec import JOB_KEYS, ScoringJob, describe_job, problems, rea
 from pipeline.sources.file_types import is_web
 from pipeline.storage.address import is_remote
 from pipeline.storage.options import CredentialsError, StorageOptions
-from pipeline.table.lease import DEFAULT_MINUTES
+from pipeline.table.lease import DEFAULT_MINUTES, LONGEST_MINUTES
 
 _DATE = re.compile(r"\{date(?::([^{}]*))?\}")
 _PLACE = re.compile(r"\{([^{}]*)\}")
@@ -58,7 +58,7 @@ class NightlySettings(_Frozen):
     name: str = ""
     webhook: str = ""
     metrics: str = ""
-    lease_minutes: float = Field(default=DEFAULT_MINUTES, ge=0, allow_inf_nan=False)
+    lease_minutes: float = Field(default=DEFAULT_MINUTES, ge=0, le=LONGEST_MINUTES, allow_inf_nan=False)
     drift: DriftSettings = DriftSettings()
 
     @field_validator("webhook")

@@ -21,7 +21,7 @@ from pipeline.maintenance.findings import LISTED, Damage, Finding, Findings
 from pipeline.maintenance.untracked_files import Kind, Leftover, leftovers, list_table
 from pipeline.settings import Rounding
 from pipeline.storage.errors import INACCESSIBLE, MissingFileError, StorageError
-from pipeline.table.log import FOLDER
+from pipeline.table.log import FOLDER, restored_version
 from pipeline.table.paths import TableRoot
 from pipeline.table.schema import Status, strings
 
@@ -217,7 +217,7 @@ class _Checker:
         if self._has_unread_rows():
             return
         newest = max(summaries, key=lambda run: _version(summaries[run]), default=None)
-        if newest is not None and (without_summary or _commits_of_others(table, _version(summaries[newest]))):
+        if newest is not None and (without_summary or _rows_were_changed(table, _version(summaries[newest]))):
             newest = None
         for run, summary in sorted(summaries.items()):
             for status in (Status.SCORED.value, Status.REJECTED.value):
@@ -282,6 +282,12 @@ def _commits_of_others(table: DeltaTable, version: int = -1) -> list[dict[str, A
     """Returns the commits after a version, as far as the log knows them, that other programs have made."""
     commits = table.history(table.version() - version) if table.version() > version else []
     return [commit for commit in commits if "densecast" not in commit]
+
+
+def _rows_were_changed(table: DeltaTable, version: int) -> bool:
+    """Returns whether a commit after a version need not have kept the rows: one of another program, or a restore."""
+    commits = table.history(table.version() - version) if table.version() > version else []
+    return any("densecast" not in commit or restored_version(commit) is not None for commit in commits)
 
 
 def _read_record(root: TableRoot, path: str) -> tuple[dict[str, Any] | None, str]:

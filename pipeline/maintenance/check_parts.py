@@ -16,7 +16,7 @@ from pipeline.errors import TableError
 from pipeline.maintenance.check_rows import null_faults, row_faults
 from pipeline.maintenance.findings import Damage, Finding
 from pipeline.table.part_file import STATISTICS_COLUMNS
-from pipeline.table.part_reader import Part, open_part, reading_part
+from pipeline.table.part_reader import Part, open_part, own_rows, reading_part
 from pipeline.table.paths import TableRoot
 from pipeline.table.schema import SCHEMA, schema_faults
 
@@ -146,29 +146,46 @@ def _check_rows(
         yield Finding(Damage.STATISTICS, where, f"has {rows:,} rows, where the log says {logged.rows:,}")
     if recorded is not None and recorded.rows != rows:
         yield Finding(Damage.COUNTS, where, f"has {rows:,} rows, where its run has recorded {recorded.rows:,}")
-    if faults := schema_faults(file.stored):
-        yield from (Finding(Damage.COLUMNS, where, fault) for fault in faults)
+    faults = schema_faults(file.stored)
+    yield from _form_findings(where, faults, file.rows_of_others())
+    if faults:
         return
     statistics, complete = _Statistics(logged), True
     for group in range(len(file.groups)):
         try:
             # By groups: a damaged group does not hide the others.
             with reading_part(root):
-                for batch in file.batches(SCHEMA.names, _BATCH_ROWS, [group]):
-                    batch.validate(full=True)
-                    statistics.add(batch)
-                    if faults := null_faults(batch):
-                        yield from (Finding(Damage.COLUMNS, where, fault) for fault in faults)
-                        complete = False
-                        continue
-                    for fault in row_faults(batch):
-                        yield Finding(Damage.MAP_DIGEST if fault.digest else Damage.ROW, fault.uri, fault.what)
-                    on_batch(batch)
+                for stored in file.batches(SCHEMA.names, _BATCH_ROWS, [group], with_others=True):
+                    stored.validate(full=True)
+                    statistics.add(stored)
+                    batch = own_rows(stored) if file.is_foreign else stored
+                    faults = null_faults(batch)
+                    complete = complete and not faults
+                    yield from _batch_findings(where, batch, faults)
+                    if not faults:
+                        on_batch(batch)
         except TableError as error:
             complete = False
             yield Finding(Damage.UNREADABLE, where, f"row group {group}: {error.__cause__}")
     if complete:
         yield from statistics.findings()
+
+
+def _batch_findings(where: str, batch: pa.RecordBatch, faults: list[str]) -> Iterator[Finding]:
+    """Yields the findings about a batch: its `null_faults`, or those of its rows where there are none."""
+    yield from (Finding(Damage.COLUMNS, where, fault) for fault in faults)
+    for fault in () if faults else row_faults(batch):
+        yield Finding(Damage.MAP_DIGEST if fault.digest else Damage.ROW, fault.uri, fault.what)
+
+
+def _form_findings(where: str, faults: list[str], others: int) -> Iterator[Finding]:
+    """Yields that a part has rows that are not densecast's; or else the faults of its columns."""
+    if not others:
+        yield from (Finding(Damage.COLUMNS, where, fault) for fault in faults)
+        return
+    why = f"the file {'; '.join(faults[:3])}" if faults else "they have nulls where a row of densecast has none"
+    what = f"another program has appended {others:,} rows that are not densecast's, and they are left out: {why}"
+    yield Finding(Damage.FOREIGN_ROWS, where, what)
 
 
 class _Statistics:

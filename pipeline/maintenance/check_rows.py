@@ -19,7 +19,7 @@ from pipeline.table.row_decoding import Row, scalars
 from pipeline.table.schema import ARRAYS, SCHEMA, Status, strings
 
 IDENTITY_COLUMNS = RowIdentity._fields
-_OF_A_MAP = (*ARRAYS, "geometry", "map_height", "map_width", "class_count", "map_digest")
+_OF_A_MAP = (*ARRAYS, "geometry", "map_height", "map_width", "class_count", "map_digest", "best_labels")
 _OF_A_SCORED_ROW = ("image_digest", "image_height", "image_width", "map_height", "map_width", "class_count", "geometry")
 _DECODED = ("form", *ARRAYS, "map_height", "map_width", "class_count", "map_digest")
 _Indices: TypeAlias = NDArray[np.intp]

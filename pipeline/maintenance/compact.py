@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import CommitProperties, Schema
+from deltalake import CommitProperties
 from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 from numpy.typing import NDArray
@@ -33,9 +33,10 @@ from pipeline.storage.options import store_of
 from pipeline.table.commit import ConflictError
 from pipeline.table.log import FOLDER, active_parts
 from pipeline.table.part_file import ROW_GROUP_BYTES, PartFile, Receipt
-from pipeline.table.part_reader import Part, open_part, reading_part
+from pipeline.table.part_reader import Part, is_foreign, open_part, reading_part
 from pipeline.table.paths import TableRoot
 from pipeline.table.schema import IDENTITY, SCHEMA
+from pipeline.table.table_format import delta_schema, upgrade
 
 TARGET_BYTES = 128 << 20
 _SMALL = 0.5  # of the target size: larger parts are not merged
@@ -58,6 +59,18 @@ class Group(NamedTuple):
     size_bytes: int
 
 
+class LeftPart(NamedTuple):
+    """A part that a compaction leaves as it is.
+
+    Attributes:
+        path: The part.
+        why: Why it is left.
+    """
+
+    path: str
+    why: str
+
+
 @dataclass(frozen=True, slots=True)
 class Compacted:
     """The result of a compaction.
@@ -70,6 +83,7 @@ class Compacted:
         bytes_before: The size of the parts before.
         bytes_after: The size of the parts after.
         rows: The number of copied rows; several passes count a row several times.
+        left: The small parts that were not merged, because another program wrote what densecast cannot copy.
     """
 
     version: int
@@ -79,6 +93,7 @@ class Compacted:
     bytes_before: int
     bytes_after: int
     rows: int
+    left: tuple[LeftPart, ...] = ()
 
 
 def compact(
@@ -90,6 +105,9 @@ def compact(
     `densecast vacuum` deletes the files that it left. It holds in memory one encoded part of the target size, and one
     decoded row group of each part that is being merged, at most 64.
 
+    A small part is left as it is, and named, if another program has appended rows in it that are not densecast's, or
+    has written what cannot be read.
+
     Args:
         root: The table, a local path or `scheme://`.
         target_bytes: The approximate size of the new parts.
@@ -100,12 +118,16 @@ def compact(
         TableError: There is no table, a part cannot be read, or the commit failed.
         StorageError: A part cannot be written.
     """
-    before = logged_files(current_table(root))
+    before = logged_files(current_table(root, writes=True))
     rows = passes = 0
+    known: dict[str, str] = {}
     while passes < _PASSES:
         table = current_table(root)
         files = logged_files(table)
-        groups = plan(files, target_bytes)
+        for file in files:
+            if file.path not in known and is_foreign(file.path) and _is_small(file, target_bytes):
+                known[file.path] = _obstacle(root, file.path)
+        groups = plan([file for file in files if not known.get(file.path)], target_bytes)
         if not groups:
             break
         rows += _pass(root, files, groups, on_progress)
@@ -120,7 +142,22 @@ def compact(
         sum(file.size_bytes for file in before),
         sum(file.size_bytes for file in after),
         rows,
+        tuple(LeftPart(file.path, known[file.path]) for file in after if known.get(file.path)),
     )
+
+
+def _obstacle(root: str, part: str) -> str:
+    """Returns why a part of another program cannot be merged; empty if it can be."""
+    try:
+        with reading_part(root), open_part(root, part) as file:
+            others = file.rows_of_others()
+    except TableError as error:
+        return f"another program has written it, and it cannot be read: {error.__cause__}"
+    return f"another program has appended {others:,} rows that are not densecast's" if others else ""
+
+
+def _is_small(file: Logged, target_bytes: int) -> bool:
+    return file.size_bytes < target_bytes * _SMALL
 
 
 def plan(files: Sequence[Logged], target_bytes: int) -> list[Group]:
@@ -130,7 +167,7 @@ def plan(files: Sequence[Logged], target_bytes: int) -> list[Group]:
         files: The parts of a version.
         target_bytes: The size at which a group is complete.
     """
-    small = [file for file in files if file.size_bytes < target_bytes * _SMALL]
+    small = [file for file in files if _is_small(file, target_bytes)]
     groups: list[Group] = []
     gathered: list[Logged] = []
     for file in sorted(small, key=lambda file: (file.lowest.get("uri", ""), file.path)):
@@ -313,7 +350,7 @@ def _commit(root: str, name: str, receipts: Sequence[Receipt], removed: Sequence
     properties = CommitProperties(custom_metadata={"densecast": metadata}, max_commit_retries=0)
     failure: DensecastError
     for _ in range(_ATTEMPTS):
-        table = current_table(root)
+        table = current_table(root, writes=True)
         active = active_parts(table)
         if {receipt.path for receipt in receipts} & active:  # others may have replaced some of them since
             return table.version()  # the answer to the last attempt was lost
@@ -326,7 +363,8 @@ def _commit(root: str, name: str, receipts: Sequence[Receipt], removed: Sequence
                 remedy="run again",
             )
         try:
-            table.create_write_transaction(actions, "append", Schema.from_arrow(SCHEMA), commit_properties=properties)
+            upgrade(root, table)
+            table.create_write_transaction(actions, "append", delta_schema(), commit_properties=properties)
         except OSError as error:
             failure = TableRoot(root).store.explain(error, root, "the compaction cannot be committed")
             if store_of(root) is None:

@@ -1,4 +1,4 @@
-"""The findings of a check: kinds of damage, and a list that stays short however much damage there is."""
+"""The findings of a check: kinds of findings, and a list that stays short however much damage there is."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ class Damage(StrEnum):
         MIXED: The rows of an image are of different runs, recipes, contents or tilings.
         COUNTS: A run has published another number of maps or rejections than its summary says.
         RECORD: A run's summary, or a model's metadata, is missing or damaged.
+        FOREIGN_ROWS: Another program has appended rows that are not densecast's. This alone is not damage: readers
+            leave them out, and the maps are what they were.
     """
 
     MISSING_FILE = "missing-file"
@@ -43,13 +45,18 @@ class Damage(StrEnum):
     MIXED = "mixed"
     COUNTS = "counts"
     RECORD = "record"
+    FOREIGN_ROWS = "foreign-rows"
+
+
+HARMLESS = frozenset({Damage.FOREIGN_ROWS})
+"""The kinds of findings that are not damage."""
 
 
 class Finding(NamedTuple):
-    """One piece of damage to a table.
+    """One finding about a table.
 
     Attributes:
-        kind: The kind of damage.
+        kind: The kind.
         where: The file, image or run.
         what: The expected and the actual state.
     """
@@ -78,8 +85,8 @@ class Findings:
         return self._counts[kind]
 
     def counts(self) -> dict[str, int]:
-        """Returns the number of findings by kind; kinds without findings are left out."""
-        return {kind.value: self._counts[kind] for kind in Damage if self._counts[kind]}
+        """Returns the number of findings by kind of damage; kinds without findings are left out."""
+        return {kind.value: self._counts[kind] for kind in Damage if self._counts[kind] and kind not in HARMLESS}
 
     def listed(self) -> tuple[Finding, ...]:
         """Returns the findings that are kept, in the order in which they were added."""

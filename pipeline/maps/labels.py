@@ -1,14 +1,21 @@
 """The classes of a map for people: short names, and the share of the cells that each class has."""
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from conversion.errors import printable
-from pipeline.maps.classification_map import ClassificationMap
+from pipeline.maps.classification_map import ClassificationMap, Integers
 
 BACKGROUND = "background"
+
+BEST_LABELS = 5
+"""The largest number of names that `best_labels` returns."""
+
+LABEL_LENGTH = 80
+"""The largest length of such a name, in characters."""
 
 
 class Share(NamedTuple):
@@ -48,3 +55,28 @@ def shares(map_: ClassificationMap) -> list[Share]:
         for number, count in zip(numbers, counts, strict=True)
     ]
     return sorted(classes, key=lambda item: (is_background(item.name), -item.share, item.number))
+
+
+def best_labels(classes: Integers, labels: Sequence[str]) -> list[str] | None:
+    """Returns the short names of the classes that are best in most cells, the one with most cells first.
+
+    Args:
+        classes: [h, w, k] the best classes of each cell, the best first.
+        labels: The names of all classes, by number; empty where the model has none.
+
+    Returns:
+        At most `BEST_LABELS` names of at most `LABEL_LENGTH` characters; of classes with as many cells the one with the
+        lower number comes first. None where the model has no labels.
+
+    >>> best_labels(np.array([[[1], [2], [1]]]), ["n02123045 tabby, tabby cat", "dog", "bird"])
+    ['dog', 'bird']
+    """
+    if not labels:
+        return None
+    numbers, counts = np.unique(classes[..., 0], return_counts=True)
+    largest = numbers[np.argsort(-counts, kind="stable")[:BEST_LABELS]]
+    return [_name_of(number, labels)[:LABEL_LENGTH] for number in largest.tolist()]
+
+
+def _name_of(number: int, labels: Sequence[str]) -> str:
+    return (short_name(labels[number]) if number < len(labels) else "") or f"class {number}"

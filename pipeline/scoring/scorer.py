@@ -34,7 +34,7 @@ from pipeline.scoring.tiles import tiles_of
 from pipeline.settings import LimitSettings
 from pipeline.sources import MAX_IMAGE_BYTES, ImageReference, WebLimits
 from pipeline.storage.options import StorageOptions
-from pipeline.table.rows import ImageFacts, MapRow, Placement, rejected_row, scored_row
+from pipeline.table.rows import ImageFacts, MapRow, Placement, rejected_row, scored_row, with_labels
 from pipeline.timing import timed
 
 UNALIGNED = "the model has no tile alignment: it was converted by an older version, or its cells see the whole image"
@@ -285,7 +285,7 @@ class Scorer:
             placement=placement,
         )
         self._count(counters.SCORED, int(placement.tile_index + 1 == placement.tile_count))
-        return row
+        return with_labels(row, cells, self._engine.metadata.labels)
 
     def _reject(self, facts: ImageFacts, image: ScaledImage, reason: Reason, detail: str) -> MapRow:
         self._count(counters.REJECTED, 1)

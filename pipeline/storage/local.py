@@ -8,9 +8,8 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO
-
-import filelock
 
 from conversion import partial_name
 from conversion import write_atomically as write_local_file
@@ -23,6 +22,7 @@ from pipeline.storage.errors import (
     TooLargeError,
     UnavailableError,
 )
+from pipeline.storage.file_lock import locked, share_with_folder
 from pipeline.storage.store import Entry, FileFacts, Stored
 
 # What a mounted disk answers when the machine behind it cannot be reached.
@@ -134,16 +134,29 @@ class LocalStore:
         """See Store. Writers exclude each other by a lock, which the kernel releases when its process ends."""
         target = local_path(path)
         with typed(path, "cannot be written"):
-            target.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(target.parent)
+        lock = target.with_name(f".{target.name}.lock")
+        with contextlib.ExitStack() as stack:
             try:
-                with filelock.FileLock(target.with_name(f".{target.name}.lock"), timeout=_LOCK_TIMEOUT_S):
-                    present = self.read_state(path)
-                    if (present and present.data) != (expected and expected.data):
-                        return None
-                    write_local_file(target, data)
-                    return self.read_state(path)
-            except filelock.Timeout as error:
+                stack.enter_context(locked(lock, _LOCK_TIMEOUT_S))
+            except TimeoutError as error:
                 raise StorageError("cannot be written: its lock is held by another process", where=path) from error
+            except PermissionError as error:
+                raise AccessError(
+                    f"cannot be locked: {error.strerror}",
+                    where=str(lock),
+                    why="another user has made the file of the lock",
+                    remedy="give the file to the user who runs densecast, or delete it while no run is at work",
+                ) from error
+            except OSError as error:
+                raise explain(error, str(lock), "cannot be locked") from error
+            with typed(path, "cannot be written"):
+                present = self.read_state(path)
+                if (present and present.data) != (expected and expected.data):
+                    return None
+                write_local_file(target, data)
+                share_with_folder(target, target.parent)
+                return self.read_state(path)
 
     def now(self, path: str) -> float:
         """See Store; the clock of a mounted disk may differ from this machine's."""
@@ -159,6 +172,17 @@ class LocalStore:
     def explain(self, error: Exception, path: str, what: str, why: str = "") -> StorageError:
         """See Store."""
         return explain(error, path, what, why)
+
+
+def _make_folder(folder: Path) -> None:
+    """Makes a folder for those who may write to the folder above it."""
+    if not folder.is_dir():
+        above = next(each for each in folder.parents if each.exists())
+        folder.mkdir(parents=True, exist_ok=True)
+        for made in (folder, *folder.parents):
+            if made == above:
+                break
+            share_with_folder(made, above)
 
 
 def local_facts(status: os.stat_result) -> FileFacts:

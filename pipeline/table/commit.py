@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from deltalake import CommitProperties, DeltaTable, Schema, Transaction
+from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
@@ -14,12 +14,13 @@ from conversion.errors import DensecastError
 from pipeline.errors import TableError
 from pipeline.storage.client_options import delta_options
 from pipeline.storage.options import store_of
-from pipeline.table.log import active_parts, columns_of, open_delta
+from pipeline.table.log import active_parts, open_delta, restored_version
 from pipeline.table.part_file import STATISTICS_COLUMNS, Receipt, check_run_id
 from pipeline.table.part_reader import open_part, reading_part
 from pipeline.table.paths import TableRoot, delta_location
-from pipeline.table.schema import SCHEMA, strings
+from pipeline.table.schema import strings
 from pipeline.table.summaries import RunSummary, read_summary, run_path, write_json
+from pipeline.table.table_format import NAME, delta_schema, upgrade
 
 _ATTEMPTS = 10  # a conflict costs one attempt
 # Otherwise a compaction by another program gathers statistics of the arrays as well.
@@ -73,7 +74,8 @@ def commit(
         What the run has published, now or earlier.
 
     Raises:
-        ConflictError: Another run has published some of the images, or has rewritten parts that this one replaces.
+        ConflictError: Another run has published some of the images, or has rewritten parts that this one replaces, or
+            an earlier version of the table was restored meanwhile.
         TableError: A part is missing or has another size than its receipt says, receipts contradict each other, the
             table has other columns, or the transaction failed; nothing is published.
         StorageError: The transaction, the model's metadata or the summary cannot be written.
@@ -84,7 +86,7 @@ def commit(
     result = _Result(run_id, -1, sum(p.scored for p in parts), sum(p.rejected for p in parts))
     actions: list[AddAction | RemoveAction] | None = None
     for attempt in range(1, _ATTEMPTS + 1):
-        table = open_delta(root)
+        table = open_delta(root, writes=True)
         if table is not None and table.transaction_version(run_id) is not None:
             break
         if actions is None:
@@ -133,11 +135,21 @@ def check_overlap(root: str, table: DeltaTable | None, changes: Changes, parts: 
         parts: Its parts.
 
     Raises:
-        ConflictError: Another run has published one of the run's images, or replaced one of its parts.
+        ConflictError: Another run has published one of the run's images, or replaced one of its parts, or an earlier
+            version was restored.
     """
     remedy = "run again: the next run adopts the maps of this one"
     active = active_parts(table) if table else set()
     before = open_delta(root, changes.base) if changes.base >= 0 else None
+    since = table.history(table.version() - changes.base) if table and table.version() > changes.base else []
+    restored = next((version for version in map(restored_version, since) if version is not None), None)
+    if restored is not None:
+        raise ConflictError(
+            f"version {restored} of the table was restored while this run worked",
+            where=root,
+            why="what the run kept need no longer be there; it has published nothing",
+            remedy=remedy,
+        )
     if gone := set(changes.removed) - active:
         raise ConflictError(
             f"{len(gone)} parts that hold images of this run were rewritten while it ran",
@@ -173,15 +185,10 @@ def _commit_transaction(
         # deltalake would retry after its own check of conflicts, which does not see ours: `check_overlap` does.
         max_commit_retries=0,
     )
-    schema = Schema.from_arrow(SCHEMA)
+    schema = delta_schema()
     if table is not None:
-        known = columns_of(table).names
-        later = [field for field in schema.fields if field.name not in known]
-        if later and any(isinstance(action, AddAction) for action in actions):
-            # An earlier version of densecast has made the table. A change of the columns is a commit of its own.
-            names = {"added_columns": [field.name for field in later]}
-            added = CommitProperties(custom_metadata={"densecast": names}, max_commit_retries=0)
-            table.alter.add_columns(later, commit_properties=added)
+        if any(isinstance(action, AddAction) for action in actions):
+            upgrade(root, table)
         table.create_write_transaction(actions, "append", schema, commit_properties=properties)
         return
     # One commit holds schema, parts and run. After DeltaTable.create and before a second transaction, readers would
@@ -191,7 +198,7 @@ def _commit_transaction(
         schema,
         [action for action in actions if isinstance(action, AddAction)],
         mode="error",
-        name="densecast",
+        name=NAME,
         description="Classification maps, one row an image, and rejections",
         configuration=_CONFIGURATION,
         commit_properties=properties,

@@ -6,7 +6,8 @@ written, continues, and publishes unless another run published first.
 
 Every change of the lease is a compare-and-swap of one file (`pipeline.table.lease_store`), so only one of several runs
 that find it free or expired gets it. The age of a lease is measured by the storage's clock only; clocks of different
-machines are never compared.
+machines are never compared. If that clock was set back, the time of a lease lies in the future. A live holder renews it
+within its term; so a lease whose time is more than its term ahead has expired too, and none outlasts two terms.
 """
 
 from __future__ import annotations
@@ -23,15 +24,19 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from conversion.errors import DensecastError
+from pipeline.errors import JobError
 from pipeline.storage.errors import StorageError
 from pipeline.storage.store import Stored
 from pipeline.table.lease_store import NAME, LeaseStore, open_lease
 from pipeline.table.log import FOLDER
 
 DEFAULT_MINUTES = 10.0
+
+LONGEST_MINUTES = 7 * 24 * 60
+"""The longest term of a lease: a run that died elsewhere blocks a table for as long."""
 
 _RENEWALS = 4  # during the term of a lease: three may fail before it expires
 _ATTEMPTS = 5  # one fails each time another run has changed the lease meanwhile
@@ -59,11 +64,11 @@ class Holder(BaseModel):
     run_id: str
     host: str
     space: str
-    pid: int = Field(gt=0)
+    pid: int = Field(gt=0, lt=2**31)
     started: str
-    acquired_at: datetime
-    renewed_at: datetime
-    seconds: float
+    acquired_at: AwareDatetime
+    renewed_at: AwareDatetime
+    seconds: float = Field(gt=0, le=LONGEST_MINUTES * 60, allow_inf_nan=False)
     released: bool = False
 
 
@@ -85,11 +90,12 @@ class Lease:
     Args:
         root: The table, a local path or `scheme://`.
         run_id: The run that acquires it.
-        seconds: The term of the lease after each renewal, above 0.
+        seconds: The term of the lease after each renewal, above 0, at most `LONGEST_MINUTES`.
         store: Where the lease is stored; by default beside the table's runs.
         clock: Returns seconds, monotonic; a lease that was not renewed for its term counts as lost.
 
     Raises:
+        JobError: The term is out of range.
         LeaseHeldError: On entry: another run holds the lease.
         StorageError: On entry: the lease cannot be read or written.
     """
@@ -103,6 +109,10 @@ class Lease:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        if not 0 < seconds <= LONGEST_MINUTES * 60:
+            raise JobError(
+                f"a lease cannot last {seconds:g} seconds", remedy=f"give more than 0, at most {LONGEST_MINUTES * 60:,}"
+            )
         self._root, self._store = root, store or open_lease(root)
         now = datetime.now(UTC)
         self._holder = Holder(
@@ -163,7 +173,8 @@ class Lease:
         if holder is not None and (holder.released or is_dead(holder)):
             return 0.0
         seconds = self._holder.seconds if holder is None else holder.seconds
-        return seconds - (self._store.now() - stored.modified)
+        age = self._store.now() - stored.modified
+        return seconds - age if age >= -seconds else 0.0
 
     def _renew_repeatedly(self) -> None:
         renewed = self._clock()
@@ -197,7 +208,7 @@ def look(root: str) -> Holder | None:
     holder = parse(stored.data) if stored is not None else None
     if holder is None or holder.released or is_dead(holder):
         return None
-    return holder if datetime.now(UTC) - holder.renewed_at < timedelta(seconds=holder.seconds) else None
+    return holder if abs(datetime.now(UTC) - holder.renewed_at) < timedelta(seconds=holder.seconds) else None
 
 
 def parse(data: bytes) -> Holder | None:

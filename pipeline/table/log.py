@@ -1,5 +1,8 @@
 """The Delta log of a table: opens it, checks its columns, lists the parts of a version."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
@@ -11,11 +14,10 @@ from pipeline.storage.errors import INACCESSIBLE
 from pipeline.storage.options import store_of
 from pipeline.table.paths import TableRoot, delta_location
 from pipeline.table.schema import LATER_COLUMNS, SCHEMA, strings
+from pipeline.table.table_format import check_features, check_format
 
 # Delta's vacuum and Spark's listing skip names with a leading underscore.
 FOLDER = "_densecast"
-
-_READER_VERSION = 1  # of Delta's protocol
 
 
 def active_parts(table: DeltaTable) -> set[str]:
@@ -23,18 +25,25 @@ def active_parts(table: DeltaTable) -> set[str]:
     return set(strings(pa.table(table.get_add_actions()).column("path")))
 
 
-def open_delta(root: str, version: int | None = None) -> DeltaTable | None:
+def open_delta(root: str, version: int | None = None, *, writes: bool = False) -> DeltaTable | None:
     """Returns the table of densecast's at `root`, or None if there is no Delta table.
 
+    Args:
+        root: The table.
+        version: The version; by default the newest.
+        writes: Whether the caller changes the table, so that it has to do all that the table demands of writers.
+
     Raises:
-        TableError: The Delta table cannot be opened (at that version), is not one of densecast's, or is one that
-            another program has given features which change the meaning of its files, such as deletion vectors.
+        TableError: The Delta table cannot be opened (at that version), is not one of densecast's, has a newer format,
+            or is one that another program has given features which change the meaning of its files, such as deletion
+            vectors, or which densecast does not write.
         StorageError: The table's object store cannot be used.
     """
     table = _open(root, version)
     if table is not None:
+        check_format(root, table)
         _check_columns(root, table)
-        _check_features(root, table)
+        check_features(root, table, writes=writes)
     return table
 
 
@@ -61,6 +70,13 @@ def _open(root: str, version: int | None) -> DeltaTable | None:
         ) from error
 
 
+def restored_version(commit: Mapping[str, Any]) -> int | None:
+    """Returns the version that a commit of the log has brought back; None if it is not a restore of densecast's."""
+    facts = commit.get("densecast")
+    version = facts.get("restored") if isinstance(facts, Mapping) else None
+    return version if isinstance(version, int) else None
+
+
 def columns_of(table: DeltaTable) -> pa.Schema:
     """Returns the columns of a version in Arrow's types."""
     return pa.schema(table.schema().to_arrow())  # type: ignore[arg-type] # any Arrow schema
@@ -78,24 +94,4 @@ def _check_columns(root: str, table: DeltaTable) -> None:
             where=root,
             why="the columns of a table of maps have fixed names and types",
             remedy="give the path of a table that densecast has written, or of a new folder to write one to",
-        )
-
-
-def _check_features(root: str, table: DeltaTable) -> None:
-    """Checks that the rows of the files are the rows of the table, with all of their columns."""
-    protocol = table.protocol()
-    if protocol.min_reader_version > _READER_VERSION:
-        features = ", ".join(protocol.reader_features or ()) or f"reader version {protocol.min_reader_version}"
-        raise TableError(
-            f"the table has Delta features that densecast does not read: {features}",
-            where=root,
-            why="with these features the rows of a file need not be rows of the table",
-            remedy="use the program that added them, or copy the table without them",
-        )
-    if partitions := table.metadata().partition_columns:
-        raise TableError(
-            f"the table is partitioned by {', '.join(partitions)}",
-            where=root,
-            why="the files of a partitioned table lack these columns, and densecast reads tables file by file",
-            remedy="write the table again without partitions, with the program that partitioned it",
         )

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Self, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from deltalake.exceptions import DeltaError
@@ -19,8 +20,9 @@ from pipeline.storage.options import store_of
 from pipeline.table.part_file import parse_part_name
 from pipeline.table.paths import TableRoot, delta_location
 from pipeline.table.plain_types import plain_metadata
-from pipeline.table.schema import LATER_COLUMNS, SCHEMA, has_type_of
+from pipeline.table.schema import LATER_COLUMNS, SCHEMA, has_type_of, schema_faults
 
+_REQUIRED = tuple(field.name for field in SCHEMA if not field.nullable)
 # ValueError where names in the footer of a part are not UTF-8.
 _ERRORS = (OSError, pa.ArrowException, ValueError, StorageError, DeltaError)
 
@@ -58,13 +60,21 @@ class Part:
 
     Reads verify the checksums of pages. Call all methods within `reading_part`.
 
+    Another program may append rows that are not densecast's: they lack a column, or have nulls where densecast never
+    writes any. No method returns such rows, unless it says so.
+
+    Args:
+        file: The file.
+        is_foreign: Whether another program has written it.
+
     Attributes:
         stored: The columns as the file has them.
         further: The columns that are not densecast's: another program has added them to the table.
+        is_foreign: Whether another program has written it.
     """
 
-    def __init__(self, file: pq.ParquetFile) -> None:
-        self._file = file
+    def __init__(self, file: pq.ParquetFile, *, is_foreign: bool = False) -> None:
+        self._file, self.is_foreign = file, is_foreign
         self.stored = file.schema_arrow.remove_metadata()
         self.further = pa.schema([field for field in self.stored if field.name not in SCHEMA.names])
 
@@ -80,8 +90,17 @@ class Part:
 
     @property
     def rows(self) -> int:
-        """Returns the number of rows."""
+        """Returns the number of rows, with those that are not densecast's."""
         return self._file.metadata.num_rows
+
+    def rows_of_others(self) -> int:
+        """Returns the number of rows that are not densecast's; 0 in a part that densecast has written."""
+        if not self.is_foreign:
+            return 0
+        if schema_faults(self.stored):
+            return self.rows
+        batches = self._file.iter_batches(columns=list(_REQUIRED))
+        return self.rows - sum(own_rows(batch).num_rows for batch in batches)
 
     @property
     def groups(self) -> list[pq.RowGroupMetaData]:
@@ -99,7 +118,12 @@ class Part:
             ArrowException: The part lacks a column or has it with another type, or cannot be read.
         """
         schema = self._schema(columns)
-        return _conform(self._file.read_row_group(index, columns=schema.names), schema)
+        if not self.is_foreign:
+            return _conform(self._file.read_row_group(index, columns=schema.names), schema)
+        if schema_faults(self.stored):
+            return schema.empty_table()
+        wanted = self._with_required(schema)
+        return own_rows(_conform(self._file.read_row_group(index, columns=wanted.names), wanted)).select(schema.names)
 
     def validated_groups(self) -> Iterator[pa.Table]:
         """Yields the row groups with all columns, each validated.
@@ -116,7 +140,12 @@ class Part:
             yield rows
 
     def batches(
-        self, columns: Sequence[str] | None = None, batch_size: int = 4096, groups: Sequence[int] | None = None
+        self,
+        columns: Sequence[str] | None = None,
+        batch_size: int = 4096,
+        groups: Sequence[int] | None = None,
+        *,
+        with_others: bool = False,
     ) -> Iterator[pa.RecordBatch]:
         """Yields the rows in batches.
 
@@ -125,13 +154,20 @@ class Part:
             batch_size: The largest number of rows in a batch.
             groups: The numbers of the row groups; None for all.
 
+            with_others: Whether to yield rows that are not densecast's as well.
+
         Raises:
             ArrowException: As `read_group`.
         """
         schema = self._schema(columns)
         numbers = None if groups is None else list(groups)
-        for batch in self._file.iter_batches(batch_size, row_groups=numbers, columns=schema.names):
-            yield _conform(batch, schema)
+        filters = self.is_foreign and not with_others
+        if filters and schema_faults(self.stored):
+            return
+        wanted = self._with_required(schema) if filters else schema
+        for batch in self._file.iter_batches(batch_size, row_groups=numbers, columns=wanted.names):
+            rows = _conform(batch, wanted)
+            yield own_rows(rows).select(schema.names) if filters else rows
 
     def _schema(self, columns: Sequence[str] | None) -> pa.Schema:
         everything = [*SCHEMA, *self.further]
@@ -140,8 +176,21 @@ class Part:
         fields = {field.name: field for field in everything}
         return pa.schema([fields[name] for name in columns])
 
+    @staticmethod
+    def _with_required(schema: pa.Schema) -> pa.Schema:
+        """Returns a schema with the columns that tell whether a row is densecast's."""
+        return pa.schema([*schema, *(SCHEMA.field(name) for name in _REQUIRED if name not in schema.names)])
+
 
 _Rows = TypeVar("_Rows", pa.RecordBatch, pa.Table)
+
+
+def own_rows(rows: _Rows) -> _Rows:
+    """Returns the rows that are densecast's: those without nulls in the columns that densecast always fills."""
+    for name in _REQUIRED:
+        if rows.column(name).null_count:
+            rows = rows.filter(pc.is_valid(rows.column(name)))
+    return rows
 
 
 def _conform(rows: _Rows, schema: pa.Schema) -> _Rows:
@@ -175,10 +224,10 @@ def open_part(root: str, part: str) -> Part:
         source: pa.NativeFile = pa.BufferReader(table.store.read_bytes(table.path(*part.split("/"))))
     else:
         source = filesystem.open_input_file(part)
-    metadata = plain_metadata(source) if is_foreign(part) else None
-    return Part(
-        pq.ParquetFile(source, metadata=metadata, page_checksum_verification=True, coerce_int96_timestamp_unit="us")
-    )
+    foreign = is_foreign(part)
+    metadata = plain_metadata(source) if foreign else None
+    file = pq.ParquetFile(source, metadata=metadata, page_checksum_verification=True, coerce_int96_timestamp_unit="us")
+    return Part(file, is_foreign=foreign)
 
 
 def is_foreign(part: str) -> bool:

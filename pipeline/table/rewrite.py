@@ -15,8 +15,9 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.errors import TableError
 from pipeline.table.part_file import ROW_GROUP_BYTES, PartFile, Receipt
-from pipeline.table.part_reader import open_part, reading_part
+from pipeline.table.part_reader import Part, open_part, reading_part
 from pipeline.table.schema import ARRAYS, Status
 
 Slot = tuple[float, int]
@@ -56,7 +57,10 @@ class Edit(NamedTuple):
     label: str = ""
 
 
-_OF_A_MAP = (*ARRAYS, "reason", "detail", "map_height", "map_width", "geometry", "class_count", "map_digest")
+_OF_A_MAP = (
+    *(*ARRAYS, "reason", "detail", "map_height", "map_width", "geometry", "class_count", "map_digest"),
+    "best_labels",
+)
 
 
 def rewrite(root: str, part: str, edits: Sequence[Edit], *, orphan: bool, run_id: str, now: datetime) -> Receipt | None:
@@ -89,6 +93,7 @@ def rewrite(root: str, part: str, edits: Sequence[Edit], *, orphan: bool, run_id
             remedy="find the damage with `densecast check`; if the table was changed meanwhile, run again",
         )
         with reading, open_part(root, part) as file:
+            _check_others(root, part, file)
             target = stack.enter_context(PartFile(root, run_id, further=file.further))
             for rows in file.validated_groups():
                 edited = pc.is_in(rows.column("uri"), wanted)
@@ -99,6 +104,17 @@ def rewrite(root: str, part: str, edits: Sequence[Edit], *, orphan: bool, run_id
                     _write(target, pending)
         _write(target, pending)
         return target.close(adopted[Status.SCORED], adopted[Status.REJECTED]) if target.rows else None
+
+
+def _check_others(root: str, part: str, file: Part) -> None:
+    """Checks that all rows of a part are densecast's: it copies no others, and must not lose them."""
+    if others := file.rows_of_others():
+        raise TableError(
+            f"the part {part} has {others:,} rows that are not densecast's beside maps that this run replaces",
+            where=root,
+            why="another program has appended them and then merged the files; nothing was published",
+            remedy='delete these rows, as by DeltaTable(...).delete("key IS NULL"), and run again',
+        )
 
 
 def _write(target: PartFile, pending: list[pa.Table]) -> None:

@@ -1,7 +1,7 @@
 """The rows of the table: an image, or a tile of a huge one, at one scale; scored, rejected or deleted."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -10,6 +10,7 @@ import pyarrow as pa
 from pipeline.maps.classification_map import CellScores, Floats, Integers, MapError, check_cells
 from pipeline.maps.encoding import encode, map_digest
 from pipeline.maps.geometry import Geometry
+from pipeline.maps.labels import best_labels
 from pipeline.maps.recipe import Recipe
 from pipeline.rejection import Reason
 from pipeline.table.schema import ARRAYS, DETAIL_LENGTH, SCHEMA, Status
@@ -104,13 +105,15 @@ class MapRow:
     run_id: str
     scored_at: datetime
     label: str | None
+    best_labels: Sequence[str] | None
 
     @property
     def size_bytes(self) -> int:
         """Returns the approximate size of the row in memory, in bytes; its share of a compressed file is smaller."""
         arrays = sum(array.nbytes for array in (self.classes, self.scores, self.residual) if array is not None)
         blobs = sum(len(feature["values"]) for feature in self.features or ())
-        text = sum(len(value) for value in (self.uri, self.id, self.detail) if value is not None)
+        texts = (self.uri, self.id, self.detail, *(self.best_labels or ()))
+        text = sum(len(value) for value in texts if value is not None)
         return 512 + text + arrays + len(self.probabilities or b"") + blobs
 
 
@@ -125,7 +128,7 @@ def scored_row(
     scored_at: datetime,
     placement: Placement | None = None,
 ) -> MapRow:
-    """Returns the row of a map.
+    """Returns the row of a map, without the names of its classes: see `with_labels`.
 
     Args:
         image: The image; its digest and size must be known.
@@ -163,7 +166,20 @@ def scored_row(
         geometry={name: float(value) for name, value in asdict(geometry).items()},
         class_count=class_count,
         map_digest=map_digest(height, width, **arrays),
+        best_labels=None,
     )
+
+
+def with_labels(row: MapRow, cells: CellScores, labels: Sequence[str]) -> MapRow:
+    """Returns the row of a map with the names of its best classes.
+
+    Args:
+        row: The row.
+        cells: The map's cells.
+        labels: The names of the model's classes, by number; empty where it has none.
+    """
+    names = best_labels(cells.classes, labels)
+    return row if names is None else replace(row, best_labels=[storable(name) for name in names])
 
 
 def rejected_row(
@@ -188,7 +204,7 @@ def rejected_row(
         placement: The scale; 1 by default.
     """
     without_map: dict[str, Any] = dict.fromkeys(
-        (*ARRAYS, "map_height", "map_width", "geometry", "class_count", "map_digest")
+        (*ARRAYS, "map_height", "map_width", "geometry", "class_count", "map_digest", "best_labels")
     )
     return MapRow(
         **_common_columns(image, recipe, placement or Placement(), run_id=run_id, scored_at=scored_at),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.table.reader import MapTable
+from pipeline.table.summaries import RESTORED
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class RunLine:
         deleted: The number of images that it marked as deleted.
         seconds: The duration of all stages, summed over all workers.
         model_digest: The model.
+        restored: The version that it brought back; None unless it is a restore.
     """
 
     run_id: str
@@ -38,6 +40,7 @@ class RunLine:
     deleted: int | None
     seconds: float | None
     model_digest: str | None
+    restored: int | None = None
 
 
 def run_lines(root: str) -> list[RunLine]:
@@ -70,6 +73,7 @@ def _line(summary: Mapping[str, Any]) -> RunLine:
         deleted=count("delete"),
         seconds=_seconds(summary.get("seconds")),
         model_digest=_text(summary.get("model_digest")),
+        restored=_integer(summary.get(RESTORED)),
     )
 
 

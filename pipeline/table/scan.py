@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import cast
 
@@ -14,7 +15,7 @@ from pipeline.errors import TableError
 from pipeline.storage.address import is_remote, local_path
 from pipeline.table.log import columns_of
 from pipeline.table.part_file import STATISTICS_COLUMNS
-from pipeline.table.part_reader import arrow_filesystem, is_foreign, open_part
+from pipeline.table.part_reader import Part, arrow_filesystem, is_foreign, open_part
 from pipeline.table.paths import TableRoot
 from pipeline.table.plain_types import plain_content, plain_metadata
 from pipeline.table.schema import ARRAYS, SCHEMA
@@ -28,7 +29,7 @@ class Rows:
 
     Arrow scans densecast's own parts, and skips row groups by their statistics. It would fail on the statistics of
     other programs' parts (`pipeline.table.plain_types` says why), so these are read and then filtered. Conditions are
-    on columns of `SCHEMA` that are not in `ARRAYS`.
+    on columns of `SCHEMA` that are not in `ARRAYS`. Rows that are not densecast's are left out, and a warning says so.
 
     Args:
         root: The table.
@@ -50,6 +51,7 @@ class Rows:
         own = [fragment for fragment in fragments if not is_foreign(fragment.path)]
         self._own = self._dataset(own) if foreign else everything
         self._bounds = _bounds(table) if foreign else {}
+        self._warned: set[str] = set()
         self._foreign = self._dataset([self._fragment(path, path, everything.filesystem) for path in foreign])
 
     def _dataset(self, fragments: list[pads.FileFragment]) -> pads.FileSystemDataset:
@@ -118,10 +120,10 @@ class Rows:
         Raises:
             TableError: A part that another program wrote to a remote store cannot be presented to Arrow's filters.
         """
-        foreign = [fragment.path for fragment in self._foreign_parts(None)]
+        foreign = [fragment.path for fragment in self._foreign_parts(None) if self._has_own_rows(fragment.path)]
         if not foreign:
-            return self._everything
-        presented = self._foreign
+            return self._own
+        presented = self._dataset([fragment for fragment in self._foreign_parts(None) if fragment.path in foreign])
         if is_remote(self._root):
             self._check_remote(foreign)
         else:
@@ -129,6 +131,21 @@ class Rows:
             presented = self._dataset([self._fragment(path, plain_content(folder / path)) for path in foreign])
         children = [self._own, presented]
         return pads.dataset(children)  # type: ignore[arg-type] # the stubs lack datasets
+
+    def _has_own_rows(self, path: str) -> bool:
+        with open_part(self._root, path) as part:
+            self._warn_of_others(path, part)
+            return part.rows == 0 or part.rows_of_others() < part.rows
+
+    def _warn_of_others(self, path: str, part: Part) -> None:
+        if path not in self._warned and (others := part.rows_of_others()):
+            logging.getLogger(__name__).warning(
+                "%s: another program has appended %d rows that are not densecast's, in %s; they are left out",
+                self._root,
+                others,
+                path,
+            )
+        self._warned.add(path)
 
     def _check_remote(self, parts: Sequence[str]) -> None:
         filesystem = arrow_filesystem(self._root)
@@ -155,6 +172,7 @@ class Rows:
         """Yields rows of a part that another program wrote."""
         schema = self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
         with open_part(self._root, fragment.path) as part:
+            self._warn_of_others(fragment.path, part)
             known = {*SCHEMA.names, *part.further.names}
             needed = [name for name in schema.names if name in known]
             if condition is not None:

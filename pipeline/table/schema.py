@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from enum import StrEnum
 from typing import Any, cast
@@ -78,11 +79,54 @@ SCHEMA: pa.Schema = pa.schema(
         pa.field("run_id", pa.string(), nullable=False),
         pa.field("scored_at", pa.timestamp("us", tz="UTC"), nullable=False),
         pa.field("label", pa.string()),
+        pa.field("best_labels", _list_of(pa.string())),
     ]
 )
 
 
-LATER_COLUMNS = frozenset({"label"})
+COMMENTS: Mapping[str, str] = {
+    "key": "content address of the map, SHA-256 in hex: equal keys mean equal maps",
+    "uri": "address of the image; of a member, CONTAINER#MEMBER",
+    "id": "your name of the image",
+    "status": "scored, rejected or deleted",
+    "reason": "why there is no map: one word for programs",
+    "detail": "why there is no map, for people",
+    "image_bytes": "size of the image file, in bytes",
+    "image_digest": "digest of the image file, SHA-256 in hex",
+    "image_version": "text that changes when the image file does",
+    "image_height": "height of the image, upright, in pixels",
+    "image_width": "width of the image, upright, in pixels",
+    "scale": "scale that was asked for",
+    "scored_height": "height that the model saw of the whole image, in pixels",
+    "scored_width": "width that the model saw of the whole image, in pixels",
+    "tile_index": "tile of a large image, from 0, by rows",
+    "tile_count": "tiles of the image; 1 for an image that is not cut",
+    "tile_y": "row of the image's map that is row 0 of this tile",
+    "tile_x": "column of the image's map that is column 0 of this tile",
+    "map_height": "height of the map, or of the tile's part of it, in cells",
+    "map_width": "width of the map, or of the tile's part of it, in cells",
+    "geometry": "where the cells lie in the image, in pixels",
+    "form": "how probabilities are stored: top-k, log-uint8, float16 or float32",
+    "classes": "best k classes of each cell, [map_height, map_width, k] row by row, the best first",
+    "scores": "their probabilities, in the same order",
+    "residual": "probability outside them, [map_height, map_width]",
+    "probabilities": "all probabilities, [map_height, map_width, class_count] row by row: float16 and float32 are"
+    " little-endian; of log-uint8, byte 0 means 0 and byte c means 2 ** ((c - 255) * 20 / 254)",
+    "class_count": "classes of the model",
+    "features": "blobs of the net beside the map",
+    "map_digest": "digest of the map as it is stored, SHA-256 in hex",
+    "model_digest": "digest of the model, SHA-256 in hex",
+    "precision": "what the net computed in: float32, float16 or bfloat16",
+    "recipe": "digest of all settings that change maps, SHA-256 in hex",
+    "run_id": "run that wrote the row",
+    "scored_at": "time of the row, in UTC",
+    "label": "label that the list of the images gives the image",
+    "best_labels": "names of the classes that are best in most cells, at most 5, the one with most cells first",
+}
+"""What each column means, for people who open the table with other programs."""
+
+
+LATER_COLUMNS = frozenset({"label", "best_labels"})
 """The columns that tables and parts of earlier versions of densecast lack; there they are null."""
 
 

@@ -12,6 +12,9 @@ from pipeline.table.paths import TableRoot
 ADOPTED = "adopted"
 """The entry of a run's summary that names the parts of dead runs from which it adopted rows."""
 
+RESTORED = "restored"
+"""The entry, of the summary and in the log, that names the version which a restore has brought back."""
+
 
 class RunSummary(NamedTuple):
     """What a run has published.

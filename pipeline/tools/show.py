@@ -21,6 +21,7 @@ from pipeline.maps.classification_map import ClassificationMap
 from pipeline.rejection import Rejected
 from pipeline.sources import Reader, locate
 from pipeline.storage.local import LocalStore
+from pipeline.storage.options import StorageOptions
 from pipeline.table.paths import TableRoot
 from pipeline.table.reader import MapTable
 from pipeline.visualization.overlay import overlay

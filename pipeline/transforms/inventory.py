@@ -55,7 +55,7 @@ def take_inventory(root: str, run_id: str) -> Inventory:
         TableError: The folder holds another kind of table, or one that cannot be read.
         StorageError: The folder cannot be listed.
     """
-    table = open_delta(root)
+    table = open_delta(root, writes=True)
     parts = sorted(active_parts(table)) if table is not None else []
     published = {run_id: True}
     orphans = []
@@ -95,6 +95,12 @@ def read_part(root: str, part: str) -> Iterator[Known]:
         remedy="find the damage with `densecast check`; restore the file, or score into a new table",
     )
     with reading, open_part(root, part) as file:
+        if others := file.rows_of_others():
+            logging.getLogger(__name__).warning(
+                "another program has appended %d rows that are not densecast's, in %s; the run leaves them as they are",
+                others,
+                part,
+            )
         yield from _image_records(file, part, orphan=False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from collections.abc import Mapping, Sequence
@@ -71,7 +72,7 @@ class ScoreImages(beam.PTransform):
 
     Raises:
         ModelError: `model` is not a model directory.
-        JobError: An argument is out of range.
+        JobError: An argument is out of range, or `summary` is not JSON.
         TableError: The run id cannot be part of a file name, or the output cannot be a table's folder.
         SourceError: Where it is applied: the elements are not of type ImageReference. On a worker: one is not.
     """
@@ -141,7 +142,7 @@ class ScoreImages(beam.PTransform):
                 "recipe": self._recipe.as_json(),
                 "rounding": rounding,
                 **({ROOT: self._root} if self._root else {}),
-                **(summary or {}),
+                **_as_json(summary or {}),
             },
             max_pruned=max_pruned,
         )
@@ -177,6 +178,25 @@ class ScoreImages(beam.PTransform):
             | "Gather reports" >> beam.combiners.ToList()
             | "Publish" >> beam.ParDo(self._publish)
         )
+
+
+def _as_json(summary: Mapping[str, object]) -> dict[str, object]:
+    """Returns entries of a summary as they will be read from its file.
+
+    Raises:
+        JobError: They cannot be written as JSON; after the commit it would be too late to say so.
+    """
+    try:
+        # Every kind of error of `json`: circular entries are a ValueError, and endless ones a RecursionError.
+        entries: dict[str, object] = json.loads(json.dumps(dict(summary), allow_nan=False))
+        json.dumps(entries, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise JobError(
+            f"summary cannot be written as JSON: {error}",
+            why="it is kept with the run in a JSON file",
+            remedy="give a mapping of texts, finite numbers, lists and mappings",
+        ) from error
+    return entries
 
 
 def _uncut(model: str, metadata: ModelMetadata, recipe: Recipe, limits: Limits) -> str:

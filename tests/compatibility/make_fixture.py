@@ -9,6 +9,9 @@
 The folder is then moved here. Run it with the Python of the version that is to make the fixture, in an empty folder;
 the argument is what publishes a run in that version, which one run is kept from.
 
+`before_format/` has only the table that commit 969f1a6 made so, the last before tables had a format: model, images and
+job are those of `before_rooms/`.
+
 A table holds the absolute addresses of its images. All addresses here begin with `/proc/self/cwd`, so the folder can be
 copied anywhere, and is used by a process that works in it.
 """
@@ -66,6 +69,7 @@ np.savez_compressed("maps.npz", **arrays)
 DIE = """
 import importlib, sys
 from pipeline.cli import main
+main = getattr(main, "main", main)  # later versions have a module of that name
 module, _, name = "{target}".rpartition(".")
 def die(*_, **__):
     raise SystemExit("the power fails")

@@ -91,7 +91,7 @@ class TestReading:
         assert [(row.uri, row.run_id) for row in table.deleted()] == [(f"{HERE}/photos/leaves.png", SECOND)]
 
     def test_the_runs_are_the_same(self):
-        assert json.loads(run(runs, "maps", "--json")) == ANSWERS["runs"]
+        assert json.loads(run(runs, "maps", "--json")) == [{**line, "restored": None} for line in ANSWERS["runs"]]
 
     def test_a_check_finds_and_notes_nothing(self):
         answer = json.loads(run(check, "maps", "--json"))

@@ -1,4 +1,4 @@
-"""A process to be disturbed: runs a job, or a compaction, and at a point of it dies or waits for another process."""
+"""A process to be disturbed: a job, a compaction or a restore that dies at a point, or waits there for another."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class Child:
     """A driver at work.
 
     Args:
-        values: Of the job; or of the compaction, its `output`.
+        values: Of the job; or of the compaction, its `output`; or of the restore, that and its `version`.
         point: Where something happens.
         meet: A folder where all who are to meet at the point leave their mark; without one, the process is killed.
         party: How many are to meet.
-        command: `score` or `compact`.
+        command: `score`, `compact` or `restore`.
     """
 
     def __init__(
@@ -76,6 +76,7 @@ def main(told: dict[str, Any]) -> int:
     from pipeline.jobs.run import run_job
     from pipeline.jobs.spec import describe_job
     from pipeline.maintenance.compact import compact
+    from pipeline.maintenance.restore import restore
     from tests.faults.collection import without_tensorflow
 
     quiet_libraries(debug=False)
@@ -85,6 +86,8 @@ def main(told: dict[str, Any]) -> int:
     try:
         if told["command"] == "compact":
             about: Any = compact(told["values"]["output"]).rows
+        elif told["command"] == "restore":
+            about = restore(told["values"]["output"], told["values"]["version"]).version
         else:
             with without_tensorflow():
                 about = run_job(describe_job(**told["values"])).summary._asdict()

@@ -52,6 +52,8 @@ POINTS = {
     "after the rename of a part": Point(_REPLACE, before=False, call=3, counts=_part),
     "before the commit": Point("pipeline.table.commit:_commit_transaction"),
     "after the commit": Point("pipeline.table.commit:_commit_transaction", before=False),
+    "before the commit of a restore": Point("deltalake.table:DeltaTable.restore"),
+    "after the commit of a restore": Point("deltalake.table:DeltaTable.restore", before=False),
     "before the commit of a compaction": Point("pipeline.maintenance.compact:_commit"),
 }
 

@@ -47,7 +47,8 @@ def scored(
     probabilities = random.dirichlet(np.ones(4), (size, size)).astype(np.float32)
     cells = top_k(probabilities, 2)
     if form is not Form.TOP_K:
-        cells = cells._replace(probabilities=probabilities.astype(str(form)))
+        kind = np.float16 if form is Form.FLOAT16 else np.float32
+        cells = cells._replace(probabilities=probabilities.astype(kind))
     return scored_row(
         ImageFacts(uri, None, 100, hashlib.sha256(f"{uri} {version}".encode()).hexdigest(), 96, 96 * tiles),
         Recipe(MODEL, form),

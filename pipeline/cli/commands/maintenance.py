@@ -1,4 +1,4 @@
-"""Commands that look after a table: runs, check, compact, vacuum."""
+"""Commands that look after a table: runs, check, compact, vacuum, restore."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def runs(table: str, as_json: bool) -> None:
     """List the runs of a table, the newest last.
 
-    The list says how many images each run listed, kept, scored and rejected.
+    The list says how many images each run listed, kept, scored and rejected, and which version a restore brought back.
 
     \b
     densecast runs maps
@@ -52,12 +52,18 @@ def runs(table: str, as_json: bool) -> None:
         say(line.run_id)
         counts = ", ".join(f"{count:,} {name}" for name, count in _run_counts(line).items() if count is not None)
         seconds = "" if line.seconds is None else f"; {line.seconds:,.1f} s"
-        say(f"  {line.published_at or 'no time'}; {counts}{seconds}; model {(line.model_digest or '-')[:12]}")
+        made = _made(line) if line.restored is not None else f"model {_made(line)}"
+        say(f"  {line.published_at or 'no time'}; {counts}{seconds}; {made}")
 
 
 def _run_counts(line: RunLine) -> dict[str, int | None]:
     names = ("version", "listed", "kept", "adopted", "scored", "rejected", "deleted")
     return {name: getattr(line, name) for name in names}
+
+
+def _made(line: RunLine) -> str:
+    """Returns the digest of the model, or which version was brought back."""
+    return (line.model_digest or "-")[:12] if line.restored is None else f"version {line.restored} restored"
 
 
 def _runs_table(lines: list[RunLine]) -> Table:
@@ -73,7 +79,7 @@ def _runs_table(lines: list[RunLine]) -> Table:
             line.published_at or "-",
             *("-" if count is None else f"{count:,}" for count in _run_counts(line).values()),
             "-" if line.seconds is None else f"{line.seconds:,.1f}",
-            (line.model_digest or "-")[:12],
+            _made(line),
         )
     return listing
 
@@ -140,6 +146,9 @@ def compact(table: str, target_size: int, as_json: bool) -> None:
             f"{done.files_before:,} files ({done.bytes_before:,} bytes) became {done.files_after:,}"
             f" ({done.bytes_after:,} bytes); {table} version {done.version}"
         )
+    if not as_json:
+        for part in done.left:
+            say(f"left as it is: {part.path}: {part.why}")
 
 
 @click.command()
@@ -181,6 +190,47 @@ def vacuum(table: str, *, retention: int, dry_run: bool, force: bool, as_json: b
         say(f"did not touch {_files(done.foreign)} that are not densecast's: {names}")
 
 
+@click.command()
+@click.argument("table")
+@click.option("--version", type=click.IntRange(min=0), required=True, help="The version to bring back, see `runs`.")
+@click.option("--dry-run", is_flag=True, help="Print what would change, and change nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result for programs.")
+@storage_options
+def restore(table: str, *, version: int, dry_run: bool, as_json: bool) -> None:
+    """Bring an earlier version of a table back, as its newest version.
+
+    Nothing is deleted, so a restore can be undone by another one, until `densecast vacuum` deletes the files. No
+    nightly run may be at work. The next run scores what has changed since that version.
+
+    
+    densecast restore maps --version 12 --dry-run
+    densecast restore maps --version 12
+    """
+    from pipeline.maintenance.restore import plan_restore
+    from pipeline.maintenance.restore import restore as restore_table
+
+    root = table_root(table)
+    done = plan_restore(root, version) if dry_run else restore_table(root, version)
+    if as_json:
+        say_json({**dataclasses.asdict(done), "dry_run": dry_run})
+        return
+    for name, content in (("now", done.before), ("then", done.target)):
+        say(
+            f"{name}: version {content.version}: {content.scored:,} maps, {content.rejected:,} rejected,"
+            f" {content.deleted:,} deleted; {content.parts:,} files"
+        )
+    if not done.needed:
+        say(f"nothing to do: the table has the files of version {version}")
+        return
+    for run_id in done.undone:
+        say(f"{'would undo' if dry_run else 'undid'} run {run_id}")
+    say(
+        f"{'would bring back' if dry_run else 'brought back'} {done.added:,} files and"
+        f" {'take' if dry_run else 'took'} {done.removed:,} out"
+        + ("" if dry_run else f"; {table} version {done.version} by {done.run_id}")
+    )
+
+
 def _files(files: tuple[Leftover, ...]) -> str:
     return f"{len(files):,} files, {sum(file.size_bytes for file in files):,} bytes"
 
@@ -193,13 +243,13 @@ def _print(report: Report) -> None:
     from rich.table import Table
 
     if report.findings:
-        shown = Table("damage", "where", "what", box=None)
+        shown = Table("finding", "where", "what", box=None)
         for finding in report.findings:
             shown.add_row(finding.kind.value, finding.where, finding.what)
         show(shown)
-    total = sum(report.damage.values())
-    if total > len(report.findings):
-        say(f"... and {total - len(report.findings):,} more")
+    more = sum(report.damage.values()) - sum(finding.kind in report.damage for finding in report.findings)
+    if more:
+        say(f"... and {more:,} more")
     for note in report.notes:
         say(f"note: {note}")
     rows = ", ".join(f"{count:,} {status}" for status, count in report.rows.items())

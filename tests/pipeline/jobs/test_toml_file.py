@@ -106,6 +106,8 @@ def test_a_short_one(tmp_path: Path):
         (GOOD + "nightly = 3", ["nightly", "table"]),
         (GOOD + "[nightly]\nlease-minutes = -1", ["lease_minutes"]),
         (GOOD + "[nightly]\nlease-minutes = inf", ["lease_minutes"]),
+        (GOOD + "[nightly]\nlease-minutes = 1e300", ["lease_minutes"]),
+        (GOOD + "[nightly]\nlease-minutes = 10081", ["lease_minutes"]),
         (GOOD + '[nightly]\nmetrics = "metrics.txt"', [".prom"]),
         (GOOD + '[nightly]\nwebhook = "host/path"', ["https://"]),
         (GOOD.replace("photos/", "{dat}/"), ["{dat}", "{date}"]),

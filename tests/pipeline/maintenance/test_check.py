@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
-from deltalake import DeltaTable, TableFeatures
+from deltalake import DeltaTable
 from deltalake.transaction import AddAction, RemoveAction
 
 from pipeline.cli.commands import maintenance
@@ -381,12 +381,6 @@ def test_no_table_is_an_error_of_its_own(tmp_path: Path, root: Path) -> None:
     log = root / "_delta_log" / f"{0:020}.json"
     log.write_text("{")
     with pytest.raises(TableError):
-        check(str(root))
-
-
-def test_features_of_other_programs_are_refused(root: Path) -> None:
-    DeltaTable(str(root)).alter.add_feature(TableFeatures.DeletionVectors, allow_protocol_versions_increase=True)
-    with pytest.raises(TableError, match=r"Delta features .*eletion"):
         check(str(root))
 
 

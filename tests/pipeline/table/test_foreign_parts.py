@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
-from deltalake import DeltaTable, TableFeatures
+from deltalake import DeltaTable
 
 from pipeline.drift.measure import measure_drift
 from pipeline.errors import TableError
@@ -202,25 +202,6 @@ def test_a_tile_that_someone_deleted_is_damage(root: Path) -> None:
     report = check(str(root))
     assert report.damage == {"incomplete": 1}
     assert any("(DELETE)" in note for note in report.notes)
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        lambda root: MapTable(root),
-        check,
-        compact,
-        lambda root: vacuum(root, 1),
-        lambda root: take_inventory(root, "r3"),
-        measure_drift,
-        lambda root: commit(root, Changes(1, []), run_id="r3", model_json={"digest": MODEL}, summary={}),
-    ],
-    ids=["read", "check", "compact", "vacuum", "score", "drift", "commit"],
-)
-def test_deletion_vectors_are_refused_by_all_commands_alike(root: Path, command: Callable[[str], object]) -> None:
-    DeltaTable(root).alter.add_feature(TableFeatures.DeletionVectors, allow_protocol_versions_increase=True)
-    with pytest.raises(TableError, match=r"Delta features that densecast does not read: .*eletion"):
-        command(str(root))
 
 
 def test_a_partitioned_table_is_refused(root: Path) -> None:

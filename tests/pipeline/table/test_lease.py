@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import subprocess
@@ -19,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from obstore.store import MemoryStore
 
+from pipeline.errors import JobError
 from pipeline.storage.errors import StorageError
 from pipeline.storage.local import LocalStore
 from pipeline.storage.object_store import ObjectStore
@@ -165,6 +167,70 @@ def test_clocks_of_machines_do_not_count():
     memory.swap(written(stranger(renewed_at=datetime.now(UTC) - years, acquired_at=datetime.now(UTC) - years)), None)
     with pytest.raises(LeaseHeldError):
         Lease("maps", "ours", LONG, memory).__enter__()
+
+
+def test_a_lease_from_the_future_lapses():
+    """The clock was set back: up to a term ahead the lease counts as new, and further ahead as expired."""
+    memory = Memory()
+    memory.swap(written(stranger(seconds=100)), None)
+    memory.time -= 99
+    with pytest.raises(LeaseHeldError) as caught:
+        Lease("maps", "ours", LONG, memory).__enter__()
+    assert caught.value.until is not None
+    assert caught.value.until - datetime.now(UTC) < timedelta(seconds=200)
+    memory.time -= 2
+    with Lease("maps", "ours", LONG, memory) as lease:
+        assert not lease.lost
+
+
+def test_a_file_from_the_future_lapses_on_a_disk(tmp_path: Path):
+    with Lease(str(tmp_path), "theirs", 100):
+        path = tmp_path / "_densecast" / "lease.json"
+        held = parse(path.read_bytes())
+        assert held is not None
+        path.write_bytes(written(held.model_copy(update={"space": "elsewhere"})))
+        os.utime(path, (time.time() + 10**6, time.time() + 10**6))
+        with Lease(str(tmp_path), "ours", 100) as lease:
+            assert not lease.lost
+
+
+def test_a_holder_with_a_clock_ahead_is_not_shown_for_ever(tmp_path: Path):
+    path = tmp_path / "_densecast" / "lease.json"
+    path.parent.mkdir()
+    ahead = datetime.now(UTC) + timedelta(days=400)
+    path.write_bytes(written(stranger(acquired_at=ahead, renewed_at=ahead)))
+    assert look(str(tmp_path)) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("seconds", value) for value in ("1e300", "Infinity", "NaN", "-1", "0", "604801", '"long"')),
+        ("pid", "99999999999999999999"),
+        ("renewed_at", '"2026-11-03T02:03:04"'),
+        ("renewed_at", '"0001-01-01T00:00:00+14:00"'),
+        ("renewed_at", '"9999-12-31T23:59:59-14:00"'),
+    ],
+)
+def test_a_lease_with_impossible_values_lapses_by_its_age(tmp_path: Path, name: str, value: str):
+    path = tmp_path / "_densecast" / "lease.json"
+    path.parent.mkdir()
+    facts = {**json.loads(written(stranger())), "space": process_space()}
+    facts.pop("space" if name == "renewed_at" else "none", None)
+    text = json.dumps({"space": "", **facts, name: None}).replace(f'"{name}": null', f'"{name}": {value}')
+    path.write_text(text)
+    look(str(tmp_path))
+    with pytest.raises(LeaseHeldError):
+        Lease(str(tmp_path), "ours", 100).__enter__()
+    os.utime(path, (time.time() - LONG - 1, time.time() - LONG - 1))
+    with Lease(str(tmp_path), "ours", 100):
+        pass
+
+
+@pytest.mark.parametrize("seconds", [0, -1, math.nan, math.inf, 1e300, 7 * 86400 + 1])
+def test_a_term_out_of_range_is_refused(tmp_path: Path, seconds: float):
+    with pytest.raises(JobError, match="a lease cannot last"):
+        Lease(str(tmp_path), "ours", seconds)
 
 
 def test_a_damaged_lease_lapses_by_its_age():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -70,6 +71,17 @@ def test_every_image_is_one_row_and_every_map_its_own(tmp_path: Path, collection
         np.testing.assert_array_equal(found.classes[..., 0], expected.argmax(-1))
         assert found.label(0, 0) == ("red", "green", "blue", "dark")[expected[0, 0].argmax()]
         assert found.window(1, 1) == (8, 8, 24, 24)
+
+
+def test_rows_name_their_best_classes(tmp_path: Path, collection: Path):
+    score(collection, tmp_path / "maps", write_model(tmp_path / "model"))
+    table = MapTable(str(tmp_path / "maps"))
+    names = {row["uri"]: row["best_labels"] for row in table.to_arrow(["uri", "best_labels"]).to_pylist()}
+    for cells in table:
+        best = cells.classes[..., 0].ravel().tolist()
+        in_order = sorted(set(best), key=lambda number: (-best.count(number), number))
+        assert names.pop(cells.uri) == [cells.labels[number] for number in in_order]
+    assert list(names.values()) == [None, None], "rejections have no classes"
 
 
 def test_two_tables_of_the_same_images_are_identical(tmp_path: Path, collection: Path):
@@ -209,3 +221,45 @@ def test_summary_is_json(tmp_path: Path, collection: Path):
     summary = json.loads((tmp_path / "maps" / "_densecast" / "runs" / "named.json").read_text())
     assert summary["images"]["listed"] == 26
     assert sum(part["rows"] for part in summary["parts"]) == 26
+
+
+class Endless(dict[str, object]):
+    """A mapping that contains itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["self"] = self
+
+
+@pytest.mark.parametrize(
+    "summary",
+    [
+        {"folder": Path("photos")},
+        {"share": float("nan")},
+        {"share": float("inf")},
+        {"names": {"a", "b"}},
+        {(1, 2): "a"},
+        {"name": "\udcff"},
+        Endless(),
+        {"count": np.int64(3)},
+        7,
+    ],
+    ids=str,
+)
+def test_a_summary_that_is_not_json_is_refused_before_anything_runs(tmp_path: Path, summary: Any):
+    model = write_model(tmp_path / "model")
+    with pytest.raises(JobError, match="summary cannot be written as JSON"):
+        ScoreImages(str(model), str(tmp_path / "maps"), summary=summary)
+
+
+def test_entries_of_a_summary_are_kept_as_they_were_given(tmp_path: Path, collection: Path):
+    model, maps, entries = (
+        write_model(tmp_path / "model"),
+        tmp_path / "maps",
+        {"night": {"names": ["Übung"], "part": 3}},
+    )
+    transform = ScoreImages(str(model), str(maps), RECIPE, open_engine=FakeEngine, summary=entries)
+    entries["night"]["part"] = Path("changed later")
+    with beam.Pipeline(runner=open_runner("local"), options=PipelineOptions([])) as pipeline:
+        _ = pipeline | ListImages([str(collection)]) | transform
+    assert MapTable(str(maps)).runs()[-1]["night"] == {"names": ["Übung"], "part": 3}

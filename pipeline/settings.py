@@ -159,6 +159,9 @@ class PolicySettings:
         0.5, "Fail if --prune would mark a larger share of the table's images.", changes_maps=False
     )
     max_rejected: Share = _setting(0.05, "Exit with 3 if a larger share of the images has no map.", changes_maps=False)
+    allow_empty: bool = _setting(
+        False, "Succeed though a folder, a pattern or a manifest has no images.", changes_maps=False
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

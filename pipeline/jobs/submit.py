@@ -14,7 +14,15 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineResult, PipelineRunner
 
 from conversion.errors import DensecastError, MissingExtraError, ModelError
-from pipeline.errors import EngineError, InterruptedRunError, JobError, SourceError, TableError, WorkerError
+from pipeline.errors import (
+    EngineError,
+    InterruptedRunError,
+    JobError,
+    NoImagesError,
+    SourceError,
+    TableError,
+    WorkerError,
+)
 from pipeline.jobs.calibrate import Calibration
 from pipeline.jobs.spec import ScoringJob
 from pipeline.runners.flink import FlinkCluster
@@ -80,7 +88,8 @@ def build_pipeline(calibration: Calibration, pipeline: beam.Pipeline, *, check: 
     job = calibration.job
     _ = (
         pipeline
-        | "List images" >> ListImages(list(job.images), check=check, storage_options=job.storage)
+        | "List images"
+        >> ListImages(list(job.images), check=check, storage_options=job.storage, allow_empty=job.policy.allow_empty)
         | "Score images"
         >> ScoreImages(
             job.model,
@@ -187,6 +196,7 @@ _KINDS: dict[str, type[DensecastError]] = {
     kind.__name__: kind
     for kind in (
         *(ConflictError, TableError, StorageError, UnavailableError, AccessError, SourceError, EngineError),
+        NoImagesError,
         *(ModelError, JobError, MissingExtraError),
     )
 }

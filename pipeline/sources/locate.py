@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 
+from pipeline.errors import NoImagesError
 from pipeline.rejection import Reason, Rejected
 from pipeline.sources import globs, manifest
 from pipeline.sources.listing import is_container, list_container
@@ -11,16 +13,25 @@ from pipeline.sources.reference import ImageReference
 from pipeline.storage.options import StorageOptions
 
 
-def list_images(arguments: Sequence[str], options: StorageOptions | None = None) -> Iterator[ImageReference]:
+def list_images(
+    arguments: Sequence[str], options: StorageOptions | None = None, *, allow_empty: bool = False
+) -> Iterator[ImageReference]:
     """Yields the images that `ListImages` lists, in this process; an address may occur more than once.
 
+    Args:
+        arguments: The arguments of `ListImages`.
+        options: How object stores are opened.
+        allow_empty: Whether an argument may have no images.
+
     Raises:
-        SourceError: Nothing matches an argument, or a manifest is damaged.
+        NoImagesError: An argument has no images.
+        SourceError: A file is missing, or a manifest is damaged.
     """
     for argument in arguments:
         address = argument.removeprefix("@")
         is_manifest = address != argument or manifest.is_manifest(address)
-        yield from manifest.read_manifest(address, options) if is_manifest else globs.match(address, options)
+        with contextlib.suppress(NoImagesError) if allow_empty else contextlib.nullcontext():
+            yield from manifest.read_manifest(address, options) if is_manifest else globs.match(address, options)
 
 
 def locate(uri: str, options: StorageOptions | None = None) -> ImageReference:

@@ -1,5 +1,6 @@
 """`ListImages`: a PCollection of references to the images that a user names."""
 
+import contextlib
 import functools
 import itertools
 from collections import Counter
@@ -10,7 +11,7 @@ import apache_beam as beam
 
 from pipeline.beam_counters import count
 from pipeline.counters import LEFT_OUT
-from pipeline.errors import SourceError
+from pipeline.errors import NoImagesError, SourceError
 from pipeline.sources import globs, manifest
 from pipeline.sources.listing import is_container, list_container
 from pipeline.sources.reference import ImageReference, resolve
@@ -39,6 +40,7 @@ class ListImages(beam.PTransform):
         check: Whether to check now that the arguments name files. False if only the workers see the files.
         storage_options: How object stores are opened, as `{"aws_region": "eu-west-1"}`; by default as the environment
             says.
+        allow_empty: Whether a folder, a pattern or a manifest may have no images.
 
     Raises:
         SourceError: There is no argument, one is malformed, or the file that it names is missing. On a worker: nothing
@@ -51,8 +53,10 @@ class ListImages(beam.PTransform):
         *,
         check: bool = True,
         storage_options: StorageOptions | Mapping[str, str] | None = None,
+        allow_empty: bool = False,
     ) -> None:
         super().__init__()
+        self._allow_empty = allow_empty
         self._options = parse_storage_options(storage_options)
         if isinstance(arguments, str) or not arguments:
             raise SourceError(
@@ -61,10 +65,11 @@ class ListImages(beam.PTransform):
         self._arguments = [_parse(argument) for argument in arguments]
         if check:
             for address, is_manifest in self._arguments:
-                if is_manifest:
-                    manifest.check(address, self._options)
-                else:
-                    globs.check(address)
+                with _empty_allowed(allow_empty):
+                    if is_manifest:
+                        manifest.check(address, self._options)
+                    else:
+                        globs.check(address)
 
     def expand(self, pipeline: Any) -> Any:
         """Implements the transform; see the class."""
@@ -72,7 +77,9 @@ class ListImages(beam.PTransform):
             pipeline
             | "Arguments" >> beam.Create(self._arguments, reshuffle=True)
             | "List files"
-            >> beam.FlatMap(functools.partial(_list, self._options)).with_outputs(_CONTAINERS, main=_IMAGES)
+            >> beam.FlatMap(functools.partial(_list, self._options, self._allow_empty)).with_outputs(
+                _CONTAINERS, main=_IMAGES
+            )
         )
         members = (
             files[_CONTAINERS]
@@ -101,26 +108,38 @@ def _parse(argument: str) -> _Argument:
     return _Argument(resolve(address) + slash, is_manifest)
 
 
-def _list(options: StorageOptions, argument: _Argument) -> Iterator[Any]:
+def _empty_allowed(allow_empty: bool) -> contextlib.AbstractContextManager[None]:
+    """Returns a block that a `NoImagesError` ends quietly, where that is allowed."""
+    return contextlib.suppress(NoImagesError) if allow_empty else contextlib.nullcontext()
+
+
+def _list(options: StorageOptions, allow_empty: bool, argument: _Argument) -> Iterator[Any]:
     """Yields packed references to images, and references to containers with a tag; counts the files left out."""
+    with _empty_allowed(allow_empty):
+        yield from _list_present(options, argument)
+
+
+def _list_present(options: StorageOptions, argument: _Argument) -> Iterator[Any]:
     left_out: Counter[str] = Counter()
 
     def add(extension: str) -> None:
         left_out[extension if extension in left_out or len(left_out) < _MOST_EXTENSIONS else "others"] += 1
 
-    references = (
-        manifest.read_files(argument.address, options)
-        if argument.is_manifest
-        else globs.match_files(argument.address, options, add)
-    )
-    while chunk := list(itertools.islice(references, _PACKED)):
-        images = [reference for reference in chunk if not is_container(reference)]
-        if images:
-            yield pack(images)
-        if len(images) < len(chunk):
-            yield from (beam.pvalue.TaggedOutput(_CONTAINERS, file) for file in chunk if is_container(file))
-    for extension, number in left_out.items():
-        count(f"{LEFT_OUT}.{extension}", number)
+    try:
+        references = (
+            manifest.read_files(argument.address, options)
+            if argument.is_manifest
+            else globs.match_files(argument.address, options, add)
+        )
+        while chunk := list(itertools.islice(references, _PACKED)):
+            images = [reference for reference in chunk if not is_container(reference)]
+            if images:
+                yield pack(images)
+            if len(images) < len(chunk):
+                yield from (beam.pvalue.TaggedOutput(_CONTAINERS, file) for file in chunk if is_container(file))
+    finally:  # also where there are no images, which may be the reason
+        for extension, number in left_out.items():
+            count(f"{LEFT_OUT}.{extension}", number)
 
 
 def _list_packed(options: StorageOptions, container: ImageReference) -> Iterator[bytes]:

@@ -22,7 +22,7 @@ from pipeline.table.schema import strings
 from pipeline.table.summaries import read_json, run_path
 
 
-class Night(NamedTuple):
+class JobDate(NamedTuple):
     """A date of a job, with its model.
 
     Attributes:
@@ -74,7 +74,7 @@ class Attempt(NamedTuple):
     unfinished: tuple[str, ...] = ()
 
 
-def make_night(file: JobFile, day: date, model_digest: str) -> Night:
+def make_date(file: JobFile, day: date, model_digest: str) -> JobDate:
     """Returns a date of a job.
 
     Args:
@@ -82,10 +82,10 @@ def make_night(file: JobFile, day: date, model_digest: str) -> Night:
         day: The date.
         model_digest: The digest of the model that scores today.
     """
-    return Night(f"nightly-{day.isoformat()}-{file.identity}", day, file.is_dated, model_digest)
+    return JobDate(f"nightly-{day.isoformat()}-{file.identity}", day, file.is_dated, model_digest)
 
 
-def find_attempt(root: str, night: Night, *, force: bool = False, avoid: Collection[str] = ()) -> Attempt:
+def find_attempt(root: str, night: JobDate, *, force: bool = False, avoid: Collection[str] = ()) -> Attempt:
     """Returns the run of a date: the run by which it is done, or the next one to try.
 
     Each attempt has an id of its own: parts of a run that died are adopted by runs with other ids only, and a commit
@@ -93,7 +93,7 @@ def find_attempt(root: str, night: Night, *, force: bool = False, avoid: Collect
 
     Args:
         root: The table.
-        night: The date.
+        night: The date of the job.
         force: Whether to find another run though the date is done.
         avoid: Ids of runs that may still work.
 
@@ -132,13 +132,13 @@ def finish(root: str, run_id: str) -> None:
     commit(root, Changes(-1, ()), run_id=run_id, model_json={"digest": _model_of(root, part)}, summary={})
 
 
-def run_before(root: str, run_id: str, night: Night) -> str:
+def run_before(root: str, run_id: str, night: JobDate) -> str:
     """Returns the run that a date is compared with: the last one before the date's own attempts that added maps.
 
     Args:
         root: The table.
         run_id: The date's last attempt.
-        night: The date.
+        night: The date of the job.
 
     Raises:
         NoEarlierRunError: There is none.

@@ -32,6 +32,7 @@ class Night(BaseModel):
         model: The model directory, with links resolved.
         model_digest: The model's digest.
         images: Counts of the listed images by outcome, see `RunSummary.images`.
+        left_out: Counts of files in listed folders that are not images by their name, by extension.
         scored: How many maps the run added.
         rejected: How many rejections the run added.
         reasons: The new rejections by reason.
@@ -53,6 +54,7 @@ class Night(BaseModel):
     model: str = ""
     model_digest: str = ""
     images: dict[str, int] = {}
+    left_out: dict[str, int] = {}
     scored: int = 0
     rejected: int = 0
     reasons: dict[str, int] = {}
@@ -77,7 +79,7 @@ class Report(BaseModel):
 
     Attributes:
         job: The job's name.
-        exit_code: The command's exit code: the first one of a night that is not 0.
+        exit_code: The command's exit code: that of a night that failed, or else the first that is not 0.
         status: The status of that night, or of the last one; `unreported` if only the webhook or the metrics failed.
         nights: The results of the dates, in order; dates after a failure are missing.
         backfill: Whether the command was for a range of dates.

@@ -17,11 +17,12 @@ from conversion.errors import DensecastError
 from pipeline.drift.measure import DriftReport, NoEarlierRunError, drift_path, measure_drift
 from pipeline.errors import InterruptedRunError
 from pipeline.exit_codes import ExitCode
-from pipeline.jobs.attempts import Attempt, find_attempt, finish, make_night, run_before
+from pipeline.jobs.attempts import Attempt, find_attempt, finish, make_date, run_before
 from pipeline.jobs.night_report import Failure, Night, Report
 from pipeline.jobs.notify import check_reporting
 from pipeline.jobs.run import check_folder, run_job, too_many_rejected
 from pipeline.jobs.toml_file import JobFile
+from pipeline.sources.globs import format_left_out
 from pipeline.storage.errors import MissingFileError
 from pipeline.table.lease import Lease, LeaseHeldError, is_dead, parse
 from pipeline.table.lease_store import open_lease
@@ -112,8 +113,10 @@ def run_nights(
 
 
 def report_of(file: JobFile, nights: Sequence[Night], *, backfill: bool) -> Report:
-    """Returns the report of nights: its exit code is the first that is not 0."""
-    decisive = next((night for night in nights if night.exit_code != ExitCode.DONE), nights[-1])
+    """Returns the report of nights: its exit code is that of a failure, or else the first that is not 0."""
+    failures = [night for night in nights if night.exit_code not in _PUBLISHED]
+    notable = [night for night in nights if night.exit_code != ExitCode.DONE]
+    decisive = [*failures, *notable, nights[-1]][0]
     return Report(
         job=file.name,
         exit_code=decisive.exit_code,
@@ -135,7 +138,7 @@ class _Worker:
     def __init__(self, file: JobFile, day: date, model: Model, *, force: bool, output: Output) -> None:
         self._file, self._force, self._output = file, force, output
         self._job = file.job(day, model=model.path)
-        self._date = make_night(file, day, model.digest)
+        self._date = make_date(file, day, model.digest)
         self._avoided: set[str] = set()
         self._night = Night(
             date=day.isoformat(),
@@ -171,7 +174,7 @@ class _Worker:
                 for run_id in attempt.unfinished:
                     finish(job.table, run_id)
                 if not attempt.done:
-                    run_job(dataclasses.replace(job, run_id=night.run_id))
+                    night.left_out = dict(run_job(dataclasses.replace(job, run_id=night.run_id)).left_out)
             night.lease_lost = lease.lost if lease is not None else ""
         summary = read_summary(job.table, night.run_id)
         self._fill(summary)
@@ -186,6 +189,9 @@ class _Worker:
                 f"{night.date}: {summary.images.get('listed', 0):,} images, {night.scored:,} new maps,"
                 f" {night.rejected:,} rejected; run {night.run_id}, {night.table} version {night.version}"
             )
+        if night.left_out:
+            counts = format_left_out(night.left_out)
+            self._output.report(f"{night.date}: left out, because they are not images by their name: {counts}")
         if night.lease_lost:
             self._output.warn(f"{night.date}: the lease was lost while the run worked: {night.lease_lost}")
         drifted = self._measure_drift()

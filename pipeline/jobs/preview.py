@@ -8,21 +8,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
-import apache_beam as beam
-
 from conversion import ModelMetadata, read_metadata
 from conversion.errors import DensecastError
 from pipeline.engines.factory import TensorFlowEngineFactory
 from pipeline.errors import TableError
 from pipeline.exit_codes import ExitCode
-from pipeline.jobs.attempts import find_attempt, make_night
-from pipeline.jobs.calibrate import Calibration
+from pipeline.jobs.attempts import find_attempt, make_date
 from pipeline.jobs.night_report import Night, Report
 from pipeline.jobs.nightly import Model, Output, code_of, failure_of, report_of, resolve_model
 from pipeline.jobs.notify import check_reporting
 from pipeline.jobs.run import check_folder
 from pipeline.jobs.spec import ScoringJob
-from pipeline.jobs.submit import build_pipeline, open_target
+from pipeline.jobs.submit import check_pipeline, open_target
 from pipeline.jobs.toml_file import JobFile
 from pipeline.settings import LOCAL
 from pipeline.sources import ImageReference, list_images
@@ -82,11 +79,11 @@ def preview_nights(file: JobFile, days: Sequence[date], *, force: bool, backfill
 def _preview(file: JobFile, day: date, model: Model, night: Night, *, force: bool) -> Iterator[str]:
     """Fills in what a night would do, and yields it in lines for people."""
     job = file.job(day, model=model.path)
-    night.table, night.run_id = job.output, make_night(file, day, model.digest).base
+    night.table, night.run_id = job.output, make_date(file, day, model.digest).base
     check_root(job.output)
     check_folder(job.table)
     _check_writable(job.output)
-    attempt = find_attempt(job.table, make_night(file, day, model.digest), force=force)
+    attempt = find_attempt(job.table, make_date(file, day, model.digest), force=force)
     night.run_id = attempt.run_id
     table = open_delta(job.table)
     night.version = table.version() if table is not None else None
@@ -131,8 +128,8 @@ def _check_job(job: ScoringJob) -> None:
     if job.execution.runner != LOCAL:
         job.storage.check_travels(job.execution.runner)
     target = open_target(job)
+    check_pipeline(job, target)
     TensorFlowEngineFactory(job.model, job.map_recipe(), job.launcher_device()).check()
-    build_pipeline(Calibration(job), beam.Pipeline(runner=target.runner))
 
 
 def count_outcomes(job: ScoringJob, metadata: ModelMetadata) -> dict[str, int]:

@@ -111,6 +111,15 @@ def build_pipeline(calibration: Calibration, pipeline: beam.Pipeline, *, check: 
     return pipeline
 
 
+def check_pipeline(job: ScoringJob, target: Target) -> None:
+    """Checks what can be checked of a job's arguments without listing its images: builds the pipeline, runs nothing.
+
+    Raises:
+        DensecastError: The model or the images cannot be read, or a setting does not fit the model.
+    """
+    build_pipeline(Calibration(job), beam.Pipeline(runner=target.runner))
+
+
 def submit(calibration: Calibration, target: Target, show: ShowCounts) -> PipelineResult:
     """Runs a job's pipeline to its end.
 

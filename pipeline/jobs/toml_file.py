@@ -165,7 +165,7 @@ def load_jobfile(path: str | Path) -> JobFile:
     try:
         file.job(date.min)  # a mistake is reported now, not when its date comes
     except JobError as error:
-        raise JobError(error.what, where=str(path), remedy=error.remedy) from error
+        raise JobError(error.what, where=str(path), why=error.why, remedy=error.remedy) from error
     return file
 
 

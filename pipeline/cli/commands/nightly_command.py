@@ -77,7 +77,7 @@ def nightly(
 
     Exit codes: 0 done, or nothing to do; 1 failed, or the result could not be reported; 3 more images rejected than
     allowed; 5 another run holds the lease on the table; 6 drift exceeds a threshold; 130 interrupted. A backfill goes
-    on after 3 and 6, and exits with the first code that is not 0.
+    on after 3 and 6, and exits with the code of the date that failed, or else the first that is not 0.
 
     \b
     densecast nightly photos.toml

@@ -30,12 +30,13 @@ from pipeline.drift.measure import DriftReport
 from pipeline.errors import SourceError
 from pipeline.exit_codes import ExitCode
 from pipeline.jobs import attempts
-from pipeline.jobs.attempts import find_attempt, make_night
+from pipeline.jobs.attempts import find_attempt, make_date
 from pipeline.jobs.dates import parse_dates, parse_day
 from pipeline.jobs.metrics import write_metrics
 from pipeline.jobs.night_report import Failure, Night, Report
 from pipeline.jobs.nightly import run_nights
 from pipeline.jobs.notify import post
+from pipeline.jobs.run import JobResult
 from pipeline.jobs.spec import ScoringJob
 from pipeline.jobs.toml_file import load_jobfile
 from pipeline.table.commit import Changes, commit
@@ -85,8 +86,8 @@ class Job:
         self.write()
         return self
 
-    def of(self, day: date = DAY) -> attempts.Night:
-        return make_night(load_jobfile(self.path), day, METADATA.digest)
+    def of(self, day: date = DAY) -> attempts.JobDate:
+        return make_date(load_jobfile(self.path), day, METADATA.digest)
 
     def base(self, day: date = DAY) -> str:
         return self.of(day).base
@@ -105,7 +106,7 @@ class Job:
         return {path for path in self.folder.rglob("*") if path.is_file()}
 
 
-def publish_without_beam(job: ScoringJob) -> None:
+def publish_without_beam(job: ScoringJob) -> JobResult:
     """What `run_job` does, in a hundredth of the time: a map of each new image, made of its name."""
     found = [str(path) for pattern in job.images for path in Path("/").glob(pattern[1:]) if path.is_file()]
     if not found:
@@ -117,7 +118,8 @@ def publish_without_beam(job: ScoringJob) -> None:
     changes = Changes(table.version() if table is not None else -1, receipts)
     summary = {"images": {"listed": len(found), "keep": len(found) - len(new)}}
     model = {**MODEL_JSON, "digest": METADATA.digest}
-    commit(job.output, changes, run_id=job.run_id, model_json=model, summary=summary)
+    published = commit(job.output, changes, run_id=job.run_id, model_json=model, summary=summary)
+    return JobResult(published, seconds=0.0, failed=False, left_out={".heic": 2})
 
 
 @pytest.fixture
@@ -174,9 +176,9 @@ class TestNights:
             job.put(f"{day}/a.png", 1)
         job.images = "photos/{date}/*"
         job.write()
-        for word, day in (("today", str(date.today())), ("9998-01-01", "9998-01-01")):
+        for word, folder in (("today", str(date.today())), ("9998-01-01", "9998-01-01")):
             job.run(f"--date={word}", day=None)
-            job.put(f"{day}/b.png", 2)
+            job.put(f"{folder}/b.png", 2)
             code, found, _ = job.run(f"--date={word}", day=None)
             assert (code, found["status"], found["scored"]) == (0, "done", 1)
 
@@ -197,9 +199,10 @@ class TestNights:
     def test_the_next_date_scores_what_is_new(self, job: Job):
         job.run()
         job.put("new.png", 9)
-        code, found, _ = job.run(day=date(2026, 11, 24))
+        code, found, result = job.run(day=date(2026, 11, 24))
         assert (code, found["scored"], found["version"]) == (0, 1, 1)
-        assert found["images"]["keep"] == 4
+        assert (found["images"]["keep"], found["left_out"]) == (4, {".heic": 2})
+        assert "2 .heic" in result.stdout
         code, found, _ = job.run(day=date(2026, 11, 25))
         assert (code, found["status"], found["scored"], found["images"]["keep"]) == (0, "done", 0, 5)
 
@@ -434,6 +437,15 @@ class TestBackfill:
             ("done", 0),
         ]
         assert len(MapTable(job.table)) == 12
+
+    def test_a_failure_decides_the_exit_code_since_it_may_be_tried_again(
+        self, job: Job, monkeypatch: pytest.MonkeyPatch
+    ):
+        job.by_date(date(2026, 11, 1))
+        monkeypatch.setattr("pipeline.jobs.nightly.too_many_rejected", lambda *_: True)
+        code, found, _ = job.run("--backfill", "2026-11-01..2026-11-04", day=None)
+        assert (code, found["status"]) == (1, "failed")
+        assert [night["exit_code"] for night in found["nights"]] == [3, 1]
 
     def test_all_dates_have_the_model_of_the_start(self, job: Job, monkeypatch: pytest.MonkeyPatch):
         real, used = publish_without_beam, []

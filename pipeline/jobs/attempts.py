@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from deltalake import DeltaTable
 
-from pipeline.drift.measure import NoEarlierRunError
 from pipeline.jobs.calibrate import BEGAN_AT
 from pipeline.jobs.toml_file import JobFile
 from pipeline.table.commit import Changes, commit
@@ -74,6 +73,18 @@ class Attempt(NamedTuple):
     unfinished: tuple[str, ...] = ()
 
 
+class RunsBefore(NamedTuple):
+    """The runs before an attempt.
+
+    Attributes:
+        attempts: Those of the same date that come right before it, the newest first.
+        other: The last run before these that added maps; None where there is none.
+    """
+
+    attempts: tuple[str, ...]
+    other: str | None
+
+
 def make_date(file: JobFile, day: date, model_digest: str) -> JobDate:
     """Returns a date of a job.
 
@@ -132,26 +143,24 @@ def finish(root: str, run_id: str) -> None:
     commit(root, Changes(-1, ()), run_id=run_id, model_json={"digest": _model_of(root, part)}, summary={})
 
 
-def run_before(root: str, run_id: str, night: JobDate) -> str:
-    """Returns the run that a date is compared with: the last one before the date's own attempts that added maps.
+def runs_before(root: str, run_id: str, night: JobDate) -> RunsBefore:
+    """Returns what a date's last attempt is compared with.
 
     Args:
         root: The table.
-        run_id: The date's last attempt.
+        run_id: The attempt.
         night: The date of the job.
-
-    Raises:
-        NoEarlierRunError: There is none.
     """
     runs = MapTable(root).runs()
     last = next((run for run in runs if run.get("run_id") == run_id), None)
     earlier = [run for run in runs if last is not None and run["version"] < last["version"]]
     own = re.compile(night.pattern)
-    others = itertools.dropwhile(lambda run: own.fullmatch(str(run["run_id"])), reversed(earlier))
-    for run in others:
-        if run.get("scored"):
-            return str(run["run_id"])
-    raise NoEarlierRunError(f"no run before {run_id} has added maps that could be compared", where=root)
+    attempts = list(itertools.takewhile(lambda run: own.fullmatch(str(run["run_id"])), reversed(earlier)))
+    others = itertools.islice(reversed(earlier), len(attempts), None)
+    return RunsBefore(
+        tuple(str(run["run_id"]) for run in attempts),
+        next((str(run["run_id"]) for run in others if run.get("scored")), None),
+    )
 
 
 def _is_published(table: DeltaTable | None, run_id: str) -> bool:

@@ -10,23 +10,19 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from conversion import read_metadata
 from conversion.errors import DensecastError
-from pipeline.drift.measure import DriftReport, NoEarlierRunError, drift_path, measure_drift
 from pipeline.errors import InterruptedRunError
 from pipeline.exit_codes import ExitCode
-from pipeline.jobs.attempts import Attempt, find_attempt, finish, make_date, run_before
+from pipeline.jobs.attempts import Attempt, find_attempt, finish, make_date
+from pipeline.jobs.night_drift import drift_of_night
 from pipeline.jobs.night_report import Failure, Night, Report
 from pipeline.jobs.notify import check_reporting
 from pipeline.jobs.run import check_folder, run_job, too_many_rejected
 from pipeline.jobs.toml_file import JobFile
 from pipeline.sources.globs import format_left_out
-from pipeline.storage.errors import MissingFileError
 from pipeline.table.lease import Lease, LeaseHeldError, is_dead, parse
 from pipeline.table.lease_store import open_lease
-from pipeline.table.paths import TableRoot
 from pipeline.table.summaries import RunSummary, read_summary
 
 _MOST_PAUSE_S = 5.0  # between two looks at a lease that is waited for
@@ -257,34 +253,23 @@ class _Worker:
         night, settings = self._night, self._file.nightly.drift
         if not settings.enabled:
             return False
-        table = self._job.table
-        path = drift_path(table, night.run_id)
+        counts = night.images
+        changed = bool(night.scored or night.rejected or counts.get("adopt") or counts.get("delete"))
         try:
-            report = _read_drift(table, path)
-            if report is None:
-                against = run_before(table, night.run_id, self._date)
-                report = measure_drift(table, night.run_id, against, settings)
-                table.store.write_atomically(path, report.model_dump_json(indent=1).encode())
-        except NoEarlierRunError:
-            return False  # the first night has no earlier one to compare with
+            measured = drift_of_night(self._job.table, night.run_id, self._date, settings, changed=changed)
         except DensecastError as error:
             # A night whose drift has a threshold and cannot be measured is a failure.
             if settings.any:
                 raise
             self._output.warn(f"{night.date}: drift was not measured: {error}")
             return False
-        report = report.judged(settings)
+        if measured is None:
+            return False  # the first night has no earlier one to compare with
+        report, path = measured[0].judged(settings), measured[1]
         night.drift, night.drift_report = tuple(map(str, report.exceeded)), path
         for exceeded in report.exceeded:
             self._output.warn(f"{night.date}: drift: {exceeded}")
         return bool(report.exceeded)
-
-
-def _read_drift(table: TableRoot, path: str) -> DriftReport | None:
-    """Returns what was measured before; None where there is no report, or none that can be read."""
-    with contextlib.suppress(MissingFileError, ValidationError):
-        return DriftReport.model_validate_json(table.store.read_bytes(path))
-    return None
 
 
 def code_of(error: BaseException) -> ExitCode:

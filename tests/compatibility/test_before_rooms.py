@@ -108,6 +108,7 @@ class TestReading:
         line = last_line(run(nightly, "photos.toml", "--date=2026-11-02"))
         assert (line["status"], line["drift"], line["run_id"]) == ("done", [], f"{SECOND}-r2")
         assert (line["scored"], line["images"]["keep"]) == (0, 5)
+        assert line["drift_report"].endswith(f"{SECOND}.json"), "nothing has changed since"
         assert path.read_bytes() == before
 
     def test_the_model_is_the_one_that_the_table_names(self):

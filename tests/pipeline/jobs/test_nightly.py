@@ -628,9 +628,13 @@ class TestDrift:
             assert any("of dark of all" in text for text in found["drift"])
             assert "dark" in result.stderr
         report = DriftReport.model_validate_json(Path(found["drift_report"]).read_text())
-        # A second run of a date is compared with the same run as the first.
-        assert (report.run.run_id, report.against.run_id) == (f"{job.base(day)}-r2", job.base())
+        assert (report.run.run_id, report.against.run_id) == (job.base(day), job.base()), "measured once"
         assert report.groups["new"].after.maps == 8
+        job.put("more.png", 9)
+        assert job.run(day=day)[0] == 6
+        report = DriftReport.model_validate_json(Path(job.run(day=day)[1]["drift_report"]).read_text())
+        # All runs of a date are compared with the same run.
+        assert (report.run.run_id, report.against.run_id) == (f"{job.base(day)}-r3", job.base())
         job.write(nightly="[nightly.drift]\nmax-area = 1.0")
         assert job.run(day=day)[0] == 0, "today's limit counts"
         job.write(nightly="[nightly.drift]\nenabled = false")

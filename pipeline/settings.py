@@ -171,6 +171,9 @@ class PolicySettings:
         "Store addresses relative to this folder, so that a collection that is moved is not scored again.",
         metavar="FOLDER",
     )
+    allow_empty: bool = _setting(
+        False, "Succeed though a folder, a pattern or a manifest has no images.", changes_maps=False
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

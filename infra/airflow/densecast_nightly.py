@@ -4,7 +4,8 @@ This DAG is for Airflow 3. densecast is installed in its own environment, apart 
 worker's environment name it: `DENSECAST` (the command, by default `densecast`) and `DENSECAST_JOB` (the job file, by
 default `/etc/densecast/job.toml`).
 
-A missed night does not need a backfill, because the next night scores its images. To run past dates anyway:
+A missed night does not need a backfill, because the next night scores its images, unless the job's images depend on the
+date. To run past dates anyway:
 `airflow backfill create --dag-id densecast_nightly --from-date ... --to-date ...`; each date becomes `--date`.
 """
 
@@ -21,7 +22,12 @@ from airflow.sdk import CronTriggerTimetable, dag, task
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 # A retry would fail in the same way.
-FINAL = {2: "wrong usage", 3: "more images rejected than allowed", 6: "the maps drifted"}
+FINAL = {
+    2: "wrong usage",
+    3: "more images rejected than allowed",
+    4: "the table is damaged",
+    6: "the maps drifted",
+}
 BUSY = 5
 SECONDS_TO_STOP = 120
 
@@ -44,6 +50,13 @@ def run(command: list[str]) -> tuple[int, str]:
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(SECONDS_TO_STOP)
                 process.kill()
+
+
+def describe(last: str) -> str:
+    """Returns the result in words; the line itself is in the task's log already."""
+    with suppress(ValueError, AttributeError):
+        return str(json.loads(last).get("text", last))
+    return last
 
 
 @dag(
@@ -73,11 +86,11 @@ def densecast_nightly() -> None:
             command += ["--date", ds]
         code, last = run(command)
         if code in FINAL:
-            raise AirflowFailException(f"exit code {code}, {FINAL[code]}: {last}")
+            raise AirflowFailException(f"exit code {code}, {FINAL[code]}: {describe(last)}")
         if code == BUSY:
-            raise AirflowException(f"another run holds the lease on the table: {last}")
+            raise AirflowException(f"another run holds the lease on the table: {describe(last)}")
         if code != 0:
-            raise AirflowException(f"exit code {code}: {last}")
+            raise AirflowException(f"exit code {code}: {describe(last)}")
         result: dict[str, Any] = json.loads(last)
         return result
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from conversion import ModelMetadata
@@ -22,8 +23,12 @@ from pipeline.scoring.calibration.form import Choice, choose_form
 from pipeline.scoring.calibration.parity import Parity, measure_parity
 from pipeline.scoring.calibration.sample import sample, sample_sizes
 from pipeline.scoring.calibration.xla_shapes import coming_shapes
+from pipeline.sources import list_images
 from pipeline.table.log import open_delta
 from pipeline.table.reader import MapTable
+
+BEGAN_AT = "began_at"
+"""The entry of a run's summary that says when the run began to list its images, ISO 8601."""
 
 _log = logging.getLogger(__name__)
 
@@ -37,16 +42,21 @@ class Calibration:
         choice: What the form was chosen by; None where the job names it.
         parity: What the job's precision does to the maps; None in float32.
         compiled: The batches that XLA compiles; empty without XLA.
+        began_at: When this was made: before the run lists its images.
     """
 
     job: ScoringJob
     choice: Choice | None = None
     parity: Parity | None = None
     compiled: tuple[BatchShape, ...] = ()
+    began_at: datetime = dataclasses.field(default_factory=lambda: datetime.now(UTC))
 
     def summary(self) -> dict[str, object]:
         """Returns what the run's summary keeps of it, as JSON."""
-        summary: dict[str, object] = {"job": self.job.as_json()}
+        summary: dict[str, object] = {
+            "job": self.job.as_json(),
+            BEGAN_AT: self.began_at.isoformat(timespec="seconds"),
+        }
         if self.choice is not None:
             summary["accuracy"] = self.choice.model_dump(mode="json")
         if self.parity is not None:
@@ -69,6 +79,28 @@ def calibrate(job: ScoringJob, metadata: ModelMetadata) -> Calibration:
         SourceError: The images cannot be listed.
         JobError: None of the first images can be scored.
     """
+    whole = job
+    if job.policy.allow_empty and _is_open(job):
+        listed = tuple(argument for argument in job.images if _has_images(job, argument))
+        if not listed:
+            return Calibration(job)  # nothing is scored, so nothing is chosen; the next run with images chooses
+        job = dataclasses.replace(job, images=listed)
+    calibration = _calibrate(job, metadata)
+    return dataclasses.replace(calibration, job=dataclasses.replace(calibration.job, images=whole.images))
+
+
+def _is_open(job: ScoringJob) -> bool:
+    """Returns whether a job leaves something open that is chosen by its images."""
+    settings = job.recipe
+    return settings.precision is not Precision.FLOAT32 or settings.accuracy_bound is not None or job.execution.xla
+
+
+def _has_images(job: ScoringJob, argument: str) -> bool:
+    return next(list_images([argument], job.storage, allow_empty=True), None) is not None
+
+
+def _calibrate(job: ScoringJob, metadata: ModelMetadata) -> Calibration:
+    """Chooses what a job leaves open; each of its arguments has images."""
     parity = choice = None
     compiled: tuple[BatchShape, ...] = ()
     if job.recipe.precision is not Precision.FLOAT32:

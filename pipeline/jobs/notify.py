@@ -1,122 +1,88 @@
-"""The reports of nightly jobs: one line of JSON, a webhook, Prometheus metrics."""
+"""Where the report of a nightly job goes: a webhook, Prometheus metrics."""
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import requests
-from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
-from prometheus_client.parser import text_string_to_metric_families
-from pydantic import BaseModel, ConfigDict
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 from tenacity.wait import wait_base
 
+from pipeline.errors import JobError
 from pipeline.exit_codes import ExitCode
+from pipeline.jobs.metrics import write_metrics
+from pipeline.jobs.night_report import Report
+from pipeline.jobs.toml_file import NightlySettings
 
 _TIMEOUT_S = 10.0
 _TRIES = 3
-_SUCCESS = "densecast_nightly_last_success_timestamp_seconds"
+_UNREPORTED = "unreported"
 
 
-class Failure(BaseModel):
-    """An error: the name of its type, and its message; see `conversion.errors.DensecastError`."""
+def check_reporting(webhook: str, metrics: str) -> None:
+    """Checks, before a night begins, what can be checked of how it will be reported.
 
-    type: str
-    message: str
+    Args:
+        webhook: The job's webhook; empty if it has none.
+        metrics: The job's file of metrics; empty if it has none.
 
-
-class Night(BaseModel):
-    """The result of one date.
-
-    Attributes:
-        date: The date, ISO 8601.
-        run_id: The run of that date.
-        exit_code: See `pipeline.exit_codes.ExitCode`.
-        status: `done`, `done-before`, `planned` (a dry run), `rejected`, `drifted`, `busy`, `failed`, `interrupted`.
-        table: The table.
-        version: The version that the run made; None where it made none.
-        model: The model directory, with links resolved.
-        model_digest: The model's digest.
-        images: Counts of the listed images by outcome, see `RunSummary.images`.
-        scored: How many maps the run added.
-        rejected: How many rejections the run added.
-        reasons: The new rejections by reason.
-        seconds: From the start to the commit, or to the failure.
-        drift: What exceeded its threshold, in words; None where drift was not measured.
-        drift_report: The file of the whole drift report.
-        lease_lost: Why the lease was lost while the run worked; such a run continues.
-        error: What went wrong.
+    Raises:
+        JobError: The variable with the webhook's address is not set, or the metrics cannot be written.
     """
-
-    model_config = ConfigDict(extra="forbid")
-
-    date: str
-    run_id: str
-    exit_code: int = ExitCode.FAILED
-    status: str = "failed"
-    table: str
-    version: int | None = None
-    model: str = ""
-    model_digest: str = ""
-    images: dict[str, int] = {}
-    scored: int = 0
-    rejected: int = 0
-    reasons: dict[str, int] = {}
-    seconds: float = 0.0
-    drift: tuple[str, ...] | None = None
-    drift_report: str | None = None
-    lease_lost: str = ""
-    error: Failure | None = None
+    name = webhook.removeprefix("env:")
+    if name != webhook and not os.environ.get(name):
+        raise JobError(
+            f"the variable {name} is not set",
+            why="it holds the address of the webhook",
+            remedy="set it, or remove webhook",
+        )
+    folder = Path(metrics).parent
+    if metrics and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        raise JobError(
+            "the metrics cannot be written: " + ("no access" if folder.is_dir() else "there is no such folder"),
+            where=str(folder),
+            remedy="make the folder and give this user access to it, or remove metrics",
+        )
 
 
-class Report(BaseModel):
-    """The result of a command: the last line on standard output.
+def announce(settings: NightlySettings, report: Report, warn: Callable[[str], None]) -> Report:
+    """Writes the metrics and posts a report to the webhook, where the job asks for them.
 
-    Attributes:
-        job: The job's name.
-        exit_code: The command's exit code: the first one of a night that is not 0.
-        status: The status of that night, or of the last one.
-        nights: The results of the dates, in order; dates after a failure are missing.
-        error: What went wrong before the first date.
-        webhook: `sent`, or why the report was not sent; None where the job has no webhook.
-        metrics: `written`, or why the metrics were not written; None where the job has no metrics file.
+    Args:
+        settings: The job's.
+        report: The report.
+        warn: Takes what went wrong.
+
+    Returns:
+        The report with the results of both. A night that succeeded and could not be reported has failed: who watches it
+        would believe that it never ran.
     """
-
-    model_config = ConfigDict(extra="forbid")
-
-    job: str
-    exit_code: int
-    status: str
-    nights: tuple[Night, ...] = ()
-    error: Failure | None = None
-    webhook: str | None = None
-    metrics: str | None = None
-
-    def line(self) -> str:
-        """Returns one line of JSON: the report's fields, and beside them those of the last night."""
-        return self._flat().model_dump_json()
-
-    def as_json(self) -> dict[str, object]:
-        """Returns the content of `line` as a dictionary."""
-        return self._flat().model_dump(mode="json")
-
-    def _flat(self) -> _Flat:
-        last = self.nights[-1].model_dump(exclude={"exit_code", "status", "error"}) if self.nights else {}
-        error = self.error or (self.nights[-1].error if self.nights else None)
-        return _Flat(**{**last, **self.model_dump(exclude={"error"}), "error": error})
+    report = _add_metrics(settings, report)
+    if report.metrics not in (None, "written"):
+        warn(f"the metrics were not written: {report.metrics}")
+    webhook = post(settings.webhook, report) if settings.webhook else None
+    if webhook not in (None, "sent"):
+        warn(f"the webhook did not get the report: {webhook}")
+        before = report.exit_code
+        report = _unreported(report)
+        if report.exit_code != before:
+            report = _add_metrics(settings, report)
+    return report.model_copy(update={"webhook": webhook})
 
 
-class _Flat(BaseModel):
-    model_config = ConfigDict(extra="allow")
+def _add_metrics(settings: NightlySettings, report: Report) -> Report:
+    metrics = write_metrics(settings.metrics, report) if settings.metrics else None
+    report = report.model_copy(update={"metrics": metrics})
+    return report if metrics in (None, "written") else _unreported(report)
 
-    job: str
-    exit_code: int
-    status: str
-    error: Failure | None = None
+
+def _unreported(report: Report) -> Report:
+    if report.exit_code != ExitCode.DONE:
+        return report
+    return report.model_copy(update={"exit_code": ExitCode.FAILED, "status": _UNREPORTED})
 
 
 def post(address: str, report: Report, wait: wait_base | None = None) -> str:
@@ -142,7 +108,7 @@ def post(address: str, report: Report, wait: wait_base | None = None) -> str:
         reraise=True,
     )
     try:
-        tries(_post, address, report.as_json())
+        tries(_post, address, report.posted())
     except requests.HTTPError as error:
         return f"{_host(address)} answers {error.response.status_code}"
     except requests.RequestException as error:
@@ -170,60 +136,3 @@ def _host(address: str) -> str:
         return urlsplit(address).hostname or "the webhook"
     except ValueError:
         return "the webhook"
-
-
-def write_metrics(path: str, report: Report, clock: Callable[[], float] = time.time) -> str:
-    """Writes a report as Prometheus metrics, atomically.
-
-    Args:
-        path: A file `*.prom`; each job needs its own.
-        report: The report.
-        clock: Seconds since 1970.
-
-    Returns:
-        `written`, or what went wrong.
-    """
-    registry = CollectorRegistry()
-
-    def gauge(name: str, description: str, value: float) -> None:
-        Gauge(f"densecast_nightly_{name}", description, ["job"], registry=registry).labels(job=report.job).set(value)
-
-    now = clock()
-    try:
-        success = now if report.exit_code == ExitCode.DONE else _last_success(path, report.job)
-        if success is not None:
-            gauge("last_success_timestamp_seconds", "When a night last ended with exit code 0", success)
-        gauge("last_run_timestamp_seconds", "When a night last ended", now)
-        gauge("exit_code", "Exit code of the last night", report.exit_code)
-        gauge("duration_seconds", "How long the last night took", sum(night.seconds for night in report.nights))
-        images = Gauge("densecast_nightly_images", "Images of the last night", ["job", "status"], registry=registry)
-        for status, value in _images(report).items():
-            images.labels(job=report.job, status=status).set(value)
-        write_to_textfile(path, registry)
-    except (OSError, ValueError) as error:
-        return f"{path} cannot be written: {getattr(error, 'strerror', None) or error}"
-    return "written"
-
-
-def _images(report: Report) -> dict[str, int]:
-    def total(*names: str) -> int:
-        return sum(night.images.get(name, 0) for night in report.nights for name in names)
-
-    return {
-        "listed": total("listed"),
-        "unchanged": total("keep", "update"),
-        "adopted": total("adopt"),
-        "deleted": total("delete"),
-        "scored": sum(night.scored for night in report.nights),
-        "rejected": sum(night.rejected for night in report.nights),
-    }
-
-
-def _last_success(path: str, job: str) -> float | None:
-    """Returns the time that the file has now; None where there is no file, or none that can be read."""
-    try:
-        families = list(text_string_to_metric_families(Path(path).read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError):
-        return None
-    samples = (sample for family in families for sample in family.samples)
-    return next((s.value for s in samples if s.name == _SUCCESS and s.labels.get("job") == job), None)

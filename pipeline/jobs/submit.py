@@ -19,6 +19,7 @@ from pipeline.errors import (
     EngineError,
     InterruptedRunError,
     JobError,
+    NoImagesError,
     SettingError,
     SourceError,
     TableError,
@@ -98,6 +99,7 @@ def build_pipeline(calibration: Calibration, pipeline: beam.Pipeline, *, check: 
             root=job.policy.root,
             storage_options=job.storage,
             allowed=job.allowed(),
+            allow_empty=job.policy.allow_empty,
         )
         | "Score images"
         >> ScoreImages(
@@ -119,6 +121,15 @@ def build_pipeline(calibration: Calibration, pipeline: beam.Pipeline, *, check: 
         )
     )
     return pipeline
+
+
+def check_pipeline(job: ScoringJob, target: Target) -> None:
+    """Checks what can be checked of a job's arguments without listing its images: builds the pipeline, runs nothing.
+
+    Raises:
+        DensecastError: The model or the images cannot be read, or a setting does not fit the model.
+    """
+    build_pipeline(Calibration(job), beam.Pipeline(runner=target.runner))
 
 
 def submit(calibration: Calibration, target: Target, show: ShowCounts) -> PipelineResult:
@@ -214,7 +225,7 @@ _KINDS: dict[str, type[DensecastError]] = {
     kind.__name__: kind
     for kind in (
         *(ConflictError, TableError, StorageError, UnavailableError, AccessError, SourceError, EngineError),
-        *(ModelError, JobError, SettingError, MissingExtraError),
+        *(ModelError, JobError, NoImagesError, SettingError, MissingExtraError),
     )
 }
 # A runner in Java writes its own frames around the traceback of the worker.

@@ -24,6 +24,11 @@ from pipeline.table.lease import DEFAULT_MINUTES, LONGEST_MINUTES
 
 _DATE = re.compile(r"\{date(?::([^{}]*))?\}")
 _PLACE = re.compile(r"\{([^{}]*)\}")
+_DATE_FORMS = "write {date}, or {date:%Y-%m-%d} and the like"
+_DIRECTIVE = re.compile(r"%-?(.?)", re.DOTALL)
+_OF_DATES = "aAbBdjmyYuwUWGV%"
+"""The directives of `strftime` that say something about a date, on every platform."""
+_LONGEST_WAIT_MINUTES = 7 * 24 * 60.0
 
 
 class _Frozen(BaseModel):
@@ -52,6 +57,8 @@ class NightlySettings(_Frozen):
         webhook: An address that the result is posted to. It is a secret: `env:NAME` takes it from the environment.
         metrics: A file of Prometheus metrics, `*.prom`, for node_exporter's textfile collector.
         lease_minutes: Minutes that a run's lease on the table lasts unless it is renewed; 0: no lease is taken.
+        lease_wait_minutes: Minutes that a run waits for a lease that another run holds. A lease outlives the machine of
+            its run by its term, so a run that is to follow a dead one waits longer than that.
         drift: Whether drift is measured, and its thresholds.
     """
 
@@ -59,6 +66,7 @@ class NightlySettings(_Frozen):
     webhook: str = ""
     metrics: str = ""
     lease_minutes: float = Field(default=DEFAULT_MINUTES, ge=0, le=LONGEST_MINUTES, allow_inf_nan=False)
+    lease_wait_minutes: float = Field(default=0.0, ge=0, le=_LONGEST_WAIT_MINUTES, allow_inf_nan=False)
     drift: DriftSettings = DriftSettings()
 
     @field_validator("webhook")
@@ -96,6 +104,11 @@ class JobFile:
     def name(self) -> str:
         """The job's name in messages and metrics."""
         return self.nightly.name or self.path.stem
+
+    @property
+    def is_dated(self) -> bool:
+        """Whether the images depend on the date."""
+        return any(_DATE.search(pattern) for pattern in _patterns(self.values.get("images", ())))
 
     @property
     def identity(self) -> str:
@@ -159,7 +172,7 @@ def load_jobfile(path: str | Path) -> JobFile:
     try:
         file.job(date.min)  # a mistake is reported now, not when its date comes
     except JobError as error:
-        raise SettingError(error.what, where=str(path), remedy=error.remedy) from error
+        raise SettingError(error.what, where=str(path), why=error.why, remedy=error.remedy) from error
     return file
 
 
@@ -167,7 +180,7 @@ def dated(text: str, day: date) -> str:
     """Returns a text with the date in the place of `{date}`.
 
     Raises:
-        SettingError: The text has something else in braces.
+        SettingError: The text has something else in braces, or a form that is not one of dates.
 
     >>> dated("photos/{date:%Y/%m}/{date}/*.jpg", date(2026, 11, 23))
     'photos/2026/11/2026-11-23/*.jpg'
@@ -176,9 +189,24 @@ def dated(text: str, day: date) -> str:
         if not _DATE.fullmatch(place.group()):
             raise SettingError(
                 f"{place.group()} in {text!r} has no meaning",
-                remedy="write {date}, or {date:%Y-%m-%d} and the like",
+                remedy=_DATE_FORMS,
             )
+    for match in _DATE.finditer(text):
+        _check_form(match[1] or "", match.group())
     return _DATE.sub(lambda match: format(day, match[1]) if match[1] else day.isoformat(), text)
+
+
+def _check_form(form: str, place: str) -> None:
+    directives = _DIRECTIVE.findall(form)
+    unknown = [f"%{directive}" for directive in directives if not directive or directive not in _OF_DATES]
+    if unknown:
+        raise JobError(
+            f"{', '.join(unknown)} in {place!r} does not stand for a part of a date",
+            why="a date has no time of day: %m is the month, %M would be the minute",
+            remedy=_DATE_FORMS,
+        )
+    if form and not set(directives) - {"%"}:
+        raise JobError(f"{place!r} is the same for every date", remedy=_DATE_FORMS)
 
 
 def _nightly(table: object, path: Path) -> NightlySettings:

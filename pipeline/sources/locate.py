@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 
+from pipeline.errors import NoImagesError
 from pipeline.rejection import Reason, Rejected
 from pipeline.sources import globs, manifest
 from pipeline.sources.listing import expand, list_members
@@ -18,17 +20,28 @@ def list_images(
     options: StorageOptions | None = None,
     allowed: Allowed | None = None,
     root: str = "",
+    *,
+    allow_empty: bool = False,
 ) -> Iterator[ImageReference]:
     """Yields the images that `ListImages` lists, in this process; an address may occur more than once.
 
+    Args:
+        arguments: The arguments of `ListImages`.
+        options: How object stores are opened.
+        allowed: What fetched lists may name.
+        root: The folder that addresses are relative to; empty for absolute ones.
+        allow_empty: Whether an argument may have no images.
+
     Raises:
-        SourceError: Nothing matches an argument, or a manifest is damaged.
+        NoImagesError: An argument has no images.
+        SourceError: A file is missing, or a manifest is damaged.
     """
     for argument in arguments:
         address = argument.removeprefix("@")
         is_manifest = address != argument or manifest.is_manifest(address)
         files = manifest.read_files(address, options, allowed) if is_manifest else globs.match_files(address, options)
-        yield from expand(files, options, root)
+        with contextlib.suppress(NoImagesError) if allow_empty else contextlib.nullcontext():
+            yield from expand(files, options, root)
 
 
 def locate(uri: str, options: StorageOptions | None = None, root: str = "") -> ImageReference:

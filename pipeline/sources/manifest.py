@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Generator, Iterator
 from typing import IO, NamedTuple, cast
 
-from pipeline.errors import SourceError
+from pipeline.errors import NoImagesError, SourceError
 from pipeline.rejection import Rejected
 from pipeline.sources.file_types import container_kind, has_image_extension, is_web, path_of
 from pipeline.sources.listing import expand, is_container
@@ -101,7 +101,7 @@ def read_files(
             has_images = True
             yield reference
     if not has_images:
-        raise SourceError("the manifest lists no images", where=address)
+        raise NoImagesError("the manifest lists no images", where=address)
 
 
 class _Folder(NamedTuple):

@@ -1,5 +1,6 @@
 """`ListImages`: a PCollection of references to the images that a user names."""
 
+import contextlib
 import functools
 import itertools
 from collections import Counter
@@ -10,7 +11,7 @@ import apache_beam as beam
 
 from pipeline.beam_counters import count
 from pipeline.counters import LEFT_OUT, OUTSIDE_ROOT
-from pipeline.errors import SourceError
+from pipeline.errors import NoImagesError, SourceError
 from pipeline.settings import Frames, LimitSettings
 from pipeline.sources import globs, manifest
 from pipeline.sources.listing import has_members, list_members
@@ -47,6 +48,7 @@ class ListImages(beam.PTransform):
         storage_options: How object stores are opened, as `{"aws_region": "eu-west-1"}`; by default as the environment
             says.
         allowed: What lists in object stores may name besides their own root and public addresses.
+        allow_empty: Whether a folder, a pattern or a manifest may have no images.
 
     Raises:
         SourceError: There is no argument, one is malformed, or the file that it names is missing. On a worker: nothing
@@ -62,10 +64,13 @@ class ListImages(beam.PTransform):
         root: str | None = None,
         storage_options: StorageOptions | Mapping[str, str] | None = None,
         allowed: Allowed | None = None,
+        allow_empty: bool = False,
     ) -> None:
         super().__init__()
         options = parse_storage_options(storage_options)
-        self._how = _Listing(options, Frames(frames), resolve(root) if root else "", allowed or Allowed())
+        self._how = _Listing(
+            options, Frames(frames), resolve(root) if root else "", allowed or Allowed(), allow_empty=allow_empty
+        )
         if isinstance(arguments, str) or not arguments:
             raise SourceError(
                 f"the images are {arguments!r}", why="a list is needed", remedy="name at least one file, folder or list"
@@ -73,10 +78,11 @@ class ListImages(beam.PTransform):
         self._arguments = [_parse(argument) for argument in arguments]
         if check:
             for address, is_manifest in self._arguments:
-                if is_manifest:
-                    manifest.check(address, options)
-                else:
-                    globs.check(address)
+                with _empty_allowed(allow_empty):
+                    if is_manifest:
+                        manifest.check(address, options)
+                    else:
+                        globs.check(address)
 
     def expand(self, pipeline: Any) -> Any:
         """Implements the transform; see the class."""
@@ -126,6 +132,12 @@ class _Listing(NamedTuple):
     frames: Frames
     root: str
     allowed: Allowed
+    allow_empty: bool
+
+
+def _empty_allowed(allow_empty: bool) -> contextlib.AbstractContextManager[None]:
+    """Returns a block that a `NoImagesError` ends quietly, where that is allowed."""
+    return contextlib.suppress(NoImagesError) if allow_empty else contextlib.nullcontext()
 
 
 def _list(how: _Listing, argument: _Argument) -> Iterator[Any]:
@@ -136,11 +148,20 @@ def _list(how: _Listing, argument: _Argument) -> Iterator[Any]:
         known = kind in left_out or not kind.startswith(".") or len(left_out) < _MOST_EXTENSIONS
         left_out[kind if known else "others"] += 1
 
-    references = (
-        manifest.read_files(argument.address, how.options, how.allowed)
-        if argument.is_manifest
-        else globs.match_files(argument.address, how.options, add)
-    )
+    try:
+        with _empty_allowed(how.allow_empty):
+            references = (
+                manifest.read_files(argument.address, how.options, how.allowed)
+                if argument.is_manifest
+                else globs.match_files(argument.address, how.options, add)
+            )
+            yield from _packed(how, references)
+    finally:  # also where there are no images, which may be the reason
+        for kind, number in left_out.items():
+            count(f"{LEFT_OUT}.{kind}", number)
+
+
+def _packed(how: _Listing, references: Iterator[ImageReference]) -> Iterator[Any]:
     named = (reference.named(how.root) for reference in references)
     outside = 0
     while chunk := list(itertools.islice(named, _PACKED)):
@@ -152,8 +173,6 @@ def _list(how: _Listing, argument: _Argument) -> Iterator[Any]:
             yield from (beam.pvalue.TaggedOutput(_CONTAINERS, file) for file in chunk if has_members(file, how.frames))
     if outside:
         count(OUTSIDE_ROOT, outside)
-    for kind, number in left_out.items():
-        count(f"{LEFT_OUT}.{kind}", number)
 
 
 def _list_packed(options: StorageOptions, container: ImageReference) -> Iterator[bytes]:

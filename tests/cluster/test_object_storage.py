@@ -451,11 +451,13 @@ def test_nights_with_a_table_of_options(
             run_nights(file, [date(2026, 11, day)], output=Output(lambda line: None, lambda line: None))
             for day in (1, 2, 2)
         ]
-    assert [(r.exit_code, r.nights[0].status) for r in reports] == [(0, "done"), (0, "done"), (0, "done-before")]
+    assert [(r.exit_code, r.nights[0].status) for r in reports] == [(0, "done")] * 3
+    assert reports[-1].nights[0].scored == 0
     remote.settled(undisturbed)
     planned = densecast("nightly", str(job), "--date", "2026-11-02", "--dry-run")
     assert planned.exit_code == 0, planned.output
-    assert "done before" in planned.output
+    assert " 0 unchanged" not in planned.output
+    assert "to score" not in planned.output
 
 
 def test_of_two_nights_at_once_one_is_told_who_works(remote: Remote, tmp_path: Path):

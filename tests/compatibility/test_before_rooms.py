@@ -106,7 +106,9 @@ class TestReading:
         path = Path(f"maps/_densecast/drift/{SECOND}.json")
         before = path.read_bytes()
         line = last_line(run(nightly, "photos.toml", "--date=2026-11-02"))
-        assert (line["status"], line["drift"]) == ("done-before", [])
+        assert (line["status"], line["drift"], line["run_id"]) == ("done", [], f"{SECOND}-r2")
+        assert (line["scored"], line["images"]["keep"]) == (0, 5)
+        assert line["drift_report"].endswith(f"{SECOND}.json"), "nothing has changed since"
         assert path.read_bytes() == before
 
     def test_the_model_is_the_one_that_the_table_names(self):
@@ -177,11 +179,12 @@ class TestMaintaining:
 
 class TestNights:
     @pytest.mark.parametrize("day", ["2026-11-01", "2026-11-02"])
-    def test_a_date_that_is_done_is_not_done_again(self, day: str):
+    def test_a_date_would_be_listed_again_under_an_id_of_its_own(self, day: str):
+        """Its images do not depend on the date."""
         line = last_line(run(nightly, "photos.toml", f"--date={day}", "--dry-run"))
-        assert line["nights"][0]["run_id"] == {"2026-11-01": FIRST, "2026-11-02": SECOND}[day]
-        assert line["nights"][0]["status"] == "done-before"
+        assert line["run_id"] == {"2026-11-01": f"{FIRST}-r2", "2026-11-02": f"{SECOND}-r2"}[day]
+        assert (line["status"], line["images"]["keep"], line["images"].get("score", 0)) == ("planned", 5, 0)
 
     def test_the_next_date_would_be_done(self):
         line = last_line(run(nightly, "photos.toml", "--date=2026-11-03", "--dry-run"))
-        assert line["nights"][0]["run_id"] == FIRST.replace("11-01", "11-03")
+        assert line["run_id"] == FIRST.replace("11-01", "11-03")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+import signal
 import zipfile
 from collections.abc import Iterator
 from datetime import date
@@ -164,11 +165,42 @@ def test_a_night_runs_alone_and_ends():
     assert spec["jobTemplate"]["spec"]["backoffLimit"] > 0
 
 
+def action(code: int) -> str:
+    """What Kubernetes does after a pod's exit code: the first rule that matches decides, and otherwise it counts."""
+    for rule in one("CronJob")["spec"]["jobTemplate"]["spec"]["podFailurePolicy"]["rules"]:
+        condition = rule.get("onExitCodes")
+        if condition is not None:
+            assert condition["operator"] == "In"
+            assert condition["containerName"] == pod(one("CronJob"))["containers"][0]["name"]
+            if code in condition["values"]:
+                return str(rule["action"])
+    return "Count"
+
+
+KILLED = 128 + signal.SIGKILL
+
+
 def test_what_a_second_try_cannot_mend_is_not_tried_again():
-    rules = one("CronJob")["spec"]["jobTemplate"]["spec"]["podFailurePolicy"]["rules"]
     assert pod(one("CronJob"))["restartPolicy"] == "Never"  # or Kubernetes refuses the policy
-    final = {ExitCode.USAGE, ExitCode.REJECTED, ExitCode.DRIFTED}
-    assert [rule["onExitCodes"]["values"] for rule in rules if rule["action"] == "FailJob"] == [sorted(final)]
+    final = {ExitCode.USAGE, ExitCode.REJECTED, ExitCode.DAMAGED, ExitCode.DRIFTED}
+    assert {code for code in ExitCode if action(code) == "FailJob"} == final
+    assert {action(code) for code in (ExitCode.FAILED, ExitCode.INTERRUPTED, KILLED)} == {"Count"}
+
+
+def test_the_lease_of_a_pod_that_died_does_not_cost_the_night():
+    """Each of the three alone is enough: the wait in the command, the pauses, and 5 that does not count."""
+    spec, nightly = one("CronJob")["spec"]["jobTemplate"]["spec"], load_jobfile(FOLDER / "job.toml").nightly
+    lapses_after_s = nightly.lease_minutes * 60
+    assert 2 * lapses_after_s < nightly.lease_wait_minutes * 60 < spec["activeDeadlineSeconds"]
+    pauses_s = [min(10 * 2**number, 360) for number in range(spec["backoffLimit"])]  # Kubernetes' own
+    assert sum(pauses_s) > 2 * lapses_after_s
+    assert action(ExitCode.BUSY) == "Ignore"
+
+
+def test_the_date_of_a_night_is_that_of_the_schedule():
+    """The container's clock would take another one where `timeZone` is changed."""
+    (container,) = pod(one("CronJob"))["containers"]
+    assert {"name": "TZ", "value": one("CronJob")["spec"]["timeZone"]} in container["env"]
 
 
 def test_the_command_finds_its_job():

@@ -8,9 +8,10 @@ import os
 import re
 import shutil
 import subprocess
-from datetime import date
+from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
 
@@ -19,7 +20,7 @@ from pipeline.jobs.toml_file import load_jobfile
 from tests.infra.tools import INFRA, run, tool, tools_python
 
 UNITS = ("densecast-nightly.service", "densecast-nightly.timer")
-FINAL = {ExitCode.USAGE, ExitCode.REJECTED, ExitCode.DRIFTED}
+FINAL = {ExitCode.USAGE, ExitCode.REJECTED, ExitCode.DAMAGED, ExitCode.DRIFTED}
 
 
 def test_the_job_file_is_one():
@@ -83,9 +84,40 @@ def settings(unit: str) -> dict[str, str]:
 
 def test_systemd_knows_the_exit_codes():
     found = settings(UNITS[0])
-    assert {int(code) for code in found["SuccessExitStatus"].split()} == {ExitCode.BUSY}
+    assert "SuccessExitStatus" not in found, "0 alone: a night that was turned away has done nothing"
     assert {int(code) for code in found["RestartPreventExitStatus"].split()} == FINAL
     assert found["Restart"] == "on-failure"
+
+
+@pytest.mark.parametrize(
+    ("zone", "noon"),
+    [
+        ("Europe/Berlin", "2026-03-27"),
+        ("Europe/Berlin", "2026-10-23"),
+        ("America/New_York", "2026-03-06"),
+        ("America/Santiago", "2026-09-04"),
+        ("Africa/Cairo", "2026-04-22"),
+    ],
+)
+def test_the_timer_leaves_out_no_day_on_which_clocks_change(zone: str, noon: str):
+    """systemd itself computes the next times; 02:30 in local time is left out when summer time begins in Berlin."""
+
+    def nights(specification: str) -> list[date]:
+        base = f"--base-time={noon} 12:00:00 UTC"
+        command = (tool("systemd-analyze"), "calendar", base, "--iterations=4", specification)
+        output = run(*command, env={**os.environ, "TZ": zone}).stdout
+        days = re.findall(r"\(in UTC\): \w+ ([\d-]+) ", output)
+        return [date.fromisoformat(day) for day in days]
+
+    found = nights(settings(UNITS[1])["OnCalendar"])
+    assert found == [date.fromisoformat(noon) + timedelta(days=number) for number in (1, 2, 3, 4)]
+    if (zone, noon) == ("Europe/Berlin", "2026-03-27"):
+        assert date(2026, 3, 29) not in nights("*-*-* 02:30:00"), "what this test is for"
+
+
+def test_the_service_takes_the_date_in_the_zone_of_its_timer():
+    assert settings(UNITS[1])["OnCalendar"].endswith(" UTC")
+    assert "\nEnvironment=TZ=UTC\n" in (INFRA / "systemd" / UNITS[0]).read_text()
 
 
 def test_the_service_can_write_where_its_job_writes():
@@ -112,13 +144,19 @@ def test_cron_starts_it_once_a_night():
         "times = CronSim(sys.argv[1], dt.datetime(2026, 11, 23, 12)); print([str(next(times)) for _ in range(2)])"
     )
     result = run(tools_python(), "-c", code, crontab()[0])
-    assert result.stdout.strip() == "['2026-11-24 02:30:00', '2026-11-25 02:30:00']"
+    assert result.stdout.strip() == "['2026-11-24 04:30:00', '2026-11-25 04:30:00']"
 
 
-def test_cron_and_systemd_start_it_at_the_same_time():
+def test_cron_starts_it_at_an_hour_that_exists_once_on_every_day():
+    """cron reads local time. A time that clocks skip or repeat has two offsets from UTC."""
     minute, hour, *rest = crontab()[0].split()
-    assert settings(UNITS[1])["OnCalendar"] == f"*-*-* {int(hour):02}:{int(minute):02}:00"
     assert rest == ["*", "*", "*"]
+    days = [date(2026, 1, 1) + timedelta(days=number) for number in range(730)]
+    for name in sorted(available_timezones()):
+        zone = ZoneInfo(name)
+        for day in days:
+            start = datetime.combine(day, time(int(hour), int(minute)), zone)
+            assert start.utcoffset() == start.replace(fold=1).utcoffset(), start
 
 
 def test_the_crontab_is_a_file_that_cron_takes():
@@ -176,13 +214,15 @@ def test_airflow_knows_the_exit_codes():
     assert constant("BUSY") == ExitCode.BUSY
 
 
-def test_airflow_starts_it_when_the_others_do():
+def test_airflow_starts_it_when_systemd_does():
     (timetable,) = (
         node
         for node in ast.walk(dag())
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "CronTriggerTimetable"
     )
-    assert ast.literal_eval(timetable.args[0]) == crontab()[0]
+    minute, hour, *_ = ast.literal_eval(timetable.args[0]).split()
+    assert settings(UNITS[1])["OnCalendar"] == f"*-*-* {int(hour):02}:{int(minute):02}:00 UTC"
+    assert [ast.literal_eval(keyword.value) for keyword in timetable.keywords] == ["UTC"]
 
 
 def test_airflow_reads_the_job_that_the_others_read():

@@ -34,6 +34,7 @@ FLAGS: dict[str, object] = {
     "--max-pruned": 0.5,
     "--max-rejected": 0.05,
     "--root": None,
+    "--allow-empty": False,
     "--max-pixels": 178_956_970,
     "--max-image-bytes": 536_870_912,
     "--tile-pixels": 4_194_304,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from datetime import date, datetime
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from conversion.errors import DensecastError
 from pipeline.cli.commands.options import (
@@ -24,25 +25,33 @@ from pipeline.exit_codes import ExitCode
 if TYPE_CHECKING:
     from pipeline.drift.measure import DriftReport
     from pipeline.drift.statistics import Change
-    from pipeline.jobs.notify import Report
-    from pipeline.jobs.toml_file import JobFile
 
 _SHOWN_CLASSES = 10
 
 
 def _parse_dates(text: str) -> list[date]:
-    from pipeline.jobs.nightly import parse_dates
+    from pipeline.jobs.dates import parse_dates
 
     return parse_dates(text)
+
+
+def _parse_day(text: str) -> date:
+    from pipeline.jobs.dates import parse_day
+
+    return parse_day(text)
 
 
 @click.command()
 @click.argument("jobfile", type=click.Path())
 @click.option(
-    "--date", "day", type=click.DateTime(["%Y-%m-%d"]), help="The date to run for. Default: today by the local clock."
+    *("--date", "day"),
+    type=Parsed("yyyy-mm-dd|today|yesterday", _parse_day),
+    default="today",
+    show_default=True,
+    help="The date to run for; today and yesterday are those of the local clock (TZ).",
 )
 @click.option("--backfill", type=Parsed("from..to", _parse_dates), help="Run for each of these dates, until one fails.")
-@click.option("--dry-run", is_flag=True, help="Print what would be done, and write nothing.")
+@click.option("--dry-run", is_flag=True, help="Check the job, count the images to score, and write nothing.")
 @click.option("--force", is_flag=True, help="Run dates again that are done.")
 @click.option("--json", "as_json", is_flag=True, help="Print the last line only.")
 @storage_options
@@ -52,7 +61,7 @@ def nightly(
     /,
     *,
     jobfile: str,
-    day: datetime | None,
+    day: date,
     backfill: list[date] | None,
     dry_run: bool,
     force: bool,
@@ -60,24 +69,30 @@ def nightly(
 ) -> None:
     """Run the job that a TOML file describes, once for each date.
 
-    A date that is done is not run again; the command exits with the code of its run, judged by today's limits. The last
-    line on standard output is always the result as JSON.
+    A date is done if the images depend on the date, and a run listed them after the date was over. It is not run again;
+    the command exits with the code of its run, judged by today's limits. Other jobs list their images again whenever
+    they run, and score those that are new or have changed. The last line on standard output is always the result as
+    JSON.
 
-    Exit codes: 0 done, or nothing to do; 1 failed; 3 more images rejected than allowed; 5 another run holds the lease
-    on the table; 6 drift exceeds a threshold; 130 interrupted.
+    Exit codes: 0 done, or nothing to do; 1 failed, or the result could not be reported; 3 more images rejected than
+    allowed; 5 another run holds the lease on the table; 6 drift exceeds a threshold; 130 interrupted. A backfill goes
+    on after 3 and 6, and exits with the code of the date that failed, or else the first that is not 0.
 
     \b
     densecast nightly photos.toml
+    densecast nightly photos.toml --date yesterday
     densecast nightly photos.toml --date 2026-11-23 --dry-run
     densecast nightly photos.toml --backfill 2026-11-01..2026-11-05
     """
-    from pipeline.jobs.nightly import Output, announce, failed, run_nights
-    from pipeline.jobs.notify import Failure, Report
+    from pipeline.jobs.night_report import Failure, Report
+    from pipeline.jobs.nightly import Output, failed, run_nights
+    from pipeline.jobs.notify import announce
+    from pipeline.jobs.preview import preview_nights
     from pipeline.jobs.toml_file import load_jobfile
 
-    if day is not None and backfill is not None:
+    if backfill is not None and ctx.get_parameter_source("day") is ParameterSource.COMMANDLINE:
         raise click.UsageError("give --date or --backfill, not both")
-    days = backfill or [day.date() if day is not None else date.today()]
+    days = backfill or [day]
     file, name = None, Path(jobfile).stem
     # Printed if a bug raises: its traceback follows.
     unknown = Failure(type="Bug", message="see the traceback on standard error")
@@ -86,19 +101,18 @@ def nightly(
         file = load_jobfile(jobfile)
         if (given := given_storage()) is not None:
             file = dataclasses.replace(file, storage=given.over(file.storage))
-        if dry_run:
-            report = _dry_run(file, days, force=force, as_json=as_json)
-        else:
-            check_tensorflow()
+        check_tensorflow()
+        output = Output(report=_silent if as_json else say, warn=_warn)
+        if not dry_run:
             printing_does_not_count()
-            output = Output(report=_silent if as_json else say, warn=_warn)
-            report = run_nights(file, days, force=force, output=output)
+        run = preview_nights if dry_run else run_nights
+        report = run(file, days, force=force, backfill=backfill is not None, output=output)
     except (DensecastError, OSError, KeyboardInterrupt) as error:
         report = failed(file.name if file is not None else name, error)
         _warn(str(error) or "interrupted")
     finally:
         if file is not None and not dry_run:
-            report = announce(file, report, _warn)
+            report = announce(file.nightly, report, _warn)
         say_json(report.as_json())
     ctx.exit(report.exit_code)
 
@@ -147,39 +161,6 @@ def drift(
         say(f"drift: {exceeded}", err=True)
     if report.exceeded:
         ctx.exit(ExitCode.DRIFTED)
-
-
-def _dry_run(file: JobFile, days: list[date], *, force: bool, as_json: bool) -> Report:
-    from pipeline.jobs.nightly import plan_nights, resolve_model
-    from pipeline.jobs.notify import Night, Report
-
-    model = resolve_model(file)
-    nights = []
-    for planned in plan_nights(file, days, model, force=force):
-        job, attempt = planned.job, planned.attempt
-        status = "done-before" if attempt.done else "planned"
-        nights.append(
-            Night(
-                date=planned.date.isoformat(),
-                run_id=attempt.run_id,
-                exit_code=ExitCode.DONE,
-                status=status,
-                table=job.output,
-                version=planned.version,
-                model=model.path,
-                model_digest=model.digest,
-            )
-        )
-        if as_json:
-            continue
-        state = "no table yet" if planned.version is None else f"version {planned.version}"
-        say(f"{planned.date}: {'done before by' if attempt.done else 'would run'} {attempt.run_id}")
-        say(f"  images {' '.join(job.images)}")
-        say(f"  table {job.output}, {state}")
-        say(f"  model {model.path}, digest {model.digest}")
-        if planned.holder is not None:
-            say(f"  run {planned.holder.run_id} on {planned.holder.host} holds the lease")
-    return Report(job=file.name, exit_code=ExitCode.DONE, status="planned", nights=tuple(nights))
 
 
 def _print(report: DriftReport) -> None:

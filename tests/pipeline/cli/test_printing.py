@@ -15,7 +15,7 @@ from rich.table import Table
 
 from pipeline.cli.console import fits, say, say_fields, say_json, say_lines, show
 from pipeline.cli.main import main
-from pipeline.jobs.notify import Report
+from pipeline.jobs.night_report import Report
 from pipeline.jobs.run import JobResult
 from pipeline.table.summaries import RunSummary
 from tests.support import fakes, maintained
@@ -116,7 +116,7 @@ def test_a_night_is_reported_as_it_was(
         return "sent"
 
     monkeypatch.setattr("pipeline.jobs.nightly.run_nights", nights)
-    monkeypatch.setattr("pipeline.jobs.nightly.post", post)
+    monkeypatch.setattr("pipeline.jobs.notify.post", post)
     with output_lost(lost):
         assert run("nightly", tmp_path / "job.toml") == 0
     assert [(report.exit_code, report.status) for report in posted] == [(0, "done")]

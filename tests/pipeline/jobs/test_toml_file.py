@@ -36,6 +36,7 @@ def test_all_that_a_job_may_say(tmp_path: Path):
         scales = [1, 0.5]
         resize = [300, 400]
         prune = true
+        allow-empty = true
         beam-options = ["--job_name=x"]
         device = "gpu:1"
         precision = "bfloat16"
@@ -49,6 +50,7 @@ def test_all_that_a_job_may_say(tmp_path: Path):
         webhook = "env:HOOK"
         metrics = "metrics/photos.prom"
         lease-minutes = 5
+        lease-wait-minutes = 60
         [nightly.drift]
         max-area = "5%"
         max_rejections = 0.01
@@ -68,6 +70,7 @@ def test_all_that_a_job_may_say(tmp_path: Path):
     assert (job.recipe.top_k, job.recipe.scores, job.policy.max_rejected) == (3, Form.LOG_UINT8, 0.01)
     assert (job.recipe.scales, job.recipe.resize, job.policy.prune) == ((1.0, 0.5), (300, 400), True)
     assert (job.recipe.precision, job.map_recipe().precision) == ("bfloat16", "bfloat16")
+    assert job.policy.allow_empty
     assert job.run_id == "r"
     execution = job.execution
     assert (execution.beam_options, execution.device) == (("--job_name=x",), "gpu:1")
@@ -75,6 +78,8 @@ def test_all_that_a_job_may_say(tmp_path: Path):
     assert (execution.xla, execution.xla_shapes) == (True, 3)
     assert file.name == "all photos"
     assert (file.nightly.webhook, file.nightly.lease_minutes) == ("env:HOOK", 5)
+    assert file.nightly.lease_wait_minutes == 60
+    assert file.is_dated
     assert file.nightly.metrics == str(tmp_path / "metrics/photos.prom")
     drift = file.nightly.drift
     assert (drift.max_area, drift.max_rejections, drift.max_confidence, drift.min_maps) == (0.05, 0.01, None, 7)
@@ -87,6 +92,7 @@ def test_a_short_one(tmp_path: Path):
     assert job.images == (f"{tmp_path}/photos/",), "a folder keeps its slash"
     assert job.output == "s3://bucket/maps/2026-11-03"
     assert file.name == "photos"
+    assert not file.is_dated, "the date in the output says nothing about the images"
 
 
 @pytest.mark.parametrize(
@@ -111,6 +117,13 @@ def test_a_short_one(tmp_path: Path):
         (GOOD + '[nightly]\nmetrics = "metrics.txt"', [".prom"]),
         (GOOD + '[nightly]\nwebhook = "host/path"', ["https://"]),
         (GOOD.replace("photos/", "{dat}/"), ["{dat}", "{date}"]),
+        (GOOD.replace("photos/", "{date:%Y-%Q}/"), ["%Q", "{date:%Y-%m-%d}"]),
+        (GOOD.replace("photos/", "{date:%Y-%M-%d}/"), ["%M", "%m is the month"]),
+        (GOOD.replace("photos/", "{date:%Y%}/"), ["%", "part of a date"]),
+        (GOOD.replace("photos/", "{date:YYYY}/"), ["{date:YYYY}", "same for every date"]),
+        (GOOD.replace("photos/", "{date:%%}/"), ["same for every date"]),
+        (GOOD + "[nightly]\nlease-wait-minutes = inf", ["lease_wait_minutes"]),
+        (GOOD + "[nightly]\nlease-wait-minutes = 1e300", ["lease_wait_minutes"]),
         (GOOD.replace("maps", "maps/{}"), ["{}"]),
         ('images = ["a"]\noutput = "o"', ["model"]),
         ('model = "m"\noutput = "o"', ["images"]),
@@ -190,6 +203,7 @@ def test_only_places_for_dates_are_filled(day: date, text: str):
         assert dated(text, day) == text
     assert dated("a{date}b", day) == f"a{day.isoformat()}b"
     assert dated("{date:%Y}{date:%d}", day) == f"{day:%Y}{day:%d}"
+    assert dated("{date:%-d}/{date:%j%%}", day) == f"{day.day}/{day:%j}%"
 
 
 def test_a_file_that_is_nested_deeply(tmp_path: Path):

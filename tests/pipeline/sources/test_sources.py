@@ -18,8 +18,8 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.test_pipeline import TestPipeline as BeamTestPipeline  # pytest collects names in Test*
 from apache_beam.testing.util import assert_that, equal_to
 
-from pipeline.errors import SourceError
-from pipeline.sources import ImageReference, globs, manifest, match, merge, read_manifest
+from pipeline.errors import NoImagesError, SourceError
+from pipeline.sources import ImageReference, globs, list_images, manifest, match, merge, read_manifest
 from pipeline.sources.reference import resolve
 from pipeline.transforms.list_images import ListImages
 
@@ -593,9 +593,9 @@ def test_a_manifest_is_read_as_it_is_asked_for(tmp_path):
 # ListImages
 
 
-def run(arguments, expected):
+def run(arguments, expected, **options):
     with BeamTestPipeline(runner=FnApiRunner()) as pipeline:
-        found = pipeline | ListImages(arguments)
+        found = pipeline | ListImages(arguments, **options)
         # Names need not be UTF-8, which Beam's coder of strings insists on.
         assert_that(
             found | beam.Map(lambda reference: ascii(known(reference))),
@@ -618,6 +618,27 @@ def test_everything_is_listed_as_often_as_it_is_named(tree):
             *((f"{tree}/{name}", "", sizes[name]) for name in TREE if name.startswith("2020/")),
         ],
     )
+
+
+def test_folders_patterns_and_manifests_may_be_empty_where_that_is_allowed(tree):
+    (tree / "quiet").mkdir()
+    (tree / "heic").mkdir()
+    (tree / "heic" / "a.heic").touch()
+    (tree / "list.csv").write_text("uri\n")
+    empty = ["quiet/", "heic/", "not/yet/", "not/yet", "not/yet/*.jpg", "2020/*.bmp", "@list.csv"]
+    for argument in empty:
+        with pytest.raises(NoImagesError):
+            list(list_images([argument]))
+    run([*empty, "2020/e.tif"], [(f"{tree}/2020/e.tif", "", TREE.index("2020/e.tif") + 1)], allow_empty=True)
+    assert list(list_images(empty, allow_empty=True)) == []
+
+
+@pytest.mark.parametrize("argument", ["nope.jpg", "nope.tar", "@nope.csv", "nope.txt", "[z-a].jpg"])
+def test_a_file_that_is_missing_is_never_an_empty_folder(tree, argument):
+    with pytest.raises(SourceError):
+        ListImages([argument], allow_empty=True)
+    with pytest.raises(SourceError):
+        list(list_images([argument], allow_empty=True))
 
 
 def shard(path, names):

@@ -36,7 +36,14 @@ FORMAT, NIGHTLY, STORAGE, COMMANDS = (
 )
 
 OTHER_FLAGS = {
-    *("--environment_type", "--environment_config", "--prism_location", "--job_endpoint", "--service_port"),
+    *(
+        "--environment_type",
+        "--environment_config",
+        "--direct_running_mode",
+        "--prism_location",
+        "--job_endpoint",
+        "--service_port",
+    ),
     *("--format", "--help", "--max-...", "--version"),
 }
 """Flags of Beam and of other programs, and those that every command has."""

@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Two steps into one environment: what densecast needs, for `make demo`; then what its development needs, for the rest.
+USE_STAMP := $(VENV)/.installed-for-use
 STAMP := $(VENV)/.installed
 # Two processes: TensorFlow tests leave a core idle now and then, and the two of a small machine are enough for both.
 PYTEST_ARGS ?= --numprocesses 2
@@ -10,7 +12,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 .PHONY: help demo test test-large test-cluster test-runners lint format types docs package coverage bench clean
 
 help:
-	@echo "make demo    convert, score and report on the model and pages that the project ships"
+	@echo "make demo    install densecast in .venv; convert, score and report on what the project ships"
 	@echo "make test    run the tests                make test-large  those that take over 30 seconds each"
 	@echo "make test-cluster  the tests on Flink and on an object store; make test-runners  on Prism and Spark: both install them"
 	@echo "make lint    ruff: format and rules, codespell, TOML      make format  apply ruff's"
@@ -22,12 +24,18 @@ help:
 	@echo "make clean   remove .venv and what the demo wrote"
 
 # Without --no-compile, pip compiles all of TensorFlow and Beam, of which little is imported.
-$(STAMP): pyproject.toml constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
+
+$(USE_STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable '.[cpu,bench,docs,dev]'
+	$(PIP) --editable '.[cpu]'
 	touch $@
 
-demo: $(STAMP)
+$(STAMP): $(USE_STAMP)
+	$(PIP) --editable '.[cpu,notebook,bench,docs,dev]'
+	touch $@
+
+demo: $(USE_STAMP)
 	$(BIN)/densecast demo --output demo-output
 
 # tests/cluster takes the whole machine, and servers that `make test` does not install.

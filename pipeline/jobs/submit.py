@@ -71,7 +71,8 @@ def open_target(job: ScoringJob) -> Target:
     if not settings.flink_master:
         return Target(runner, beam_flags(runner, settings.beam_options), name)
     cluster = FlinkCluster(settings.flink_master)
-    return Target(runner, cluster.flags(settings.beam_options, name), name, cluster)
+    flags = beam_flags(runner, settings.beam_options)
+    return Target(runner, cluster.flags(flags, name), name, cluster)
 
 
 def build_pipeline(calibration: Calibration, pipeline: beam.Pipeline, *, check: bool = True) -> beam.Pipeline:

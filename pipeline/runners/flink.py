@@ -24,7 +24,7 @@ from pipeline.errors import JobError
 WORKERS = "localhost:50000"
 """The default address of the pool of Python workers: each task manager has one on its own machine."""
 
-_TIMEOUT_S = 10.0
+_TIMEOUT_S = (1.5, 10.0)  # to connect, to answer
 _ATTEMPTS = 16  # over two minutes, in which a job manager that was killed restarts
 # How many requests, two seconds apart, may miss a job that was seen before, and one that was not.
 _MISSES_AFTER_START, _MISSES_BEFORE_START = 15, 60
@@ -110,8 +110,6 @@ class FlinkCluster:
                 the flags do not say how many to use.
         """
         chosen = {flag.split("=", 1)[0] for flag in given}
-        if "--flink_master" in chosen:
-            raise JobError("--flink_master is given twice", remedy="give --flink-master alone")
         if "--job_name" in chosen:
             raise JobError(
                 "--job_name cannot be given", why="densecast finds the job by its name", remedy="leave it out"

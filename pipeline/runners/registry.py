@@ -7,6 +7,7 @@ same online and offline, so `local` always is the FnApiRunner, which is part of 
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Sequence
 
 import grpc
@@ -19,8 +20,10 @@ from apache_beam.runners.runner import PipelineRunner, create_runner
 
 from pipeline.errors import JobError
 from pipeline.runners import prism
+from pipeline.runners.flags import check_flags, parse_flags
 from pipeline.settings import LOCAL
 
+_CONNECT_S = 1.5
 _OF_A_RUNNER = re.compile(r"org\.apache\.beam\.runners\.(\w+)\.")
 
 RUNNER_LOST = (grpc.RpcError, grpc.FutureTimeoutError)
@@ -52,8 +55,20 @@ def beam_flags(runner: PipelineRunner, flags: Sequence[str]) -> list[str]:
     """Returns the flags for a runner: the given ones, and those that densecast adds.
 
     Raises:
-        JobError: A program that the runner needs is missing.
+        JobError: Beam does not know a flag, a program that the runner needs is missing, or its job server does not
+            answer.
     """
+    parse_flags(flags)  # Beam would end this process at a wrong value
+    of_server: list[str] = []
+    if endpoint := _endpoint(runner, flags):
+        name = type(runner).__name__
+        options = _server_options(name, endpoint, _portable(flags).job_server_timeout)
+        of_server = [f"--{option.name}" for option in options]
+    check_flags(runner, flags, of_server)
+    if type(runner) is PortableRunner and not _portable(flags).job_endpoint:
+        raise JobError(
+            "PortableRunner needs the address of a job server", remedy="give it: -- --job_endpoint=HOST:PORT"
+        )
     return prism.with_location(flags) if isinstance(runner, PrismRunner) else list(flags)
 
 
@@ -61,36 +76,62 @@ def describe_runner(runner: PipelineRunner, flags: Sequence[str]) -> dict[str, s
     """Returns facts about a runner, by name: its class, and its program or job server.
 
     Raises:
-        JobError: A program that the runner needs is missing, or its job server does not answer.
+        JobError: As `beam_flags`.
     """
-    kind = type(runner)
+    flags, kind = beam_flags(runner, flags), type(runner)
     facts = {"class": f"{kind.__module__}.{kind.__qualname__}"}
     if isinstance(runner, PrismRunner):
         facts |= prism.describe(flags)
-    options = PipelineOptions(list(flags)).view_as(PortableOptions)
-    if isinstance(runner, PortableRunner) and options.job_endpoint and options.job_endpoint != "embed":
-        facts["job server"] = _job_server(facts["class"], options.job_endpoint, options.job_server_timeout)
+    if endpoint := _endpoint(runner, flags):
+        options = _server_options(facts["class"], endpoint, _portable(flags).job_server_timeout)
+        runners = {match[1] for option in options if (match := _OF_A_RUNNER.match(option.group))}
+        facts["job server"] = f"{', '.join(sorted(runners)) or 'an unknown runner'} at {endpoint}"
     return facts
 
 
-def _job_server(name: str, address: str, timeout_s: float) -> str:
-    """Returns the names of the runners of a job server, from the options that it lists, with its address."""
+def _portable(flags: Sequence[str]) -> PortableOptions:
+    return PipelineOptions(list(flags)).view_as(PortableOptions)
+
+
+def _endpoint(runner: PipelineRunner, flags: Sequence[str]) -> str:
+    """Returns the address of the job server that the flags name; empty where Beam starts one itself."""
+    address = _portable(flags).job_endpoint if isinstance(runner, PortableRunner) else None
+    return address if address and address != "embed" else ""
+
+
+def _server_options(name: str, address: str, timeout_s: float) -> Sequence[beam_job_api_pb2.PipelineOptionDescriptor]:
+    """Returns the options that a job server lists; none where it lists none.
+
+    Raises:
+        JobError: Nothing listens at the address, which is found within seconds, or it does not answer in time.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise JobError(
+            f"the runner {name} does not answer: {error}",
+            where=f"--job_endpoint={address}",
+            remedy="start the job server, or give the HOST:PORT at which it listens",
+        ) from error
     try:
         with grpc.insecure_channel(address) as channel:
             describe = beam_job_api_pb2_grpc.JobServiceStub(channel).DescribePipelineOptions
-            request = beam_job_api_pb2.DescribePipelineOptionsRequest()
-            answer = describe(request, timeout=timeout_s, wait_for_ready=True)
+            answer = describe(beam_job_api_pb2.DescribePipelineOptionsRequest(), timeout=timeout_s)
     except RUNNER_LOST as error:
-        raise runner_lost(name, error) from error
-    runners = {match[1] for option in answer.options if (match := _OF_A_RUNNER.match(option.group))}
-    return f"{', '.join(sorted(runners)) or 'an unknown runner'} at {address}"
+        if isinstance(error, grpc.Call) and error.code() == grpc.StatusCode.UNIMPLEMENTED:
+            return []
+        raise runner_lost(name, error, f"--job_endpoint={address}") from error
+    options: Sequence[beam_job_api_pb2.PipelineOptionDescriptor] = answer.options
+    return options
 
 
-def runner_lost(name: str, error: grpc.RpcError | grpc.FutureTimeoutError) -> JobError:
+def runner_lost(name: str, error: grpc.RpcError | grpc.FutureTimeoutError, where: str = "") -> JobError:
     """Returns the `JobError` for an error of `RUNNER_LOST`."""
     status = error.code() if isinstance(error, grpc.Call) else None
     return JobError(
         f"the runner {name} does not answer" + (f": {status.name}, {error.details()}" if status else ""),
+        where=where,
         why="it was not started, or it died; the table has either all of the run's changes or none",
         remedy="check its log and its address, then run again: the run reuses maps that were written",
     )

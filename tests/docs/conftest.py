@@ -76,6 +76,10 @@ def _write_images(folder: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         corner = 40 * number
         Image.fromarray(pixels[corner : corner + _SIZE, corner : corner + _SIZE]).save(path)
+    demo = folder / "demo-output"  # as `densecast demo` leaves it
+    (demo / "pages").mkdir(parents=True)
+    (demo / ".densecast-demo").touch()
+    Image.fromarray(pixels[:_SIZE, :_SIZE]).save(demo / "pages" / "page-000.png")
     (folder / "broken").mkdir()
     (folder / "broken" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not an image")
     (folder / "list.csv").write_text("uri,id\nlisted/tree.png,tree\n", encoding="utf-8")

@@ -36,8 +36,15 @@ FORMAT, NIGHTLY, STORAGE, COMMANDS = (
 )
 
 OTHER_FLAGS = {
-    *("--environment_type", "--environment_config", "--prism_location", "--job_endpoint", "--service_port"),
-    *("--format", "--help", "--max-...", "--version"),
+    *(
+        "--environment_type",
+        "--environment_config",
+        "--direct_running_mode",
+        "--prism_location",
+        "--job_endpoint",
+        "--service_port",
+    ),
+    *("--constraint", "--format", "--help", "--max-...", "--version"),
 }
 """Flags of Beam and of other programs, and those that every command has."""
 

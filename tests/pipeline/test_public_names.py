@@ -6,6 +6,7 @@ import inspect
 import os
 import subprocess
 import sys
+import types
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,7 +56,7 @@ def signatures(name: str, public: object) -> Iterator[tuple[str, dict[str, objec
 
 
 @pytest.mark.parametrize("package", PUBLIC, ids=lambda package: package.__name__)
-def test_what_a_public_signature_takes_or_returns_is_exported(package: object):
+def test_what_a_public_signature_takes_or_returns_is_exported(package: types.ModuleType):
     missing = {
         (where, parameter, f"{found.__module__}.{found.__qualname__}")
         for name in PUBLIC[package]

@@ -123,7 +123,6 @@ def test_flags_that_are_given_go_before(manager: JobManager) -> None:
         ("/config", {}, [], "no Flink job manager"),
         ("/config", "<html>", [], "no Flink job manager"),
         ("/overview", None, [], "no Flink job manager"),
-        ("/config", {"flink-version": "1.20"}, ["--flink_master=elsewhere"], "given twice"),
         ("/config", {"flink-version": "1.20"}, ["--job_name=mine"], "cannot be given"),
     ],
 )

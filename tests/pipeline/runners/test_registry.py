@@ -51,9 +51,43 @@ def job(tmp_path: Path) -> dict[str, Any]:
 def test_a_runner_that_is_not_there_is_an_error_of_ours(job: dict[str, Any]):
     with socket.socket() as taken:  # bound, and nobody listens
         taken.bind(("127.0.0.1", 0))
-        flags = (f"--job_endpoint=localhost:{taken.getsockname()[1]}", "--job_server_timeout=1")
-        with pytest.raises(JobError, match="PortableRunner does not answer"):
-            run_job(describe_job(**job, runner="PortableRunner", beam_options=flags))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(JobError, match="PortableRunner does not answer") as caught:
+            run_job(describe_job(**job, runner="PortableRunner", beam_options=(f"--job_endpoint={address}",)))
+    assert caught.value.where == f"--job_endpoint={address}"
+
+
+@pytest.mark.parametrize("address", ["localhost", "localhost:a", "localhost:99999", "[::1"])
+def test_an_address_that_cannot_be_one_is_named(address: str):
+    with pytest.raises(JobError, match="does not answer") as caught:
+        beam_flags(open_runner("PortableRunner"), (f"--job_endpoint={address}",))
+    assert address in str(caught.value)
+
+
+def test_what_listens_and_is_not_a_job_server_is_named():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(JobError, match="does not answer") as caught:
+            beam_flags(open_runner("PortableRunner"), (f"--job_endpoint={address}", "--job_server_timeout=1"))
+    assert address in str(caught.value)
+
+
+def test_a_wrong_value_does_not_end_the_process():
+    with pytest.raises(JobError, match=r"job_server_timeout.*: invalid int value"):
+        beam_flags(open_runner("PortableRunner"), ("--job_endpoint=127.0.0.1:1", "--job_server_timeout=x"))
+
+
+def test_a_run_checks_its_runner_before_it_opens_anything(job: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    def work(*_: object, **__: object) -> Any:
+        raise AssertionError("the model is opened, or images are read, before the runner is checked")
+
+    monkeypatch.setattr("pipeline.jobs.run.TensorFlowEngineFactory", work)
+    monkeypatch.setattr("pipeline.jobs.run.calibrate", work)
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    with pytest.raises(JobError, match="needs the program prism"):
+        run_job(describe_job(**job, runner="PrismRunner"))
+    with pytest.raises(JobError, match="did you mean --direct_num_workers"):
+        run_job(describe_job(**job, beam_options=("--direct_num_worker=2",)))
 
 
 def test_a_runner_that_needs_an_address_says_so(job: dict[str, Any]):
@@ -77,9 +111,11 @@ def test_a_job_server_is_asked_what_it_is():
     server.start()
     try:
         about = describe_runner(open_runner("PortableRunner"), [f"--job_endpoint=127.0.0.1:{port}"])
+        given = beam_flags(open_runner("PortableRunner"), ["--a=1", f"--job_endpoint=127.0.0.1:{port}"])
     finally:
         server.stop(None).wait()
     assert about["job server"] == f"spark at 127.0.0.1:{port}"
+    assert given == ["--a=1", f"--job_endpoint=127.0.0.1:{port}"], "an option that only the job server knows"
     with pytest.raises(JobError, match="does not answer"):
         describe_runner(open_runner("PortableRunner"), [f"--job_endpoint=127.0.0.1:{port}", "--job_server_timeout=1"])
 

@@ -16,8 +16,10 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_expo
 from tenacity.wait import wait_base
 
 from pipeline.exit_codes import ExitCode
+from pipeline.sources.web_connections import exchange, open_session
 
 _TIMEOUT_S = 10.0
+"""The time of a try in all, however slowly the server sends."""
 _TRIES = 3
 _SUCCESS = "densecast_nightly_last_success_timestamp_seconds"
 
@@ -142,17 +144,21 @@ def post(address: str, report: Report, wait: wait_base | None = None) -> str:
         reraise=True,
     )
     try:
-        tries(_post, address, report.as_json())
+        with open_session() as session:
+            tries(_post, session, address, report.as_json())
     except requests.HTTPError as error:
         return f"{_host(address)} answers {error.response.status_code}"
-    except requests.RequestException as error:
+    except (requests.RequestException, ValueError) as error:  # such as an address that is malformed
         return f"{_host(address)} cannot be reached: {type(error).__name__}"
     return "sent"
 
 
-def _post(address: str, content: dict[str, object]) -> None:
-    # A redirect would repeat the request as a GET without its content.
-    with requests.post(address, json=content, timeout=_TIMEOUT_S, allow_redirects=False, stream=True) as answer:
+def _post(session: requests.Session, address: str, content: dict[str, object]) -> None:
+    # A redirect would repeat the request as a GET without its content. The body of the answer is not read.
+    with (
+        exchange(_TIMEOUT_S),
+        session.post(address, json=content, timeout=_TIMEOUT_S, allow_redirects=False, stream=True) as answer,
+    ):
         if answer.is_redirect:
             raise requests.HTTPError("redirected", response=answer)
         answer.raise_for_status()

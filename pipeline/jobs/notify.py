@@ -16,8 +16,10 @@ from pipeline.exit_codes import ExitCode
 from pipeline.jobs.metrics import write_metrics
 from pipeline.jobs.night_report import Report
 from pipeline.jobs.toml_file import NightlySettings
+from pipeline.sources.web_connections import exchange, open_session
 
 _TIMEOUT_S = 10.0
+"""The time of a try in all, however slowly the server sends."""
 _TRIES = 3
 _UNREPORTED = "unreported"
 
@@ -108,17 +110,21 @@ def post(address: str, report: Report, wait: wait_base | None = None) -> str:
         reraise=True,
     )
     try:
-        tries(_post, address, report.posted())
+        with open_session() as session:
+            tries(_post, session, address, report.posted())
     except requests.HTTPError as error:
         return f"{_host(address)} answers {error.response.status_code}"
-    except requests.RequestException as error:
+    except (requests.RequestException, ValueError) as error:  # such as an address that is malformed
         return f"{_host(address)} cannot be reached: {type(error).__name__}"
     return "sent"
 
 
-def _post(address: str, content: dict[str, object]) -> None:
-    # A redirect would repeat the request as a GET without its content.
-    with requests.post(address, json=content, timeout=_TIMEOUT_S, allow_redirects=False, stream=True) as answer:
+def _post(session: requests.Session, address: str, content: dict[str, object]) -> None:
+    # A redirect would repeat the request as a GET without its content. The body of the answer is not read.
+    with (
+        exchange(_TIMEOUT_S),
+        session.post(address, json=content, timeout=_TIMEOUT_S, allow_redirects=False, stream=True) as answer,
+    ):
         if answer.is_redirect:
             raise requests.HTTPError("redirected", response=answer)
         answer.raise_for_status()

@@ -200,12 +200,15 @@ class _Watched:
         options = getattr(self, "_response_options", None)
         if options is not None:
             self._response_options = options._replace(request_url="")
+        response = None
         try:
-            return super().getresponse()  # type: ignore[misc] # mixed in
-        except Exception as error:
-            if current.late:
-                raise TimeoutError("the headers were not complete in time") from error
-            raise
+            response = super().getresponse()  # type: ignore[misc] # mixed in
+        finally:
+            if current.late:  # headers that were cut off look complete
+                if response is not None:
+                    response.close()
+                raise TimeoutError("the headers were not complete in time")
+        return response
 
 
 class _Connection(_Watched, urllib3.connection.HTTPConnection):

@@ -7,7 +7,7 @@ import sys
 
 import atheris
 
-with atheris.instrument_imports(include=["conversion", "google.protobuf.text_format"]):
+with atheris.instrument_imports(include=["conversion", "google.protobuf.text_format", "models", "pipeline.sources"]):
     from tests.fuzz import harness, seeds
 
     target = sys.argv[1]

@@ -20,7 +20,7 @@ from conversion.limits import Limits
 ROOT = Path(__file__).parents[2]
 WORK = ROOT / "build" / "fuzz"  # not in git
 KEPT = Path(__file__).parent / "corpus"  # inputs that were findings once
-TARGETS = ("definition", "weights", "blob", "upgrade", "npy")
+TARGETS = ("definition", "weights", "blob", "upgrade", "npy", "answer")
 
 # Small enough for thousands of executions a second, large enough for every seed.
 LIMITS = Limits(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 from collections.abc import Iterator
@@ -29,7 +30,15 @@ _ARRAYS = (
 
 def seeds(target: str) -> Iterator[bytes]:
     """A target's seeds."""
-    yield from {"definition": _definitions, "weights": _weights, "blob": _blobs, "upgrade": _old, "npy": _npy}[target]()
+    targets = {
+        "definition": _definitions,
+        "weights": _weights,
+        "blob": _blobs,
+        "upgrade": _old,
+        "npy": _npy,
+        "answer": _answers,
+    }
+    yield from targets[target]()
 
 
 def _files(name: str) -> Iterator[Path]:
@@ -68,6 +77,35 @@ def _npy() -> Iterator[bytes]:
         file = io.BytesIO()
         np.save(file, array)
         yield file.getvalue()
+
+
+def _answers() -> Iterator[bytes]:
+    body, packed = b"\xff\xd8" + bytes(20), gzip.compress(b"\xff\xd8" + bytes(20))
+    etag, moved = b'ETag: "v1"\r\n', b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: "
+    yield b"HTTP/1.1 200 OK\r\nContent-Length: 22\r\n" + etag + b"\r\n" + body
+    yield b"HTTP/1.0 200 OK\r\nLast-Modified: Wed, 21 Oct 2015 07:28:00 GMT\r\n\r\n" + body
+    yield b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n16\r\n" + body + b"\r\n0\r\nX: y\r\n\r\n"
+    yield b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed) + packed
+    yield b"HTTP/1.1 304 Not Modified\r\n" + etag + b"\r\n"
+    yield b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-21/22\r\nContent-Length: 22\r\n\r\n" + body
+    yield b"HTTP/1.1 416 No\r\nContent-Range: bytes */22\r\nContent-Length: 0\r\n\r\n"
+    yield b"HTTP/1.1 503 Busy\r\nRetry-After: 3\r\nContent-Length: 0\r\nSet-Cookie: a=b; Max-Age=5\r\n\r\n"
+    yield b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + body
+    for target in (
+        b"/b",
+        b"http://[::1/x",
+        b"/caf\xe9",
+        b"https://host/",
+        b"http://u:p@host:99999/",
+        b"file:///x",
+        b"//",
+    ):
+        yield moved + target + b"\r\n\r\n"
+    for number in (b"9" * 5000, b"-1", b"+5", b"1_0", b"5, 5", b"5, 6", b"\xb2", b""):
+        yield b"HTTP/1.1 200 OK\r\nContent-Length: " + number + b"\r\n\r\n" + body
+        yield b"HTTP/1.1 503 Busy\r\nRetry-After: " + number + b"\r\n\r\n"
+        yield b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + number + b"\r\n" + body
+    yield b"HTTP/1.1 200 OK\r\nno colon\r\nETag: " + b'"' + b"v" * 3000 + b'"\r\n\r\n' + body
 
 
 def write(target: str) -> Path:

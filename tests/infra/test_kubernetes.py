@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import ipaddress
 import json
 import shutil
 import signal
@@ -18,6 +19,7 @@ from apache_beam.options.pipeline_options import FlinkRunnerOptions, PipelineOpt
 
 from pipeline.exit_codes import ExitCode
 from pipeline.jobs.toml_file import load_jobfile
+from pipeline.sources.permissions import is_public
 from tests.infra.tools import INFRA, docker_arguments, dockerfile, run, tool
 
 FOLDER = INFRA / "kubernetes"
@@ -298,13 +300,42 @@ def test_our_containers_cannot_write_to_their_image():
 
 def test_only_the_launcher_flink_and_the_operator_reach_flink():
     """Flink gives its pods the label `app`, the cluster's name."""
-    policy, name = one("NetworkPolicy")["spec"], one("FlinkDeployment")["metadata"]["name"]
+    policy, name = one("NetworkPolicy", "densecast-flink")["spec"], one("FlinkDeployment")["metadata"]["name"]
     assert policy["podSelector"] == {"matchLabels": {"app": name}}
     launcher = one("CronJob")["spec"]["jobTemplate"]["spec"]["template"]["metadata"]["labels"]
     own, others = policy["ingress"]
     assert own == {"from": [{"podSelector": {"matchLabels": {"app": name}}}]}
     assert {"podSelector": {"matchLabels": launcher}} in others["from"]
     assert [port["port"] for port in others["ports"]] == [8081]
+
+
+def test_no_pod_reaches_an_address_that_densecast_calls_not_public():
+    """Of each block one address; metadata services, the API server and nodes are among them."""
+    policy = one("NetworkPolicy", "densecast-egress")["spec"]
+    # Flink labels its pods with their component. The job manager asks the API server for pods, and reads no images.
+    assert policy["podSelector"] == {
+        "matchExpressions": [{"key": "component", "operator": "NotIn", "values": ["jobmanager"]}]
+    }
+    assert policy["policyTypes"] == ["Egress"]
+    peers, names, web = policy["egress"]
+    assert peers == {"to": [{"podSelector": {}}]}
+    assert {port["port"] for port in names["ports"]} == {53}
+    assert {port["port"] for port in web["ports"]} == {80, 443}
+    blocks = [ipaddress.ip_network(peer["ipBlock"]["cidr"]) for peer in web["to"]]
+    closed = [ipaddress.ip_network(text) for peer in web["to"] for text in peer["ipBlock"]["except"]]
+
+    def is_open(address: str) -> bool:
+        ip = ipaddress.ip_address(address)
+        return any(ip in block for block in blocks) and not any(ip in block for block in closed)
+
+    samples = [str(block[5]) for block in closed if block.num_addresses > 5 and block.version == 4]
+    metadata = ["169.254.169.254", "168.63.129.16", "100.100.100.200", "fd00:ec2::254", "fe80::1", "::1", "ff02::1"]
+    for address in (*samples, *metadata, "2002:a9fe:a9fe::1", "2001::1", "64:ff9b::a9fe:a9fe"):
+        assert not is_open(address), address
+        assert not is_public(address), address
+    for address in ("93.184.215.14", "2606:2800:21f:cb07:6820:80da:af6b:8b2c"):
+        assert is_open(address)
+        assert is_public(address)
 
 
 def test_accounts_are_there_and_the_launcher_has_no_token():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -772,6 +773,32 @@ class TestTelling:
             pass
         assert post(gone.address, REPORT, wait_none()) == "127.0.0.1 cannot be reached: ConnectionError"
         assert post("http://[", REPORT, wait_none()) == "the webhook cannot be reached: InvalidURL"
+
+    def test_a_server_that_sends_a_byte_now_and_then_is_cut_off(self, monkeypatch: pytest.MonkeyPatch):
+        """No wait for a byte is long; the headers never end."""
+        monkeypatch.setattr("pipeline.jobs.notify._TIMEOUT_S", 0.5)
+        given_up = threading.Event()
+
+        class Drip(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+                with contextlib.suppress(OSError):
+                    while not given_up.wait(0.02):
+                        self.wfile.write(b"y")
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Drip) as server:
+            thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+            thread.start()
+            said = post(f"http://127.0.0.1:{server.server_port}/secret", REPORT, wait_none())
+            ended = not given_up.is_set()
+            given_up.set()
+            server.shutdown()
+            thread.join()
+        assert ended
+        assert said == "127.0.0.1 cannot be reached: ReadTimeout"
 
     def test_metrics_can_be_read_and_remember_the_last_success(self, job: Job):
         path = job.folder / "photos.prom"

@@ -10,6 +10,10 @@ class SourceError(DensecastError):
     """Images cannot be listed: a pattern matches nothing, or a manifest is unreadable or contradicts itself."""
 
 
+class NoImagesError(SourceError):
+    """An argument names no image: an empty folder, a pattern that matches nothing, or a manifest without rows."""
+
+
 class TableError(DensecastError):
     """A directory is not a densecast table, is damaged, or is a table although a new one was requested."""
 

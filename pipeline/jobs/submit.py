@@ -14,12 +14,20 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineResult, PipelineRunner
 
 from conversion.errors import DensecastError, MissingExtraError, ModelError
-from pipeline.errors import EngineError, InterruptedRunError, JobError, SourceError, TableError, WorkerError
+from pipeline.errors import (
+    EngineError,
+    InterruptedRunError,
+    JobError,
+    NoImagesError,
+    SourceError,
+    TableError,
+    WorkerError,
+)
 from pipeline.jobs.calibrate import Calibration
 from pipeline.jobs.spec import ScoringJob
 from pipeline.runners.flink import FlinkCluster
 from pipeline.runners.registry import RUNNER_LOST, beam_flags, open_runner, runner_lost
-from pipeline.storage.errors import AccessError, StorageError, UnavailableError
+from pipeline.storage.errors import AccessError, OutageError, StorageError, UnavailableError
 from pipeline.table.commit import ConflictError
 from pipeline.table.log import open_delta
 from pipeline.transforms.list_images import ListImages
@@ -187,8 +195,17 @@ _RAISED = re.compile(r"^[\w.]*?(\w*(?:Error|Exception|Rejected|Interrupt))\b:? ?
 _KINDS: dict[str, type[DensecastError]] = {
     kind.__name__: kind
     for kind in (
-        *(ConflictError, TableError, StorageError, UnavailableError, AccessError, SourceError, EngineError),
-        *(ModelError, JobError, MissingExtraError),
+        *(
+            ConflictError,
+            TableError,
+            StorageError,
+            UnavailableError,
+            OutageError,
+            AccessError,
+            SourceError,
+            NoImagesError,
+        ),
+        *(EngineError, ModelError, JobError, MissingExtraError),
     )
 }
 # A runner in Java writes its own frames around the traceback of the worker.

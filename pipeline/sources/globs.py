@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
-from pipeline.errors import SourceError
+from pipeline.errors import NoImagesError, SourceError
 from pipeline.rejection import Reason, Rejected
 from pipeline.sources.file_types import (
     IMAGE_EXTENSIONS,
@@ -234,26 +234,30 @@ def _list_remote(store: Store, address: str, accepts: Callable[[str], bool]) -> 
 def _nothing(pattern: str, address: str, kinds: Counter[str] | None = None) -> SourceError:
     if not is_remote(address) and Path(address).is_dir():
         others = f"; it has {format_left_out(kinds)}" if kinds else ""
-        return SourceError(
+        return NoImagesError(
             f"this folder contains no images{others}",
             where=address,
             why=f"images are files that end in {', '.join(sorted(IMAGE_EXTENSIONS))}",
             remedy=f"name images without an extension by a pattern: '{address.rstrip('/')}/**'",
         )
+    # A folder that does not exist may be one that is not mounted, which is not an empty one. Stores have no folders.
+    exists = is_remote(address) or Path(root_of(address)).is_dir()
+    kind = NoImagesError if exists else SourceError
     if "[" in address:
-        return SourceError(
+        return kind(
             "no file matches this pattern",
             where=pattern,
             why="[ ] stands for one of the characters between the brackets, as [0-9]",
             remedy=f"look at its folder; for a bracket in a name write [[]: '{_with_brackets(address)}'",
         )
     if MAGIC.search(address):
-        return SourceError(
+        return kind(
             "no file matches this pattern",
             where=pattern,
             remedy="look at its folder; **/ stands for any number of folders, and upper and lower case differ",
         )
-    return SourceError("there is no such file or folder", where=address, remedy="check the address for a typing error")
+    kind = NoImagesError if is_remote(address) and not has_image_extension(address) else SourceError
+    return kind("there is no such file or folder", where=address, remedy="check the address for a typing error")
 
 
 def format_left_out(kinds: Mapping[str, int]) -> str:

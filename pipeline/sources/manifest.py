@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Generator, Iterator
 from typing import IO
 
-from pipeline.errors import SourceError
+from pipeline.errors import NoImagesError, SourceError
 from pipeline.sources.file_types import container_kind, has_image_extension, is_web, path_of
 from pipeline.sources.listing import expand, is_container
 from pipeline.sources.manifest_rows import Row, csv_rows, json_line_rows, json_rows, split_label, text_rows
@@ -87,7 +87,7 @@ def read_files(address: str, options: StorageOptions | None = None) -> Generator
             has_images = True
             yield reference
     if not has_images:
-        raise SourceError("the manifest lists no images", where=address)
+        raise NoImagesError("the manifest lists no images", where=address)
 
 
 def _reference(row: Row, folder: str, *, is_text: bool) -> ImageReference:

@@ -18,7 +18,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.test_pipeline import TestPipeline as BeamTestPipeline  # pytest collects names in Test*
 from apache_beam.testing.util import assert_that, equal_to
 
-from pipeline.errors import SourceError
+from pipeline.errors import NoImagesError, SourceError
 from pipeline.sources import ImageReference, globs, manifest, match, merge, read_manifest
 from pipeline.sources.reference import resolve
 from pipeline.transforms.list_images import ListImages
@@ -195,10 +195,19 @@ def test_a_malformed_pattern(tree, pattern):
 
 def test_what_matches_nothing_says_why(tree):
     (tree / "empty").mkdir()
-    with pytest.raises(SourceError, match=r"(?s)empty: this folder contains no images.*\.jpg.*/empty/\*\*'"):
+    (tree / "empty.txt").write_text("# no image today\n")
+    with pytest.raises(NoImagesError, match="lists no images"):
+        list(read_manifest("empty.txt"))
+    with pytest.raises(SourceError, match="there is no such file or folder") as caught:
+        match("nope")
+    assert not isinstance(caught.value, NoImagesError), "a folder that is not mounted is not an empty one"
+    with pytest.raises(NoImagesError, match=r"(?s)empty: this folder contains no images.*\.jpg.*/empty/\*\*'"):
         match("empty")
-    with pytest.raises(SourceError, match=r"(?s)nope/\*\.jpg: no file matches this pattern.*\*\*/"):
+    with pytest.raises(NoImagesError, match=r"(?s)2020/\*\.nope: no file matches this pattern"):
+        match("2020/*.nope")
+    with pytest.raises(SourceError, match=r"(?s)nope/\*\.jpg: no file matches this pattern.*\*\*/") as caught:
         match("nope/*.jpg")
+    assert not isinstance(caught.value, NoImagesError)
 
 
 @pytest.mark.parametrize("address", ["nope.jpg", "nope/", "nope/*.jpg", "nosuch://bucket/*.jpg"])

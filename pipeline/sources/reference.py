@@ -82,6 +82,8 @@ def merge(references: Iterable[ImageReference]) -> ImageReference:
     candidates = list(references)
     if not candidates:
         raise SourceError("there are no references to merge")
+    if len(candidates) == 1:
+        return candidates[0]
     best = max(candidates, key=_information)
     files = {(one.container != "", one.file) for one in candidates}
     if len(files) > 1 or any(one.fault == _SEVERAL_FILES for one in candidates):

@@ -11,7 +11,7 @@ class SourceError(DensecastError):
 
 
 class NoImagesError(SourceError):
-    """A folder, a pattern or a manifest has no images."""
+    """An argument names no image: an empty folder, a pattern that matches nothing, or a manifest without rows."""
 
 
 class TableError(DensecastError):

@@ -30,7 +30,7 @@ from pipeline.jobs.spec import ScoringJob
 from pipeline.runners.flink import FlinkCluster
 from pipeline.runners.registry import RUNNER_LOST, beam_flags, open_runner, runner_lost
 from pipeline.stopping import run_stoppable
-from pipeline.storage.errors import AccessError, StorageError, UnavailableError
+from pipeline.storage.errors import AccessError, OutageError, StorageError, UnavailableError
 from pipeline.table.commit import ConflictError
 from pipeline.table.log import open_delta
 from pipeline.transforms.list_images import ListImages
@@ -225,8 +225,8 @@ _RAISED = re.compile(r"^[\w.]*?(\w*(?:Error|Exception|Rejected|Interrupt))\b:? ?
 _KINDS: dict[str, type[DensecastError]] = {
     kind.__name__: kind
     for kind in (
-        *(ConflictError, TableError, StorageError, UnavailableError, AccessError, SourceError, EngineError),
-        *(ModelError, JobError, NoImagesError, SettingError, MissingExtraError),
+        *(ConflictError, TableError, StorageError, UnavailableError, OutageError, AccessError, SourceError),
+        *(EngineError, ModelError, JobError, NoImagesError, SettingError, MissingExtraError),
     )
 }
 # A runner in Java writes its own frames around the traceback of the worker.

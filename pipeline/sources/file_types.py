@@ -1,5 +1,6 @@
 """File types by name: images, containers of images, and addresses on the web."""
 
+import functools
 import posixpath
 import re
 from typing import Literal
@@ -61,7 +62,9 @@ def is_image_below(path: str) -> bool:
     >>> is_image_below("2020/a.JPG"), is_image_below(".git/a.jpg"), is_image_below("__MACOSX/a.jpg")
     (True, False, False)
     """
-    return has_image_extension(path) and _is_listed(path)
+    folder, _, name = path.rpartition("/")
+    extension = name.rpartition(".")[2].lower()
+    return f".{extension}" in IMAGE_EXTENSIONS and not _is_left_alone(name) and _is_listed(folder)
 
 
 def left_out(path: str) -> str:
@@ -72,20 +75,24 @@ def left_out(path: str) -> str:
     >>> left_out("2020/a.HEIC"), left_out("LICENSE"), left_out(".DS_Store"), left_out("a.jpg.partial")
     ('.heic', 'no extension', 'hidden files', 'unfinished files')
     """
-    if not _is_listed(path):
-        names = path.split("/")
-        if any(name.startswith(".") for name in names):
-            return HIDDEN_FILES
-        return SYSTEM_FILES if SYSTEM_FOLDERS.intersection(names[:-1]) else UNFINISHED_FILES
+    *folders, name = path.split("/")
+    if any(name.startswith(".") for name in (*folders, name)):
+        return HIDDEN_FILES
+    if SYSTEM_FOLDERS.intersection(folders):
+        return SYSTEM_FILES
+    if any(name.endswith(PARTIAL_SUFFIX) for name in (*folders, name)):
+        return UNFINISHED_FILES
     return "" if has_image_extension(path) else posixpath.splitext(path)[1].lower() or "no extension"
 
 
-def _is_listed(path: str) -> bool:
-    names = path.split("/")
-    return not (
-        any(name.startswith(".") or name.endswith(PARTIAL_SUFFIX) for name in names)
-        or SYSTEM_FOLDERS.intersection(names[:-1])
-    )
+@functools.lru_cache(maxsize=1024)  # the files of a folder are listed one after another
+def _is_listed(folder: str) -> bool:
+    names = folder.split("/")
+    return not any(map(_is_left_alone, names)) and not SYSTEM_FOLDERS.intersection(names)
+
+
+def _is_left_alone(name: str) -> bool:
+    return name.startswith(".") or name.endswith(PARTIAL_SUFFIX)
 
 
 def container_kind(address: str) -> Kind | None:
@@ -98,6 +105,8 @@ def container_kind(address: str) -> Kind | None:
     >>> container_kind("train-00000-of-01024"), container_kind("e.tfrec"), container_kind("f-0-of-1")
     ('tfrecord', 'tfrecord', None)
     """
+    if f".{address.rpartition('.')[2].lower()}" in IMAGE_EXTENSIONS and not is_web(address):
+        return None  # most files are images
     ending = path_of(address)[-_LONGEST_ENDING:]
     named = next((kind for kind, known in _KINDS.items() if known.search(ending)), None)
     return named or ("tfrecord" if is_numbered_shard(address) else None)

@@ -123,7 +123,7 @@ def _find_local(
     address: str, folder: bool, is_image: Callable[[str], bool], leave_out: OnLeftOut
 ) -> Iterator[ImageReference]:
     if Path(address).is_file():
-        file = _regular(address, Path(address).stat)
+        file = _regular(address)
         yield from (file,) if file else ()
         return
     accepts: Callable[[str], bool]
@@ -152,7 +152,7 @@ def _find_local(
         if found.leads_out:
             yield ImageReference(found.path).rejected(Rejected(Reason.UNSAFE_NAME, f"a link that leads out of {root}"))
             continue
-        if reference := _regular(found.path, found.entry.stat):
+        if reference := _regular(found.path):
             yield reference
         elif lists(found.path):
             leave_out(NO_FILES)
@@ -166,9 +166,9 @@ def _never(_: str) -> bool:
     return False
 
 
-def _regular(path: str, look_up: Callable[[], os.stat_result]) -> ImageReference | None:
+def _regular(path: str) -> ImageReference | None:
     try:
-        status = look_up()
+        status = os.stat(path)  # noqa: PTH116 - a Path takes longer than the file system
     except OSError:
         # A broken link, or a file that was deleted meanwhile: the reader rejects it.
         return ImageReference(path)

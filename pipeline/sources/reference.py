@@ -94,6 +94,8 @@ def merge(references: Iterable[ImageReference]) -> ImageReference:
     candidates = list(references)
     if not candidates:
         raise SourceError("there are no references to merge")
+    if len(candidates) == 1:
+        return candidates[0]
     best = max(candidates, key=_information)
     # On the web, addresses that differ in their secrets only are of one image.
     files = {(one.container != "", public(one.file)) for one in candidates}

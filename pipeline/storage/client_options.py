@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 _SECONDS: Mapping[str, float] = {"timeout": 60.0, "connect_timeout": 5.0, "retry_timeout": 30.0}
 """Default durations. Clients wait out an outage of `retry_timeout`; they do not repeat a request that was refused."""
 
-_FIRST_WAIT_S, _LONGEST_WAIT_S, _WAIT_FACTOR = 0.1, 2.0, 2
+FIRST_WAIT_S, LONGEST_WAIT_S, _WAIT_FACTOR = 0.1, 2.0, 2
+"""The waits between attempts in an outage grow from the first to the second."""
+
 _ENDPOINTS = {"aws": "aws_endpoint_url", "google": "google_base_url", "azure": "azure_storage_endpoint"}
 
 
@@ -89,8 +91,8 @@ def object_store_arguments(address: str, given: StorageOptions) -> ObjectStoreAr
             "max_retries": _retries(seconds["retry_timeout"]),
             "retry_timeout": timedelta(seconds=seconds["retry_timeout"]),
             "backoff": {
-                "init_backoff": timedelta(seconds=_FIRST_WAIT_S),
-                "max_backoff": timedelta(seconds=_LONGEST_WAIT_S),
+                "init_backoff": timedelta(seconds=FIRST_WAIT_S),
+                "max_backoff": timedelta(seconds=LONGEST_WAIT_S),
                 "base": _WAIT_FACTOR,
             },
         },
@@ -111,8 +113,8 @@ def delta_options(address: str, given: StorageOptions) -> dict[str, str] | None:
         "allow_http": str(http).lower(),
         **{name: f"{value * 1000:.0f}ms" for name, value in seconds.items()},
         "max_retries": str(_retries(seconds["retry_timeout"])),
-        "backoff_config.init_backoff": f"{_FIRST_WAIT_S * 1000:.0f}ms",
-        "backoff_config.max_backoff": f"{_LONGEST_WAIT_S * 1000:.0f}ms",
+        "backoff_config.init_backoff": f"{FIRST_WAIT_S * 1000:.0f}ms",
+        "backoff_config.max_backoff": f"{LONGEST_WAIT_S * 1000:.0f}ms",
         "backoff_config.base": str(_WAIT_FACTOR),
     }
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipeline.storage.errors import AccessError, MissingFileError, StorageError, UnavailableError
+from pipeline.storage.errors import AccessError, MissingFileError, OutageError, StorageError, UnavailableError
 from pipeline.storage.options import StorageOptions, without_secrets
 
 _CODE = re.compile(r"<Code>([\w.]+)</Code>|\bAWS Error ([A-Z_]+)\b|\"(?:reason|code)\": ?\"(\w+)\"")
@@ -39,7 +39,7 @@ def object_error(address: str, options: StorageOptions, what: str, why: str = ""
 
     Raises:
         MissingFileError: The object does not exist.
-        UnavailableError: The store cannot be used, either now or with these credentials.
+        UnavailableError: The store cannot be used with these credentials; OutageError: it does not answer now.
         StorageError: Any other failure.
     """
     from obstore.exceptions import BaseError
@@ -75,6 +75,10 @@ def explain(error: BaseException, address: str, what: str, why: str = "", *, opt
     unusable = _unusable(number, code, text, reported)
     if unusable is not None:
         return storage_error(UnavailableError, *unusable)
+    answered = number >= 500 or number in (408, 429) or code == "RequestTimeout"
+    if answered or any(sign in text for sign in (*_UNSENT, *_CUT_OFF)):
+        remedy = "check the endpoint and the network, then run again: finished work is not repeated"
+        return storage_error(OutageError, f"the store does not answer: {reported}", remedy)
     if isinstance(error, FileNotFoundError) or number == 404:
         return MissingFileError(
             "there is no such file or folder", where=address, why=why, remedy="check the path for a typing error"
@@ -88,7 +92,7 @@ def explain(error: BaseException, address: str, what: str, why: str = "", *, opt
 
 
 def _unusable(number: int, code: str, text: str, reported: str) -> tuple[str, str] | None:
-    """Returns why the whole store cannot be used, and the remedy; None where the error concerns one object."""
+    """Returns why the whole store cannot be used, and the remedy; None in an outage, and for an error of one object."""
     if code in _NO_BUCKET:
         return "there is no such bucket", "check its name and the endpoint, or create it"
     if any(host in text for host in _NO_KEYS):
@@ -100,10 +104,6 @@ def _unusable(number: int, code: str, text: str, reported: str) -> tuple[str, st
         return "plain HTTP is not allowed", remedy
     if code in _ELSEWHERE or "redirect without LOCATION" in text:
         return f"the bucket is in another region: {reported}", "give its region as aws_region"
-    answered = number >= 500 or number in (408, 429) or code == "RequestTimeout"
-    if answered or any(sign in text for sign in (*_UNSENT, *_CUT_OFF)):
-        remedy = "check the endpoint and the network, then run again: finished work is not repeated"
-        return f"the store does not answer: {reported}", remedy
     return None
 
 

@@ -30,5 +30,9 @@ class UnavailableError(StorageError):
     """
 
 
+class OutageError(UnavailableError):
+    """A store does not answer, or its answer was cut off; it may answer later."""
+
+
 INACCESSIBLE = (UnavailableError, AccessError)
 """The errors that tell nothing about the content of a file: they are never damage."""

@@ -9,16 +9,18 @@ those of deltalake, which writes the log.
 from __future__ import annotations
 
 import io
+import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, cast
 
 from conversion import partial_name
-from pipeline.storage.client_options import object_store_arguments
+from pipeline.storage.client_options import FIRST_WAIT_S, LONGEST_WAIT_S, object_store_arguments, settings
 from pipeline.storage.error_mapping import explain, object_error
-from pipeline.storage.errors import MissingFileError, StorageError
+from pipeline.storage.errors import MissingFileError, OutageError, StorageError
 from pipeline.storage.local import check_size, finished
 from pipeline.storage.options import StorageOptions
 from pipeline.storage.store import Entry, FileFacts, Stored
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 _ONE_REQUEST = 64 << 20
 _LISTED = 1000
 _BUFFER = 4 << 20
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+(?:[./][A-Za-z0-9_-]+)*")
 
 _stores: dict[tuple[str, str], BucketStore] = {}
 _lock = threading.Lock()
@@ -74,10 +77,12 @@ class ObjectStore:
     Attributes:
         options: The options that buckets are opened with.
         bucket_store: Opens a bucket.
+        sleep: Waits a number of seconds in an outage.
     """
 
     options: StorageOptions = field(default_factory=StorageOptions)
     bucket_store: Callable[[str, StorageOptions], BucketStore] = open_bucket
+    sleep: Callable[[float], None] = time.sleep
 
     def facts(self, path: str) -> FileFacts | None:
         """See Store."""
@@ -122,19 +127,48 @@ class ObjectStore:
         import obstore
 
         bucket, key = split(folder)
-        with self._error(folder, "cannot be listed"):
-            listed = obstore.list_with_delimiter(self._bucket(bucket), key or None)
-            return sorted(_entry(bucket, meta) for meta in listed["objects"])
+        patience = _Patience(self._retry_timeout(bucket), self.sleep)
+        while True:
+            try:
+                with self._error(folder, "cannot be listed"):
+                    listed = obstore.list_with_delimiter(self._bucket(bucket), key or None)
+                    return sorted(_entry(bucket, meta) for meta in listed["objects"])
+            except OutageError:
+                if not patience.waits():
+                    raise
 
     def list_below(self, beginning: str) -> Iterator[Entry]:
-        """See Store. These stores list by folder, so this yields the whole folder."""
-        import obstore
+        """See Store. These stores list by folder, so this yields the whole folder.
 
+        The clients do not repeat an answer that is cut off. So the listing goes on after the last key.
+        """
         folder = beginning[: beginning.rindex("/") + 1]
         bucket, key = split(folder)
-        with self._error(folder, "cannot be listed"):
-            for chunk in obstore.list(self._bucket(bucket), key or None, chunk_size=_LISTED):
-                yield from (_entry(bucket, meta) for meta in chunk)
+        patience = _Patience(self._retry_timeout(bucket), self.sleep)
+        last, is_ordered = b"", True
+        while True:
+            try:
+                with self._error(folder, "cannot be listed"):
+                    for meta in self._listed_from(bucket, key, last.decode()):
+                        name = meta["path"].encode()
+                        is_ordered = is_ordered and name > last
+                        last = name
+                        yield _entry(bucket, meta)
+                        patience.renew()
+                    return
+            except OutageError:
+                if not is_ordered or not patience.waits():
+                    raise
+
+    def _listed_from(self, bucket: str, key: str, last: str) -> Iterator[ObjectMeta]:
+        """Yields what is below a key; after the key `last` where that is given and the store lists in order."""
+        import obstore
+
+        # obstore writes some characters of an offset as escapes, which sort elsewhere. What is listed again is dropped.
+        found = _PLAIN_KEY.match(last)
+        offset = found.group() if found else None
+        for chunk in obstore.list(self._bucket(bucket), key or None, offset=offset, chunk_size=_LISTED):
+            yield from (meta for meta in chunk if not last or meta["path"].encode() > last.encode())
 
     def delete(self, path: str) -> None:
         """See Store."""
@@ -199,11 +233,34 @@ class ObjectStore:
         """See Store."""
         return explain(error, path, what, why, options=self.options)
 
+    def _retry_timeout(self, bucket: str) -> float:
+        return settings(bucket, self.options).seconds["retry_timeout"]
+
     def _bucket(self, bucket: str) -> BucketStore:
         return self.bucket_store(bucket, self.options)
 
     def _error(self, path: str, what: str) -> AbstractContextManager[None]:
         return object_error(path, self.options, what)
+
+
+class _Patience:
+    """Waits in an outage, for `seconds` since the last progress."""
+
+    def __init__(self, seconds: float, sleep: Callable[[float], None]) -> None:
+        self._seconds, self._sleep = seconds, sleep
+        self.renew()
+
+    def renew(self) -> None:
+        """Begins anew: the store has answered."""
+        self._since, self._wait = time.monotonic(), FIRST_WAIT_S
+
+    def waits(self) -> bool:
+        """Waits a while and returns True; returns False once the time is over."""
+        if time.monotonic() - self._since >= self._seconds:
+            return False
+        self._sleep(self._wait)
+        self._wait = min(2 * self._wait, LONGEST_WAIT_S)
+        return True
 
 
 class _Object(io.RawIOBase):

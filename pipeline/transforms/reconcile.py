@@ -140,7 +140,7 @@ def decide(
         if not policy.prune or statuses <= {Status.DELETED}:
             return Decision(Outcome.ABSENT)
         return Decision(Outcome.DELETE, tuple(Edit(uri, known.part, Action.DELETE) for known in current))
-    if policy.rescore:
+    if policy.rescore or not (current or orphans):
         return Decision(Outcome.SCORE, drop(uri, current))
     made = policy.currency(current)
     usable = made is not Currency.OUTDATED and Status.DELETED not in statuses

@@ -195,9 +195,16 @@ def test_a_malformed_pattern(tree, pattern):
 
 def test_what_matches_nothing_says_why(tree):
     (tree / "empty").mkdir()
-    with pytest.raises(SourceError, match=r"(?s)empty: this folder contains no images.*\.jpg.*/empty/\*\*'"):
+    (tree / "empty.txt").write_text("# no image today\n")
+    with pytest.raises(NoImagesError, match="lists no images"):
+        list(read_manifest("empty.txt"))
+    with pytest.raises(NoImagesError, match="there is no such file or folder"):
+        match("nope")
+    with pytest.raises(NoImagesError, match=r"(?s)empty: this folder contains no images.*\.jpg.*/empty/\*\*'"):
         match("empty")
-    with pytest.raises(SourceError, match=r"(?s)nope/\*\.jpg: no file matches this pattern.*\*\*/"):
+    with pytest.raises(NoImagesError, match=r"(?s)2020/\*\.nope: no file matches this pattern"):
+        match("2020/*.nope")
+    with pytest.raises(NoImagesError, match=r"(?s)nope/\*\.jpg: no file matches this pattern.*\*\*/"):
         match("nope/*.jpg")
 
 

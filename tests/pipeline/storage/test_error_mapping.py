@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.storage.error_mapping import explain
-from pipeline.storage.errors import AccessError, MissingFileError, StorageError, UnavailableError
+from pipeline.storage.errors import AccessError, MissingFileError, OutageError, StorageError, UnavailableError
 from pipeline.storage.options import StorageOptions
 
 _SENT = "Generic S3 error: Error performing {} http://127.0.0.1:7070/images?list-type=2 in 556.481µs - "
@@ -53,11 +53,11 @@ _REFUSED = (
         (OSError(_STATUS + "404 Not Found: "), MissingFileError, "there is no such file"),
         (
             OSError(_SENT.format("PUT") + "after 9 retries, max_retries: 10000 - HTTP error: error sending request"),
-            UnavailableError,
+            OutageError,
             "the store does not answer",
         ),
-        (OSError(_STATUS + "503 Service Unavailable: "), UnavailableError, "the store does not answer"),
-        (OSError("When getting x: AWS Error NETWORK_CONNECTION during HeadObject: curlCode: 7"), UnavailableError,
+        (OSError(_STATUS + "503 Service Unavailable: "), OutageError, "the store does not answer"),
+        (OSError("When getting x: AWS Error NETWORK_CONNECTION during HeadObject: curlCode: 7"), OutageError,
          "the store does not answer"),
         (OSError("HTTP error: builder error\n\nDebug source:\n  source: BadScheme,"), UnavailableError,
          "plain HTTP is not allowed"),
@@ -107,5 +107,5 @@ def test_a_secret_is_never_told(before: str, secret: str, after: str):
 )
 def test_what_is_of_the_store_and_not_of_one_object(text: str, told: str) -> None:
     found = explain(OSError(text), "s3://b/a.jpg", "cannot be read", options=StorageOptions())
-    assert type(found) is UnavailableError
+    assert type(found) is (OutageError if "does not answer" in told else UnavailableError)
     assert told in str(found)

@@ -10,13 +10,15 @@ import obstore
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from obstore.exceptions import GenericError
 from obstore.store import MemoryStore
 
 from pipeline.sources import Reader, globs, match
 from pipeline.sources.reference import ImageReference
 from pipeline.storage import object_store
-from pipeline.storage.errors import MissingFileError, StorageError, TooLargeError, UnavailableError
+from pipeline.storage.errors import MissingFileError, OutageError, StorageError, TooLargeError, UnavailableError
 from pipeline.storage.factory import open_store
+from pipeline.storage.object_store import ObjectStore
 
 
 @pytest.fixture
@@ -153,6 +155,65 @@ def test_images_are_listed_with_size_and_version(bucket: str, pattern: str, expe
     assert sorted(reference.uri.removeprefix(bucket) for reference in found) == expected
     for reference in found:
         assert open_store(reference.uri).facts(reference.uri) == (reference.size_bytes, reference.version)
+
+
+class CutOff:
+    """`obstore.list`, whose first answers are cut off after some entries."""
+
+    def __init__(self, *entries: int) -> None:
+        self._entries, self._list = list(entries), obstore.list
+        self.offsets: list[str | None] = []
+
+    def __call__(self, store: MemoryStore, prefix: str | None, *, offset: str | None, chunk_size: int):
+        self.offsets.append(offset)
+        found = sorted(
+            (meta for chunk in self._list(store, prefix, chunk_size=chunk_size) for meta in chunk),
+            key=lambda meta: meta["path"].encode(),
+        )
+        rest = [meta for meta in found if meta["path"].encode() > (offset or "").encode()]
+        if not self._entries:
+            yield rest
+            return
+        yield rest[: self._entries.pop(0)]
+        raise GenericError("Generic S3 error: HTTP error: request or response body error")
+
+
+KEYS = ("a/0.jpg", "a/b c#1.jpg", "a/b c%231.jpg", "a/b.jpg", "a/ü.jpg", "b.jpg", "é.jpg")
+
+
+def test_a_listing_that_is_cut_off_goes_on_where_it_ended(memory: MemoryStore):
+    for name in KEYS:
+        obstore.put(memory, f"photos/{name}", b"1")
+    waits: list[float] = []
+    cut = CutOff(3, 3)
+    with mock.patch.object(obstore, "list", cut):
+        found = [entry.path for entry in ObjectStore(sleep=waits.append).list_below("s3://bucket/photos/")]
+    assert found == [f"s3://bucket/photos/{name}" for name in KEYS]
+    assert cut.offsets == [None, "photos/a/b", "photos/a/b.jpg"]
+    assert waits == [0.1, 0.1]
+
+
+def test_a_listing_that_makes_no_progress_ends(memory: MemoryStore):
+    obstore.put(memory, "photos/a.jpg", b"1")
+    waits: list[float] = []
+    with (
+        mock.patch.object(obstore, "list", side_effect=GenericError("error decoding response body")),
+        mock.patch.object(obstore, "list_with_delimiter", side_effect=GenericError("error decoding response body")),
+        mock.patch("time.monotonic", side_effect=range(0, 1000, 7)),
+    ):
+        store = ObjectStore(sleep=waits.append)
+        with pytest.raises(OutageError, match="the store does not answer"):
+            list(store.list_below("s3://bucket/photos/"))
+        assert waits == [0.1, 0.2, 0.4, 0.8]
+        with pytest.raises(OutageError):
+            store.list_entries("s3://bucket/photos/")
+        assert len(waits) == 8
+
+
+def test_refused_credentials_are_not_waited_out(memory: MemoryStore):
+    refused = GenericError("<Code>InvalidAccessKeyId</Code>")
+    with mock.patch.object(obstore, "list", side_effect=refused), pytest.raises(UnavailableError, match="refused"):
+        list(ObjectStore(sleep=mock.Mock(side_effect=AssertionError)).list_below("s3://bucket/photos/"))
 
 
 def test_an_image_that_was_listed_takes_one_request(bucket: str):

@@ -33,6 +33,9 @@ class Rows:
             dropped. None: 1 if there are less than three, otherwise 3.
         warnings: Whether the decoder's warnings make it fail.
 
+    Attributes:
+        row_bytes: The bytes of a row, as it is decoded.
+
     Raises:
         Rejected: libvips sees an image of another size or of other samples. Call it within `rejecting`.
     """
@@ -59,6 +62,7 @@ class Rows:
         self._width, self._bands = image.width, image.bands
         self._colours = colours or (1 if self._bands < 3 else 3)
         self._dtype = np.dtype({"uchar": np.uint8, "ushort": np.uint16}[image.format])
+        self.row_bytes = image.width * image.bands * self._dtype.itemsize
         self._region = vips.Region.new(image)
         # libvips calls back into the source while the region exists, so the source must be freed last.
         self._source = source

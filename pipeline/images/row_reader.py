@@ -28,13 +28,16 @@ from pipeline.rejection import Reason, Rejected
 
 Source: TypeAlias = bytes | str | Path
 
-MAX_WIDTH = 2**20
-"""The most columns of an image that is read by rows."""
+MAX_WIDTH = 2**19
+"""The most columns of an image that is read by rows; fewer where a pixel has more than 3 bytes."""
+
+_CACHED_ROWS = 544
+"""The rows that libvips keeps of what it decodes, whatever is fetched: 34 strips of 16 rows (8.18, one thread)."""
 
 _ROWS_AT_ONCE = 64
 """The most rows per fetch: this many rows are held by libvips, in a copy and as RGB, besides the band."""
 
-_BYTES_AT_ONCE = 2**24
+_BYTES_AT_ONCE = 2**22
 """The most bytes per fetch, as RGB; but at least a row."""
 
 
@@ -180,13 +183,22 @@ def open_rows(
                 # Where the end is missing, a warning says whether pixels are missing too.
                 size = (head.height, head.width)
                 rows = libvips.Rows(stream, head.format, size, colours, warnings=not complete)
+                if rows.row_bytes > 3 * MAX_WIDTH:
+                    raise Rejected(
+                        Reason.TOO_MANY_PIXELS, f"rows of {rows.row_bytes:,} bytes; at most {3 * MAX_WIDTH:,}"
+                    )
                 reader = RowReader(rows, head, complete=complete, release=release, in_memory=in_memory)
             with contextlib.closing(reader):
                 yield reader
 
 
+def memory_of(width: int) -> int:
+    """Returns the bytes that reading an image of a width by rows takes at most, besides the file."""
+    return _CACHED_ROWS * 3 * width + IN_MEMORY
+
+
 def too_wide(width: int) -> Rejected:
-    """Returns the rejection of an image with more than `MAX_WIDTH` columns that is to be read by rows."""
+    """Returns the rejection of an image with too many columns to be read by rows."""
     return Rejected(
         Reason.TOO_MANY_PIXELS, f"rows of {width:,} pixels; at most {MAX_WIDTH:,} in an image that is read by rows"
     )

@@ -19,6 +19,7 @@ from pipeline.errors import EngineError
 from pipeline.images.decode import DecodeLimits
 from pipeline.images.decoder_process import TIMEOUT_S
 from pipeline.images.multiscale import ScaledImage, ScalingLimits
+from pipeline.images.row_reader import memory_of
 from pipeline.images.row_reader_isolated import IsolatedRowReader
 from pipeline.images.samples import Pixels
 from pipeline.maps.classification_map import CellScores, MapError, check_values
@@ -244,7 +245,7 @@ class Scorer:
         facts = loaded.facts
         try:
             grid = self._cut(image)
-            with self._pieces(loaded, grid, image.pixels) as pieces:
+            with self._pieces(loaded, grid, image) as pieces:
                 for tile, piece in pieces:
                     [cells] = self._score(piece[np.newaxis])
                     position = (tile.index, len(grid), tile.cell_y, tile.cell_x)
@@ -263,12 +264,16 @@ class Scorer:
         return cut(image.height, image.width, metadata.geometry, tile_pixels=tile_pixels, alignment=alignment)
 
     @contextlib.contextmanager
-    def _pieces(self, loaded: Loaded, grid: TileGrid, pixels: Pixels | None) -> Iterator[Iterator[tuple[Tile, Pixels]]]:
+    def _pieces(self, loaded: Loaded, grid: TileGrid, image: ScaledImage) -> Iterator[Iterator[tuple[Tile, Pixels]]]:
+        pixels = image.pixels
         if pixels is not None:
             yield ((tile, pixels[tile.top : tile.bottom, tile.left : tile.right]) for tile in grid)
             return
         limits, grey = self._limits, self._engine.metadata.takes_grey
-        with IsolatedRowReader(loaded.data, limits.decode, limits.decode_timeout_s, grey=grey) as reader:
+        with (
+            PROCESS.take(len(loaded.data) + memory_of(image.width)),
+            IsolatedRowReader(loaded.data, limits.decode, limits.decode_timeout_s, grey=grey) as reader,
+        ):
             yield tiles_of(reader, grid)
 
     def _row(self, facts: ImageFacts, image: ScaledImage, cells: CellScores, placement: Placement) -> MapRow:

@@ -33,6 +33,9 @@ _LARGEST_PAGE_OF_IDS = 2**26
 _BYTES_AT_ONCE = 2**27
 """The most bytes of ids that Arrow expands at a time: a dictionary may hold one long id for many rows."""
 
+_LONG_PAGE = 2**21
+"""Usual pages and dictionaries have 1 MiB. In a larger one an id may be long, and is not copied to each row."""
+
 _SMALL_BATCH = 2**24
 _SMALL_PAGE = 2**24
 """A page of more bytes is taken from the budget of this process for as long as it is open."""
@@ -325,13 +328,21 @@ def _size(kept: bytes | Rejected) -> int:
 
 def _ids(stream: FileStream, file: pq.ParquetFile, group: int, column: str) -> Iterator[list[str]]:
     """Yields the ids of the rows of a row group in batches."""
+    import pyarrow as pa
+
     longest = largest_page(stream, file, group, column, max_bytes=_LARGEST_PAGE_OF_IDS)  # no id is longer than its page
     count = max(1, min(_IDS_AT_ONCE, _BYTES_AT_ONCE // max(longest, 1)))
+    if longest > _LONG_PAGE:
+        file = _open(stream, column, file.metadata)
     for batch in file.iter_batches(count, row_groups=[group], columns=[column], use_threads=False):
-        if "." not in column and batch.nbytes <= _SMALL_BATCH:
-            yield [_id(value) for value in batch.column(0).to_pylist()]
+        values = batch.column(0)
+        if isinstance(values, pa.DictionaryArray):
+            texts = [_id_of(value) for value in values.dictionary]
+            yield ["" if index is None else texts[index] for index in values.indices.to_pylist()]
+        elif "." not in column and batch.nbytes <= _SMALL_BATCH:
+            yield [_id(value) for value in values.to_pylist()]
         else:
-            for value in batch.column(0):
+            for value in values:
                 yield [_id_of(value)]
 
 

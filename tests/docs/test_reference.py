@@ -44,7 +44,7 @@ OTHER_FLAGS = {
         "--job_endpoint",
         "--service_port",
     ),
-    *("--constraint", "--format", "--help", "--max-...", "--version"),
+    *("--constraint", "--only-binary", "--no-binary", "--format", "--help", "--max-...", "--version"),
 }
 """Flags of Beam and of other programs, and those that every command has."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import ssl
 import threading
@@ -61,6 +62,17 @@ class Exchange:
 
 _current = threading.local()
 """`exchange`: the exchange of the current thread."""
+
+
+def _is_of_others(record: logging.LogRecord) -> bool:
+    """Returns whether a warning is not about an answer of our exchanges.
+
+    urllib3 warns of damaged headers, and quotes the address, which may hold a secret, and what the server sent.
+    """
+    return record.levelno < logging.WARNING or not hasattr(_current, "exchange")
+
+
+logging.getLogger("urllib3.connection").addFilter(_is_of_others)
 
 
 @contextmanager
@@ -196,10 +208,6 @@ class _Watched:
         current: Exchange = _current.exchange
         if self.sock is not None:
             current.watch(self.sock)
-        # urllib3 logs the address of an answer whose headers are damaged; it may hold a secret.
-        options = getattr(self, "_response_options", None)
-        if options is not None:
-            self._response_options = options._replace(request_url="")
         response = None
         try:
             response = super().getresponse()  # type: ignore[misc] # mixed in

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import socket
 import tempfile
 from contextlib import suppress
@@ -30,7 +31,7 @@ class _answering:  # noqa: N801 - used as a function
     """Every connection gets the same answer, whatever is asked; no name is looked up."""
 
     def __init__(self, data: bytes) -> None:
-        self._data, self._servers = data, list[socket.socket]()
+        self._data, self._ends = data, list[socket.socket]()
         self._patches = (
             mock.patch("urllib3.util.connection.create_connection", self._connect),
             mock.patch("socket.getaddrinfo", self._resolve),
@@ -44,12 +45,14 @@ class _answering:  # noqa: N801 - used as a function
     def __exit__(self, *_: object) -> None:
         for patch in self._patches:
             patch.stop()
-        for server in self._servers:
-            server.close()
+        # urllib3 leaves the socket of an answer that it refuses ("Content-Length: 5, 6") to the garbage collector.
+        for end in self._ends:
+            if (descriptor := end.detach()) >= 0:
+                os.close(descriptor)
 
     def _connect(self, *_: object, **__: object) -> socket.socket:
         client, server = socket.socketpair()
-        self._servers.append(server)
+        self._ends += client, server
         client.settimeout(5)
         server.sendall(self._data)
         server.shutdown(socket.SHUT_WR)

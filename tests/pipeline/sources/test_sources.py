@@ -54,7 +54,7 @@ def known(reference):
 def test_references_survive_pickling():
     reference = ImageReference("s3://b/é.jpg", "7", 12)
     assert pickle.loads(pickle.dumps(reference)) == reference  # noqa: S301
-    assert ImageReference("x") == ("x", "", -1, "", "", "", -1, "", "", "")
+    assert ImageReference("x") == ("x", "", -1, "", "", "", -1, "", "", "", "")
 
 
 def test_addresses_have_one_form(tree, monkeypatch):

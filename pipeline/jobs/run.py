@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from conversion import check_files, partial_name, read_metadata
+from conversion import ModelMetadata, check_files, partial_name, read_metadata
 from pipeline.beam_counters import counters
 from pipeline.counters import LEFT_OUT
 from pipeline.engines.factory import TensorFlowEngineFactory
@@ -22,8 +22,9 @@ from pipeline.scoring.calibration.parity import Parity
 from pipeline.settings import LOCAL
 from pipeline.storage.address import absolute, is_remote, local_path
 from pipeline.storage.errors import StorageError
-from pipeline.table.log import FOLDER
+from pipeline.table.log import FOLDER, open_delta
 from pipeline.table.paths import TableRoot, check_root
+from pipeline.table.reader import MapTable
 from pipeline.table.summaries import RunSummary, read_summary
 
 _log = logging.getLogger("densecast")
@@ -80,6 +81,7 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
         job.storage.check_travels(job.execution.runner)
     check_root(job.output)
     check_folder(job.table)
+    _report_other_models(job, metadata)
     target = open_target(job)
     TensorFlowEngineFactory(job.model, job.map_recipe(), job.launcher_device()).check()
     if job.execution.runner == LOCAL:  # on a cluster the workers read and write, perhaps with other rights
@@ -95,6 +97,22 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
     prefix = f"{LEFT_OUT}."
     left_out = {name.removeprefix(prefix): count for name, count in counted.items() if name.startswith(prefix)}
     return JobResult(summary, seconds, failed, calibration.choice, calibration.parity, result, left_out)
+
+
+def _report_other_models(job: ScoringJob, metadata: ModelMetadata) -> None:
+    """Says before a run that the last one used another model, whose maps it replaces or leaves beside its own."""
+    folder = job.table.path(FOLDER, "models")
+    known = {Path(path).stem for path in job.table.store.list_files(folder, ".json")}
+    if not known - {metadata.digest} or open_delta(job.table) is None:
+        return
+    last = next((run.get("model_digest") for run in reversed(MapTable(job.table).runs())), metadata.digest)
+    if last != metadata.digest:
+        _log.warning(
+            "the last run into %s used another model (digest %.12s): this run replaces the maps of the images that it "
+            "lists, and leaves those of other images as they are, so that the table may have maps of two models",
+            job.output,
+            last,
+        )
 
 
 def too_many_rejected(job: ScoringJob, summary: RunSummary) -> bool:

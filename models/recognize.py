@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from conversion import Limits, Network, load_network
-from conversion.limits import DEFAULT_LIMITS
+from conversion import DEFAULT_LIMITS, Limits, Network, load_network
 from models.catalog import CatalogEntry, entries
 
 _FILLERS = ("weight_filler", "bias_filler")

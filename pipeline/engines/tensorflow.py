@@ -72,16 +72,17 @@ class TensorFlowEngine:
         self._tf = import_tensorflow()
         device = device or open_devices()[0]
         self._device = device.name
+        largest = _largest_constant(device)
         self._identity = (
             f"TensorFlow {self._tf.__version__}, {device.label}, {precision}, {form}, k {self._k}, features"
-            f" {list(features)}, XLA for {sorted(compiled)}"
+            f" {list(features)}, XLA for {sorted(compiled)}, constants of up to {largest} bytes"
         )
         self._counts = ThreadCounts()
         with self._tf.device(self._device):
             net = NetFunction(
                 model, self._metadata, self._features, best=form is Form.TOP_K, precision=Precision(precision)
             )
-            self._function, self._outputs = net.frozen(largest=_largest_constant(device)), net.outputs
+            self._function, self._outputs = net.frozen(largest=largest), net.outputs
             self._programs = self._compile(net, compiled) if compiled else None
         self._warm = False
         del net

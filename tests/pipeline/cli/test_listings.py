@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from conversion.caffe.caffe_pb2 import NetParameter
-from conversion.net.build import build_network
+from conversion import load_network
+from models import entry
 from pipeline.cli.main import main
 from pipeline.table.reader import MapTable
 from tests.support import maintained
@@ -63,7 +64,6 @@ def test_what_python_shows_of_maps_tables_and_networks_is_short(tmp_path: Path) 
     assert shown.startswith("<ClassificationMap 'photos/\\x1bcat.jpg': 200 x 300 cells, image ")
     publish_rows(tmp_path / "maps", [scored("a.jpg")])
     tables = repr(MapTable(str(tmp_path / "maps")))
-    definition = NetParameter(name="net", input=["data"], input_dim=[1, 3, 8, 8])
-    network = repr(build_network(definition))
-    assert network == "<Network 'net': 1 layers, no weights, inputs 'data' [1, 3, 8, 8]>"
+    network = repr(load_network(entry("digits").definition))
+    assert re.fullmatch(r"<Network '\w+': \d+ layers, no weights, inputs 'data' \[1, 3, 32, 32\]>", network), network
     assert all(len(text) < 250 for text in (shown, tables, network))

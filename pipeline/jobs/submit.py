@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import secrets
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
@@ -162,6 +163,7 @@ def submit(calibration: Calibration, target: Target, show: ShowCounts) -> Pipeli
         result.wait_until_finish()
         return result
     except KeyboardInterrupt as error:
+        shutil.rmtree(pipeline.local_tempdir, ignore_errors=True)  # Beam's own, where the local runner was left
         _cancel(job, target, result)
         raise _interrupted(job) from error
     except RUNNER_LOST as error:

@@ -125,10 +125,7 @@ def test_models_and_networks(tmp_path: Path, printed: Printed, monkeypatch: pyte
     (model / conversion.NETWORK_FILE).write_text(net.replace('"b"', '"prob"'), encoding="utf-8")
     assert "x1b[2J" in printed("inspect", model)
     assert json.loads(printed("inspect", model, "--json"))["model"]["labels"][0] == NAME
-    monkeypatch.setattr("pipeline.cli.commands.model.need_tensorflow", lambda: None)  # it takes time to import
     for arguments in (
-        ("verify", FILE, "--crops"),
-        ("bench", FILE),
         ("cast", FILE, "--output-prototxt", tmp_path / "p"),
         ("upgrade", FILE, "-o", tmp_path / "p"),
         ("models", "fetch", LONE),
@@ -137,11 +134,15 @@ def test_models_and_networks(tmp_path: Path, printed: Printed, monkeypatch: pyte
     ):
         printed(*arguments, code=1)
     printed("models", "list")
-    monkeypatch.setattr(conversion, "convert", lambda *_, **__: hostile)
+    # Not setattr, which would look at the real one and so import TensorFlow.
+    monkeypatch.setattr("pipeline.cli.commands.model.need_tensorflow", lambda: None)
+    monkeypatch.setitem(vars(conversion), "convert", lambda *_, **__: hostile)
     assert "x1b[2J" in printed("convert", definition, definition, "-o", model)
 
 
 def test_reports(printed: Printed, monkeypatch: pytest.MonkeyPatch) -> None:
+    printed("verify", FILE, "--crops", code=1)
+    printed("bench", FILE, code=1)
     claim = DenseClaim(map_size=[8, 8], map_ms=1, window_ms=1, crops_ms=1, crops_batch=1)
     bench = BenchReport(model=LONE, device=LONE, peak_gflops=1, repeats=1, timings=[], claim=claim)
     monkeypatch.setattr("pipeline.tools.benchmark.bench", lambda *_, **__: bench)

@@ -44,7 +44,7 @@ def heavy(modules: set[str]) -> set[str]:
 COMMAND = "from pipeline.cli.main import main; main(sys.argv[1:])"
 COMMANDS = [
     *("demo", "convert", "inspect", "models", "score", "show", "rejected", "nightly", "drift", "runs", "check"),
-    *("compact", "vacuum", "verify", "verify-runner", "bench", "cast", "upgrade"),
+    *("compact", "vacuum", "restore", "verify", "verify-runner", "bench", "cast", "upgrade"),
 ]
 
 

@@ -26,6 +26,7 @@ from pipeline.table.log import FOLDER, active_parts, open_delta
 from pipeline.table.part_reader import open_part, reading_part
 from pipeline.table.reader import MapTable
 from pipeline.table.schema import Status, strings
+from pipeline.table.summaries import RESTORED
 
 GROUPS = ("all", "same", "model", "edited", "new", "deleted")
 """Groups of images: all; same content and recipe; another model or recipe; another content; only in the later version;
@@ -97,7 +98,7 @@ def measure_drift(
     Args:
         root: The table, a local path or `scheme://`.
         run: The later run; by default the last.
-        against: The earlier run; by default the last one before `run` that added maps.
+        against: The earlier run; by default the last one before `run` that added maps, or a restore.
         thresholds: The limits; by default there are none.
 
     Raises:
@@ -149,7 +150,9 @@ def choose_runs(
     later = by_id[run] if run is not None else runs[-1]
     if against is not None:
         return _point(later), _point(by_id[against])
-    before = [summary for summary in runs if _point(summary).version < _point(later).version and summary.get("scored")]
+    # After a restore the maps are those that it brought back, and not those of the runs that it has undone.
+    adding = [summary for summary in runs if summary.get("scored") or RESTORED in summary]
+    before = [summary for summary in adding if _point(summary).version < _point(later).version]
     if not before:
         raise NoEarlierRunError(f"no run before {later['run_id']} has added maps that could be compared", where=root)
     return _point(later), _point(before[-1])

@@ -71,7 +71,7 @@ def test_a_restore_is_undone_by_another(root: Path) -> None:
 
 def test_the_next_run_goes_on_from_there(root: Path) -> None:
     """What it finds is the version that was restored; the parts of the runs that were undone are not adopted."""
-    restore(str(root), 1)
+    done = restore(str(root), 1)
     inventory = take_inventory(str(root), "r4")
     assert (inventory.version, inventory.orphans) == (3, [])
     known = {record.uri for part in inventory.parts for record in read_part(str(root), part)}
@@ -79,7 +79,9 @@ def test_the_next_run_goes_on_from_there(root: Path) -> None:
     assert "y.jpg" in known
     publish_rows(root, [scored("z.jpg", "r4")], "r4")
     assert check(str(root)).clean
-    assert measure_drift(str(root), "r4").against.run_id == "r3", "no restore is compared with"
+    drift = measure_drift(str(root), "r4")
+    assert drift.against.run_id == done.run_id, "not the maps that were undone"
+    assert drift.groups["all"].before.maps == 6
     compact(str(root))
     vacuum(str(root), 0, force=True)
     assert {row["uri"] for row in rows_of(root)} == {"a.jpg", "b.jpg", "c.tif", "d.jpg", "e.jpg", "y.jpg", "z.jpg"}

@@ -31,7 +31,7 @@ _awaited: ContextVar[Callable[[], bool]] = ContextVar("_awaited", default=_alway
 
 @contextlib.contextmanager
 def awaited(condition: Callable[[], bool]) -> Iterator[None]:
-    """Within the block, `condition` tells whether somebody waits for the result of what this thread loads.
+    """Makes `condition` tell, within the block, whether somebody waits for the result of what this thread loads.
 
     Without such a block somebody does.
     """

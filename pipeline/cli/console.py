@@ -143,7 +143,7 @@ def start_printing() -> None:
 def finish_printing() -> bool:
     """Writes what is left in the streams; returns whether the command failed because its output could not be printed.
 
-    A reader that has seen enough, such as `head`, is no failure.
+    A reader that has seen enough, such as `head`, is not a failure.
     """
     for name in ("stdout", "stderr"):
         stream: TextIO | None = getattr(sys, name)

@@ -29,7 +29,8 @@ class _Record:
 class Hosts:
     """What the hosts of a run have cost this process; thread-safe. A host that is given up stays so for the run.
 
-    A failure is no connection, no complete answer in time, or a broken answer or one such as 503 at the last attempt.
+    A host fails if it cannot be reached, if its answer is not complete in time, is broken, or is one such as 503 at the
+    last attempt.
     An answer such as 404 or 403 is not: the host works.
 
     Args:
@@ -66,7 +67,7 @@ class Hosts:
         Args:
             host: The host that was asked last.
             seconds: The time that it took.
-            failed: Whether the host failed, and did not answer that there is no such image.
+            failed: Whether the host failed, rather than answered that it does not have the image.
         """
         with self._lock:
             record = self._records.setdefault(host, _Record())

@@ -10,7 +10,7 @@ import unicodedata
 MAX_DETAIL = 500
 """The most characters in `Rejected.detail`, which is stored with every rejected image."""
 
-# Libraries quote the beginning of a file that they cannot read, which may be a secret that is not an image.
+# Libraries quote the beginning of a file that they cannot read, which may be secret and not an image.
 _BYTES = re.compile(r"""\(?\bb(?:'(?:[^'\\]|\\.)*'?|"(?:[^"\\]|\\.)*"?)\)?""", re.DOTALL)
 
 

@@ -29,9 +29,8 @@ class _Record:
 class Hosts:
     """What the hosts of a run have cost this process; thread-safe. A host that is given up stays so for the run.
 
-    A host fails if it cannot be reached, if its answer is not complete in time, is broken, or is one such as 503 at the
-    last attempt.
-    An answer such as 404 or 403 is not: the host works.
+    A host fails if its answer is not complete in time, or is broken, or 503 and the like, at the last attempt.
+    An answer such as 404 or 403 is not a failure: the host works.
 
     Args:
         failures: The number of failures in a row at which a host is given up.

@@ -402,7 +402,7 @@ def test_after_a_long_outage_the_same_command_completes(
     with monkeypatch.context() as patch:
         patch.setenv("DENSECAST_STORAGE_RETRY_TIMEOUT", "2s")
         ended = _interrupted(server, remote.values(run_id="dead"), point, tmp_path / "meet").end()
-    assert (ended.status, ended.error) == (1, "UnavailableError"), (ended.error, ended.about)
+    assert (ended.status, ended.error) == (1, "OutageError"), (ended.error, ended.about)
     assert "does not answer" in ended.about
     assert "what to do" in ended.about
     server.start()

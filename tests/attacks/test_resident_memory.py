@@ -27,7 +27,6 @@ REASONS = {
     "Parquet of one row": {"compression-bomb": 1},
     "zip of zeros": {"compression-bomb": 1},
     "tar of zeros": {"compression-bomb": 1},
-    "large WebP": {},
     "TIFF of one tile": {"compression-bomb": 1},
 }
 """The rejections, by reason."""

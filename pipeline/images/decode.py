@@ -28,6 +28,16 @@ from pipeline.images.stored_image import StoredImage, open_stored
 from pipeline.rejection import Reason, Rejected
 from pipeline.settings import LimitSettings
 
+MAX_WIDTH = 2**19
+"""The most columns of an image that is read by rows; fewer where a pixel has more than 3 bytes."""
+
+
+def too_wide(width: int) -> Rejected:
+    """Returns the rejection of an image with too many columns to be read by rows."""
+    return Rejected(
+        Reason.TOO_MANY_PIXELS, f"rows of {width:,} pixels; at most {MAX_WIDTH:,} in an image that is read by rows"
+    )
+
 
 @dataclasses.dataclass(frozen=True)
 class DecodeLimits:

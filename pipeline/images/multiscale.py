@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pipeline.errors import JobError
-from pipeline.images.decode import DecodeLimits, decode, header
+from pipeline.images.decode import MAX_WIDTH, DecodeLimits, decode, header, too_wide
 from pipeline.images.frames import count_frames
 from pipeline.images.resize import Scaling, Size, resample
-from pipeline.images.row_reader import MAX_WIDTH, too_wide
 from pipeline.images.samples import Pixels
 from pipeline.rejection import Reason, Rejected
 
 _BYTES_OF_A_PIXEL = 7
 """What decoding takes of memory: 4 bytes in Pillow's image, and 3 as RGB."""
+
+_BYTES_OF_A_WEBP_PIXEL = 16
+"""The same of WebP, whose decoder for animations has pictures of its own."""
 
 
 class ScaledImage(NamedTuple):
@@ -107,7 +109,8 @@ def decode_scaled(
     refusals = {scale: _refusal(rows, columns, limits) for scale, rows, columns in sizes}
     unread = {scale for scale, *size in sizes if by_rows and size == [height, width]}
     wanted = [(rows, columns) for scale, rows, columns in sizes if not refusals[scale] and scale not in unread]
-    needed = _BYTES_OF_A_PIXEL * height * width + sum(3 * rows * columns for rows, columns in wanted)
+    of_a_pixel = _BYTES_OF_A_WEBP_PIXEL if head.format == "WEBP" else _BYTES_OF_A_PIXEL
+    needed = of_a_pixel * height * width + sum(3 * rows * columns for rows, columns in wanted)
     # An image that is too large is rejected by `decode`, at no cost.
     if wanted and granted is not None and granted < needed and height * width <= limits.decode.max_pixels:
         return NeededBytes(needed)

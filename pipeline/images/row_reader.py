@@ -22,14 +22,11 @@ from typing import Protocol, TypeAlias
 
 from pipeline.images import formats, jpeg, libvips
 from pipeline.images.band import IN_MEMORY, Band, band_of
-from pipeline.images.decode import DecodeLimits, ImageHeader, header
+from pipeline.images.decode import MAX_WIDTH, DecodeLimits, ImageHeader, header, too_wide
 from pipeline.images.samples import Pixels
 from pipeline.rejection import Reason, Rejected
 
 Source: TypeAlias = bytes | str | Path
-
-MAX_WIDTH = 2**19
-"""The most columns of an image that is read by rows; fewer where a pixel has more than 3 bytes."""
 
 _CACHED_ROWS = 544
 """The rows that libvips keeps of what it decodes, whatever is fetched: 34 strips of 16 rows (8.18, one thread)."""
@@ -195,13 +192,6 @@ def open_rows(
 def memory_of(width: int) -> int:
     """Returns the bytes that reading an image of a width by rows takes at most, besides the file."""
     return _CACHED_ROWS * 3 * width + IN_MEMORY
-
-
-def too_wide(width: int) -> Rejected:
-    """Returns the rejection of an image with too many columns to be read by rows."""
-    return Rejected(
-        Reason.TOO_MANY_PIXELS, f"rows of {width:,} pixels; at most {MAX_WIDTH:,} in an image that is read by rows"
-    )
 
 
 def _parts_of_jpeg(

@@ -107,16 +107,6 @@ class _Zeros(io.RawIOBase):
         return bytes(size)
 
 
-def large_webp(folder: Path) -> list[Path]:
-    """Four pictures of 178 million pixels, which have to be decoded whole, in 50 kB each."""
-    first = folder / "large-0.webp"
-    Image.new("RGB", (13_377, 13_377)).save(first, lossless=True, quality=0, method=0)
-    data = first.read_bytes()
-    for number in range(1, 4):
-        (folder / f"large-{number}.webp").write_bytes(data + bytes(2 * number))
-    return sorted(folder.glob("large-*"))
-
-
 def tiff_of_one_tile(folder: Path) -> list[Path]:
     """29,696 x 29,696 pixels that all lie in one tile, in about 50 kB."""
     side, tile = 29_696, 512
@@ -141,7 +131,6 @@ IMAGES: dict[str, Callable[[Path], list[Path]]] = {
     "Parquet of one row": parquet_of_one_row,
     "zip of zeros": zip_of_zeros,
     "tar of zeros": tar_of_zeros,
-    "large WebP": large_webp,
     "TIFF of one tile": tiff_of_one_tile,
 }
 

@@ -26,8 +26,7 @@ REASONS = {
     "Parquet of one id": {"unsafe-name": 9000},
     "Parquet of one row": {"compression-bomb": 1},
     "zip of zeros": {"compression-bomb": 1},
-    "tar of zeros": {"compression-bomb": 1},
-    "large WebP": {},
+    "tar of zeros": {"compression-bomb": 2},
     "TIFF of one tile": {"compression-bomb": 1},
 }
 """The rejections, by reason."""

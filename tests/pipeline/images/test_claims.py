@@ -68,8 +68,8 @@ def test_a_band_that_does_not_fit_on_the_disk_is_a_rejection(monkeypatch: pytest
 
 
 def test_an_image_that_is_too_wide_for_rows(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(row_reader, "MAX_WIDTH", W - 1)
-    monkeypatch.setattr("pipeline.images.multiscale.MAX_WIDTH", W - 1)
+    for module in ("decode", "multiscale", "row_reader"):
+        monkeypatch.setattr(f"pipeline.images.{module}.MAX_WIDTH", W - 1)
     with pytest.raises(Rejected) as caught, open_rows(STREAMED["png"], LIMITS):
         pass
     assert caught.value.reason == Reason.TOO_MANY_PIXELS

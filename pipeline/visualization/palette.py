@@ -17,8 +17,8 @@ _START = (0.79, 0.19, 0.80)
 _LIGHTNESS = (0.46, 0.82)
 _CHROMA = (0.14, 0.25)
 _DISTINCT = 16  # classes of one picture whose colours are told apart
-_CLEAR = 0.12  # distance in OKLab of colours that are easily told apart
-_CANDIDATES = 96
+_CLEAR = 0.11  # distance in OKLab of colours that are easily told apart
+_CANDIDATES = 32
 _FAR = 1009  # between the classes whose colours are tried: more than a model has, so that it takes none of another's
 
 
@@ -50,13 +50,19 @@ def distinct_colors(numbers: tuple[int, ...]) -> Mapping[int, Color]:
         colors[number] = class_color(number)
         if 0 < len(colors) - 1 < _DISTINCT:
             others = [_oklab(color) for other, color in colors.items() if other != number]
-            candidates = [class_color(number + step * _FAR) for step in range(_CANDIDATES)]
-            distances = [min(dist(_oklab(color), other) for other in others) for color in candidates]
-            clear = next((index for index, distance in enumerate(distances) if distance >= _CLEAR), None)
-            colors[number] = candidates[distances.index(max(distances)) if clear is None else clear]
+            # The farthest so far is kept, until one is clearly apart.
+            farthest = -1.0
+            for step in range(_CANDIDATES):
+                color = class_color(number + step * _FAR)
+                nearest = min(dist(_oklab(color), other) for other in others)
+                if nearest > farthest:
+                    colors[number], farthest = color, nearest
+                if nearest >= _CLEAR:
+                    break
     return MappingProxyType(colors)
 
 
+@lru_cache(maxsize=4096)
 def _oklab(color: Color) -> tuple[float, ...]:
     """Returns a colour of sRGB in the perceptual space OKLab."""
     rgb = np.array(color) / 255

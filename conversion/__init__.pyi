@@ -34,6 +34,10 @@ from .files import partial_name as partial_name
 from .files import remove_temporary_folders as remove_temporary_folders
 from .files import temporary_folder as temporary_folder
 from .files import write_atomically as write_atomically
+from .http import HeaderError as HeaderError
+from .http import HttpSession as HttpSession
+from .http import header_number as header_number
+from .http import redirect_target as redirect_target
 from .layers.activation import Dropout as Dropout
 from .layers.base import Layer as Layer
 from .layers.base import Narrow as Narrow

@@ -19,9 +19,9 @@ import platformdirs
 import requests
 import tenacity
 
+from conversion import HeaderError, HttpSession, header_number, redirect_target
 from models.catalog import CatalogEntry
 from models.errors import FetchError
-from models.http import HeaderError, Session, header_number, redirect_target
 from models.weights_file import WeightsFile, size_of
 
 # Called with the number of bytes so far, those of earlier attempts included, and the size of the file if it is known.
@@ -166,7 +166,7 @@ def _download(
         reraise=True,
     )
     try:
-        with Session() if session is None else contextlib.nullcontext(session) as web:
+        with HttpSession() if session is None else contextlib.nullcontext(session) as web:
             retrying(_attempt, place, web, progress, allow_http=allow_http)
     except _AttemptError as error:
         raise place.failure(f"{error}, at the last of {ATTEMPTS} attempts") from error

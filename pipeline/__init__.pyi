@@ -14,9 +14,12 @@ from .scoring.batching import BatchBudget as BatchBudget
 from .scoring.prefetch import LookAhead as LookAhead
 from .scoring.scorer import Limits as Limits
 from .settings import Form as Form
+from .settings import Frames as Frames
 from .settings import Precision as Precision
 from .settings import Rounding as Rounding
+from .sources.permissions import Allowed as Allowed
 from .sources.reference import ImageReference as ImageReference
+from .sources.web import WebLimits as WebLimits
 from .storage.options import StorageOptions as StorageOptions
 from .table.reader import Counts as Counts
 from .table.reader import Deletion as Deletion

@@ -14,7 +14,7 @@ import requests
 import tenacity
 import urllib3
 
-from models.http import HeaderError, header_number, redirect_target
+from conversion import HeaderError, header_number, redirect_target
 from pipeline.rejection import Reason, Rejected
 from pipeline.settings import WebSettings
 from pipeline.sources.file_types import is_web

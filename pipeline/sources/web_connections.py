@@ -16,7 +16,7 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from requests.utils import select_proxy
 
-from models.http import Session
+from conversion import HttpSession
 from pipeline.rejection import Reason, Rejected
 from pipeline.sources.permissions import is_public
 
@@ -96,7 +96,7 @@ def exchange(seconds: float, *, public_only: bool = False) -> Iterator[Exchange]
 
 def open_session() -> requests.Session:
     """Returns a session for one thread, whose requests are made within an `exchange`."""
-    session = Session()
+    session = HttpSession()
     for scheme in ("http://", f"{_SECURED}://"):
         session.mount(scheme, _Adapter())
     return session

@@ -16,9 +16,9 @@ import pytest
 import requests
 
 import models.fetch
+from conversion import HttpSession
 from models import CatalogEntry, DigestError, FetchError, PublishedWeights, ShippedWeights, entry
 from models.fetch import default_directory, fetch
-from models.http import Session
 
 CONTENT = bytes(range(256)) * 2000
 OTHER = CONTENT[::-1]
@@ -569,7 +569,7 @@ def test_what_a_user_is_told_before(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("location", ["http://[::1/x", "/caf\xe9", "file:///etc/passwd", "http://host:port/"])
 def test_a_redirect_to_nothing_is_a_typed_error(get: Callable[..., Path], server: Server, location: str) -> None:
-    with Session() as own:
+    with HttpSession() as own:
         for session in (None, own):
             server.faults = [lambda handler: handler.reply(302, b"", {"Location": location})]
             with pytest.raises(FetchError):

@@ -7,7 +7,7 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.http import MOST_DIGITS, HeaderError, Session, header_number, redirect_target
+from conversion.http import MOST_DIGITS, HeaderError, HttpSession, header_number, redirect_target
 
 
 @given(st.text())
@@ -73,7 +73,7 @@ def test_an_answer_that_does_not_redirect():
 def test_a_password_is_sent_from_the_address_alone(tmp_path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "netrc").write_text("machine host login me password tell-nobody\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    with Session() as session:
+    with HttpSession() as session:
         plain = session.prepare_request(requests.Request("GET", "http://host/a.jpg"))
         named = session.prepare_request(requests.Request("GET", "http://me:mine@host/a.jpg"))
     assert "Authorization" not in plain.headers

@@ -61,7 +61,7 @@ def redirect_target(response: requests.Response, url: str) -> str | None:
     return target
 
 
-class Session(requests.Session):
+class HttpSession(requests.Session):
     """A session that follows no redirect, keeps no cookies and takes no password from a `.netrc` file.
 
     Proxies and certificates come from the environment, as usual. A password in an address is sent to that address.

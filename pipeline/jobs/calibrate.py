@@ -96,7 +96,7 @@ def _is_open(job: ScoringJob) -> bool:
 
 
 def _has_images(job: ScoringJob, argument: str) -> bool:
-    return next(list_images([argument], job.storage, allow_empty=True), None) is not None
+    return next(list_images([argument], job.listing()), None) is not None
 
 
 def _calibrate(job: ScoringJob, metadata: ModelMetadata) -> Calibration:
@@ -161,7 +161,7 @@ def _shapes(job: ScoringJob, metadata: ModelMetadata) -> tuple[BatchShape, ...]:
         ):
             yield tile.bottom - tile.top, tile.right - tile.left
 
-    sizes = sample_sizes(job.images, metadata, job.map_recipe(), limits, options=job.storage)
+    sizes = sample_sizes(job.images, metadata, job.map_recipe(), limits, how=job.listing())
     return coming_shapes(sizes, tiles, limits.budget, tile_pixels=limits.tile_pixels, most=most)
 
 
@@ -172,6 +172,4 @@ def _engine(job: ScoringJob, precision: Precision) -> Engine:
 
 
 def _sample(job: ScoringJob, metadata: ModelMetadata) -> Iterator[Pixels]:
-    return sample(
-        job.images, metadata, job.map_recipe(), job.worker_limits(), options=job.storage, allowed=job.allowed()
-    )
+    return sample(job.images, metadata, job.map_recipe(), job.worker_limits(), how=job.listing())

@@ -154,7 +154,7 @@ def count_outcomes(job: ScoringJob, metadata: ModelMetadata) -> dict[str, int]:
         prune=job.policy.prune,
         rules=recipe.rules,
     )
-    listed = _by_bucket(list_images(job.images, job.storage, allow_empty=job.policy.allow_empty))
+    listed = _by_bucket(list_images(job.images, job.listing()))
     known = _by_bucket(_known(job))
     decide = DecideFn(policy)
     totals: Counter[str] = Counter()

@@ -25,7 +25,8 @@ from pipeline.settings import (
     WebSettings,
     declared,
 )
-from pipeline.sources import Allowed, WebLimits
+from pipeline.sources import Allowed, Listing, WebLimits
+from pipeline.sources.reference import resolve
 from pipeline.sources.web_address import public
 from pipeline.storage.options import StorageOptions, default_options, storage_options
 from pipeline.table.part_file import new_run_id
@@ -137,9 +138,15 @@ class ScoringJob:
             load_bytes=settings.load_bytes,
         )
 
-    def allowed(self) -> Allowed:
-        """Returns what lists that were fetched may name."""
-        return Allowed(self.web.allow_host, self.web.allow_root)
+    def listing(self) -> Listing:
+        """Returns how the images are listed."""
+        return Listing(
+            self.storage,
+            self.limits.frames,
+            resolve(self.policy.root) if self.policy.root else "",
+            Allowed(self.web.allow_host, self.web.allow_root),
+            allow_empty=self.policy.allow_empty,
+        )
 
     def launcher_device(self) -> str:
         """Returns the device of the process that starts the run: a launcher of a cluster's job needs no GPU."""
@@ -218,7 +225,7 @@ def describe_job(**values: object) -> ScoringJob:
     groups = {group: _take(valid, holder) for group, holder in GROUPS.items()}
     job = _take({**valid, **groups, "storage": storage_options(cast("StorageOptions | None", storage))}, ScoringJob)
     _ = job.map_recipe().scaling  # refuses sizes that are out of range
-    job.allowed()
+    job.listing()
     check_wanted(job.execution.device)
     return job
 

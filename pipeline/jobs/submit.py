@@ -100,7 +100,7 @@ def build_pipeline(calibration: Calibration, pipeline: beam.Pipeline, *, check: 
             frames=job.limits.frames,
             root=job.policy.root,
             storage_options=job.storage,
-            allowed=job.allowed(),
+            allowed=job.listing().allowed,
             allow_empty=job.policy.allow_empty,
         )
         | "Score images"

@@ -1,6 +1,7 @@
 """Sources of images: files, manifests, archives and the web, listed as references that are cheap to shuffle."""
 
 from pipeline.sources.globs import match
+from pipeline.sources.listing import Listing
 from pipeline.sources.locate import list_images, locate
 from pipeline.sources.manifest import read_manifest
 from pipeline.sources.permissions import Allowed
@@ -13,6 +14,7 @@ __all__ = [
     "Allowed",
     "Fetched",
     "ImageReference",
+    "Listing",
     "Reader",
     "WebLimits",
     "list_images",

@@ -22,7 +22,7 @@ from pipeline.sources.file_types import (
     left_out,
 )
 from pipeline.sources.folders import Walk
-from pipeline.sources.listing import expand
+from pipeline.sources.listing import Listing, expand
 from pipeline.sources.patterns import MAGIC, matcher, may_hold, root_of, skipped
 from pipeline.sources.reference import ImageReference, resolve
 from pipeline.storage.address import is_remote, scheme_of
@@ -58,7 +58,7 @@ def match(pattern: str, options: StorageOptions | None = None) -> Iterator[Image
     Raises:
         SourceError: Nothing matches, a folder cannot be read, or the scheme is not known.
     """
-    return expand(match_files(pattern, options), options)
+    return expand(match_files(pattern, options), Listing(options))
 
 
 def match_files(

@@ -1,13 +1,17 @@
 """Lists the images in files: a container stands for its members."""
 
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
+from pipeline.errors import NoImagesError
 from pipeline.rejection import Reason, Rejected
-from pipeline.settings import Frames
+from pipeline.settings import Frames, LimitSettings
 from pipeline.sources import frames as frame_files
 from pipeline.sources.container_content import kind_by_content
 from pipeline.sources.file_types import Kind, container_kind, is_numbered_shard, is_web
 from pipeline.sources.parquet import list_parquet
+from pipeline.sources.permissions import Allowed
 from pipeline.sources.reader import rejection_of
 from pipeline.sources.reference import ImageReference
 from pipeline.sources.streams import FileStream
@@ -23,6 +27,28 @@ _LISTERS: dict[Kind, Callable[[FileStream], Iterator[ImageReference]]] = {
     "parquet": list_parquet,
     "tfrecord": list_tfrecord,
 }
+
+
+class Listing(NamedTuple):
+    """How images are listed.
+
+    Attributes:
+        options: How object stores are opened; None: as the environment says.
+        frames: Which frames of a file that has several are listed.
+        root: The folder that addresses are relative to, in the form of `resolve`; empty for absolute addresses.
+        allowed: What fetched lists may name besides their own root and public addresses.
+        allow_empty: Whether a folder, a pattern or a manifest may have no images.
+    """
+
+    options: StorageOptions | None = None
+    frames: Frames = LimitSettings.frames
+    root: str = ""
+    allowed: Allowed = Allowed()
+    allow_empty: bool = False
+
+    def tolerance(self) -> contextlib.AbstractContextManager[None]:
+        """Returns a block that a `NoImagesError` ends quietly, where that is allowed."""
+        return contextlib.suppress(NoImagesError) if self.allow_empty else contextlib.nullcontext()
 
 
 def is_container(reference: ImageReference) -> bool:
@@ -81,19 +107,11 @@ def list_container(reference: ImageReference, options: StorageOptions | None = N
         yield lost.rejected(Rejected(Reason.EMPTY, "this container has no images"))
 
 
-def expand(
-    references: Iterator[ImageReference], options: StorageOptions | None = None, root: str = ""
-) -> Iterator[ImageReference]:
-    """Yields the members of containers, and all other files, by their addresses in the table.
-
-    Args:
-        references: The files.
-        options: The options that object stores are opened with.
-        root: The folder that addresses are relative to; empty for none.
-    """
+def expand(references: Iterable[ImageReference], how: Listing) -> Iterator[ImageReference]:
+    """Yields the members of containers, the frames of files, and all other files, by their addresses in the table."""
     for file in references:
-        reference = file.named(root)
-        if is_container(reference):
-            yield from list_container(reference, options)
+        reference = file.named(how.root)
+        if has_members(reference, how.frames):
+            yield from list_members(reference, how.options)
         else:
             yield reference

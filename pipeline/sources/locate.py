@@ -2,46 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 
-from pipeline.errors import NoImagesError
 from pipeline.rejection import Reason, Rejected
 from pipeline.sources import globs, manifest
-from pipeline.sources.listing import expand, list_members
-from pipeline.sources.permissions import Allowed
+from pipeline.sources.listing import Listing, expand, list_members
 from pipeline.sources.reference import ImageReference
 from pipeline.sources.spelling import below, is_location, split, unspell_file
 from pipeline.storage.options import StorageOptions
 
 
-def list_images(
-    arguments: Sequence[str],
-    options: StorageOptions | None = None,
-    allowed: Allowed | None = None,
-    root: str = "",
-    *,
-    allow_empty: bool = False,
-) -> Iterator[ImageReference]:
+def list_images(arguments: Sequence[str], how: Listing | None = None) -> Iterator[ImageReference]:
     """Yields the images that `ListImages` lists, in this process; an address may occur more than once.
 
-    Args:
-        arguments: The arguments of `ListImages`.
-        options: How object stores are opened.
-        allowed: What fetched lists may name.
-        root: The folder that addresses are relative to; empty for absolute ones.
-        allow_empty: Whether an argument may have no images.
-
     Raises:
-        NoImagesError: An argument has no images.
+        NoImagesError: An argument has no images, and that is not allowed.
         SourceError: A file is missing, or a manifest is damaged.
     """
+    how = how or Listing()
     for argument in arguments:
         address = argument.removeprefix("@")
         is_manifest = address != argument or manifest.is_manifest(address)
-        files = manifest.read_files(address, options, allowed) if is_manifest else globs.match_files(address, options)
-        with contextlib.suppress(NoImagesError) if allow_empty else contextlib.nullcontext():
-            yield from expand(files, options, root)
+        with how.tolerance():
+            files = (
+                manifest.read_files(address, how.options, how.allowed)
+                if is_manifest
+                else globs.match_files(address, how.options)
+            )
+            yield from expand(files, how)
 
 
 def locate(uri: str, options: StorageOptions | None = None, root: str = "") -> ImageReference:

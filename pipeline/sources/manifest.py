@@ -12,7 +12,7 @@ from typing import IO, NamedTuple, cast
 from pipeline.errors import NoImagesError, SourceError
 from pipeline.rejection import Rejected
 from pipeline.sources.file_types import container_kind, has_image_extension, is_web, path_of
-from pipeline.sources.listing import expand, is_container
+from pipeline.sources.listing import Listing, expand, is_container
 from pipeline.sources.manifest_json import json_line_rows, json_rows
 from pipeline.sources.manifest_rows import Row, csv_rows, split_label, text_rows
 from pipeline.sources.permissions import Allowed, is_local_name, root_of
@@ -73,7 +73,7 @@ def read_manifest(
             an id or a label. The error names the file and the line.
     """
     with contextlib.closing(read_files(address, options, allowed)) as references:
-        yield from expand(references, options)
+        yield from expand(references, Listing(options))
 
 
 def read_files(

@@ -1,6 +1,5 @@
 """`ListImages`: a PCollection of references to the images that a user names."""
 
-import contextlib
 import functools
 import itertools
 from collections import Counter
@@ -11,10 +10,10 @@ import apache_beam as beam
 
 from pipeline.beam_counters import count
 from pipeline.counters import LEFT_OUT, OUTSIDE_ROOT
-from pipeline.errors import NoImagesError, SourceError
+from pipeline.errors import SourceError
 from pipeline.settings import Frames, LimitSettings
 from pipeline.sources import globs, manifest
-from pipeline.sources.listing import has_members, list_members
+from pipeline.sources.listing import Listing, has_members, list_members
 from pipeline.sources.permissions import Allowed
 from pipeline.sources.reference import ImageReference, resolve
 from pipeline.sources.spelling import is_location
@@ -68,7 +67,7 @@ class ListImages(beam.PTransform):
     ) -> None:
         super().__init__()
         options = parse_storage_options(storage_options)
-        self._how = _Listing(
+        self._how = Listing(
             options, Frames(frames), resolve(root) if root else "", allowed or Allowed(), allow_empty=allow_empty
         )
         if isinstance(arguments, str) or not arguments:
@@ -78,7 +77,7 @@ class ListImages(beam.PTransform):
         self._arguments = [_parse(argument) for argument in arguments]
         if check:
             for address, is_manifest in self._arguments:
-                with _empty_allowed(allow_empty):
+                with self._how.tolerance():
                     if is_manifest:
                         manifest.check(address, options)
                     else:
@@ -125,22 +124,7 @@ def _parse(argument: str) -> _Argument:
     return _Argument(resolve(address) + slash, is_manifest)
 
 
-class _Listing(NamedTuple):
-    """How workers list; the attributes are arguments of `ListImages`."""
-
-    options: StorageOptions
-    frames: Frames
-    root: str
-    allowed: Allowed
-    allow_empty: bool
-
-
-def _empty_allowed(allow_empty: bool) -> contextlib.AbstractContextManager[None]:
-    """Returns a block that a `NoImagesError` ends quietly, where that is allowed."""
-    return contextlib.suppress(NoImagesError) if allow_empty else contextlib.nullcontext()
-
-
-def _list(how: _Listing, argument: _Argument) -> Iterator[Any]:
+def _list(how: Listing, argument: _Argument) -> Iterator[Any]:
     """Yields packed references to images, and with a tag references to what has members; counts the files left out."""
     left_out: Counter[str] = Counter()
 
@@ -149,7 +133,7 @@ def _list(how: _Listing, argument: _Argument) -> Iterator[Any]:
         left_out[kind if known else "others"] += 1
 
     try:
-        with _empty_allowed(how.allow_empty):
+        with how.tolerance():
             references = (
                 manifest.read_files(argument.address, how.options, how.allowed)
                 if argument.is_manifest
@@ -161,7 +145,7 @@ def _list(how: _Listing, argument: _Argument) -> Iterator[Any]:
             count(f"{LEFT_OUT}.{kind}", number)
 
 
-def _packed(how: _Listing, references: Iterator[ImageReference]) -> Iterator[Any]:
+def _packed(how: Listing, references: Iterator[ImageReference]) -> Iterator[Any]:
     named = (reference.named(how.root) for reference in references)
     outside = 0
     while chunk := list(itertools.islice(named, _PACKED)):
@@ -175,7 +159,7 @@ def _packed(how: _Listing, references: Iterator[ImageReference]) -> Iterator[Any
         count(OUTSIDE_ROOT, outside)
 
 
-def _list_packed(options: StorageOptions, container: ImageReference) -> Iterator[bytes]:
+def _list_packed(options: StorageOptions | None, container: ImageReference) -> Iterator[bytes]:
     members = list_members(container, options)
     while chunk := list(itertools.islice(members, _PACKED)):
         yield pack(chunk)

@@ -9,7 +9,7 @@ import numpy as np
 
 from conversion.caffe.caffe_pb2 import BlobProto
 from conversion.caffe.reading import blob_message
-from conversion.errors import ConversionError, LimitError, ReadingError
+from conversion.errors import LimitError, OptionError, ReadingError
 from conversion.limits import Limits
 from tests.attacks.attack import Attack, each, lengthed
 from tests.support.golden_cases import GOLDEN
@@ -24,12 +24,12 @@ ATTACKS = [
     Attack("a caffemodel", (GOLDEN / "nets" / "lenet_small" / "net.caffemodel").read_bytes(), ReadingError, (), **FILE),
     Attack("text", "shape { dim: 3 } data: [1, 2, 3]", ReadingError, (), **FILE),
     Attack("truncated", mean(1.0)[:-1], ReadingError, ("truncated",), **FILE),
-    Attack("NaN", mean(np.nan), ConversionError, ("finite",), **FILE),
-    Attack("infinity", mean(-np.inf), ConversionError, ("finite",), **FILE),
+    Attack("NaN", mean(np.nan), OptionError, ("finite",), **FILE),
+    Attack("infinity", mean(-np.inf), OptionError, ("finite",), **FILE),
     Attack(
         "a double beyond float32",
         BlobProto(shape={"dim": [3]}, double_data=[1e300] * 3).SerializeToString(),
-        ConversionError,
+        OptionError,
         ("finite",),
         **FILE,
     ),
@@ -38,14 +38,14 @@ ATTACKS = [
     Attack(
         "two channels",
         blob_message(np.ones((1, 2, 2, 2))).SerializeToString(),
-        ConversionError,
+        OptionError,
         ("C = 2",),
         **FILE,
     ),
     Attack(
         "two images",
         blob_message(np.ones((2, 3, 2, 2))).SerializeToString(),
-        ConversionError,
+        OptionError,
         ("(2, 3, 2, 2)",),
         **FILE,
     ),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conversion.errors import ConversionError, LimitError, ReadingError
+from conversion.errors import LimitError, OptionError, ReadingError
 from conversion.limits import Limits
 from tests.attacks.attack import Attack, each
 
@@ -85,11 +85,11 @@ ATTACKS = [
     ),
     Attack("version 9", headed(header("(3,)"), bytes(12), version=9), ReadingError, ("not a NumPy array",), "mean"),
     Attack("only the magic", b"\x93NUMPY", ReadingError, ("not a NumPy array",), "mean"),
-    Attack("NaN", saved(np.full(3, np.nan)), ConversionError, ("finite",), "mean"),
-    Attack("infinity", saved(np.full((3, 2, 2), np.inf)), ConversionError, ("finite",), "mean"),
-    Attack("infinity less infinity", saved(np.array([[[np.inf, -np.inf]]] * 3)), ConversionError, ("finite",), "mean"),
-    Attack("a sum that overflows", saved(np.full((3, 2, 2), 1e308)), ConversionError, ("finite",), "mean"),
-    Attack("four axes", saved(np.zeros((2, 3, 4, 4))), ConversionError, ("(2, 3, 4, 4)",), "mean"),
+    Attack("NaN", saved(np.full(3, np.nan)), OptionError, ("finite",), "mean"),
+    Attack("infinity", saved(np.full((3, 2, 2), np.inf)), OptionError, ("finite",), "mean"),
+    Attack("infinity less infinity", saved(np.array([[[np.inf, -np.inf]]] * 3)), OptionError, ("finite",), "mean"),
+    Attack("a sum that overflows", saved(np.full((3, 2, 2), 1e308)), OptionError, ("finite",), "mean"),
+    Attack("four axes", saved(np.zeros((2, 3, 4, 4))), OptionError, ("(2, 3, 4, 4)",), "mean"),
     Attack("many axes", saved(np.zeros((1,) * 40)), LimitError, ("--max-axes",), "mean"),
     Attack(
         "a limit of one's own",

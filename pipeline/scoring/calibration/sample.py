@@ -12,8 +12,7 @@ from pipeline.images.multiscale import ScaledImage
 from pipeline.images.samples import Pixels
 from pipeline.maps.recipe import Recipe
 from pipeline.scoring.scorer import Limits
-from pipeline.sources import Allowed, list_images
-from pipeline.storage.options import StorageOptions
+from pipeline.sources import Listing, list_images
 
 IMAGES = 16
 EXAMINED = 256
@@ -25,8 +24,7 @@ def sample(
     recipe: Recipe,
     limits: Limits,
     *,
-    options: StorageOptions | None = None,
-    allowed: Allowed | None = None,
+    how: Listing | None = None,
 ) -> Iterator[Pixels]:
     """Yields the first `IMAGES` images that can be decoded whole, at the first scale at which they can be scored.
 
@@ -35,8 +33,7 @@ def sample(
         metadata: The model's.
         recipe: How maps are computed and stored.
         limits: Limits on what is read and decoded.
-        options: How object stores are opened; None: from the environment.
-        allowed: What fetched lists may name.
+        how: How they are listed.
 
     Yields:
         uint8 RGB [h, w, 3].
@@ -48,7 +45,7 @@ def sample(
     side = math.isqrt(limits.tile_pixels)
     whole = (
         next((image.pixels for image in images if image.pixels is not None), None)
-        for images in _scaled(arguments, metadata, recipe, limits, options=options, allowed=allowed)
+        for images in _scaled(arguments, metadata, recipe, limits, how=how)
     )
     count = 0
     for pixels in itertools.islice((p for p in whole if p is not None), IMAGES):
@@ -69,8 +66,7 @@ def sample_sizes(
     recipe: Recipe,
     limits: Limits,
     *,
-    options: StorageOptions | None = None,
-    allowed: Allowed | None = None,
+    how: Listing | None = None,
 ) -> Iterator[tuple[int, int]]:
     """Yields (height, width) at every scale of the first images that can be scored, at most `4 * IMAGES`; see `sample`.
 
@@ -79,7 +75,7 @@ def sample_sizes(
     """
     scored = (
         [(image.height, image.width) for image in images if image.rejected is None]
-        for images in _scaled(arguments, metadata, recipe, limits, options=options, allowed=allowed)
+        for images in _scaled(arguments, metadata, recipe, limits, how=how)
     )
     for sizes in itertools.islice((sizes for sizes in scored if sizes), 4 * IMAGES):
         yield from sizes
@@ -91,9 +87,9 @@ def _scaled(
     recipe: Recipe,
     limits: Limits,
     *,
-    options: StorageOptions | None = None,
-    allowed: Allowed | None = None,
+    how: Listing | None = None,
 ) -> Iterator[Sequence[ScaledImage]]:
-    with limits.loader(recipe, metadata, options).open() as load:
-        for reference in itertools.islice(list_images(arguments, options, allowed), EXAMINED):
+    how = how or Listing()
+    with limits.loader(recipe, metadata, how.options).open() as load:
+        for reference in itertools.islice(list_images(arguments, how), EXAMINED):
             yield load(reference).images

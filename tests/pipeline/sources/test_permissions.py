@@ -137,7 +137,7 @@ def test_a_job_says_it_to_its_workers():
         model="m", images=["@https://me:pw@host/list.csv", "https://host/a?token=1"], output="o", allow_host=["h:1"],
         allow_root=["/data"], web_timeout=5, web_host_failures=2,
     )  # fmt: skip
-    assert job.allowed() == Allowed(("h:1",), ("/data",))
+    assert job.listing().allowed == Allowed(("h:1",), ("/data",))
     web = job.worker_limits().web
     assert (web.total_s, web.host_failures, web.allow_hosts) == (5, 2, ("h:1",))
     kept = str(job.as_json()["images"])

@@ -20,6 +20,7 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from pipeline.errors import NoImagesError, SourceError
 from pipeline.sources import ImageReference, globs, list_images, manifest, match, merge, read_manifest
+from pipeline.sources.listing import Listing
 from pipeline.sources.reference import resolve
 from pipeline.transforms.list_images import ListImages
 
@@ -637,7 +638,7 @@ def test_folders_patterns_and_manifests_may_be_empty_where_that_is_allowed(tree)
         with pytest.raises(NoImagesError):
             list(list_images([argument]))
     run([*empty, "2020/e.tif"], [(f"{tree}/2020/e.tif", "", TREE.index("2020/e.tif") + 1)], allow_empty=True)
-    assert list(list_images(empty, allow_empty=True)) == []
+    assert list(list_images(empty, Listing(allow_empty=True))) == []
 
 
 @pytest.mark.parametrize("argument", ["nope.jpg", "nope.tar", "@nope.csv", "nope.txt", "[z-a].jpg"])
@@ -645,7 +646,7 @@ def test_a_file_that_is_missing_is_never_an_empty_folder(tree, argument):
     with pytest.raises(SourceError):
         ListImages([argument], allow_empty=True)
     with pytest.raises(SourceError):
-        list(list_images([argument], allow_empty=True))
+        list(list_images([argument], Listing(allow_empty=True)))
 
 
 def shard(path, names):

@@ -110,6 +110,13 @@ def test_maintenance_of_a_table(table: Path, printed: Printed) -> None:
     assert "x1b[2J" in printed("vacuum", table)
 
 
+def test_restore(table: Path, printed: Printed) -> None:
+    printed("restore", table, "--version", 0, "--dry-run")
+    assert "[red]" in printed("restore", table, "--version", 0)
+    json.loads(printed("restore", table, "--version", 1, "--json"))
+    printed("runs", table)
+
+
 def test_models_and_networks(tmp_path: Path, printed: Printed, monkeypatch: pytest.MonkeyPatch) -> None:
     net = f'name: "[red]a[/z]b" input: "data" input_shape {{ dim: 1 dim: 3 dim: 8 dim: 8 }}\n{_layer("[/z][red]:cat:")}'
     definition = tmp_path / FILE
@@ -137,7 +144,8 @@ def test_models_and_networks(tmp_path: Path, printed: Printed, monkeypatch: pyte
     # Not setattr, which would look at the real one and so import TensorFlow.
     monkeypatch.setattr("pipeline.cli.commands.model.need_tensorflow", lambda: None)
     monkeypatch.setitem(vars(conversion), "convert", lambda *_, **__: hostile)
-    assert "x1b[2J" in printed("convert", definition, definition, "-o", model)
+    assert "x1b[2J" in printed("convert", definition, definition, "-o", model, "--overwrite")
+    printed("models", "seal", FILE, code=1)
 
 
 def test_reports(printed: Printed, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,10 +202,15 @@ def test_a_scoring_run(tmp_path: Path, printed: Printed, monkeypatch: pytest.Mon
 def test_nights(tmp_path: Path, printed: Printed) -> None:
     model = fakes.write_model(tmp_path / "model")
     job = tmp_path / f"{FILE}.toml"
-    values = {"model": str(model), "images": [NAME], "output": str(tmp_path / "maps [red]")}
+    images = tmp_path / f"{FILE} photos"
+    images.mkdir()
+    (images / "a.png").write_bytes(b"")
+    values = {"model": str(model), "images": [str(images)], "output": str(tmp_path / "maps [red]")}
     text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
     job.write_text(f"{text}[nightly]\nname = {json.dumps(NAME)}\n")
     assert json.loads(printed("nightly", job, "--dry-run").splitlines()[-1])["job"] == NAME
+    job.write_text(text.replace(json.dumps([str(images)]), json.dumps([NAME])))
+    printed("nightly", job, "--dry-run", code=1)
     (model / "densecast.json").unlink()
     printed("nightly", job, code=1)
     printed("nightly", LONE, code=1)

@@ -378,7 +378,7 @@ def test_training_net_and_snapshot_become_a_model(tmp_path: Path):
     (tmp_path / "train_val.prototxt").write_text(TRAIN_VAL)
     trained = random_parameters(load_network(tmp_path / "train_val.prototxt"), 1)
     save(trained, tmp_path / "unused.prototxt", tmp_path / "iter_1.caffemodel.h5")
-    model = convert(tmp_path / "train_val.prototxt", tmp_path / "iter_1.caffemodel.h5", tmp_path / "model", crop=19)
+    model = convert(tmp_path / "train_val.prototxt", tmp_path / "iter_1.caffemodel.h5", tmp_path / "model", mean=[0.0], crop=19)
     assert model.output_blob == "prob"
     assert model.geometry.y.window == 19
     assert model.notes == trained.notes

@@ -174,6 +174,9 @@ class PolicySettings:
     allow_empty: bool = _setting(
         False, "Succeed though a folder, a pattern or a manifest has no images.", changes_maps=False
     )
+    mix_models: bool = _setting(
+        False, "Go on though images that are not listed keep the maps of another model.", changes_maps=False
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

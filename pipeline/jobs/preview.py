@@ -17,6 +17,7 @@ from pipeline.jobs.attempts import find_attempt, make_date
 from pipeline.jobs.night_report import Night, Report
 from pipeline.jobs.nightly import Model, Output, code_of, failure_of, report_of, resolve_model
 from pipeline.jobs.notify import check_reporting
+from pipeline.jobs.other_models import check_other_models
 from pipeline.jobs.run import check_folder
 from pipeline.jobs.spec import ScoringJob
 from pipeline.jobs.submit import check_pipeline, open_target
@@ -92,7 +93,7 @@ def _preview(file: JobFile, day: date, model: Model, night: Night, *, force: boo
         night.status = "done-before"
         yield f"{day}: done before by {attempt.run_id}; --force runs it again"
     else:
-        _check_job(job)
+        _check_job(job, model.digest)
         night.images = count_outcomes(job, read_metadata(model.path))
         yield f"{day}: would run {attempt.run_id}"
     yield f"  images {' '.join(job.images)}"
@@ -119,7 +120,7 @@ def _check_writable(output: str) -> None:
         raise AccessError("cannot be written", where=str(present), remedy="give this user access to the folder")
 
 
-def _check_job(job: ScoringJob) -> None:
+def _check_job(job: ScoringJob, digest: str) -> None:
     """Checks what `run_job` checks before it reads an image.
 
     Raises:
@@ -127,6 +128,7 @@ def _check_job(job: ScoringJob) -> None:
     """
     if job.execution.runner != LOCAL:
         job.storage.check_travels(job.execution.runner)
+    check_other_models(job, digest)
     target = open_target(job)
     check_pipeline(job, target)
     TensorFlowEngineFactory(job.model, job.map_recipe(), job.launcher_device()).check()

@@ -8,13 +8,14 @@ import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from conversion import ModelMetadata, check_files, partial_name, read_metadata
+from conversion import check_files, partial_name, read_metadata
 from pipeline.beam_counters import counters
 from pipeline.counters import LEFT_OUT, OUTSIDE_ROOT
 from pipeline.engines.factory import TensorFlowEngineFactory
 from pipeline.errors import TableError
 from pipeline.jobs import progress
 from pipeline.jobs.calibrate import calibrate
+from pipeline.jobs.other_models import check_other_models
 from pipeline.jobs.spec import ScoringJob
 from pipeline.jobs.submit import open_target, submit
 from pipeline.scoring.calibration.form import Choice
@@ -26,7 +27,6 @@ from pipeline.storage.errors import StorageError
 from pipeline.table.image_root import check_image_root
 from pipeline.table.log import FOLDER, open_delta
 from pipeline.table.paths import TableRoot, check_root
-from pipeline.table.reader import MapTable
 from pipeline.table.summaries import RunSummary, read_summary
 
 _log = logging.getLogger("densecast")
@@ -88,7 +88,7 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
     check_folder(job.table)
     if job.execution.runner == LOCAL:  # on a cluster the workers read and write, perhaps with other rights
         check_writable(job.table)
-    _report_other_models(job, metadata)
+    check_other_models(job, metadata.digest)
     target = open_target(job)
     root = resolve(job.policy.root) if job.policy.root else ""
     check_image_root(job.table, delta, root, rescore=job.policy.rescore)
@@ -106,22 +106,6 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
     left_out = {name.removeprefix(prefix): count for name, count in counted.items() if name.startswith(prefix)}
     outside = counted.get(OUTSIDE_ROOT, 0)
     return JobResult(summary, seconds, failed, calibration.choice, calibration.parity, result, left_out, outside)
-
-
-def _report_other_models(job: ScoringJob, metadata: ModelMetadata) -> None:
-    """Says before a run that the last one used another model, whose maps it replaces or leaves beside its own."""
-    folder = job.table.path(FOLDER, "models")
-    known = {Path(path).stem for path in job.table.store.list_files(folder, ".json")}
-    if not known - {metadata.digest} or open_delta(job.table) is None:
-        return
-    last = next((run.get("model_digest") for run in reversed(MapTable(job.table).runs())), metadata.digest)
-    if last != metadata.digest:
-        _log.warning(
-            "the last run into %s used another model (digest %.12s): this run replaces the maps of the images that it "
-            "lists, and leaves those of other images as they are, so that the table may have maps of two models",
-            job.output,
-            last,
-        )
 
 
 def too_many_rejected(job: ScoringJob, summary: RunSummary) -> bool:

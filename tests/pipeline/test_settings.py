@@ -35,6 +35,7 @@ FLAGS: dict[str, object] = {
     "--max-rejected": 0.05,
     "--root": None,
     "--allow-empty": False,
+    "--mix-models": False,
     "--max-pixels": 178_956_970,
     "--max-image-bytes": 536_870_912,
     "--tile-pixels": 4_194_304,

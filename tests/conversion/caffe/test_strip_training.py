@@ -375,15 +375,16 @@ def test_snapshot_of_training_loads():
 
 def test_training_net_and_snapshot_become_a_model(tmp_path: Path):
     """The two files that training leaves behind are enough."""
-    (tmp_path / "train_val.prototxt").write_text(TRAIN_VAL)
-    trained = random_parameters(load_network(tmp_path / "train_val.prototxt"), 1)
-    save(trained, tmp_path / "unused.prototxt", tmp_path / "iter_1.caffemodel.h5")
-    model = convert(tmp_path / "train_val.prototxt", tmp_path / "iter_1.caffemodel.h5", tmp_path / "model", mean=[0.0], crop=19)
+    files = (tmp_path / "train_val.prototxt", tmp_path / "iter_1.caffemodel.h5")
+    files[0].write_text(TRAIN_VAL)
+    trained = random_parameters(load_network(files[0]), 1)
+    save(trained, tmp_path / "unused.prototxt", files[1])
+    model = convert(*files, tmp_path / "model", mean=[0.0], crop=19)
     assert model.output_blob == "prob"
     assert model.geometry.y.window == 19
     assert model.notes == trained.notes
     with pytest.raises(ConversionError, match="crop 30x19 does not fit the weights"):
-        convert(tmp_path / "train_val.prototxt", tmp_path / "iter_1.caffemodel.h5", tmp_path / "m", crop=(30, 19))
+        convert(*files, tmp_path / "m", crop=(30, 19))
 
 
 SAVED = """

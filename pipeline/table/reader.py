@@ -28,7 +28,7 @@ from pipeline.table.paths import TableRoot
 from pipeline.table.row_decoding import MAP_COLUMNS, Row, map_from_rows, scalars
 from pipeline.table.scan import Rows
 from pipeline.table.schema import Status, strings
-from pipeline.table.summaries import read_json
+from pipeline.table.summaries import read_json, read_model
 
 _BATCH_ROWS = 64  # of maps
 _LISTED_ROWS = 4096  # without arrays
@@ -318,10 +318,7 @@ class MapTable:
 
     def _labels_of(self, digest: str) -> tuple[str, ...]:
         if digest not in self._labels:
-            path = self._root.path(FOLDER, "models", f"{digest}.json")
-            known = self._root.store.facts(path) is not None
-            labels = read_json(self._root, path).get("labels") if known else None
-            self._labels[digest] = tuple(str(label) for label in labels or ())
+            self._labels[digest] = tuple(str(label) for label in read_model(self._root, digest).get("labels") or ())
         return self._labels[digest]
 
 

@@ -47,6 +47,16 @@ def run_path(root: str, run_id: str) -> str:
     return join(root, FOLDER, "runs", f"{run_id}.json")
 
 
+def read_model(root: str, digest: str) -> dict[str, Any]:
+    """Returns the metadata of a model that has written to the table, as JSON; empty if the table has none.
+
+    Raises:
+        TableError: It is damaged.
+    """
+    path = join(root, FOLDER, "models", f"{digest}.json")
+    return read_json(root, path) if TableRoot(root).store.facts(path) is not None else {}
+
+
 def read_summary(root: str, run_id: str) -> RunSummary:
     """Returns what a run has published, from its summary.
 

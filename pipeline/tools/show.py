@@ -24,6 +24,7 @@ from pipeline.storage.local import LocalStore
 from pipeline.storage.options import StorageOptions
 from pipeline.table.paths import TableRoot
 from pipeline.table.reader import MapTable
+from pipeline.table.summaries import read_model
 from pipeline.visualization.overlay import overlay
 from pipeline.visualization.terminal_grid import grid
 
@@ -120,7 +121,10 @@ def show(
     target = picture.path or _default_path(shown.uri)
     missing = _draw(shown, picture, target, TableRoot(table).options, root=maps.image_root)
     note = Text(f"no picture: {one_line(missing)}" if missing else f"picture: {one_line(str(target))}")
-    return Shown(Group(grid(shown, width=terminal[0], height=terminal[1]), note), missing)
+    notes = [note]
+    if read_model(table, shown.model_digest).get("random_weights"):
+        notes.insert(0, Text("the weights of the model are random: these classes mean nothing"))
+    return Shown(Group(grid(shown, width=terminal[0], height=terminal[1]), *notes), missing)
 
 
 def _default_path(uri: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -123,3 +124,14 @@ def test_the_grid_has_no_more_lines_than_the_terminal(tmp_path: Path) -> None:
     for height in (16, 24, 50):
         shown = show(str(tmp_path / "maps"), "cat.png", terminal=(80, height))
         assert len(text(shown).splitlines()) <= height
+
+
+def test_it_is_said_that_the_classes_mean_nothing(table: str, tmp_path: Path) -> None:
+    [path] = Path(table).glob("_densecast/models/*.json")
+
+    def shown() -> str:
+        return text(show(table, "cat", Picture(path=tmp_path / "a.png", overwrite=True), fused=True))
+
+    assert "mean nothing" not in shown()
+    path.write_text(json.dumps({**json.loads(path.read_text()), "random_weights": True}))
+    assert "the weights of the model are random: these classes mean nothing" in shown()

@@ -32,6 +32,8 @@ _FILES = (
     "corrupt_parts",
     "clock",
     "other_programs",
+    "restore",
+    "killed_launcher",
 )
 """In the order in which their rows are printed."""
 _WIDTH = 165

@@ -387,7 +387,7 @@ def test_empty():
 def test_unknown_format(data):
     refused = refusal(data)
     assert refused.reason == Reason.UNKNOWN_FORMAT
-    assert data[:12].hex(" ") in refused.detail
+    assert data[:12].hex(" ") not in refused.detail, "a file that is not an image may be a secret"
 
 
 @pytest.mark.parametrize(

@@ -271,6 +271,7 @@ OWN = {
     "pipeline.images.decode",
     "pipeline.images.decoder_child",
     "pipeline.images.formats",
+    "pipeline.images.frames",
     "pipeline.images.jpeg",
     "pipeline.images.libvips",
     "pipeline.images.multiscale",
@@ -279,6 +280,7 @@ OWN = {
     "pipeline.images.stored_image",
     "pipeline.images.tiff",
     "pipeline.images.tiff_layout",
+    "pipeline.own_packages",
     "pipeline.rejection",
     "pipeline.settings",
 }

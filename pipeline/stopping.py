@@ -15,14 +15,22 @@ from pipeline.errors import InterruptedRunError
 
 T = TypeVar("T")
 
-_publishing = threading.Lock()
-_stopped: set[str] = set()
-_threads: dict[str, threading.Thread] = {}
+
+class _Run:
+    """A run that works in this process."""
+
+    def __init__(self) -> None:
+        self.publishing = threading.Lock()
+        self.stopped = False
+        self.thread: threading.Thread | None = None
+
+
+_runs: dict[str, _Run] = {}
 
 
 def check_not_stopped(run_id: str) -> None:
     """Raises InterruptedRunError if the run was stopped in this process."""
-    if run_id in _stopped:
+    if (run := _runs.get(run_id)) is not None and run.stopped:
         raise InterruptedRunError(f"run {run_id} was interrupted")
 
 
@@ -33,7 +41,8 @@ def publishing(run_id: str) -> Iterator[None]:
     Raises:
         InterruptedRunError: On entry: the run was stopped.
     """
-    with _publishing:
+    run = _runs.get(run_id)
+    with run.publishing if run is not None else contextlib.nullcontext():
         check_not_stopped(run_id)
         yield
 
@@ -54,10 +63,10 @@ def run_stoppable(run_id: str, work: Callable[[], T]) -> T:
     Raises:
         KeyboardInterrupt: The run was stopped.
     """
-    before = _threads.get(run_id)
-    if before is not None:  # the same run again, after an interruption
-        before.join()
-    _stopped.discard(run_id)
+    before = _runs.get(run_id)
+    if before is not None and before.thread is not None:  # the same run again, after an interruption
+        before.thread.join()
+    run = _runs[run_id] = _Run()
     ended: Future[T] = Future()
 
     def call() -> None:
@@ -67,13 +76,13 @@ def run_stoppable(run_id: str, work: Callable[[], T]) -> T:
             ended.set_exception(error)
 
     # A daemon: a process that was interrupted does not wait for it.
-    thread = _threads[run_id] = threading.Thread(target=call, name="densecast-run", daemon=True)
+    run.thread = threading.Thread(target=call, name="densecast-run", daemon=True)
     try:
-        thread.start()
+        run.thread.start()
         result = ended.result()
     except KeyboardInterrupt:
-        with _publishing:
-            _stopped.add(run_id)
+        with run.publishing:
+            run.stopped = True
         raise
-    del _threads[run_id]
+    del _runs[run_id]
     return result

@@ -87,7 +87,8 @@ def test_ctrl_c_is_130_everywhere(command: tuple[str, ...], monkeypatch: pytest.
 
 
 PROGRAM = """
-    import hashlib, sys, time
+    import hashlib, signal, sys, time
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup and the like ignore it
     from conversion import temporary_folder
     from pipeline.cli import main as program
 

@@ -361,7 +361,7 @@ class TestNights:
             ('model = "none"\nimages = ["photos"]\noutput = "maps"', "ModelError"),
             ('model = "models/v1"\nimages = ["none/*.png"]\noutput = "maps"', "NoImagesError"),
             ('model = "models/v1"\nimages = ["none.png"]\noutput = "maps"', "SourceError"),
-            ('model = "models/v1"\nimages = ["photos"]\noutputs = "maps"', "JobError"),
+            ('model = "models/v1"\nimages = ["photos"]\noutputs = "maps"', "SettingError"),
             ('model = "models/v1"\nimages = ["photos"]\noutput = "photos.toml"', "TableError"),
             ('model = "models/v1"\nimages = ["photos"]\noutput = "photos"', "TableError"),
         ],
@@ -369,7 +369,7 @@ class TestNights:
     def test_errors_end_in_a_line_of_json_too(self, job: Job, text: str, kind: str):
         job.path.write_text(text)
         code, found, result = job.run()
-        assert (code, found["status"], found["error"]["type"]) == (1, "failed", kind)
+        assert (code, found["status"], found["error"]["type"]) == (1 + (kind == "SettingError"), "failed", kind)
         assert result.stderr.startswith("densecast: ")
         assert not (job.folder / "photos" / "_densecast").exists(), "no lease among what is not ours"
 
@@ -388,12 +388,15 @@ class TestNights:
             os.kill(os.getpid(), number)
             time.sleep(10)
 
-        before = signal.getsignal(number)
-        with monkeypatch.context() as patch, interruptible():
-            patch.setattr("pipeline.jobs.nightly.run_job", work)
-            code, found, _ = job.run()
-        assert (code, found["status"]) == (130, "interrupted")
-        assert signal.getsignal(number) == before
+        before = signal.signal(number, signal.SIG_DFL)  # nohup and the like ignore SIGHUP
+        try:
+            with monkeypatch.context() as patch, interruptible():
+                patch.setattr("pipeline.jobs.nightly.run_job", work)
+                code, found, _ = job.run()
+            assert (code, found["status"]) == (130, "interrupted")
+            assert signal.getsignal(number) == signal.SIG_DFL
+        finally:
+            signal.signal(number, before)
         assert job.run()[0] == 0, "nobody holds the lease"
 
 
@@ -503,7 +506,7 @@ class TestDryRun:
             ('images = ["photos/{date}/"]', "NoImagesError"),
             ('images = ["photos/[z-a].png"]', "SourceError"),
             ('images = ["photos/**/*"]\nrunner = "NoSuchRunner"', "JobError"),
-            ('images = ["photos/**/*"]\nfeatures = ["none"]', "JobError"),
+            ('images = ["photos/**/*"]\nfeatures = ["none"]', "SettingError"),
         ],
     )
     def test_what_would_fail_fails(self, job: Job, text: str, kind: str):
@@ -511,7 +514,7 @@ class TestDryRun:
         job.path.write_text(f'model = "models/v1"\noutput = "maps"\ntop-k = 2\n{text}\n')
         before = job.files()
         code, found, result = job.run("--dry-run")
-        assert (code, found["status"], found["error"]["type"]) == (1, "failed", kind)
+        assert (code, found["status"], found["error"]["type"]) == (1 + (kind == "SettingError"), "failed", kind)
         assert found["error"]["message"] in result.stderr
         assert job.files() == before
 

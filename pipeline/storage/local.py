@@ -253,13 +253,13 @@ def _check_regular(path: str) -> None:
         NotAFileError: It is a folder, a pipe, a device or a file of the kernel.
         OSError, ValueError: There is no such file, or it cannot be looked up.
     """
-    target = local_path(path).resolve()
+    target = local_path(path)
     mode = target.stat().st_mode
     if stat.S_ISDIR(mode):
         raise NotAFileError("is a folder, not a file", where=path)
     if not stat.S_ISREG(mode):
         raise NotAFileError("is a pipe or a device, not a file", where=path)
-    if str(target).startswith(_KERNEL_FOLDERS):
+    if os.path.realpath(target).startswith(_KERNEL_FOLDERS):
         raise NotAFileError("is a file of the kernel, not one on a disk", where=path)
 
 

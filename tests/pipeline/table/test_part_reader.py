@@ -11,7 +11,7 @@ import pytest
 from pipeline.drift.measure import measure_drift
 from pipeline.errors import TableError
 from pipeline.maintenance.check import check
-from pipeline.storage.errors import AccessError, MissingFileError, UnavailableError
+from pipeline.storage.errors import AccessError, MissingFileError, OutageError, UnavailableError
 from pipeline.table.part_reader import reading_part
 from tests.support.maintained import publish_rows, scored
 
@@ -45,7 +45,7 @@ MOUNT_IS_GONE = OSError(errno.ENOTCONN, "Transport endpoint is not connected")
     [
         ("s3://bucket/maps", OSError(DENIED), AccessError),
         ("s3://bucket/maps", AccessError("access is denied"), AccessError),
-        ("s3://bucket/maps", OUTAGE, UnavailableError),
+        ("s3://bucket/maps", OUTAGE, OutageError),
         ("maps", PermissionError(errno.EACCES, "Permission denied"), AccessError),
         ("maps", MOUNT_IS_GONE, UnavailableError),
         (

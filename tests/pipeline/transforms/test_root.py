@@ -19,7 +19,7 @@ from pipeline.jobs.spec import describe_job
 from pipeline.maintenance.check import check
 from pipeline.runners.registry import open_runner
 from pipeline.sources import Reader, locate
-from pipeline.tools.show import show
+from pipeline.tools.show import Picture, show
 from pipeline.transforms.list_images import ListImages
 from tests.support.fakes import FakeEngine, write_model
 
@@ -82,7 +82,8 @@ def test_show_finds_the_image_below_the_root_that_is_named(tmp_path: Path, photo
     def shown(**root: str) -> str:
         console = Console(width=300)
         with console.capture() as capture:
-            console.print(show(str(tmp_path / "maps"), "cats/b.png", tmp_path / "b-map.png", **root))
+            picture = Picture(path=tmp_path / "b-map.png")
+            console.print(show(str(tmp_path / "maps"), "cats/b.png", picture, **root).renderable)
         return capture.get()
 
     assert "can no longer be read" in shown()

@@ -51,13 +51,14 @@ def score(ctx: click.Context, /, *, as_json: bool, **values: object) -> None:
     densecast score caffenet photos/ --output maps --accuracy-bound 0.01 --prune
     densecast score caffenet photos/ --output maps --runner FlinkRunner --flink-master localhost:8081
     """
-    from pipeline.jobs.run import run_job
     from pipeline.jobs.spec import describe_job
 
     if values["accuracy_bound"] is not None and ctx.get_parameter_source("scores") is ParameterSource.COMMANDLINE:
         raise click.UsageError("give --scores or --accuracy-bound, not both: the bound chooses what is kept")
     check_tensorflow()
     job = describe_job(storage=given_storage(), **values, beam_options=beam_flags(ctx))
+    from pipeline.jobs.run import run_job  # loads Beam, for which wrong usage does not wait
+
     printing_does_not_count()
     result = run_job(job)
     if as_json:

@@ -10,6 +10,7 @@ from pipeline.errors import TableError
 from pipeline.jobs.spec import ScoringJob
 from pipeline.settings import LOCAL
 from pipeline.sources import list_images
+from pipeline.table.image_root import newest_summaries
 from pipeline.table.log import open_delta
 from pipeline.table.reader import MapTable
 from pipeline.table.schema import Status, strings
@@ -31,10 +32,11 @@ def check_other_models(job: ScoringJob, digest: str) -> None:
         TableError: Images that are not listed would keep the maps of another model, and `mix_models` is not given.
         SourceError: The images cannot be listed.
     """
-    if open_delta(job.table) is None:
+    delta = open_delta(job.table)
+    if delta is None:
         return
-    table = MapTable(job.table)
-    last = next((run.get("model_digest") for run in reversed(table.runs()) if run.get("model_digest")), digest)
+    runs = newest_summaries(job.table, delta)
+    last = next((run["model_digest"] for run in runs if run.get("model_digest")), digest)
     if last == digest:
         return
     _log.warning(
@@ -44,9 +46,9 @@ def check_other_models(job: ScoringJob, digest: str) -> None:
     )
     if job.policy.prune or job.policy.mix_models or job.execution.runner != LOCAL:
         return
-    kept = _mapped_by_others(table, digest)
+    kept = _mapped_by_others(MapTable(job.table), digest)
     for image in list_images(job.images, job.listing()) if kept else ():
-        kept.discard(image.named(job.listing().root).uri)
+        kept.discard(image.uri)
     if kept:
         raise TableError(
             f"{len(kept):,} of its images are not listed, and would keep the maps of another model",

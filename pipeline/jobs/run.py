@@ -21,7 +21,6 @@ from pipeline.jobs.submit import open_target, submit
 from pipeline.scoring.calibration.form import Choice
 from pipeline.scoring.calibration.parity import Parity
 from pipeline.settings import LOCAL
-from pipeline.sources.reference import resolve
 from pipeline.storage.address import absolute, is_remote, local_path
 from pipeline.storage.errors import StorageError
 from pipeline.table.image_root import check_image_root
@@ -90,8 +89,7 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
         check_writable(job.table)
     check_other_models(job, metadata.digest)
     target = open_target(job)
-    root = resolve(job.policy.root) if job.policy.root else ""
-    check_image_root(job.table, delta, root, rescore=job.policy.rescore)
+    check_image_root(job.table, delta, job.listing().root, rescore=job.policy.rescore)
     TensorFlowEngineFactory(job.model, job.map_recipe(), job.launcher_device()).check()
     if job.execution.runner == LOCAL:
         check_files(job.model, metadata)

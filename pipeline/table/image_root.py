@@ -24,7 +24,7 @@ def recorded_root(table_root: str, table: DeltaTable) -> str | None:
     Raises:
         TableError: A summary is damaged.
     """
-    summary = next(_newest_first(table_root, table), None)
+    summary = next(newest_summaries(table_root, table), None)
     return None if summary is None else str(summary.get(ROOT) or "")
 
 
@@ -56,7 +56,12 @@ def check_image_root(table_root: str, table: DeltaTable | None, root: str, *, re
     )
 
 
-def _newest_first(table_root: str, table: DeltaTable) -> Iterator[dict[str, Any]]:
+def newest_summaries(table_root: str, table: DeltaTable) -> Iterator[dict[str, Any]]:
+    """Yields the summaries of a table's runs, the newest first; reads no more of them than are asked for, as a rule.
+
+    Raises:
+        TableError: A summary is damaged.
+    """
     store = TableRoot(table_root).store
     for commit in table.history(_RECENT):
         run_id = (commit.get("densecast") or {}).get("run_id")

@@ -230,7 +230,8 @@ def _describe(dense: DenseNetwork, options: _Options) -> _Model:
 
 def _geometry(network: Network, output: str, where: str) -> ReceptiveField:
     geometry = receptive_field(network, output)
-    if min(geometry.nominal_window) < 1:
+    # Upsampling makes windows of less than a pixel, of cells that are as near as that.
+    if any(window < min(stride, 1) for window, stride in zip(geometry.nominal_window, geometry.stride, strict=True)):
         raise ConversionError(
             f"a nominal window of {' x '.join(map(str, geometry.nominal_window))} pixels",
             where=where,

@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError, Message
 from conversion.arrays import Array, Shape
 from conversion.caffe import wire_limits
 from conversion.caffe.caffe_pb2 import BlobProto, NetParameter
+from conversion.caffe.own_text import with_own_fields
 from conversion.caffe.sniffing import HEAD, SWAPPED, is_definition, is_text, sniff, sniff_solver
 from conversion.caffe.text_limits import scan
 from conversion.caffe.weights_view import STORED, StoredBlob, StoredWeights, parse_stored, raw_values
@@ -52,6 +53,9 @@ def parse_definition(data: bytes, *, where: str, limits: Limits = DEFAULT_LIMITS
     refuse_other_formats(data, where)
     text = _decoded(data, where)
     unknown, error_at = scan(text, limits, where=where)
+    if unknown and not error_at:
+        text = with_own_fields(text, unknown, limits, where=where)
+        unknown, error_at = scan(text, limits, where=where)
     message = NetParameter()
     if unknown and not error_at:
         look = sniff_solver(unknown, text, where)

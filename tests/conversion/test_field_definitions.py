@@ -11,14 +11,12 @@ from conversion import (
     DenseOptions,
     evaluate,
     load_dense,
-    load_network,
-    random_parameters,
     receptive_field,
     to_tensorflow,
 )
 from conversion.export.verification import relative_error
 from tests.field.__main__ import converted
-from tests.support.field_definitions import DEFINITIONS, is_classifier, options_of
+from tests.support.field_definitions import DEFINITIONS, is_classifier, options_of, seeded
 
 
 @pytest.mark.parametrize("path", DEFINITIONS, ids=lambda path: path.stem)
@@ -27,7 +25,7 @@ def test_it_loads_and_is_cast(path: Path):
     assert min(receptive_field(dense.network, dense.output.blob).stride) > 0
     if is_classifier(path):
         assert dense.output.require() in dense.network.shapes
-    network = random_parameters(load_network(path, dialect=options_of(path).get("dialect")), seed=0)
+    network = seeded(path)
     rng = np.random.default_rng(0)
     inputs = {blob: rng.normal(0, 1, shape).astype(np.float32) for blob, shape in network.inputs.items()}
     reference, tensors = evaluate(network, inputs), to_tensorflow(network)(inputs)

@@ -7,9 +7,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from conversion import DenseOptions, convert, load_dense, load_network, random_parameters, receptive_field, save
+from conversion import DenseOptions, convert, load_dense, receptive_field, save
 from conversion.errors import DensecastError
-from tests.support.field_definitions import DEFINITIONS, is_classifier, options_of
+from tests.support.field_definitions import DEFINITIONS, is_classifier, options_of, seeded
 
 
 def main(names: list[str]) -> int:
@@ -39,10 +39,9 @@ def converted(path: Path) -> str:
     text = f"{len(dense.network.layers)} layers, stride {stride}, window {window}"
     if not is_classifier(path):
         return f"{text}, no classifier"
-    network = random_parameters(load_network(path, dialect=options.get("dialect")), seed=0)
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "seeded.caffemodel"
-        save(network, Path(folder) / "net.prototxt", weights)
+        save(seeded(path), Path(folder) / "net.prototxt", weights)
         metadata = convert(path, weights, Path(folder) / "model", mean=[0.0], random_weights=True, **options)
     worst = metadata.verification.worst if metadata.verification else float("nan")
     return f"{text}, worst {worst:.1e}"

@@ -16,7 +16,7 @@ from conversion.errors import ConversionError, NetworkError, OptionError
 from conversion.export import savedmodel
 from conversion.export.alignment import alignment_of
 from conversion.export.dense import DenseNetwork, load_dense
-from conversion.export.metadata import NETWORK_FILE, ModelMetadata, digest
+from conversion.export.metadata import NETWORK_FILE, ModelMetadata, digest, own_layers
 from conversion.export.options import DenseOptions
 from conversion.export.preprocessing import ChannelOrder, Mean, Preprocessing, channel_mean
 from conversion.export.publish import check_target, partial_directory, publish
@@ -83,6 +83,7 @@ def convert(
     output_blob: str | None = None,
     output_stride: int | None = None,
     pooling_rounding: Literal["floor"] | None = None,
+    dialect: str | None = None,
     labels: Sequence[str] = (),
     features: Sequence[str] | None = None,
     name: str = "",
@@ -100,12 +101,13 @@ def convert(
         mean: See `channel_mean`.
         scale: Factor applied after the mean is subtracted.
         channel_order: The order of the network's channels; by default "bgr" for three and "gray" for one.
-        crop: See `DenseOptions`, as the next five.
+        crop: See `DenseOptions`, as the next six.
         stages: See there.
         level: See there.
         output_blob: See there. By default there must be exactly one head.
         output_stride: See there.
         pooling_rounding: See there.
+        dialect: See there.
         labels: The class names in order, one per class.
         features: The blobs that the `features` signature offers, by the classifier's own names; by default those that
             the InnerProducts read and write (CaffeNet: pool5, fc6, fc7, fc8).
@@ -134,6 +136,7 @@ def convert(
             output_blob=output_blob,
             output_stride=output_stride,
             pooling_rounding=pooling_rounding,
+            dialect=dialect,
         ),
         labels=labels,
         features=features,
@@ -221,13 +224,15 @@ def _describe(dense: DenseNetwork, options: _Options) -> _Model:
         parameters=network.parameter_count(),
         notes=(*network.notes, *dense.require_sizes(), *notes),
         random_weights=options.random_weights,
+        own_layers=own_layers(network),
     )
     return _Model(network, output, features, metadata)
 
 
 def _geometry(network: Network, output: str, where: str) -> ReceptiveField:
     geometry = receptive_field(network, output)
-    if min(geometry.nominal_window) < 1:
+    # Upsampling makes windows of less than a pixel, of cells that are as near as that.
+    if any(window < min(stride, 1) for window, stride in zip(geometry.nominal_window, geometry.stride, strict=True)):
         raise ConversionError(
             f"a nominal window of {' x '.join(map(str, geometry.nominal_window))} pixels",
             where=where,

@@ -18,19 +18,26 @@ from conversion.layers.onnx_graph import OnnxGraph, Value
 @register("ReLU")
 @dataclasses.dataclass(frozen=True, eq=False)
 class ReLU(ElementwiseLayer):
-    """max(x, 0) + negative_slope * min(x, 0)."""
+    """max(x, 0) + negative_slope * min(x, 0); with `relu6` at most 6, and 0 for NaN.
+
+    `relu6` is a fork's (synopsys-caffe, relu_layer.cpp).
+    """
 
     negative_slope: float = 0.0
+    relu6: bool = False
 
     @classmethod
     def parse(cls, definition: LayerParameter) -> Self:
         """Reads `relu_param`."""
-        return cls(definition, definition.relu_param.negative_slope)
+        return cls(definition, definition.relu_param.negative_slope, definition.relu_param.relu6)
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
         """Computes the formula."""
         x = bottoms[0]
-        return [np.maximum(x, 0) + self.negative_slope * np.minimum(x, 0) if self.negative_slope else np.maximum(x, 0)]
+        top = np.maximum(x, 0)
+        if self.negative_slope:
+            top = top + self.negative_slope * np.minimum(x, 0)
+        return [np.where(np.isnan(top), 0, np.minimum(top, 6)) if self.relu6 else top]
 
     @property
     def narrow(self) -> Narrow:
@@ -41,13 +48,27 @@ class ReLU(ElementwiseLayer):
         """Uses `tf.nn.relu`, or the formula if there is a slope (`leaky_relu` is correct only for slopes up to 1)."""
         tf = import_tensorflow()
         x = bottoms[0]
+        if self.relu6:
+            # NaN is not above 0, nor below it.
+            negative = tf.where(-x > 0.0, self.negative_slope * x, 0.0) if self.negative_slope else 0.0
+            return [tf.where(x > 0.0, tf.minimum(x, 6.0), negative)]
         return [tf.nn.relu(x) + self.negative_slope * tf.minimum(x, 0.0) if self.negative_slope else tf.nn.relu(x)]
 
     def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
         """Uses Relu, or LeakyRelu, which in ONNX takes any slope."""
+        if self.relu6:
+            return [self._onnx_capped(graph, bottoms[0])]
         if self.negative_slope:
             return [graph.node("LeakyRelu", bottoms, alpha=self.negative_slope)]
         return [graph.node("Relu", bottoms)]
+
+    def _onnx_capped(self, graph: OnnxGraph, x: Value) -> Value:
+        """Returns the top of `relu6`; NaN, which gives 0, is equal to nothing."""
+        zero, six = graph.scalar(0.0, x), graph.scalar(6.0, x)
+        if not x.finite:
+            x = graph.node("Where", [graph.node("Equal", [x, x]), x, zero], finite=False)
+        top = graph.node("LeakyRelu", [x], alpha=self.negative_slope) if self.negative_slope else x
+        return graph.node("Clip", [top, *([None] if self.negative_slope else [zero]), six])
 
 
 @register("PReLU")
@@ -153,3 +174,17 @@ class Dropout(ElementwiseLayer):
     def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
         """Returns the bottom."""
         return [bottoms[0]]
+
+
+@register("SeLUDropout")
+@dataclasses.dataclass(frozen=True, eq=False)
+class SeLUDropout(Dropout):
+    """The identity: it keeps mean and variance during training only (synopsys-caffe, selu_dropout_layer.cpp)."""
+
+    def settled(self, bottoms: Sequence[Shape]) -> LayerParameter | None:  # noqa: ARG002
+        """Returns Caffe's Dropout, which is the identity too."""
+        message = LayerParameter()
+        message.CopyFrom(self.definition)
+        message.ClearField("selu_dropout_param")
+        message.type = "Dropout"
+        return message

@@ -21,7 +21,8 @@ class MVN(Layer):
     """(x - mean) / (sqrt(variance) + eps), or x - mean without `normalize_variance` (mvn_layer.cpp).
 
     The statistics are those of each plane (H, W), or of each item (C, H, W) with `across_channels`; the variance is
-    the mean square of x - mean, and `eps` is added to its root, not to itself.
+    the mean square of x - mean, and `eps` is added to its root, not to itself; to itself with `add_eps_before_sqrt`
+    (synopsys-caffe, mvn_layer.cpp).
 
     Shape: [N, C, H, W] kept; a bottom of fewer axes gets trailing axes of size 1, as in Caffe.
     """
@@ -29,12 +30,19 @@ class MVN(Layer):
     normalize_variance: bool = True
     across_channels: bool = False
     eps: float = 1e-9
+    eps_before: bool = False
 
     @classmethod
     def parse(cls, definition: LayerParameter) -> Self:
         """Reads `mvn_param`."""
         message = definition.mvn_param
-        return cls(definition, message.normalize_variance, message.across_channels, message.eps)
+        return cls(
+            definition,
+            message.normalize_variance,
+            message.across_channels,
+            message.eps,
+            message.add_eps_before_sqrt,
+        )
 
     def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         """Returns the shapes that the class states."""
@@ -55,7 +63,7 @@ class MVN(Layer):
         if not self.normalize_variance:
             return [centred]
         variance = (centred**2).mean(axis=axes, keepdims=True)
-        return [centred / (np.sqrt(variance) + self.eps)]
+        return [centred / (np.sqrt(variance + self.eps) if self.eps_before else np.sqrt(variance) + self.eps)]
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """Computes the formula."""
@@ -68,8 +76,8 @@ class MVN(Layer):
         centred = x - tf.reduce_mean(x, axis=axes, keepdims=True)
         if not self.normalize_variance:
             return [centred]
-        deviation = tf.sqrt(tf.reduce_mean(tf.square(centred), axis=axes, keepdims=True))
-        return [centred / (deviation + self.eps)]
+        variance = tf.reduce_mean(tf.square(centred), axis=axes, keepdims=True)
+        return [centred / (tf.sqrt(variance + self.eps) if self.eps_before else tf.sqrt(variance) + self.eps)]
 
     def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
         """Computes the formula."""
@@ -81,5 +89,9 @@ class MVN(Layer):
         if not self.normalize_variance:
             return [centred]
         variance = graph.node("ReduceMean", [graph.node("Mul", [centred, centred])], axes=axes)
-        deviation = graph.node("Add", [graph.node("Sqrt", [variance]), graph.scalar(self.eps, x)])
+        eps = graph.scalar(self.eps, x)
+        if self.eps_before:
+            deviation = graph.node("Sqrt", [graph.node("Add", [variance, eps])])
+        else:
+            deviation = graph.node("Add", [graph.node("Sqrt", [variance]), eps])
         return [graph.node("Div", [centred, deviation], finite=x.finite and self.eps > 0)]

@@ -15,7 +15,7 @@ from conversion.layers.convolution import window_steps
 from conversion.layers.layout import carried_axis, import_tensorflow
 from conversion.layers.onnx_graph import OnnxGraph, Value
 from conversion.layers.onnx_sizes import padded
-from conversion.layers.windows import pad_spatial, taps
+from conversion.layers.windows import Windows, pad_spatial, taps
 
 
 @register("LRN")
@@ -59,7 +59,7 @@ class LRN(ElementwiseLayer):
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:  # noqa: ARG002
         """Returns one cell across channels, the square within a channel."""
         side = self.local_size if self.within_channel else 1
-        return window_steps((side, side), (1, 1), (side // 2, side // 2), (1, 1))
+        return window_steps(Windows((side, side), (1, 1), (side // 2, side // 2), (side // 2, side // 2), (1, 1)))
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
         """Adds up squares over shifted views."""
@@ -106,17 +106,20 @@ class BatchNorm(ElementwiseLayer):
     """Normalization by stored statistics: (x - mean) / sqrt(variance + eps) (batch_norm_layer.cpp).
 
     Blobs: sums of means (C), of variances (C), and the factor (1) they are divided by; a factor of 0 makes both 0.
-    With `use_global_stats: false` the batch's own statistics are used, over every axis but channels.
+    With `use_global_stats: false` the batch's own statistics are used, over every axis but channels. With
+    `add_eps_before_sqrt: false` the divisor is sqrt(variance) + eps (synopsys-caffe, batch_norm_layer.cpp).
     """
 
     use_global_stats: bool = True
     eps: float = 1e-5
+    eps_before: bool = True
 
     @classmethod
     def parse(cls, definition: LayerParameter) -> Self:
         """Reads `batch_norm_param`; the phase is TEST, so that stored statistics are the default."""
         message = definition.batch_norm_param
-        return cls(definition, not message.HasField("use_global_stats") or message.use_global_stats, message.eps)
+        stored = not message.HasField("use_global_stats") or message.use_global_stats
+        return cls(definition, stored, message.eps, message.add_eps_before_sqrt)
 
     def blob_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         """Returns mean, variance, factor."""
@@ -137,14 +140,18 @@ class BatchNorm(ElementwiseLayer):
             axes = (0, *range(2, x.ndim))
             mean = x.mean(axis=axes, keepdims=True)
             variance = ((x - mean) ** 2).mean(axis=axes, keepdims=True)
-        return [(x - mean) / np.sqrt(variance + self.eps)]
+        return [(x - mean) / self._divisor(variance)]
+
+    def _divisor(self, variance: Array) -> Array:
+        """Returns what the centred values are divided by."""
+        return np.sqrt(variance + self.eps) if self.eps_before else np.sqrt(variance) + self.eps
 
     def prepare(self, blobs: Sequence[Array]) -> list[Array]:
-        """Returns mean and 1 / sqrt(variance + eps), computed in float64."""
+        """Returns mean and 1 / divisor, computed in float64."""
         if not self.use_global_stats:
             return []
         mean, variance = _statistics([b.astype(np.float64) for b in blobs])
-        return [mean.astype(np.float32), (1.0 / np.sqrt(variance + self.eps)).astype(np.float32)]
+        return [mean.astype(np.float32), (1.0 / self._divisor(variance)).astype(np.float32)]
 
     @property
     def narrow(self) -> Narrow:
@@ -161,6 +168,8 @@ class BatchNorm(ElementwiseLayer):
             shape[axis] = -1
             return [(x - tf.reshape(variables[0], shape)) * tf.reshape(variables[1], shape)]
         mean, variance = tf.nn.moments(x, [a for a in range(x.shape.rank) if a != axis], keepdims=True)
+        if not self.eps_before:
+            return [(x - mean) / (tf.sqrt(variance) + self.eps)]
         return [(x - mean) * tf.math.rsqrt(variance + self.eps)]
 
     def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:
@@ -168,7 +177,7 @@ class BatchNorm(ElementwiseLayer):
         x = bottoms[0]
         if not self.use_global_stats:
             axes = [0, *range(2, x.rank)] if x.rank > 1 else []
-            return [_own_statistics(graph, x, axes, self.eps)]
+            return [self._own_statistics(graph, x, axes)]
         mean, inverse = variables
         if x.rank < 2:
             return [graph.node("Mul", [graph.node("Sub", [x, mean]), inverse])]
@@ -176,15 +185,18 @@ class BatchNorm(ElementwiseLayer):
         # The inverse deviation stands for the scale: the variance is 1, and nothing is added to it.
         return [graph.node("BatchNormalization", [x, inverse, zeros, mean, ones], epsilon=0.0)]
 
-
-def _own_statistics(graph: OnnxGraph, x: Value, axes: Sequence[int], eps: float) -> Value:
-    """Returns (x - mean) / sqrt(variance + eps) by the statistics over these axes."""
-    if not axes:  # each value is its own mean
-        return graph.node("Sub", [x, x])
-    centred = graph.node("Sub", [x, graph.node("ReduceMean", [x], axes=axes)])
-    variance = graph.node("ReduceMean", [graph.node("Mul", [centred, centred])], axes=axes)
-    deviation = graph.node("Sqrt", [graph.node("Add", [variance, graph.scalar(eps, x)])])
-    return graph.node("Div", [centred, deviation], finite=x.finite and eps > 0)
+    def _own_statistics(self, graph: OnnxGraph, x: Value, axes: Sequence[int]) -> Value:
+        """Returns the formula with the statistics over these axes."""
+        if not axes:  # each value is its own mean
+            return graph.node("Sub", [x, x])
+        centred = graph.node("Sub", [x, graph.node("ReduceMean", [x], axes=axes)])
+        variance = graph.node("ReduceMean", [graph.node("Mul", [centred, centred])], axes=axes)
+        eps = graph.scalar(self.eps, x)
+        if self.eps_before:
+            deviation = graph.node("Sqrt", [graph.node("Add", [variance, eps])])
+        else:
+            deviation = graph.node("Add", [graph.node("Sqrt", [variance]), eps])
+        return graph.node("Div", [centred, deviation], finite=x.finite and self.eps > 0)
 
 
 def _statistics(blobs: Sequence[Array]) -> tuple[Array, Array]:

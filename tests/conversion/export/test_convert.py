@@ -261,12 +261,14 @@ def test_metadata_file_says_what_was_done(lenet: Converted):
             "output_blob": None,
             "output_stride": None,
             "pooling_rounding": None,
+            "dialect": None,
         },
         "features": {"pool2": 12, "ip1": 30, "ip2": 10},
         "multiply_adds_per_window": 24 * 24 * 6 * 25 + 8 * 8 * 12 * 6 * 25 + 192 * 30 + 30 * 10,
         "parameters": 6 * 26 + 12 * 151 + 30 * 193 + 10 * 31,
         "notes": [],
         "random_weights": False,
+        "own_layers": {},
         "files": file_digests(lenet.path),
     }
     assert verification["sizes"][0] == [2, 28, 28]

@@ -14,6 +14,8 @@ from .export.metadata import digest as digest
 from .export.metadata import read_metadata as read_metadata
 from .export.net_module import apply_network as apply_network
 from .export.net_module import to_tensorflow as to_tensorflow
+from .export.onnx_file import OnnxReport as OnnxReport
+from .export.onnx_file import export_onnx as export_onnx
 from .export.options import DenseOptions as DenseOptions
 from .export.preprocessing import ChannelOrder as ChannelOrder
 from .export.preprocessing import Preprocessing as Preprocessing

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from conversion.arrays import Tensor
+from conversion.export.sharing import sharing
 from conversion.layers.base import Layer, Narrow
 from conversion.layers.layout import from_caffe, import_tensorflow, to_caffe
 from conversion.net.network import Network, Parameters, require_parameters, run
@@ -43,7 +44,7 @@ def to_tensorflow(network: Network) -> NetworkModule:
     tf = import_tensorflow()
     require_parameters(network)
     # TensorFlow keeps classes and functions alive: they must not refer to the network's own copy of the weights.
-    bare = dataclasses.replace(network, parameters={})
+    bare, owners = dataclasses.replace(network, parameters={}), sharing(network)
 
     class Module(tf.Module):  # type: ignore[name-defined]
         """The network's weights and computation."""
@@ -51,13 +52,12 @@ def to_tensorflow(network: Network) -> NetworkModule:
         def __init__(self, parameters: Parameters) -> None:
             super().__init__(name="network")
             self.weights: dict[str, list[Tensor]] = {}
-            variables: dict[tuple[type[Layer], bytes, tuple[int, ...]], list[Tensor]] = {}
             for layer in bare.layers:
-                blobs = parameters.get(layer.name, ())
-                key = (type(layer), _parameters_of(layer), tuple(map(id, blobs)))
-                if key not in variables:
-                    variables[key] = [tf.Variable(a, trainable=True, dtype=tf.float32) for a in layer.prepare(blobs)]
-                self.weights[layer.name] = variables[key]
+                if (owner := owners.get(layer.name, "")) in self.weights:
+                    self.weights[layer.name] = self.weights[owner]
+                    continue
+                blobs = layer.prepare(parameters.get(layer.name, ()))
+                self.weights[layer.name] = [tf.Variable(a, trainable=True, dtype=tf.float32) for a in blobs]
 
         def carried(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
             """Computes as the call does, but rank-4 blobs are NHWC on both sides."""
@@ -108,15 +108,6 @@ def apply_network(
 def _narrows(layer: Layer, bottoms: Sequence[Tensor], narrow: object) -> bool:
     follows = layer.narrow is Narrow.INFER and all(bottom.dtype == narrow for bottom in bottoms)
     return layer.narrow is Narrow.ALLOW or follows
-
-
-def _parameters_of(layer: Layer) -> bytes:
-    """Returns the definition without names: layers of one type with equal ones and shared weights compute the same."""
-    bare = type(layer.definition)()
-    bare.CopyFrom(layer.definition)
-    for field in ("name", "bottom", "top"):
-        bare.ClearField(field)
-    return bare.SerializeToString(deterministic=True)
 
 
 def _scope(name: str) -> str:

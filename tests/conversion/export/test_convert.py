@@ -19,7 +19,8 @@ from conversion.errors import CastError, ConversionError, MissingExtraError, Mod
 from conversion.export import savedmodel
 from conversion.export.metadata import digest
 from conversion.export.seal import file_digests
-from conversion.export.verification import verification_examples, verify_savedmodel
+from conversion.export.savedmodel_verification import verify_savedmodel
+from conversion.export.verification import verification_examples
 from conversion.layers.activation import ReLU
 from conversion.layers.convolution import Convolution
 from conversion.layers.pooling import Pooling

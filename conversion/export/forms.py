@@ -1,0 +1,125 @@
+"""The forms of a model directory: a SavedModel, an ONNX graph, or both over one copy of the weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from conversion.errors import MissingExtraError
+from conversion.export import onnx_model, savedmodel
+from conversion.export.metadata import Form, ModelMetadata
+from conversion.export.savedmodel_verification import verify_savedmodel
+from conversion.export.verification import Example, verify
+from conversion.export.weights_store import index_bundle, write_weights
+from conversion.layers.layout import import_tensorflow
+from conversion.net.network import Network
+
+FormChoice = Literal["savedmodel", "onnx", "both"]
+_BOTH: tuple[Form, ...] = ("savedmodel", "onnx")
+_NEEDS: Mapping[Form, tuple[str, ...]] = {"savedmodel": ("tensorflow",), "onnx": ("onnx", "onnxruntime")}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DenseModel:
+    """A dense model before it has a form.
+
+    Attributes:
+        network: Fully convolutional; with weights until they are stored.
+        output: The blob of class probabilities.
+        features: The blob of each feature, by name.
+        classifier: The classifier before the cast, as far as output and features need it; without weights.
+        metadata: All of it but the forms and their verification.
+    """
+
+    network: Network
+    output: str
+    features: Mapping[str, str]
+    classifier: Network
+    metadata: ModelMetadata
+
+    def bare(self) -> DenseModel:
+        """Returns the model without its weights."""
+        return dataclasses.replace(self, network=dataclasses.replace(self.network, parameters={}))
+
+
+def choose_forms(wanted: FormChoice | None = None) -> tuple[Form, ...]:
+    """Returns the forms that a conversion writes.
+
+    Args:
+        wanted: One form, or both. By default both, or the one that can be written and verified with what is installed.
+
+    Raises:
+        MissingExtraError: What a form needs is not installed.
+    """
+    if wanted is not None:
+        forms = _BOTH if wanted == "both" else (wanted,)
+        for form in forms:
+            _require(form)
+        return forms
+    possible = tuple(form for form in _BOTH if not _missing(form))
+    if not possible:
+        raise MissingExtraError(
+            "neither TensorFlow nor onnx and ONNX Runtime are installed",
+            why="a model is written as a SavedModel or as an ONNX graph, and verified by running it",
+            remedy="install densecast with its extra `cpu`, `gpu` (a machine with an NVIDIA GPU) or `onnx` (without "
+            "TensorFlow), from its source: pip install '.[cpu]'",
+        )
+    return possible
+
+
+def store_weights(model: DenseModel, directory: Path, forms: Sequence[Form]) -> None:
+    """Writes the weights with their index: within the SavedModel, if that is one of the forms."""
+    if "savedmodel" not in forms:
+        write_weights(model.network, directory)
+        return
+    module = savedmodel.dense_model(model.network, model.metadata.preprocessing, model.output, model.features)
+    savedmodel.save(module, directory)
+    weights = module.network.weights
+    index_bundle({name: (value.numpy() for value in weights[name]) for name in weights}, directory)
+    del module, weights
+    gc.collect()  # functions and variables refer to each other: without it the weights stay in memory twice
+
+
+def write_forms(
+    model: DenseModel, directory: Path, forms: Sequence[Form], examples: Sequence[Example], *, tolerance: float
+) -> ModelMetadata:
+    """Writes what the forms need besides the weights, which are stored already, and verifies each.
+
+    Returns:
+        The metadata with the forms and their verification.
+
+    Raises:
+        VerificationError: A form diverges from the reference.
+    """
+    network, metadata = model.network, model.metadata.model_copy(update={"forms": tuple(forms)})
+    if "savedmodel" in forms:
+        loaded = savedmodel.load_savedmodel(directory)
+        result = verify_savedmodel(loaded, network, model.output, examples, tolerance=tolerance)
+        metadata = metadata.model_copy(update={"verification": result})
+    if "onnx" in forms:
+        onnx_model.write(model, directory)
+        runner = onnx_model.OnnxRunner(model, directory)
+        result = verify(runner, network, examples, tolerance=tolerance)
+        metadata = metadata.model_copy(update={"onnx_verification": result})
+    return metadata
+
+
+def _require(form: Form) -> None:
+    """Raises MissingExtraError if what a form needs is not installed; imports nothing."""
+    if not (missing := _missing(form)):
+        return
+    if form == "savedmodel":
+        import_tensorflow()  # raises
+    raise MissingExtraError(
+        f"{' and '.join(missing)} not installed",
+        why="the ONNX form is written by onnx and verified by ONNX Runtime",
+        remedy="install densecast with its extra `onnx`, from its source: pip install '.[onnx]'",
+    )
+
+
+def _missing(form: Form) -> list[str]:
+    return [name for name in _NEEDS[form] if importlib.util.find_spec(name) is None]

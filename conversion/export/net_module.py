@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from conversion.arrays import Tensor
-from conversion.export.sharing import sharing
-from conversion.layers.base import Layer, Narrow
+from conversion.layers.base import Layer
 from conversion.layers.layout import from_caffe, import_tensorflow, to_caffe
-from conversion.net.network import Network, Parameters, require_parameters, run
+from conversion.net.network import Network, Parameters, require_parameters, run, weight_key
 from conversion.net.reference import check_inputs
 
 
@@ -44,7 +43,7 @@ def to_tensorflow(network: Network) -> NetworkModule:
     tf = import_tensorflow()
     require_parameters(network)
     # TensorFlow keeps classes and functions alive: they must not refer to the network's own copy of the weights.
-    bare, owners = dataclasses.replace(network, parameters={}), sharing(network)
+    bare = dataclasses.replace(network, parameters={})
 
     class Module(tf.Module):  # type: ignore[name-defined]
         """The network's weights and computation."""
@@ -52,12 +51,13 @@ def to_tensorflow(network: Network) -> NetworkModule:
         def __init__(self, parameters: Parameters) -> None:
             super().__init__(name="network")
             self.weights: dict[str, list[Tensor]] = {}
+            variables: dict[object, list[Tensor]] = {}
             for layer in bare.layers:
-                if (owner := owners.get(layer.name, "")) in self.weights:
-                    self.weights[layer.name] = self.weights[owner]
-                    continue
-                blobs = layer.prepare(parameters.get(layer.name, ()))
-                self.weights[layer.name] = [tf.Variable(a, trainable=True, dtype=tf.float32) for a in blobs]
+                blobs = parameters.get(layer.name, ())
+                key = weight_key(layer, blobs)
+                if key not in variables:
+                    variables[key] = [tf.Variable(a, trainable=True, dtype=tf.float32) for a in layer.prepare(blobs)]
+                self.weights[layer.name] = variables[key]
 
         def carried(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
             """Computes as the call does, but rank-4 blobs are NHWC on both sides."""
@@ -95,7 +95,7 @@ def apply_network(
         with tf.name_scope(_scope(layer.name)):
             own = weights[layer.name]
             if narrow is not None:
-                dtype = narrow if _narrows(layer, bottoms, narrow) else tf.float32
+                dtype = narrow if layer.narrows([b.dtype == narrow for b in bottoms]) else tf.float32
                 bottoms, own = [tf.cast(b, dtype) for b in bottoms], [tf.cast(w, dtype) for w in own]
             return layer.tensorflow(bottoms, own)
 
@@ -103,11 +103,6 @@ def apply_network(
         return from_caffe(tf.reshape(to_caffe(value), tf.shape(to_caffe(like))))
 
     return run(network.layers, lambda layer: [inputs[top] for top in layer.tops], apply, view)
-
-
-def _narrows(layer: Layer, bottoms: Sequence[Tensor], narrow: object) -> bool:
-    follows = layer.narrow is Narrow.INFER and all(bottom.dtype == narrow for bottom in bottoms)
-    return layer.narrow is Narrow.ALLOW or follows
 
 
 def _scope(name: str) -> str:

@@ -18,9 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from conversion.arrays import Array
 from conversion.errors import ConversionError, ModelError
 from conversion.export.bundle_index import bundle_places
-from conversion.export.sharing import sharing
 from conversion.files import write_atomically
-from conversion.net.network import Network
+from conversion.net.network import Network, weight_key
 
 INDEX_FILE = "weights.json"
 OWN_FILE = "weights.bin"
@@ -73,12 +72,15 @@ class WeightsIndex(BaseModel):
 def write_weights(network: Network, directory: Path) -> None:
     """Writes the weights of a network to a file of their own, shared ones once, and their index."""
     layers: dict[str, tuple[StoredArray, ...]] = {}
+    shared: dict[object, tuple[StoredArray, ...]] = {}
     with (directory / OWN_FILE).open("xb") as file:
-        for name, owner in sharing(network).items():
-            if owner == name:
-                blobs = network.layer(name).prepare(network.parameters[name])
-                layers[name] = tuple(_append(file, blob) for blob in blobs)
-            layers[name] = layers[owner]
+        for layer in network.layers:
+            blobs = network.parameters.get(layer.name, ())
+            key = weight_key(layer, blobs)
+            if key not in shared:
+                shared[key] = tuple(_append(file, blob) for blob in layer.prepare(blobs))
+            if shared[key]:
+                layers[layer.name] = shared[key]
     _write_index(directory, WeightsIndex(file="weights.bin", layers=layers))
 
 

@@ -12,6 +12,7 @@ from conversion.arrays import Array, Shape, Tensor
 from conversion.caffe.caffe_pb2 import LayerParameter
 from conversion.layers.base import ElementwiseLayer, Narrow, register
 from conversion.layers.layout import carried_axis, import_tensorflow
+from conversion.layers.onnx_graph import OnnxGraph, Value
 
 
 @register("ReLU")
@@ -41,6 +42,12 @@ class ReLU(ElementwiseLayer):
         tf = import_tensorflow()
         x = bottoms[0]
         return [tf.nn.relu(x) + self.negative_slope * tf.minimum(x, 0.0) if self.negative_slope else tf.nn.relu(x)]
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses Relu, or LeakyRelu, which in ONNX takes any slope."""
+        if self.negative_slope:
+            return [graph.node("LeakyRelu", bottoms, alpha=self.negative_slope)]
+        return [graph.node("Relu", bottoms)]
 
 
 @register("PReLU")

@@ -13,6 +13,7 @@ from conversion.caffe.caffe_pb2 import LayerParameter, LRNParameter
 from conversion.layers.base import ElementwiseLayer, Narrow, Step, canonical_axis, register
 from conversion.layers.convolution import window_steps
 from conversion.layers.layout import carried_axis, import_tensorflow
+from conversion.layers.onnx_graph import OnnxGraph, Value
 from conversion.layers.windows import pad_spatial, taps
 
 
@@ -83,6 +84,17 @@ class LRN(ElementwiseLayer):
         squares = tf.pad(tf.square(x), [[0, 0], [n // 2, n // 2], [n // 2, n // 2], [0, 0]])
         mean = tf.nn.avg_pool2d(squares, n, 1, "VALID")
         return [x * tf.pow(1.0 + self.alpha * mean, -self.beta)]
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses LRN, which is Caffe's formula; within a channel an average of squares that counts the padding."""
+        x, n = bottoms[0], self.local_size
+        if not self.within_channel:
+            return [graph.node("LRN", [x], size=n, bias=self.k, alpha=self.alpha, beta=self.beta)]
+        squares = graph.node("Mul", [x, x])
+        mean = graph.node("AveragePool", [squares], kernel_shape=[n, n], pads=[n // 2] * 4, count_include_pad=1)
+        sums = graph.node("Mul", [mean, graph.scalar(self.alpha, x)])
+        divisor = graph.node("Pow", [graph.node("Add", [sums, graph.scalar(1.0, x)]), graph.scalar(self.beta, x)])
+        return [graph.node("Div", [x, divisor])]
 
 
 @register("BatchNorm")
@@ -197,3 +209,7 @@ class Softmax(ElementwiseLayer):
         tf = import_tensorflow()
         x = bottoms[0]
         return [tf.nn.softmax(x, axis=carried_axis(canonical_axis(self, self.axis, x.shape.rank), x.shape.rank))]
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses Softmax."""
+        return [graph.node("Softmax", bottoms, axis=canonical_axis(self, self.axis, bottoms[0].rank))]

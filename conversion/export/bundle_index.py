@@ -1,6 +1,6 @@
 """Reads the index of a TensorFlow checkpoint: where in its data file each tensor lies.
 
-The index is a sorted table of LevelDB's form without compression (tensorflow/core/lib/io/table_format.txt), whose values
+The index is a sorted table of LevelDB's form without compression (tensorflow/core/lib/io/table_format.txt). Its values
 are `BundleEntryProto` messages. TensorFlow has no public function that tells the places.
 """
 

@@ -131,7 +131,7 @@ def convert(
     with partial_directory(target) as partial:
         store_weights(model, partial, forms)
         model = model.bare()  # the weights are large: from here on they are read from the file
-        metadata = write_forms(model, partial, forms, examples, tolerance=tolerance)
+        metadata = write_forms(model, partial, forms, examples, tolerance=tolerance, by_default=form is None)
         write_definition(model.network, partial / NETWORK_FILE)
         write_definition(model.classifier, partial / CLASSIFIER_FILE)
         metadata = metadata.model_copy(update={"files": file_digests(partial)})
@@ -251,6 +251,4 @@ def _examples(model: DenseModel) -> list[Example]:
     network, metadata = model.network, model.metadata
     (image,) = network.inputs
     stride = metadata.geometry.y.stride, metadata.geometry.x.stride
-    return verification_examples(
-        network, metadata.preprocessing, verification_sizes(network.inputs[image][2:], stride)
-    )
+    return verification_examples(network, metadata.preprocessing, verification_sizes(network.inputs[image][2:], stride))

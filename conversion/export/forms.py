@@ -9,9 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from conversion.errors import MissingExtraError
-from conversion.export import onnx_model, savedmodel
+from conversion.errors import MissingExtraError, UnsupportedError
+from conversion.export import savedmodel
 from conversion.export.metadata import Form, ModelMetadata
+from conversion.export.onnx_model import ImageGraph, model_outputs, write_graph
+from conversion.export.onnx_properties import properties
+from conversion.export.onnx_session import stored_runner
 from conversion.export.savedmodel_verification import verify_savedmodel
 from conversion.export.verification import Example, verify
 from conversion.export.weights_store import index_bundle, write_weights
@@ -85,27 +88,49 @@ def store_weights(model: DenseModel, directory: Path, forms: Sequence[Form]) -> 
 
 
 def write_forms(
-    model: DenseModel, directory: Path, forms: Sequence[Form], examples: Sequence[Example], *, tolerance: float
+    model: DenseModel,
+    directory: Path,
+    forms: Sequence[Form],
+    examples: Sequence[Example],
+    *,
+    tolerance: float,
+    by_default: bool = False,
 ) -> ModelMetadata:
     """Writes what the forms need besides the weights, which are stored already, and verifies each.
+
+    Args:
+        model: The model; its own weights are not needed.
+        directory: The model directory.
+        forms: The forms.
+        examples: What they must reproduce.
+        tolerance: See `verify`.
+        by_default: Whether nobody asked for these forms. A model with a SavedModel then goes without an ONNX graph if a
+            layer has no ONNX form, and its notes say so.
 
     Returns:
         The metadata with the forms and their verification.
 
     Raises:
         VerificationError: A form diverges from the reference.
+        UnsupportedError: A layer has no ONNX form.
     """
     network, metadata = model.network, model.metadata.model_copy(update={"forms": tuple(forms)})
     if "savedmodel" in forms:
         loaded = savedmodel.load_savedmodel(directory)
         result = verify_savedmodel(loaded, network, model.output, examples, tolerance=tolerance)
         metadata = metadata.model_copy(update={"verification": result})
-    if "onnx" in forms:
-        onnx_model.write(model, directory)
-        runner = onnx_model.OnnxRunner(model, directory)
-        result = verify(runner, network, examples, tolerance=tolerance)
-        metadata = metadata.model_copy(update={"onnx_verification": result})
-    return metadata
+    if "onnx" not in forms:
+        return metadata
+    graph = ImageGraph(network, metadata.preprocessing, model_outputs(model.output, model.features))
+    try:
+        write_graph(graph, directory, properties(metadata, graph, "dense"))
+    except UnsupportedError as error:
+        if not by_default or "savedmodel" not in forms:
+            raise
+        note = f"there is no ONNX graph: {error.where}: {error.what}"
+        return metadata.model_copy(update={"forms": ("savedmodel",), "notes": (*metadata.notes, note)})
+    result = verify(stored_runner(graph, directory), network, examples, tolerance=tolerance)
+    return metadata.model_copy(update={"onnx_verification": result})
 
 
 def _require(form: Form) -> None:

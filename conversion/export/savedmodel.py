@@ -22,6 +22,7 @@ Blobs = Mapping[str, Tensor]
 class DenseModule(Protocol):
     """A `tf.Module` from images to maps; see `dense_model`."""
 
+    network: NetworkModule
     probabilities: Callable[[Tensor], Blobs]
     top_k: Callable[[Tensor, Tensor], Blobs]
     features: Callable[[Tensor], Blobs]

@@ -10,6 +10,7 @@ from pathlib import Path
 from conversion.errors import ModelError
 from conversion.export.graph_ops import GRAPH_FILE, check_graph
 from conversion.export.metadata import CLASSIFIER_FILE, FILE_NAME, SCHEMA_VERSION, ModelMetadata, read_metadata
+from conversion.export.onnx_ops import check_onnx
 from conversion.files import write_atomically
 
 _log = logging.getLogger("densecast")

@@ -155,7 +155,8 @@ def verify(
                 _diverges(network, difference, size, tolerance, form=runner.form, outside=outside)
             if difference.error >= worst.error:
                 worst = difference
-        _check_answers(runner.answers(images), expected, size, tolerance)
+    for images, expected in examples:
+        _check_answers(runner.answers(images), expected, images.shape, tolerance)
     return VerificationMetadata(
         sizes=tuple((e.images.shape[0], e.images.shape[1], e.images.shape[2]) for e in examples),
         tolerance=tolerance,
@@ -173,7 +174,7 @@ def _images(rng: np.random.Generator, batch: int, height: int, width: int) -> Ar
 
 
 def _check_answers(
-    answers: Sequence[Answer], expected: Mapping[str, Array], size: tuple[int, int, int], tolerance: float
+    answers: Sequence[Answer], expected: Mapping[str, Array], size: Sequence[int], tolerance: float
 ) -> None:
     """Raises VerificationError unless what users call agrees with the reference too."""
     for name, blob, value, best in answers:

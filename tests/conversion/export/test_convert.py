@@ -18,8 +18,8 @@ from conversion import ModelMetadata, Network, Preprocessing, cast, convert, eva
 from conversion.errors import CastError, ConversionError, MissingExtraError, ModelError, VerificationError, WeightsError
 from conversion.export import savedmodel
 from conversion.export.metadata import digest
-from conversion.export.seal import file_digests
 from conversion.export.savedmodel_verification import verify_savedmodel
+from conversion.export.seal import file_digests
 from conversion.export.verification import verification_examples
 from conversion.layers.activation import ReLU
 from conversion.layers.convolution import Convolution

@@ -90,6 +90,11 @@ class PReLU(ElementwiseLayer):
         shape[carried_axis(1, x.shape.rank)] = -1
         return [tf.nn.relu(x) + tf.reshape(variables[0], shape) * tf.minimum(x, 0.0)]
 
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:
+        """Uses PRelu."""
+        x = bottoms[0]
+        return [graph.node("PRelu", [x, graph.reshaped(variables[0], [-1, *[1] * (x.rank - 2)])])]
+
 
 @register("Sigmoid")
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -104,6 +109,10 @@ class Sigmoid(ElementwiseLayer):
         """Uses `tf.sigmoid`."""
         return [import_tensorflow().sigmoid(bottoms[0])]
 
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses Sigmoid."""
+        return [graph.node("Sigmoid", bottoms)]
+
 
 @register("TanH")
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -117,6 +126,10 @@ class TanH(ElementwiseLayer):
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """Uses `tf.tanh`."""
         return [import_tensorflow().tanh(bottoms[0])]
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses Tanh."""
+        return [graph.node("Tanh", bottoms)]
 
 
 @register("Dropout")
@@ -134,5 +147,9 @@ class Dropout(ElementwiseLayer):
         return Narrow.INFER
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
+        """Returns the bottom."""
+        return [bottoms[0]]
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
         """Returns the bottom."""
         return [bottoms[0]]

@@ -215,12 +215,11 @@ class Convolution(SlidingLayer):
         """Uses Conv, which rounds as Caffe does, with the filters of all groups as one."""
         kernels = variables[:-1] if self.bias_term else variables
         weights = onnx_filters(graph, kernels, self.group)
-        bias = variables[-1] if self.bias_term else None
         kernel, stride, pad, dilation = self.windows(bottoms[0].rank - 2)
         return [
             graph.node(
                 "Conv",
-                [bottom, weights] if bias is None else [bottom, weights, bias],
+                [bottom, weights, *variables[len(kernels) :]],
                 kernel_shape=kernel,
                 strides=stride,
                 pads=[*pad, *pad],

@@ -169,6 +169,29 @@ class BatchNorm(ElementwiseLayer):
         mean, variance = tf.nn.moments(x, [a for a in range(x.shape.rank) if a != axis], keepdims=True)
         return [(x - mean) * tf.math.rsqrt(variance + self.eps)]
 
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:
+        """Uses BatchNormalization, which runtimes fold into a convolution, or the formula for own statistics."""
+        x = bottoms[0]
+        if not self.use_global_stats:
+            axes = [0, *range(2, x.rank)] if x.rank > 1 else []
+            return [_own_statistics(graph, x, axes, self.eps)]
+        mean, inverse = variables
+        if x.rank < 2:
+            return [graph.node("Mul", [graph.node("Sub", [x, mean]), inverse])]
+        zeros, ones = (graph.constant(np.full(mean.known(0), n, x.dtype)) for n in (0.0, 1.0))
+        # The inverse deviation stands for the scale: the variance is 1, and nothing is added to it.
+        return [graph.node("BatchNormalization", [x, inverse, zeros, mean, ones], epsilon=0.0)]
+
+
+def _own_statistics(graph: OnnxGraph, x: Value, axes: Sequence[int], eps: float) -> Value:
+    """Returns (x - mean) / sqrt(variance + eps) by the statistics over these axes."""
+    if not axes:  # each value is its own mean
+        return graph.node("Sub", [x, x])
+    centred = graph.node("Sub", [x, graph.node("ReduceMean", [x], axes=axes)])
+    variance = graph.node("ReduceMean", [graph.node("Mul", [centred, centred])], axes=axes)
+    deviation = graph.node("Sqrt", [graph.node("Add", [variance, graph.scalar(eps, x)])])
+    return graph.node("Div", [centred, deviation], finite=x.finite and eps > 0)
+
 
 def _statistics(blobs: Sequence[Array]) -> tuple[Array, Array]:
     """Returns mean and variance from the stored sums (BatchNormLayer::Forward_cpu: the factor 0 gives 0)."""

@@ -91,8 +91,10 @@ def as_value(graph: OnnxGraph, size: Size) -> Value:
 
 
 def as_dim(size: Size) -> Dim:
-    """Returns a size as it stands in the shape of a value."""
-    return size if isinstance(size, int) else size.dim
+    """Returns a size as it stands in the shape of a value; None for -1, which is inferred."""
+    if isinstance(size, int):
+        return None if size == -1 else size
+    return size.dim
 
 
 def vector(graph: OnnxGraph, sizes: Sequence[Size]) -> Value:
@@ -122,7 +124,10 @@ def _choose(op_type: str, one: Size, other: Size) -> Size:
 
 
 def reshaped(graph: OnnxGraph, value: Value, sizes: Sequence[Size]) -> Value:
-    """Returns the value under a new shape; the run fails if the number of values differs."""
+    """Returns the value under a new shape, one size of which may be -1.
+
+    The run fails if the number of values differs.
+    """
     if all(_copies(size, value, axis) for axis, size in enumerate(sizes)) and len(sizes) == value.rank:
         return value
     dims = [as_dim(size) for size in sizes]

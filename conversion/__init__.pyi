@@ -8,6 +8,7 @@ from .export.dense import DenseNetwork as DenseNetwork
 from .export.dense import load_dense as load_dense
 from .export.forms import FormChoice as FormChoice
 from .export.forms import choose_forms as choose_forms
+from .export.forms import verify_forms as verify_forms
 from .export.metadata import NETWORK_FILE as NETWORK_FILE
 from .export.metadata import GeometryMetadata as GeometryMetadata
 from .export.metadata import ModelMetadata as ModelMetadata

@@ -11,14 +11,19 @@ from typing import Literal
 
 from conversion.errors import MissingExtraError, UnsupportedError
 from conversion.export import savedmodel
-from conversion.export.metadata import Form, ModelMetadata
+from conversion.export.metadata import NETWORK_FILE, Form, ModelMetadata, VerificationMetadata, read_metadata
 from conversion.export.onnx_model import ImageGraph, model_outputs, write_graph
+from conversion.export.onnx_ops import check_onnx
 from conversion.export.onnx_properties import properties
 from conversion.export.onnx_session import stored_runner
 from conversion.export.savedmodel_verification import verify_savedmodel
-from conversion.export.verification import Example, verify
+from conversion.export.seal import check_files
+from conversion.export.signatures import feature_blobs
+from conversion.export.verification import TOLERANCE, Example, verify
 from conversion.export.weights_store import index_bundle, write_weights
 from conversion.layers.layout import import_tensorflow
+from conversion.limits import UNLIMITED
+from conversion.net.load import load_network
 from conversion.net.network import Network
 
 FormChoice = Literal["savedmodel", "onnx", "both"]
@@ -121,7 +126,7 @@ def write_forms(
         metadata = metadata.model_copy(update={"verification": result})
     if "onnx" not in forms:
         return metadata
-    graph = ImageGraph(network, metadata.preprocessing, model_outputs(model.output, model.features))
+    graph = image_graph(network, metadata)
     try:
         write_graph(graph, directory, properties(metadata, graph, "dense"))
     except UnsupportedError as error:
@@ -131,6 +136,41 @@ def write_forms(
         return metadata.model_copy(update={"forms": ("savedmodel",), "notes": (*metadata.notes, note)})
     result = verify(stored_runner(graph, directory), network, examples, tolerance=tolerance)
     return metadata.model_copy(update={"onnx_verification": result})
+
+
+def verify_forms(
+    model: str | Path, network: Network, examples: Sequence[Example], *, tolerance: float = TOLERANCE
+) -> dict[str, VerificationMetadata]:
+    """Compares every form of a model directory with the NumPy reference.
+
+    Args:
+        model: The model directory.
+        network: The network that the examples are of; its layers are those of the model.
+        examples: From `verification_examples`.
+        tolerance: See `verify`.
+
+    Raises:
+        VerificationError: A form diverges.
+        ModelError: A file is not the one that the model was made with, or does more than arithmetic.
+        MissingExtraError: What runs a form is not installed.
+    """
+    metadata = read_metadata(model)
+    results: dict[str, VerificationMetadata] = {}
+    if "savedmodel" in metadata.forms:
+        loaded = savedmodel.load_savedmodel(model)
+        results["savedmodel"] = verify_savedmodel(loaded, network, metadata.output_blob, examples, tolerance=tolerance)
+    if "onnx" in metadata.forms:
+        check_files(model, metadata)
+        check_onnx(model)
+        graph = image_graph(load_network(Path(model) / NETWORK_FILE, limits=UNLIMITED), metadata)
+        results["onnx"] = verify(stored_runner(graph, Path(model)), network, examples, tolerance=tolerance)
+    return results
+
+
+def image_graph(network: Network, metadata: ModelMetadata) -> ImageGraph:
+    """Returns what the ONNX graph of a model directory computes."""
+    features = feature_blobs(network, list(metadata.features))
+    return ImageGraph(network, metadata.preprocessing, model_outputs(metadata.output_blob, features))
 
 
 def _require(form: Form) -> None:

@@ -173,13 +173,15 @@ def verify(
     densecast verify caffenet --definition deploy.prototxt --weights caffenet.caffemodel
     densecast verify caffenet --crops photos/cat.jpg
     """
+    from conversion import read_metadata
     from pipeline.tools.verify import render, verify_model
 
     if not crops and not definition:
         raise click.UsageError("give --crops, or --definition and --weights")
     if bool(definition) != bool(weights):
         raise click.UsageError("--definition and --weights belong together")
-    need_tensorflow()
+    if crops or "savedmodel" in read_metadata(model).forms:
+        need_tensorflow()
     shape = take_dense_options(options)
     if shape.given() and not definition:
         raise click.UsageError(f"{', '.join(shape.given())}: such options are for --definition")

@@ -66,12 +66,13 @@ def seal(model: str | Path) -> ModelMetadata:
         ModelError: The directory is not a model, its graph is refused, or a file differs from the seal that it has.
     """
     metadata = read_metadata(model)
+    if metadata.files is not None:
+        check_files(model, metadata)
     if "savedmodel" in metadata.forms:
         check_graph(model)
     if "onnx" in metadata.forms:
         check_onnx(model)
     if metadata.files is not None:
-        check_files(model, metadata)
         return metadata
     sealed = metadata.model_copy(update={"schema_version": SCHEMA_VERSION, "files": file_digests(model)})
     write_metadata(model, sealed)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from conversion.errors import MissingExtraError, UnsupportedError
+from conversion.errors import ConversionError, MissingExtraError, UnsupportedError
 from conversion.export import savedmodel
 from conversion.export.metadata import NETWORK_FILE, Form, ModelMetadata, VerificationMetadata, read_metadata
 from conversion.export.onnx_model import ImageGraph, model_outputs, write_graph
@@ -110,7 +110,7 @@ def write_forms(
         examples: What they must reproduce.
         tolerance: See `verify`.
         by_default: Whether nobody asked for these forms. A model with a SavedModel then goes without an ONNX graph if a
-            layer has no ONNX form, and its notes say so.
+            layer has no ONNX form, or a feature has the name of the graph's input or map; its notes say so.
 
     Returns:
         The metadata with the forms and their verification.
@@ -118,6 +118,7 @@ def write_forms(
     Raises:
         VerificationError: A form diverges from the reference.
         UnsupportedError: A layer has no ONNX form.
+        ConversionError: A feature has the name of the ONNX graph's input or map.
     """
     network, metadata = model.network, model.metadata.model_copy(update={"forms": tuple(forms)})
     if "savedmodel" in forms:
@@ -126,13 +127,13 @@ def write_forms(
         metadata = metadata.model_copy(update={"verification": result})
     if "onnx" not in forms:
         return metadata
-    graph = image_graph(network, metadata)
     try:
+        graph = image_graph(network, metadata)
         write_graph(graph, directory, properties(metadata, graph, "dense"))
-    except UnsupportedError as error:
+    except (UnsupportedError, ConversionError) as error:
         if not by_default or "savedmodel" not in forms:
             raise
-        note = f"there is no ONNX graph: {error.where}: {error.what}"
+        note = f"there is no ONNX graph: {': '.join(filter(None, (error.where, error.what)))}"
         return metadata.model_copy(update={"forms": ("savedmodel",), "notes": (*metadata.notes, note)})
     result = verify(stored_runner(graph, directory), network, examples, tolerance=tolerance)
     return metadata.model_copy(update={"onnx_verification": result})

@@ -14,7 +14,7 @@ from conversion.errors import MissingExtraError, ModelError
 from conversion.export.onnx_model import BLOB, GRAPH_FILE, ImageGraph, add_stored
 from conversion.export.verification import Answer
 
-_ERRORS_ONLY = 3
+_FATAL_ONLY = 4  # errors are raised too
 _REFUSALS = (
     "Fail",
     "InvalidArgument",
@@ -53,7 +53,7 @@ class Session:
     def __init__(self, graph: Path | bytes, folder: Path | None = None) -> None:
         runtime = import_onnxruntime()
         options = runtime.SessionOptions()
-        options.log_severity_level = _ERRORS_ONLY
+        options.log_severity_level = _FATAL_ONLY
         if folder is not None:
             options.add_session_config_entry(_FOLDER, str(folder))
         source = graph if isinstance(graph, bytes) else str(graph)

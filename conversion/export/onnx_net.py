@@ -33,7 +33,7 @@ def to_onnx(
 
     Args:
         network: The network, with weights.
-        outputs: Blobs that are outputs, float32; None for all blobs but the inputs.
+        outputs: Blobs that are outputs, float32, under the names of `output_name`; None for all that layers compute.
         shapes: The shapes of the inputs, each axis a number, or a name if it is free; None for `free_shapes`.
         narrow: Whether layers compute in float16 where `Layer.narrow` allows it.
         finite: Whether inputs never hold NaN or infinity. Caffe's maximum skips NaN, which takes an operation of its
@@ -49,16 +49,24 @@ def to_onnx(
     shapes = free_shapes(network) if shapes is None else shapes
     check_inputs(network, shapes)
     network.shapes_at({blob: _stated(shapes[blob], network.shapes[blob]) for blob in network.inputs})
-    chosen = [blob for blob in network.shapes if blob not in network.inputs] if outputs is None else outputs
-    graph = OnnxGraph(reserved=(*network.shapes, *chosen))
+    graph = OnnxGraph(reserved={*network.shapes, *(output_name(network, blob) for blob in network.shapes)})
     weights = add_weights(network, graph)
     inputs = {blob: graph.input(blob, "float32", shapes[blob], finite=finite) for blob in network.inputs}
     blobs = apply_network(network, graph, weights=weights, inputs=inputs, narrow=narrow)
-    for blob in chosen:
-        if blob not in blobs or blob in inputs:
+    computed = [blob for blob, value in blobs.items() if value is not inputs.get(blob)]
+    for blob in computed if outputs is None else outputs:
+        if blob not in computed:
             raise NetworkError(f"no blob {blob!r} that a layer computes", where=f"network {network.name!r}")
-        graph.output(blob, graph.cast(blobs[blob], "float32"))
+        graph.output(output_name(network, blob), graph.cast(blobs[blob], "float32"))
     return graph.model(network.name)
+
+
+def output_name(network: Network, blob: str) -> str:
+    """Returns the name of the output that holds a blob: its own, but for an input that a layer changes in place."""
+    name = blob
+    while name in network.inputs or (name != blob and name in network.shapes):
+        name += "_after"
+    return name
 
 
 def free_shapes(network: Network) -> dict[str, tuple[Dim, ...]]:

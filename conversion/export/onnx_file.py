@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict
 
 from conversion.errors import ConversionError, VerificationError
+from conversion.export.float16 import FP16_TOLERANCE, WITHOUT_FP16, check_float16
 from conversion.export.metadata import ModelMetadata, VerificationMetadata, read_metadata
 from conversion.export.onnx_model import AddWeights, ImageGraph, add_arrays, model_outputs
 from conversion.export.onnx_net import add_weights
@@ -35,8 +36,6 @@ from conversion.passes.prune import prune
 if TYPE_CHECKING:
     import onnx
 
-FP16_TOLERANCE = 2e-2
-"""Of a blob's largest magnitude. float16 has 11 bits, 5e-4, and the errors of a net's layers add up."""
 DATA_SUFFIX = ".data"
 _LARGEST = (2 << 30) - (64 << 20)  # bytes of weights; protobuf ends at 2 GiB, and a graph takes some
 _SMALL = 1024  # bytes of an array that stays in the file where the others do not
@@ -189,6 +188,8 @@ def _write(export: _Export, metadata: ModelMetadata, target: Path, *, overwrite:
     """Writes, verifies and publishes."""
     graph = export.graph
     examples = verification_examples(graph.network, metadata.preprocessing, export.sizes)
+    if graph.fp16:
+        check_float16(graph.network, examples)
     target.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder(f".{target.name}.", PARTIAL_SUFFIX, target.parent) as folder:
         own = folder / target.name
@@ -209,12 +210,7 @@ def _write(export: _Export, metadata: ModelMetadata, target: Path, *, overwrite:
         except VerificationError as error:
             if not graph.fp16:
                 raise
-            raise VerificationError(
-                error.what,
-                where=error.where,
-                why=f"float16 has 11 bits and ends at 65504; {error.why}",
-                remedy="export the model without --fp16",
-            ) from error
+            raise VerificationError(error.what, where=error.where, why=error.why, remedy=WITHOUT_FP16) from error
         for key, value in verified(result).items():
             proto.metadata_props.add(key=key, value=value)
         own.write_bytes(proto.SerializeToString(deterministic=True))  # weights of a second file stay there

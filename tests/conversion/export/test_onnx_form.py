@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from conversion import (
     seal,
 )
 from conversion.errors import ConversionError, MissingExtraError, ModelError, UnsupportedError, VerificationError
-from conversion.export import forms
+from conversion.export import forms, onnx_model
 from conversion.export.onnx_ops import check_onnx
 from conversion.layers.activation import ReLU
 from conversion.layers.base import Layer
@@ -163,8 +164,8 @@ def test_without_tensorflow_the_command_writes_the_onnx_form_and_says_so(files: 
 
 
 def hide(monkeypatch: pytest.MonkeyPatch, *hidden: str) -> None:
-    find = forms.importlib.util.find_spec
-    monkeypatch.setattr(forms.importlib.util, "find_spec", lambda name: None if name in hidden else find(name))
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in hidden else find(name))
 
 
 def test_the_default_is_what_is_installed(monkeypatch: pytest.MonkeyPatch):
@@ -254,7 +255,13 @@ def times(factor: float) -> Callable:
     ],
 )
 def test_a_wrong_layer_is_named_and_nothing_is_published(
-    kind, name: str, change: Callable, where: str, files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind,
+    name: str,
+    change: Callable,
+    where: str,
+    files: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr(kind, "onnx", broken(kind.onnx, change, name))
     (tmp_path / "models").mkdir()
@@ -265,15 +272,17 @@ def test_a_wrong_layer_is_named_and_nothing_is_published(
     assert not list((tmp_path / "models").iterdir())
 
 
-def test_wrong_preprocessing_is_caught(files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_wrong_preprocessing_is_caught(files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     right = Preprocessing.onnx
     monkeypatch.setattr(Preprocessing, "onnx", lambda self, graph, x: times(0.99)(graph, right(self, graph, x)))
     with pytest.raises(VerificationError, match="blob 'data' differs"):
         convert(*files, tmp_path / "m", form="onnx")
 
 
-def test_an_output_that_differs_from_the_blobs_is_caught(files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    write = forms.write_graph
+def test_an_output_that_differs_from_the_blobs_is_caught(
+    files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write = onnx_model.write_graph
 
     def tampered(graph, model: Path, properties) -> None:
         write(graph, model, properties)

@@ -32,7 +32,6 @@ class DenseModule(Protocol):
 class SavedModel(Protocol):
     """A loaded SavedModel that `save` wrote: signatures take keyword arguments."""
 
-    network: NetworkModule
     signatures: Mapping[str, Callable[..., Blobs]]
     blobs: Callable[[Tensor], Blobs]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,7 @@ def model_weights(model: str | Path) -> Weights:
     """
     if not needs_tensorflow(model):
         return read_weights(model)
-    loaded = load_savedmodel(model)
+    loaded: Any = load_savedmodel(model)
     return {name: [value.numpy() for value in values] for name, values in loaded.network.weights.items()}
 
 

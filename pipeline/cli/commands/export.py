@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from pipeline.cli.commands.options import need_tensorflow
 from pipeline.cli.console import printing_does_not_count, say, say_json
 from pipeline.cli.param_types import IMAGE_SIZE
 
@@ -47,8 +48,10 @@ def is_model(source: str) -> bool:
 
 
 def _export_model(source: str, output: str, *, as_json: bool, **options: Any) -> None:
-    from conversion import export_onnx
+    from conversion import export_onnx, needs_tensorflow
 
+    if needs_tensorflow(source):
+        need_tensorflow()
     printing_does_not_count()
     report = export_onnx(source, output, **options)
     if as_json:

@@ -14,6 +14,7 @@ from conversion.layers.base import ElementwiseLayer, Narrow, Step, canonical_axi
 from conversion.layers.convolution import window_steps
 from conversion.layers.layout import carried_axis, import_tensorflow
 from conversion.layers.onnx_graph import OnnxGraph, Value
+from conversion.layers.onnx_sizes import padded
 from conversion.layers.windows import pad_spatial, taps
 
 
@@ -86,12 +87,12 @@ class LRN(ElementwiseLayer):
         return [x * tf.pow(1.0 + self.alpha * mean, -self.beta)]
 
     def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
-        """Uses LRN, which is Caffe's formula; within a channel an average of squares that counts the padding."""
+        """Uses LRN, which is Caffe's formula; within a channel an average of padded squares."""
         x, n = bottoms[0], self.local_size
         if not self.within_channel:
             return [graph.node("LRN", [x], size=n, bias=self.k, alpha=self.alpha, beta=self.beta)]
-        squares = graph.node("Mul", [x, x])
-        mean = graph.node("AveragePool", [squares], kernel_shape=[n, n], pads=[n // 2] * 4, count_include_pad=1)
+        squares = padded(graph, graph.node("Mul", [x, x]), [n // 2] * 4, 0.0)
+        mean = graph.node("AveragePool", [squares], kernel_shape=[n, n])
         sums = graph.node("Mul", [mean, graph.scalar(self.alpha, x)])
         divisor = graph.node("Pow", [graph.node("Add", [sums, graph.scalar(1.0, x)]), graph.scalar(self.beta, x)])
         return [graph.node("Div", [x, divisor])]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -31,8 +32,9 @@ class PoolWindow:
         kernel: Taps of the window.
         stride: Cells between windows.
         before: Padding before the first cell.
-        after: Padding after the last cell. The mean counts it; cells past it are not counted.
+        after: Padding after the last cell.
         dilation: Cells between taps.
+        inside: Whether the mean is that of the cells inside the bottom; otherwise padding counts, cells past it do not.
     """
 
     maximum: bool
@@ -41,6 +43,7 @@ class PoolWindow:
     before: Pair
     after: Pair
     dilation: Pair = (1, 1)
+    inside: bool = False
 
     @property
     def pads(self) -> tuple[int, int, int, int]:
@@ -97,7 +100,10 @@ def pool(
     if window.maximum:
         return _maximum(graph, around, whole, tops=tops, unpadded=(size[1], window.before))
     rows, columns = (_shares(graph, x, window, axis, cells=cells[axis], size=size[axis]) for axis in (0, 1))
-    shares = graph.node("Mul", [graph.reshaped(rows, [-1, 1]), columns])
+    if rows.array is not None and columns.array is not None:
+        shares = graph.constant(np.outer(rows.array, columns.array)[None, None])
+    else:
+        shares = graph.node("Mul", [graph.reshaped(rows, [-1, 1]), columns])
     return [graph.node("Div", [_mean(graph, around, whole), shares], finite=False)]  # an empty window: Caffe's NaN
 
 
@@ -174,30 +180,26 @@ def _mask(graph: OnnxGraph, top: Value, place: Value) -> Value:
 
 
 def _plain_mean(graph: OnnxGraph, x: Value, window: PoolWindow, ceil: int) -> Value:
-    """Returns the mean where every window starts inside: padding counts, cells past it do not."""
-    whole = not ceil or all(
-        isinstance(n, int) and (n + b + a - k) % s == 0
-        for n, k, s, b, a in zip(x.shape[2:], window.kernel, window.stride, window.before, window.after, strict=True)
-    )
-    if whole:
-        return _average(graph, x, window, count_include_pad=1)
-    # With zeros in place of the padding there is one reading of which cells count: those that exist.
+    """Returns the mean where every window starts inside.
+
+    Zeros stand in place of padding that counts. Then one reading is left of which cells do, those that exist; OpenCV
+    4.14 does not heed `count_include_pad`.
+    """
+    if window.inside:
+        return _average(graph, x, window, pads=window.pads, ceil_mode=ceil)
     around = padded(graph, x, window.pads, 0.0)
-    unpadded = dataclasses.replace(window, before=(0, 0), after=(0, 0))
-    return _average(graph, around, unpadded, ceil_mode=1)
+    exact = all(
+        isinstance(n, int) and (n - k) % s == 0
+        for n, k, s in zip(around.shape[2:], window.kernel, window.stride, strict=True)
+    )
+    return _average(graph, around, window, ceil_mode=0 if exact else ceil)
 
 
 def _average(
-    graph: OnnxGraph, x: Value, window: PoolWindow, *, count_include_pad: int = 0, ceil_mode: int = 0
+    graph: OnnxGraph, x: Value, window: PoolWindow, *, pads: Sequence[int] = (0, 0, 0, 0), ceil_mode: int = 0
 ) -> Value:
     return graph.node(
-        "AveragePool",
-        [x],
-        kernel_shape=window.kernel,
-        strides=window.stride,
-        pads=window.pads,
-        count_include_pad=count_include_pad,
-        ceil_mode=ceil_mode,
+        "AveragePool", [x], kernel_shape=window.kernel, strides=window.stride, pads=pads, ceil_mode=ceil_mode
     )
 
 
@@ -219,13 +221,18 @@ def _mean(graph: OnnxGraph, x: Value, window: PoolWindow) -> Value:
 
 
 def _shares(graph: OnnxGraph, x: Value, window: PoolWindow, axis: int, *, cells: Size, size: Size) -> Value:
-    """Returns, for each cell along an axis, the share of its window's taps that lie before the end of the padding."""
-    kernel, stride, before = window.kernel[axis], window.stride[axis], window.before[axis]
-    if isinstance(cells, int):
-        numbers = graph.integers(range(cells))
-    else:
-        start, step = (graph.constant(np.array(n, np.int64)) for n in (0, 1))
-        numbers = graph.node("Range", [start, graph.node("Squeeze", [cells.value, graph.integers([0])]), step])
-    left = size + window.after[axis] - (RunTimeSize(graph, computed=numbers) * stride - before)
-    taps = smaller(larger(-(-left // window.dilation[axis]), 0), kernel)
+    """Returns, for each cell along an axis, the share of its window's taps that Caffe divides by."""
+    kernel, dilation = window.kernel[axis], window.dilation[axis]
+    if isinstance(cells, int) and isinstance(size, int):
+        starts = np.arange(cells) * window.stride[axis] - window.before[axis]
+        known_ends = (size, 0) if window.inside else (size + window.after[axis],)
+        known = [np.clip(-(-(end - starts) // dilation), 0, kernel) for end in known_ends]
+        return graph.constant(((known[0] - known[1] if window.inside else known[0]) / kernel).astype(x.dtype))
+    ends = (size, 0) if window.inside else (size + window.after[axis],)
+    first, step = (graph.constant(np.array(n, np.int64)) for n in (0, 1))
+    count = graph.node("Squeeze", [as_value(graph, cells), graph.integers([0])])
+    numbers = RunTimeSize(graph, computed=graph.node("Range", [first, count, step]))
+    start = numbers * window.stride[axis] - window.before[axis]
+    before = [smaller(larger(-(-(end - start) // dilation), 0), kernel) for end in ends]
+    taps = before[0] - before[1] if window.inside else before[0]
     return graph.node("Div", [graph.cast(as_value(graph, taps), x.dtype), graph.scalar(kernel, x)])

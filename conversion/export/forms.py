@@ -122,9 +122,9 @@ def write_forms(
     """
     network, metadata = model.network, model.metadata.model_copy(update={"forms": tuple(forms)})
     if "savedmodel" in forms:
-        loaded = savedmodel.load_savedmodel(directory)
-        result = verify_savedmodel(loaded, network, model.output, examples, tolerance=tolerance)
+        result = _verify_savedmodel(directory, network, model.output, examples, tolerance=tolerance)
         metadata = metadata.model_copy(update={"verification": result})
+        gc.collect()  # as above
     if "onnx" not in forms:
         return metadata
     try:
@@ -158,14 +158,20 @@ def verify_forms(
     metadata = read_metadata(model)
     results: dict[str, VerificationMetadata] = {}
     if "savedmodel" in metadata.forms:
-        loaded = savedmodel.load_savedmodel(model)
-        results["savedmodel"] = verify_savedmodel(loaded, network, metadata.output_blob, examples, tolerance=tolerance)
+        results["savedmodel"] = _verify_savedmodel(model, network, metadata.output_blob, examples, tolerance=tolerance)
     if "onnx" in metadata.forms:
         check_files(model, metadata)
         check_onnx(model)
         graph = image_graph(load_network(Path(model) / NETWORK_FILE, limits=UNLIMITED), metadata)
         results["onnx"] = verify(stored_runner(graph, Path(model)), network, examples, tolerance=tolerance)
     return results
+
+
+def _verify_savedmodel(
+    model: str | Path, network: Network, output: str, examples: Sequence[Example], *, tolerance: float
+) -> VerificationMetadata:
+    """Loads a SavedModel and verifies it; nothing refers to it afterwards."""
+    return verify_savedmodel(savedmodel.load_savedmodel(model), network, output, examples, tolerance=tolerance)
 
 
 def image_graph(network: Network, metadata: ModelMetadata) -> ImageGraph:

@@ -9,10 +9,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from conversion import convert
-from conversion.errors import ConversionError
+from conversion.errors import ConversionError, ModelError
 from models import entry
 from pipeline.cli.commands.export import export
 from pipeline.cli.commands.model import inspect
+from pipeline.cli.commands.table import score
 from pipeline.tools.benchmark import bench
 
 DIGITS = entry("digits")
@@ -70,6 +71,10 @@ def test_inspect_shows_the_verification_of_the_onnx_form(model: Path):
     assert "onnx: 11 blobs at 3 sizes" in output
 
 
-def test_what_needs_the_savedmodel_says_so(model: Path):
-    with pytest.raises(Exception, match="the model has no SavedModel"):
+def test_what_needs_the_savedmodel_says_so(model: Path, tmp_path: Path):
+    with pytest.raises(ModelError, match="the model has no SavedModel"):
         bench(str(model), batches=[1])
+    result = CliRunner().invoke(score, [str(model), str(tmp_path), f"--output={tmp_path / 'maps'}"])
+    assert isinstance(result.exception, ModelError)
+    assert "--format both" in result.exception.remedy
+    assert not (tmp_path / "maps").exists()

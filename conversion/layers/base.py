@@ -153,11 +153,19 @@ class Layer(ABC):
         """Returns the tops in float64 NumPy, in simple code; the other forms must reproduce them."""
 
     def prepare(self, blobs: Sequence[Array]) -> list[Array]:
-        """Returns the learned blobs (float32) in the layout of the TensorFlow form.
+        """Returns the learned blobs (float32) in the layout of the TensorFlow form, in which models keep them.
 
         The ONNX form takes the same ones, since a model directory holds them once.
         """
         return list(blobs)
+
+    def restore(self, variables: Sequence[Array]) -> list[Array]:
+        """Returns the learned blobs in Caffe's order and shapes, of what `prepare` returned.
+
+        A layer whose `prepare` changes the layout states the way back here; one that computes there returns blobs that
+        mean the same.
+        """
+        return list(variables)
 
     @abstractmethod
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:

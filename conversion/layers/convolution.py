@@ -192,6 +192,16 @@ class Convolution(SlidingLayer):
             kernels = [w.transpose(*spatial, 1, 0) for w in np.split(weights, self.group)]
         return [np.ascontiguousarray(k) for k in kernels] + list(blobs[1:])
 
+    def restore(self, variables: Sequence[Array]) -> list[Array]:
+        """Returns one filter bank [C_out, C_in / group, kh, kw]."""
+        kernels, bias = (variables[:-1], variables[-1:]) if self.bias_term else (variables, ())
+        spatial = range(kernels[0].ndim - 2)
+        if self.group > 1 and len(kernels) == 1:  # depthwise
+            weights = kernels[0].transpose(-2, -1, *spatial).reshape(self.num_output, 1, *kernels[0].shape[:-2])
+        else:
+            weights = np.concatenate([k.transpose(-1, -2, *spatial) for k in kernels])
+        return [weights, *bias]
+
     def _depthwise(self, weights: Sequence[int]) -> bool:
         """Returns whether TensorFlow's depthwise kernel fits: one input channel per group, two axes, equal strides."""
         if self.group == 1 or weights[1] != 1 or len(weights) != 4:
@@ -308,6 +318,10 @@ class InnerProduct(Layer):
     def prepare(self, blobs: Sequence[Array]) -> list[Array]:
         """Returns the matrix as [K, N]."""
         return [blobs[0] if self.transpose else np.ascontiguousarray(blobs[0].T), *blobs[1:]]
+
+    def restore(self, variables: Sequence[Array]) -> list[Array]:
+        """Returns the matrix as the layer has it: [N, K], or [K, N] with `transpose`."""
+        return [variables[0] if self.transpose else variables[0].T, *variables[1:]]
 
     @property
     def narrow(self) -> Narrow:

@@ -106,6 +106,15 @@ class Deconvolution(SlidingLayer):
             kernels = [w.transpose(2, 3, 1, 0) for w in np.split(weights, self.group)]
         return [np.ascontiguousarray(k) for k in kernels] + list(blobs[1:])
 
+    def restore(self, variables: Sequence[Array]) -> list[Array]:
+        """Returns one filter bank [C_in, C_out / group, kh, kw]."""
+        kernels, bias = (variables[:-1], variables[-1:]) if self.bias_term else (variables, ())
+        if self._depthwise():
+            weights = kernels[0].transpose(2, 3, 0, 1).reshape(-1, 1, *kernels[0].shape[:2])
+        else:
+            weights = np.concatenate([k.transpose(3, 2, 0, 1) for k in kernels])
+        return [weights, *bias]
+
     def _depthwise(self) -> bool:
         """Returns whether TensorFlow's depthwise kernel fits: one output channel per group, equal strides."""
         stride = self.windows(2).stride

@@ -153,6 +153,15 @@ class BatchNorm(ElementwiseLayer):
         mean, variance = _statistics([b.astype(np.float64) for b in blobs])
         return [mean.astype(np.float32), (1.0 / self._divisor(variance)).astype(np.float32)]
 
+    def restore(self, variables: Sequence[Array]) -> list[Array]:
+        """Returns mean, variance and the factor 1; the sum of variance and eps has float32's digits."""
+        if not self.use_global_stats:
+            return []
+        mean, scale = variables
+        with np.errstate(divide="ignore"):
+            variance = 1.0 / scale.astype(np.float64) ** 2 - self.eps
+        return [mean, variance.astype(np.float32), np.ones(1, np.float32)]
+
     @property
     def narrow(self) -> Narrow:
         """A product, if the statistics are stored; otherwise sums over the blob."""

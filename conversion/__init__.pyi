@@ -6,6 +6,8 @@ from .export.convert import check_conversion as check_conversion
 from .export.convert import convert as convert
 from .export.dense import DenseNetwork as DenseNetwork
 from .export.dense import load_dense as load_dense
+from .export.mean_file import read_mean_image as read_mean_image
+from .export.metadata import MEAN_FILE as MEAN_FILE
 from .export.metadata import NETWORK_FILE as NETWORK_FILE
 from .export.metadata import GeometryMetadata as GeometryMetadata
 from .export.metadata import ModelMetadata as ModelMetadata
@@ -17,6 +19,7 @@ from .export.net_module import to_tensorflow as to_tensorflow
 from .export.options import DenseOptions as DenseOptions
 from .export.preprocessing import ChannelOrder as ChannelOrder
 from .export.preprocessing import Preprocessing as Preprocessing
+from .export.preprocessing import luma as luma
 from .export.preprocessing import read_labels as read_labels
 from .export.publish import check_target as check_target
 from .export.savedmodel import SavedModel as SavedModel

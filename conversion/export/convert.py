@@ -10,15 +10,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from conversion.arrays import Array
 from conversion.caffe.reading import PathLike, check_weights_file, read_definition
 from conversion.caffe.strip_training import Size
 from conversion.errors import ConversionError, NetworkError, OptionError
 from conversion.export import savedmodel
 from conversion.export.alignment import alignment_of
 from conversion.export.dense import DenseNetwork, load_dense
+from conversion.export.mean_file import write_mean_image
 from conversion.export.metadata import NETWORK_FILE, ModelMetadata, digest
 from conversion.export.options import DenseOptions
-from conversion.export.preprocessing import ChannelOrder, Mean, Preprocessing, channel_mean
+from conversion.export.preprocessing import ChannelOrder, Mean, Preprocessing, channel_mean, mean_image
 from conversion.export.publish import check_target, partial_directory, publish
 from conversion.export.seal import file_digests, write_metadata
 from conversion.export.signatures import default_features, feature_blobs, image_input
@@ -61,12 +63,14 @@ class _Model:
         output: The blob of class probabilities.
         features: The blob of each feature, by name.
         metadata: All of it but the verification.
+        mean_image: The mean image, float [C, H, W]; None if none was given.
     """
 
     network: Network
     output: str
     features: Mapping[str, str]
     metadata: ModelMetadata
+    mean_image: Array | None
 
 
 def convert(
@@ -97,7 +101,7 @@ def convert(
         prototxt: The classifier's definition.
         weights: Its trained weights.
         output: The model directory to make.
-        mean: See `channel_mean`.
+        mean: See `channel_mean`. A mean image is also kept as it is, for `--windows`.
         scale: Factor applied after the mean is subtracted.
         channel_order: The order of the network's channels; by default "bgr" for three and "gray" for one.
         crop: See `DenseOptions`, as the next five.
@@ -156,6 +160,8 @@ def convert(
         gc.collect()  # functions and variables refer to each other: without it the weights stay in memory twice
         metadata = _verify(model, examples, partial, options)
         write_definition(model.network, partial / NETWORK_FILE)
+        if model.mean_image is not None:
+            write_mean_image(partial, model.mean_image)
         metadata = metadata.model_copy(update={"files": file_digests(partial)})
         write_metadata(partial, metadata)
         publish(partial, target, overwrite=overwrite)
@@ -203,6 +209,7 @@ def _describe(dense: DenseNetwork, options: _Options) -> _Model:
     image, channels = image_input(network, where)
     geometry = _geometry(network, output, where)
     preprocessing, notes = _preprocessing(channels, options)
+    kept_mean = mean_image(options.mean, channels, limits=options.limits)
     wanted = default_features(network, output) if options.features is None else options.features
     features = feature_blobs(network, wanted)
     metadata = ModelMetadata(
@@ -210,6 +217,7 @@ def _describe(dense: DenseNetwork, options: _Options) -> _Model:
         digest=digest(network, preprocessing, output),
         converter_version=importlib.metadata.version("densecast"),
         preprocessing=preprocessing,
+        mean_image=None if kept_mean is None else kept_mean.shape[1:],
         geometry=geometry,
         alignment=_alignment(network, output),
         classes=classes,
@@ -222,7 +230,7 @@ def _describe(dense: DenseNetwork, options: _Options) -> _Model:
         notes=(*network.notes, *dense.require_sizes(), *notes),
         random_weights=options.random_weights,
     )
-    return _Model(network, output, features, metadata)
+    return _Model(network, output, features, metadata, kept_mean)
 
 
 def _geometry(network: Network, output: str, where: str) -> ReceptiveField:

@@ -25,6 +25,8 @@ Mean = ArrayLike | str | Path | None  # see `channel_mean`
 _LUMA = (4899, 9617, 1868)
 _LUMA_ONE = 1 << 14
 _COLOURS = 3
+MEAN_IMAGE_NOTE = "the mean image of "
+"""The beginning of the note of a model that was made with a mean image: models of older versions keep no more of it."""
 
 
 class Preprocessing(BaseModel):
@@ -48,7 +50,7 @@ class Preprocessing(BaseModel):
         if self.channel_order == "bgr":
             x = x[..., ::-1]
         elif self.channel_order == "gray":
-            x = np.floor((x @ np.array(_LUMA) + _LUMA_ONE // 2) / _LUMA_ONE)[..., None]
+            x = luma(images).astype(np.float64)[..., None]
         scaled: Array = (x - np.array(self.mean)) * self.scale
         return scaled.transpose(0, 3, 1, 2)
 
@@ -62,6 +64,13 @@ class Preprocessing(BaseModel):
             x = tf.floor((luma + _LUMA_ONE // 2) / _LUMA_ONE)
         x = x - tf.constant(self.mean, tf.float32)
         return x * self.scale if self.scale != 1.0 else x
+
+
+def luma(images: Array) -> Array:
+    """Returns the grey of images, uint8 [..., H, W], as OpenCV's cvtColor makes it of uint8 RGB [..., H, W, 3]."""
+    weighted = images.astype(np.int32) @ np.array(_LUMA, np.int32)
+    grey: Array = ((weighted + _LUMA_ONE // 2) // _LUMA_ONE).astype(np.uint8)
+    return grey
 
 
 def channel_mean(mean: Mean, channels: int, *, limits: Limits = DEFAULT_LIMITS) -> tuple[tuple[float, ...], str]:
@@ -94,18 +103,49 @@ def channel_mean(mean: Mean, channels: int, *, limits: Limits = DEFAULT_LIMITS) 
             numbers = np.repeat(numbers, channels)
         return _finite(numbers, channels, ""), ""
     path = Path(mean)
-    from_numpy = path.suffix == ".npy"
-    array = (reading.read_npy if from_numpy else reading.read_blob)(path, limits=limits)
-    image = array[0] if array.ndim == 4 and array.shape[0] == 1 else array
-    if image.ndim != 3 or image.shape[0] != channels or (from_numpy and image.shape[2] == _COLOURS):
+    array = _read(path, limits)
+    image = _image_of(array, channels, path)
+    if image is None:
         return _finite(array, channels, str(path)), ""
     with np.errstate(all="ignore"):  # values that are not finite are refused
         values = _finite(image.mean(axis=(1, 2), dtype=np.float64), channels, str(path))
     size = "x".join(map(str, image.shape[1:]))
     return (
         values,
-        f"the mean image of {size} is reduced to its channel mean: cells of a map have no fixed position in it",
+        f"{MEAN_IMAGE_NOTE}{size} is reduced to its channel mean: cells of a map have no fixed position in it",
     )
+
+
+def mean_image(mean: Mean, channels: int, *, limits: Limits = DEFAULT_LIMITS) -> Array | None:
+    """Returns the mean image [C, H, W] that a file holds, float32 or float64; None if the mean is not an image.
+
+    Args:
+        mean: See `channel_mean`, as the others.
+        channels: See there.
+        limits: See there.
+
+    Raises:
+        ReadingError: As there.
+        LimitError: As there.
+    """
+    if not isinstance(mean, (str, Path)):
+        return None
+    image = _image_of(_read(Path(mean), limits), channels, Path(mean))
+    if image is None:
+        return None
+    return np.ascontiguousarray(image, "<f8" if image.dtype.itemsize == 8 else "<f4")
+
+
+def _read(path: Path, limits: Limits) -> Array:
+    return (reading.read_npy if path.suffix == ".npy" else reading.read_blob)(path, limits=limits)
+
+
+def _image_of(array: Array, channels: int, path: Path) -> Array | None:
+    """Returns a mean file's array as an image [C, H, W]; None if it is not one."""
+    image = array[0] if array.ndim == 4 and array.shape[0] == 1 else array
+    if image.ndim != 3 or image.shape[0] != channels or (path.suffix == ".npy" and image.shape[2] == _COLOURS):
+        return None
+    return image
 
 
 def _finite(array: Array, channels: int, where: str) -> tuple[float, ...]:

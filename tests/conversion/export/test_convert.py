@@ -244,11 +244,12 @@ def test_metadata_file_says_what_was_done(lenet: Converted):
     verification = written.pop("verification")
     axis = {"stride": 4.0, "offset": 13.5, "window": 28.0, "receptive_field": 28.0, "shift": 0.0}
     assert written == {
-        "schema_version": 2,
+        "schema_version": 3,
         "name": "lenet_small",
         "digest": digest(lenet.network, lenet.preprocessing, "prob"),
         "converter_version": importlib.metadata.version("densecast"),
         "preprocessing": {"channel_order": "gray", "mean": [33.0], "scale": 0.5},
+        "mean_image": None,
         "geometry": {"y": axis, "x": axis},
         "alignment": [4, 4],
         "classes": 10,

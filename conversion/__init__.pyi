@@ -19,7 +19,6 @@ from .export.net_module import to_tensorflow as to_tensorflow
 from .export.options import DenseOptions as DenseOptions
 from .export.preprocessing import ChannelOrder as ChannelOrder
 from .export.preprocessing import Preprocessing as Preprocessing
-from .export.preprocessing import luma as luma
 from .export.preprocessing import read_labels as read_labels
 from .export.publish import check_target as check_target
 from .export.savedmodel import SavedModel as SavedModel
@@ -37,6 +36,7 @@ from .files import partial_name as partial_name
 from .files import remove_temporary_folders as remove_temporary_folders
 from .files import temporary_folder as temporary_folder
 from .files import write_atomically as write_atomically
+from .grey import luma as luma
 from .http import HeaderError as HeaderError
 from .http import HttpSession as HttpSession
 from .http import header_number as header_number
@@ -61,8 +61,10 @@ from .net.load import load_network as load_network
 from .net.network import Network as Network
 from .net.reference import evaluate as evaluate
 from .passes.cast import cast as cast
+from .passes.cast_names import BEFORE_SUFFIX as BEFORE_SUFFIX
 from .passes.cast_names import CAST_SUFFIX as CAST_SUFFIX
 from .passes.cast_names import blob_names as blob_names
+from .passes.cast_names import changed_in_place as changed_in_place
 from .passes.dilate import dilate as dilate
 from .passes.dilate import finer as finer
 from .passes.dilate import multiply_adds_by_stride as multiply_adds_by_stride

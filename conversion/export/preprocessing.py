@@ -13,17 +13,12 @@ from pydantic import BaseModel, ConfigDict
 from conversion.arrays import Array, Shape, Tensor
 from conversion.caffe import reading
 from conversion.errors import OptionError, ReadingError
+from conversion.grey import LUMA, LUMA_ONE, luma
 from conversion.limits import DEFAULT_LIMITS, Limits
 from conversion.names import control_character
 
 ChannelOrder = Literal["bgr", "rgb", "gray"]
 Mean = ArrayLike | str | Path | None  # see `channel_mean`
-# ITU-R BT.601 luma in 14 bits, rounded, as OpenCV's cvtColor turns colour into grey. Grey that is repeated in three
-# channels stays as it is. So `ReadImageToCVMat` with is_color false is followed where its file is decoded: in a JPEG it
-# takes the luma that is stored, which the luma of the decoded colours does not equal where they were clipped.
-# Sums stay below 2 ** 24, where float32 is exact: 0.299 R + ... has ties that rounding errors would decide.
-_LUMA = (4899, 9617, 1868)
-_LUMA_ONE = 1 << 14
 _COLOURS = 3
 MEAN_IMAGE_NOTE = "the mean image of "
 """The beginning of the note of a model that was made with a mean image: models of older versions keep no more of it."""
@@ -60,17 +55,10 @@ class Preprocessing(BaseModel):
         if self.channel_order == "bgr":
             x = tf.reverse(x, axis=[-1])
         elif self.channel_order == "gray":
-            luma = tf.reduce_sum(x * tf.constant(_LUMA, tf.float32), axis=-1, keepdims=True)
-            x = tf.floor((luma + _LUMA_ONE // 2) / _LUMA_ONE)
+            luma = tf.reduce_sum(x * tf.constant(LUMA, tf.float32), axis=-1, keepdims=True)
+            x = tf.floor((luma + LUMA_ONE // 2) / LUMA_ONE)
         x = x - tf.constant(self.mean, tf.float32)
         return x * self.scale if self.scale != 1.0 else x
-
-
-def luma(images: Array) -> Array:
-    """Returns the grey of images, uint8 [..., H, W], as OpenCV's cvtColor makes it of uint8 RGB [..., H, W, 3]."""
-    weighted = images.astype(np.int32) @ np.array(_LUMA, np.int32)
-    grey: Array = ((weighted + _LUMA_ONE // 2) // _LUMA_ONE).astype(np.uint8)
-    return grey
 
 
 def channel_mean(mean: Mean, channels: int, *, limits: Limits = DEFAULT_LIMITS) -> tuple[tuple[float, ...], str]:

@@ -23,7 +23,17 @@ from pipeline.storage.address import is_remote
 from pipeline.storage.options import StorageOptions
 from pipeline.table.image_root import recorded_root
 from pipeline.table.log import FOLDER, open_delta
-from pipeline.table.lookup import NarrowRow, find_rows, maps_among, no_map, no_scale, no_table, reading, several_maps
+from pipeline.table.lookup import (
+    NarrowRow,
+    find_rows,
+    maps_among,
+    no_map,
+    no_scale,
+    no_table,
+    of_whole_image,
+    reading,
+    several_maps,
+)
 from pipeline.table.paths import TableRoot
 from pipeline.table.row_decoding import MAP_COLUMNS, Row, map_from_rows, scalars
 from pipeline.table.scan import Rows
@@ -255,7 +265,8 @@ class MapTable:
         Args:
             image: The image's uri, its path as a person types it, its own id, the key of the map, or the end of the uri
                 (as a file's name) if only one image has it.
-            scale: The scale; needed if the image has several maps.
+            scale: The scale; needed if the image has maps at several. 0 is the map of its windows, which is otherwise
+                returned only where there is no other.
             key: The beginning of the map's key, if image and scale are ambiguous.
 
         Raises:
@@ -269,12 +280,14 @@ class MapTable:
             maps = [row for row in maps if row["scale"] == scale]
             if not maps:
                 raise no_scale(self._root, image, scale, rows)
+        elif not key:
+            maps = of_whole_image(maps)
         if len(maps) > 1:
             raise several_maps(self._root, image, maps)
         return self._read(maps[0]["uri"], maps[0]["key"])
 
     def scales(self, image: str) -> tuple[float, ...]:
-        """Returns the scales at which an image has a map, ascending; at least one.
+        """Returns the scales at which an image has a map, ascending; at least one; 0 if it has windows alone.
 
         Raises:
             TableError: As `read`.
@@ -295,7 +308,7 @@ class MapTable:
         return fuse(maps, max(row["class_count"] for row in rows))
 
     def _maps_of(self, image: str) -> list[NarrowRow]:
-        maps = self._maps_among(find_rows(self._rows, self._root, image, image_root=self.image_root))
+        maps = of_whole_image(self._maps_among(find_rows(self._rows, self._root, image, image_root=self.image_root)))
         if len({row["uri"] for row in maps}) > 1 or len({row["scale"] for row in maps}) < len(maps):
             raise several_maps(self._root, image, maps)
         return maps

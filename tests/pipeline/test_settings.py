@@ -55,6 +55,10 @@ FLAGS: dict[str, object] = {
     "--device": "auto",
     "--rounding": "exact",
     "--precision": "float32",
+    "--windows": None,
+    "--window-filter": "skimage",
+    "--window-resize": None,
+    "--window-mean": None,
     "--max-parity-error": 0.01,
     "--max-parity-flips": 0.01,
     "--xla": False,
@@ -71,7 +75,7 @@ def parsed(*arguments: str) -> dict[str, object]:
 
 def test_flags_are_those_of_the_declarations():
     options = {option for parameter in score.params if isinstance(parameter, click.Option) for option in parameter.opts}
-    assert options == {*FLAGS, "-f", "--output", "-o", "--json", "--storage-option"}
+    assert options == {*FLAGS, "-f", "--blob", "--output", "-o", "--json", "--storage-option"}
     values = parsed()
     assert {flag: values[flag[2:].replace("-", "_")] for flag in FLAGS} == FLAGS
 

@@ -58,7 +58,7 @@ def parse_features(
         name, dtype = text, "float32"
         if not blobs.has(text) and ":" in text:
             name, _, dtype = text.rpartition(":")
-        if not blobs.has(name):
+        if not blobs.has(name) or dtype == BEFORE_SUFFIX.removeprefix(":"):
             raise blobs.unknown(name, text)
         if dtype not in _DTYPES:
             raise SettingError(f"feature {name!r} cannot be kept as {dtype!r}", remedy="use float32 or float16")

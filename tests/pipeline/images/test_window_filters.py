@@ -27,7 +27,7 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def by_formula(image: np.ndarray, size: tuple[int, int], outside: float) -> np.ndarray:
-    """Bilinear between the two by two pixels around each place, in plain Python; what is not in the image is `outside`."""
+    """Bilinear between the two by two pixels around each place, in plain Python; beyond the image lies `outside`."""
     height, width, channels = image.shape
     found = np.empty((*size, channels))
     for row in range(size[0]):
@@ -116,7 +116,13 @@ def test_opencv_is_its_formula_to_a_level(shape: tuple[int, int, int, int]):
 def test_opencv_is_opencv_bit_by_bit():
     cv2 = pytest.importorskip("cv2")
     random = np.random.default_rng(1)
-    shapes = [*SIZES, (375, 500, 256, 256), (512, 512, 256, 256), (100, 80, 256, 256), (300, 500, 227, 227)]
+    shapes: list[tuple[int, ...]] = [
+        *SIZES,
+        (375, 500, 256, 256),
+        (512, 512, 256, 256),
+        (100, 80, 256, 256),
+        (300, 500, 227, 227),
+    ]
     shapes += [tuple(map(int, random.integers(1, 50, 4))) for _ in range(100)]
     for height, width, rows, columns in shapes:
         image = picture(height, width, seed=height * width)

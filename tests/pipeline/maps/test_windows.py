@@ -180,7 +180,11 @@ def test_windows_become_the_cells_of_one_map():
 
 
 def test_a_net_with_more_cells_for_a_window_is_refused():
-    text = data(1, 3, 16, 16) + convolution("fc", "data", "num_output: 4 kernel_size: 8 stride: 8") + layer("Softmax", "prob", "fc")
+    text = (
+        data(1, 3, 16, 16)
+        + convolution("fc", "data", "num_output: 4 kernel_size: 8 stride: 8")
+        + layer("Softmax", "prob", "fc")
+    )
     with pytest.raises(SettingError, match="a window of 16 x 16 pixels has 2 x 2 cells"):
         check_window(network(text), METADATA)
 

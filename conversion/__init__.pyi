@@ -6,6 +6,9 @@ from .export.convert import check_conversion as check_conversion
 from .export.convert import convert as convert
 from .export.dense import DenseNetwork as DenseNetwork
 from .export.dense import load_dense as load_dense
+from .export.forms import FormChoice as FormChoice
+from .export.forms import choose_forms as choose_forms
+from .export.forms import verify_forms as verify_forms
 from .export.mean_file import read_mean_image as read_mean_image
 from .export.metadata import MEAN_FILE as MEAN_FILE
 from .export.metadata import NETWORK_FILE as NETWORK_FILE
@@ -14,8 +17,11 @@ from .export.metadata import ModelMetadata as ModelMetadata
 from .export.metadata import VerificationMetadata as VerificationMetadata
 from .export.metadata import digest as digest
 from .export.metadata import read_metadata as read_metadata
+from .export.metadata import require_savedmodel as require_savedmodel
 from .export.net_module import apply_network as apply_network
 from .export.net_module import to_tensorflow as to_tensorflow
+from .export.onnx_file import OnnxReport as OnnxReport
+from .export.onnx_file import export_onnx as export_onnx
 from .export.options import DenseOptions as DenseOptions
 from .export.preprocessing import ChannelOrder as ChannelOrder
 from .export.preprocessing import Preprocessing as Preprocessing
@@ -23,6 +29,7 @@ from .export.preprocessing import read_labels as read_labels
 from .export.publish import check_target as check_target
 from .export.savedmodel import SavedModel as SavedModel
 from .export.savedmodel import load_savedmodel as load_savedmodel
+from .export.savedmodel_verification import verify_savedmodel as verify_savedmodel
 from .export.seal import check_files as check_files
 from .export.seal import seal as seal
 from .export.signatures import Output as Output
@@ -30,7 +37,6 @@ from .export.signatures import choose_output as choose_output
 from .export.verification import Example as Example
 from .export.verification import verification_examples as verification_examples
 from .export.verification import verification_sizes as verification_sizes
-from .export.verification import verify_savedmodel as verify_savedmodel
 from .files import PARTIAL_SUFFIX as PARTIAL_SUFFIX
 from .files import partial_name as partial_name
 from .files import remove_temporary_folders as remove_temporary_folders

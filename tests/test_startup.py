@@ -43,7 +43,20 @@ def heavy(modules: set[str]) -> set[str]:
 
 COMMAND = "from pipeline.cli.main import main; main(sys.argv[1:])"
 COMMANDS = [
-    *("demo", "convert", "inspect", "models", "score", "show", "rejected", "nightly", "drift", "runs", "check"),
+    *(
+        "demo",
+        "convert",
+        "inspect",
+        "models",
+        "export",
+        "score",
+        "show",
+        "rejected",
+        "nightly",
+        "drift",
+        "runs",
+        "check",
+    ),
     *("compact", "vacuum", "restore", "verify", "verify-runner", "bench", "cast", "upgrade"),
 ]
 

@@ -3,37 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import importlib.metadata
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from conversion.arrays import Array
 from conversion.caffe.reading import PathLike, check_weights_file, read_definition
 from conversion.caffe.strip_training import Size
 from conversion.errors import ConversionError, NetworkError, OptionError
-from conversion.export import savedmodel
 from conversion.export.alignment import alignment_of
 from conversion.export.dense import DenseNetwork, load_dense
+from conversion.export.forms import DenseModel, FormChoice, choose_forms, store_weights, write_forms
 from conversion.export.mean_file import write_mean_image
-from conversion.export.metadata import NETWORK_FILE, ModelMetadata, digest
+from conversion.export.metadata import CLASSIFIER_FILE, NETWORK_FILE, ModelMetadata, digest
 from conversion.export.options import DenseOptions
 from conversion.export.preprocessing import ChannelOrder, Mean, Preprocessing, channel_mean, mean_image
 from conversion.export.publish import check_target, partial_directory, publish
 from conversion.export.seal import file_digests, write_metadata
 from conversion.export.signatures import default_features, feature_blobs, image_input
-from conversion.export.verification import (
-    TOLERANCE,
-    Example,
-    verification_examples,
-    verification_sizes,
-    verify_savedmodel,
-)
+from conversion.export.verification import TOLERANCE, Example, verification_examples, verification_sizes
 from conversion.limits import DEFAULT_LIMITS, Limits
 from conversion.net.geometry import ReceptiveField, receptive_field
 from conversion.net.network import Network
+from conversion.passes.cast_names import CAST_SUFFIX
+from conversion.passes.prune import prune
 from conversion.surgery import write_definition
 
 
@@ -54,25 +48,6 @@ class _Options:
     limits: Limits
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Model:
-    """A dense model before it is built.
-
-    Attributes:
-        network: Fully convolutional; with weights until TensorFlow has its own copy of them.
-        output: The blob of class probabilities.
-        features: The blob of each feature, by name.
-        metadata: All of it but the verification.
-        mean_image: The mean image, float [C, H, W]; None if none was given.
-    """
-
-    network: Network
-    output: str
-    features: Mapping[str, str]
-    metadata: ModelMetadata
-    mean_image: Array | None
-
-
 def convert(
     prototxt: PathLike,
     weights: PathLike,
@@ -91,11 +66,12 @@ def convert(
     features: Sequence[str] | None = None,
     name: str = "",
     random_weights: bool = False,
+    form: FormChoice | None = None,
     overwrite: bool = False,
     tolerance: float = TOLERANCE,
     limits: Limits = DEFAULT_LIMITS,
 ) -> ModelMetadata:
-    """Converts a Caffe classifier into a dense SavedModel, verifies it, and only then puts it in place.
+    """Converts a Caffe classifier into a dense model, verifies it, and only then puts it in place.
 
     Args:
         prototxt: The classifier's definition.
@@ -115,8 +91,9 @@ def convert(
             the InnerProducts read and write (CaffeNet: pool5, fc6, fc7, fc8).
         name: The model's name; by default the definition's.
         random_weights: Whether the weights are random; the model then says so.
+        form: What the directory holds: a "savedmodel", an "onnx" graph or "both"; see `choose_forms` for the default.
         overwrite: Whether to replace an existing model directory.
-        tolerance: See `verify_savedmodel`.
+        tolerance: See `verify`.
         limits: Upper limits on what the files contain.
 
     Returns:
@@ -146,22 +123,21 @@ def convert(
         tolerance=tolerance,
         limits=limits,
     )
-    target = Path(output)
+    target, forms = Path(output), choose_forms(form)
     check_conversion(prototxt, weights, output, overwrite=overwrite, limits=limits)
     dense = load_dense(prototxt, weights, options.shape, features=features or (), limits=limits)
     model = _describe(dense, options)
     del dense
-    module, examples = _build(model)
-    # TensorFlow has its own copy of the weights, which are large.
-    model = dataclasses.replace(model, network=dataclasses.replace(model.network, parameters={}))
+    examples = _examples(model)
     with partial_directory(target) as partial:
-        savedmodel.save(module, partial)
-        del module
-        gc.collect()  # functions and variables refer to each other: without it the weights stay in memory twice
-        metadata = _verify(model, examples, partial, options)
+        store_weights(model, partial, forms)
+        model = model.bare()  # the weights are large: from here on they are read from the file
+        metadata = write_forms(model, partial, forms, examples, tolerance=tolerance, by_default=form is None)
         write_definition(model.network, partial / NETWORK_FILE)
-        if model.mean_image is not None:
-            write_mean_image(partial, model.mean_image)
+        write_definition(model.classifier, partial / CLASSIFIER_FILE)
+        kept_mean = mean_image(mean, len(metadata.preprocessing.mean), limits=limits)
+        if kept_mean is not None:
+            write_mean_image(partial, kept_mean)
         metadata = metadata.model_copy(update={"files": file_digests(partial)})
         write_metadata(partial, metadata)
         publish(partial, target, overwrite=overwrite)
@@ -191,7 +167,7 @@ def check_conversion(
     check_weights_file(weights)
 
 
-def _describe(dense: DenseNetwork, options: _Options) -> _Model:
+def _describe(dense: DenseNetwork, options: _Options) -> DenseModel:
     """Returns the model with its metadata.
 
     Raises:
@@ -230,7 +206,8 @@ def _describe(dense: DenseNetwork, options: _Options) -> _Model:
         notes=(*network.notes, *dense.require_sizes(), *notes),
         random_weights=options.random_weights,
     )
-    return _Model(network, output, features, metadata, kept_mean)
+    classifier = _classifier(dense.classifier, output, list(features))
+    return DenseModel(network, output, features, classifier, metadata)
 
 
 def _geometry(network: Network, output: str, where: str) -> ReceptiveField:
@@ -269,20 +246,15 @@ def _alignment(network: Network, output: str) -> tuple[int, int] | None:
         return None
 
 
-def _build(model: _Model) -> tuple[savedmodel.DenseModule, list[Example]]:
-    """Returns the TensorFlow form, and the reference's answers that it must reproduce."""
+def _classifier(classifier: Network, output: str, features: Sequence[str]) -> Network:
+    """Returns the part of the classifier that computes the map's blob and the features that it has."""
+    names = [name if name in classifier.shapes else name.removesuffix(CAST_SUFFIX) for name in (output, *features)]
+    return prune(classifier, [name for name in dict.fromkeys(names) if name in classifier.shapes])
+
+
+def _examples(model: DenseModel) -> list[Example]:
+    """Returns the reference's answers that every form must reproduce."""
     network, metadata = model.network, model.metadata
     (image,) = network.inputs
     stride = metadata.geometry.y.stride, metadata.geometry.x.stride
-    sizes = verification_sizes(network.inputs[image][2:], stride)
-    # The reference comes first: it needs the network's own weights, and TensorFlow makes a copy of them.
-    examples = verification_examples(network, metadata.preprocessing, sizes)
-    return savedmodel.dense_model(network, metadata.preprocessing, model.output, model.features), examples
-
-
-def _verify(model: _Model, examples: Sequence[Example], directory: Path, options: _Options) -> ModelMetadata:
-    """Returns the metadata with its verification; raises VerificationError if the SavedModel diverges."""
-    verification = verify_savedmodel(
-        savedmodel.load_savedmodel(directory), model.network, model.output, examples, tolerance=options.tolerance
-    )
-    return model.metadata.model_copy(update={"verification": verification})
+    return verification_examples(network, metadata.preprocessing, verification_sizes(network.inputs[image][2:], stride))

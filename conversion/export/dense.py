@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -32,12 +33,14 @@ class DenseNetwork(NamedTuple):
         output: The blob of the map, and why it is that one.
         misfit: An image size that the network does not accept; None if it accepts all from the training size on.
         own_stride: The network at the map's own stride; `network` itself without `output_stride`.
+        classifier: The classifier before the cast, without weights.
     """
 
     network: Network
     output: Output
     misfit: Misfit | None
     own_stride: Network
+    classifier: Network
 
     def require_sizes(self) -> tuple[str, ...]:
         """Returns a note if some images do not fit, for a network that cannot accept more.
@@ -73,7 +76,8 @@ def load_dense(
     Raises:
         DensecastError: The files cannot be read, or the network has no such form.
     """
-    network = _cast(_read(prototxt, weights, options, limits), options.output_blob, features)
+    classifier = _read(prototxt, weights, options, limits)
+    network = _cast(classifier, options.output_blob, features)
     output = choose_output(network, str(prototxt), options.output_blob)
     if options.output_blob is not None:
         network = prune(network, [output.blob, *feature_blobs(network, features).values()])
@@ -81,7 +85,7 @@ def load_dense(
         network = floor_poolings(network)
     misfit = find_misfit(network)
     finer = network if options.output_stride is None else dilate(network, options.output_stride, output.blob)
-    return DenseNetwork(finer, output, misfit, network)
+    return DenseNetwork(finer, output, misfit, network, dataclasses.replace(classifier, parameters={}))
 
 
 def _cast(network: Network, wanted: str | None, features: Sequence[str]) -> Network:

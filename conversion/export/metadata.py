@@ -1,11 +1,11 @@
-"""`densecast.json`: the description of a model, beside its SavedModel."""
+"""`densecast.json`: the description of a model, beside its SavedModel and its ONNX graph."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
@@ -19,13 +19,19 @@ from conversion.net.network import Network, to_definition
 FILE_NAME = "densecast.json"
 NETWORK_FILE = "network.prototxt"  # the fully convolutional definition, which shows what the graph computes
 MEAN_FILE = "mean.npy"  # the mean image as it was given, [C, H, W]
+CLASSIFIER_FILE = "classifier.prototxt"  # the classifier's own definition, as far as map and features need it
 SCHEMA_VERSION = 3
 """The format of a model directory that this version writes; it reads this one and those before.
 
-1: without `files`. 2: with the digests of all files. 3: with the mean image.
+1: without `files`. 2: with the digests of all files. 3: with an ONNX graph, a SavedModel or both, an index of the
+weights, the classifier's definition, and the mean image.
 """
 _OLDEST = 1
 _MAX_BYTES = 64 << 20  # ImageNet's 1,000 labels make 30 kB
+
+
+Form = Literal["savedmodel", "onnx"]
+"""A form in which a model directory holds what it computes."""
 
 
 class _Frozen(BaseModel):
@@ -43,7 +49,7 @@ GeometryMetadata = Annotated[ReceptiveField, AfterValidator(_in_floats)]
 
 
 class VerificationMetadata(_Frozen):
-    """The difference between the SavedModel and the NumPy reference at the conversion.
+    """The difference between a form of a model and the NumPy reference at the conversion.
 
     Attributes:
         sizes: The sizes of the inputs, as [batch, height, width].
@@ -81,7 +87,9 @@ class ModelMetadata(_Frozen):
         features: The features that the `features` signature offers: channels by name.
         multiply_adds_per_window: For one image of the training size.
         parameters: Number of learned values.
-        verification: The result of the verification; None before it.
+        forms: What the directory holds: a SavedModel, an ONNX graph or both.
+        verification: The result of the SavedModel's verification; None before it, and without a SavedModel.
+        onnx_verification: That of the ONNX graph; None before it, and without one.
         notes: Notes for the user on what the conversion changed or ignored.
         random_weights: Whether the weights are random numbers, so that the classes mean nothing.
         files: SHA-256 of every other file of the directory, by path; None in models of versions that did not record it.
@@ -102,10 +110,19 @@ class ModelMetadata(_Frozen):
     features: dict[str, int]
     multiply_adds_per_window: int
     parameters: int
+    forms: tuple[Form, ...] = ("savedmodel",)
     verification: VerificationMetadata | None = None
+    onnx_verification: VerificationMetadata | None = None
     notes: tuple[str, ...] = ()
     random_weights: bool = False
     files: dict[str, str] | None = None
+
+    @property
+    def verifications(self) -> dict[Form, VerificationMetadata]:
+        """The results of all verifications, by form."""
+        results: dict[Form, VerificationMetadata | None]
+        results = {"savedmodel": self.verification, "onnx": self.onnx_verification}
+        return {form: result for form, result in results.items() if result is not None}
 
     @property
     def takes_grey(self) -> bool:
@@ -160,6 +177,18 @@ def read_metadata(model: str | Path) -> ModelMetadata:
         first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(map(str, first["loc"]))
         raise _invalid(path, ": ".join(filter(None, (field, first["msg"])))) from error
+
+
+def require_savedmodel(model: str | Path, metadata: ModelMetadata) -> None:
+    """Raises ModelError if a model directory has no SavedModel."""
+    if "savedmodel" not in metadata.forms:
+        raise ModelError(
+            "the model has no SavedModel",
+            where=str(model),
+            why=f"it was converted to {' and '.join(metadata.forms)} only, and scoring runs SavedModels",
+            remedy="convert it again where TensorFlow is installed: densecast convert PROTOTXT WEIGHTS --output MODEL "
+            "--format both",
+        )
 
 
 def _invalid(path: Path, why: str) -> ModelError:

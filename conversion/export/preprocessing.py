@@ -14,6 +14,7 @@ from conversion.arrays import Array, Shape, Tensor
 from conversion.caffe import reading
 from conversion.errors import OptionError, ReadingError
 from conversion.grey import LUMA, LUMA_ONE, luma
+from conversion.layers.onnx_graph import OnnxGraph, Value
 from conversion.limits import DEFAULT_LIMITS, Limits
 from conversion.names import control_character
 
@@ -59,6 +60,18 @@ class Preprocessing(BaseModel):
             x = tf.floor((luma + LUMA_ONE // 2) / LUMA_ONE)
         x = x - tf.constant(self.mean, tf.float32)
         return x * self.scale if self.scale != 1.0 else x
+
+    def onnx(self, graph: OnnxGraph, images: Value) -> Value:
+        """Returns float32 [N, C, H, W] for images, uint8 RGB [N, H, W, 3], as nodes of an ONNX graph."""
+        x = graph.transposed(graph.cast(images, "float32"), [0, 3, 1, 2])
+        if self.channel_order == "bgr":
+            x = graph.node("Gather", [x, graph.integers([2, 1, 0])], axis=1)
+        elif self.channel_order == "gray":
+            luma = graph.node("Conv", [x, graph.constant(np.array(LUMA, np.float32).reshape(1, -1, 1, 1))])
+            rounded = graph.node("Add", [luma, graph.scalar(LUMA_ONE // 2, luma)])
+            x = graph.node("Floor", [graph.node("Mul", [rounded, graph.scalar(1 / LUMA_ONE, luma)])])
+        x = graph.node("Sub", [x, graph.constant(np.array(self.mean, np.float32).reshape(1, -1, 1, 1))])
+        return x if self.scale == 1.0 else graph.node("Mul", [x, graph.scalar(self.scale, x)])
 
 
 def channel_mean(mean: Mean, channels: int, *, limits: Limits = DEFAULT_LIMITS) -> tuple[tuple[float, ...], str]:

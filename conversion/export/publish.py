@@ -20,23 +20,45 @@ def check_target(target: Path, *, overwrite: bool) -> None:
     Raises:
         ConversionError: Something is there that may not be replaced, or the folder above cannot be written.
     """
+    _check_folder(target)
+    if not target.is_symlink() and (not target.exists() or (target.is_dir() and not any(target.iterdir()))):
+        return
+    if not overwrite:
+        raise _exists(target)
+    if not (target / FILE_NAME).exists():
+        raise ConversionError(
+            "the output exists and is not a densecast model", where=str(target), why="only models are overwritten"
+        )
+
+
+def check_file_target(target: Path, *, overwrite: bool) -> None:
+    """Checks that a file can be made at a target.
+
+    Raises:
+        ConversionError: Something is there that may not be replaced, or the folder above cannot be written.
+    """
+    _check_folder(target)
+    if target.is_dir():
+        raise ConversionError("the output is a folder", where=str(target), remedy="name a file")
+    if (target.is_symlink() or target.exists()) and not overwrite:
+        raise _exists(target)
+
+
+def _check_folder(target: Path) -> None:
+    """Raises ConversionError unless the nearest folder above a target is a folder that can be written."""
     above = next(folder for folder in target.absolute().parents if folder.is_symlink() or folder.exists())
     if not above.is_dir():
         raise ConversionError("the output cannot be made", where=str(target), why=f"{above} is not a folder")
     if not os.access(above, os.W_OK | os.X_OK):
         raise ConversionError("the output cannot be made", where=str(target), why=f"{above} cannot be written")
-    if not target.is_symlink() and (not target.exists() or (target.is_dir() and not any(target.iterdir()))):
-        return
-    if not overwrite:
-        raise ConversionError(
-            "the output exists",
-            where=str(target),
-            remedy="name another, or replace it: --overwrite, or overwrite=True in Python",
-        )
-    if not (target / FILE_NAME).exists():
-        raise ConversionError(
-            "the output exists and is not a densecast model", where=str(target), why="only models are overwritten"
-        )
+
+
+def _exists(target: Path) -> ConversionError:
+    return ConversionError(
+        "the output exists",
+        where=str(target),
+        remedy="name another, or replace it: --overwrite, or overwrite=True in Python",
+    )
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import Protocol
 from conversion.arrays import Tensor
 from conversion.errors import ModelError
 from conversion.export.graph_ops import check_graph
-from conversion.export.metadata import FILE_NAME, read_metadata
+from conversion.export.metadata import FILE_NAME, read_metadata, require_savedmodel
 from conversion.export.net_module import NetworkModule, to_tensorflow
 from conversion.export.preprocessing import Preprocessing
 from conversion.export.seal import check_files
@@ -22,6 +22,7 @@ Blobs = Mapping[str, Tensor]
 class DenseModule(Protocol):
     """A `tf.Module` from images to maps; see `dense_model`."""
 
+    network: NetworkModule
     probabilities: Callable[[Tensor], Blobs]
     top_k: Callable[[Tensor, Tensor], Blobs]
     features: Callable[[Tensor], Blobs]
@@ -31,6 +32,7 @@ class DenseModule(Protocol):
 class SavedModel(Protocol):
     """A loaded SavedModel that `save` wrote: signatures take keyword arguments."""
 
+    network: NetworkModule
     signatures: Mapping[str, Callable[..., Blobs]]
     blobs: Callable[[Tensor], Blobs]
 
@@ -100,12 +102,14 @@ def load_savedmodel(path: str | Path) -> SavedModel:
     """Loads a SavedModel that `save` wrote, after its files and its graph were checked.
 
     Raises:
-        ModelError: A file is not the one that the model was made with, the graph has operations that densecast does not
-            write, or it cannot be loaded.
+        ModelError: A file is not the one that the model was made with, the model has no SavedModel, the graph has
+            operations that densecast does not write, or it cannot be loaded.
     """
-    tf = import_tensorflow()
     if (Path(path) / FILE_NAME).exists():  # a model that is being made has none yet
-        check_files(path, read_metadata(path))
+        metadata = read_metadata(path)
+        require_savedmodel(path, metadata)
+        check_files(path, metadata)
+    tf = import_tensorflow()
     check_graph(path)
     try:
         loaded: SavedModel = tf.saved_model.load(str(path))

@@ -9,11 +9,14 @@ from pathlib import Path
 
 from conversion.errors import ModelError
 from conversion.export.graph_ops import GRAPH_FILE, check_graph
-from conversion.export.metadata import FILE_NAME, SCHEMA_VERSION, ModelMetadata, read_metadata
+from conversion.export.metadata import CLASSIFIER_FILE, FILE_NAME, SCHEMA_VERSION, ModelMetadata, read_metadata
+from conversion.export.onnx_ops import check_onnx
 from conversion.files import write_atomically
 
 _log = logging.getLogger("densecast")
 # A file is hashed once a process: 0.2 s for CaffeNet's 244 MB. Its identity and times change when it is replaced.
+# How the names of files begin that TensorFlow, ONNX Runtime or densecast read in a model directory.
+_LOADED = (Path(GRAPH_FILE).stem, "fingerprint", "checkpoint", "model.onnx", "weights.", CLASSIFIER_FILE)
 _hashed: dict[tuple[int, ...], str] = {}
 _reported: set[str] = set()
 
@@ -63,9 +66,13 @@ def seal(model: str | Path) -> ModelMetadata:
         ModelError: The directory is not a model, its graph is refused, or a file differs from the seal that it has.
     """
     metadata = read_metadata(model)
-    check_graph(model)
     if metadata.files is not None:
         check_files(model, metadata)
+    if "savedmodel" in metadata.forms:
+        check_graph(model)
+    if "onnx" in metadata.forms:
+        check_onnx(model)
+    if metadata.files is not None:
         return metadata
     sealed = metadata.model_copy(update={"schema_version": SCHEMA_VERSION, "files": file_digests(model)})
     write_metadata(model, sealed)
@@ -84,8 +91,8 @@ def _files(model: Path) -> list[str]:
 
 
 def _is_loaded(name: str) -> bool:
-    """Returns whether TensorFlow or densecast would read a file of that name; a user's notes beside them may change."""
-    return "/" in name or name.startswith((Path(GRAPH_FILE).stem, "fingerprint", "checkpoint"))
+    """Returns whether some program would read a file of that name as the model's; a user's notes may change."""
+    return "/" in name or name.startswith(_LOADED)
 
 
 def _digest(model: Path, name: str) -> str:

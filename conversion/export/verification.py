@@ -1,22 +1,19 @@
-"""Compares a SavedModel with the NumPy reference, layer by layer; the error names the first layer that diverges."""
+"""Compares a form of a model with the NumPy reference, layer by layer; the error names the first that diverges."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from conversion.arrays import Array, Tensor
+from conversion.arrays import Array
 from conversion.errors import VerificationError
 from conversion.export.metadata import VerificationMetadata
 from conversion.export.preprocessing import Preprocessing
-from conversion.export.savedmodel import SavedModel
-from conversion.layers.layout import import_tensorflow
 from conversion.net.geometry import Number
 from conversion.net.network import Network
 from conversion.net.reference import evaluate
-from conversion.passes.cast_names import blob_names
 
 TOLERANCE = 1e-4  # of a blob's largest magnitude: float32 stays near 1e-6, and a wrong layer is far above
 
@@ -103,37 +100,63 @@ def verification_examples(
     return examples
 
 
-def verify_savedmodel(
-    loaded: SavedModel, network: Network, output: str, examples: Sequence[Example], *, tolerance: float = TOLERANCE
-) -> VerificationMetadata:
-    """Compares a loaded SavedModel with the NumPy reference.
+class Answer(NamedTuple):
+    """What a form of a model returns to its users.
 
-    It runs on the CPU, since GPUs round float32 to fewer digits by default.
+    Attributes:
+        name: How errors call it.
+        blob: The blob that it is; for the best classes the blob that they are of.
+        value: In Caffe's axis order.
+        best: Whether the value is the best scores of every position, best first, along the axis of classes.
+    """
+
+    name: str
+    blob: str
+    value: Array
+    best: bool = False
+
+
+class Runner(Protocol):
+    """A form of a model, as the verification runs it; on the CPU, since GPUs round float32 to fewer digits by default.
+
+    Attributes:
+        form: Its name, for errors: TensorFlow or ONNX.
+    """
+
+    form: str
+
+    def blobs(self, images: Array) -> Mapping[str, Array]:
+        """Returns every blob of images, uint8 RGB [N, H, W, 3], in Caffe's axis order."""
+
+    def answers(self, images: Array) -> list[Answer]:
+        """Returns what users call, of the same images."""
+
+
+def verify(
+    runner: Runner, network: Network, examples: Sequence[Example], *, tolerance: float = TOLERANCE
+) -> VerificationMetadata:
+    """Compares a form of a model with the NumPy reference.
 
     Args:
-        loaded: From `savedmodel.load_savedmodel`.
+        runner: The form.
         network: The network that it was made from.
-        output: The blob of class probabilities.
         examples: From `verification_examples`.
         tolerance: The largest difference allowed, as a share of a blob's largest magnitude.
 
     Raises:
-        VerificationError: A blob or a signature diverges; the message names the first layer that does.
+        VerificationError: A blob or an answer diverges; the message names the first layer that does.
     """
-    tf = import_tensorflow()
     worst = Difference("", 0.0)
     for images, expected in examples:
         size = (images.shape[0], images.shape[1], images.shape[2])
-        with tf.device("/device:CPU:0"):
-            tensor = tf.constant(images)
-            actual = {blob: value.numpy() for blob, value in loaded.blobs(tensor).items()}
-        for difference in compare(network, actual, expected):
+        for difference in compare(network, runner.blobs(images), expected):
             if difference.error > tolerance:
-                _diverges(network, difference, size, tolerance, outside=_outside(network, difference.blob, expected))
+                outside = _outside(network, difference.blob, expected)
+                _diverges(network, difference, size, tolerance, form=runner.form, outside=outside)
             if difference.error >= worst.error:
                 worst = difference
-        with tf.device("/device:CPU:0"):
-            _check_signatures(loaded, tensor, expected, network=network, output=output, tolerance=tolerance)
+    for images, expected in examples:
+        _check_answers(runner.answers(images), expected, images.shape, tolerance)
     return VerificationMetadata(
         sizes=tuple((e.images.shape[0], e.images.shape[1], e.images.shape[2]) for e in examples),
         tolerance=tolerance,
@@ -150,49 +173,25 @@ def _images(rng: np.random.Generator, batch: int, height: int, width: int) -> Ar
     return np.clip(smooth + rng.normal(0, 20, smooth.shape), 0, 255).astype(np.uint8)
 
 
-def _check_signatures(
-    loaded: SavedModel,
-    images: Tensor,
-    expected: Mapping[str, Array],
-    *,
-    network: Network,
-    output: str,
-    tolerance: float,
+def _check_answers(
+    answers: Sequence[Answer], expected: Mapping[str, Array], size: Sequence[int], tolerance: float
 ) -> None:
-    """Raises VerificationError unless the signatures that users call agree with the reference too."""
-    tf = import_tensorflow()
-    blobs = blob_names(network)
-    maps = _nhwc(expected[output])
-    k = min(5, maps.shape[-1])
-    best = -np.sort(-maps, axis=-1)[..., :k]
-    top = loaded.signatures["top_k"](images=images, k=tf.constant(k))
-    at_classes = np.take_along_axis(maps, top["classes"].numpy().astype(np.int64), axis=-1)
-    checks = [
-        ("serving_default", loaded.signatures["serving_default"](images=images)["probabilities"].numpy(), maps),
-        ("top_k", top["scores"].numpy(), best),
-        ("top_k", at_classes, best),
-    ]
-    for name, value in loaded.signatures["features"](images=images).items():
-        checks.append((f"features ({name})", value.numpy(), _nhwc(expected[blobs[name]])))
-    for name, actual, wanted in checks:
-        error = relative_error(actual, wanted)
+    """Raises VerificationError unless what users call agrees with the reference too."""
+    for name, blob, value, best in answers:
+        wanted = -np.sort(-expected[blob], axis=1)[:, : value.shape[1]] if best else expected[blob]
+        error = relative_error(value, wanted)
         if error > tolerance:
             raise VerificationError(
-                f"signature {name} differs from the reference by {error:.2e} of its largest value "
-                f"at {_text(images.shape)}",
+                f"{name} differs from the reference by {error:.2e} of its largest value at {_text(size)}",
                 why=f"the tolerance is {tolerance:.0e}",
             )
-
-
-def _nhwc(blob: Array) -> Array:
-    return blob.transpose(0, 2, 3, 1)
 
 
 def _outside(network: Network, blob: str, expected: Mapping[str, Array]) -> str:
     """Returns how the values around a blob leave what float32 computes with; "" if they do not.
 
     float32 reaches from 1.2e-38 to 3.4e38, and layers such as LRN square their inputs. Smaller values are denormal
-    numbers, which TensorFlow counts as 0.
+    numbers, which TensorFlow and ONNX Runtime may count as 0.
     """
     writers = [layer for layer in network.layers if blob in layer.tops]
     around = dict.fromkeys([blob, *(bottom for layer in writers for bottom in layer.bottoms)])
@@ -205,13 +204,13 @@ def _outside(network: Network, blob: str, expected: Mapping[str, Array]) -> str:
             if 0 < largest < _SMALLEST:
                 return (
                     f"the values of blob {name!r} are at most {largest:.0e}: they, or the weights that make them, are "
-                    "denormal numbers, which TensorFlow counts as 0"
+                    "denormal numbers, which programs may count as 0"
                 )
     return ""
 
 
 def _diverges(
-    network: Network, difference: Difference, size: tuple[int, int, int], tolerance: float, *, outside: str
+    network: Network, difference: Difference, size: tuple[int, int, int], tolerance: float, *, form: str, outside: str
 ) -> None:
     # A layer in place overwrites its bottom: the blob alone does not show which of its writers is wrong.
     writers = [layer.where for layer in network.layers if difference.blob in layer.tops]
@@ -223,7 +222,7 @@ def _diverges(
         remedy="scale the weights into the range of float32, or look whether the file is damaged: no trained net has "
         "such values"
         if outside
-        else "please report this with the definition: the TensorFlow form of that layer is wrong",
+        else f"please report this with the definition: the {form} form of that layer is wrong",
     )
 
 

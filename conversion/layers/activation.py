@@ -12,6 +12,7 @@ from conversion.arrays import Array, Shape, Tensor
 from conversion.caffe.caffe_pb2 import LayerParameter
 from conversion.layers.base import ElementwiseLayer, Narrow, register
 from conversion.layers.layout import carried_axis, import_tensorflow
+from conversion.layers.onnx_graph import OnnxGraph, Value
 
 
 @register("ReLU")
@@ -41,6 +42,12 @@ class ReLU(ElementwiseLayer):
         tf = import_tensorflow()
         x = bottoms[0]
         return [tf.nn.relu(x) + self.negative_slope * tf.minimum(x, 0.0) if self.negative_slope else tf.nn.relu(x)]
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses Relu, or LeakyRelu, which in ONNX takes any slope."""
+        if self.negative_slope:
+            return [graph.node("LeakyRelu", bottoms, alpha=self.negative_slope)]
+        return [graph.node("Relu", bottoms)]
 
 
 @register("PReLU")
@@ -83,6 +90,11 @@ class PReLU(ElementwiseLayer):
         shape[carried_axis(1, x.shape.rank)] = -1
         return [tf.nn.relu(x) + tf.reshape(variables[0], shape) * tf.minimum(x, 0.0)]
 
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:
+        """Uses PRelu."""
+        x = bottoms[0]
+        return [graph.node("PRelu", [x, graph.reshaped(variables[0], [-1, *[1] * (x.rank - 2)])])]
+
 
 @register("Sigmoid")
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -97,6 +109,10 @@ class Sigmoid(ElementwiseLayer):
         """Uses `tf.sigmoid`."""
         return [import_tensorflow().sigmoid(bottoms[0])]
 
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses Sigmoid."""
+        return [graph.node("Sigmoid", bottoms)]
+
 
 @register("TanH")
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -110,6 +126,10 @@ class TanH(ElementwiseLayer):
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """Uses `tf.tanh`."""
         return [import_tensorflow().tanh(bottoms[0])]
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses Tanh."""
+        return [graph.node("Tanh", bottoms)]
 
 
 @register("Dropout")
@@ -127,5 +147,9 @@ class Dropout(ElementwiseLayer):
         return Narrow.INFER
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
+        """Returns the bottom."""
+        return [bottoms[0]]
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
         """Returns the bottom."""
         return [bottoms[0]]

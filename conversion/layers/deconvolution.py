@@ -13,8 +13,9 @@ import numpy as np
 from conversion.arrays import Array, Shape, Size, Tensor
 from conversion.errors import UnsupportedError
 from conversion.layers.base import Narrow, Step, register
-from conversion.layers.convolution import SlidingLayer
+from conversion.layers.convolution import SlidingLayer, onnx_filters
 from conversion.layers.layout import import_tensorflow
+from conversion.layers.onnx_graph import OnnxGraph, Value
 from conversion.layers.windows import taps
 
 
@@ -104,6 +105,15 @@ class Deconvolution(SlidingLayer):
             kernels = [w.transpose(2, 3, 1, 0) for w in np.split(weights, self.group)]
         return [np.ascontiguousarray(k) for k in kernels] + list(blobs[1:])
 
+    def restore(self, variables: Sequence[Array]) -> list[Array]:
+        """Returns one filter bank [C_in, C_out / group, kh, kw]."""
+        kernels, bias = (variables[:-1], variables[-1:]) if self.bias_term else (variables, ())
+        if self._depthwise():
+            weights = kernels[0].transpose(2, 3, 0, 1).reshape(-1, 1, *kernels[0].shape[:2])
+        else:
+            weights = np.concatenate([k.transpose(3, 2, 0, 1) for k in kernels])
+        return [weights, *bias]
+
     def _depthwise(self) -> bool:
         """Returns whether TensorFlow's depthwise kernel fits: one output channel per group, equal strides."""
         stride = self.windows(2)[1]
@@ -139,6 +149,24 @@ class Deconvolution(SlidingLayer):
         static = [None if n is None else n - 2 * p for n, p in zip(self._static(x.shape[1:3]), pad, strict=True)]
         y.set_shape([x.shape[0], *static, self.num_output])
         return tf.nn.bias_add(y, variables[-1]) if self.bias_term else y
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:
+        """Uses ConvTranspose, whose size is Caffe's, with the filters of all groups as one."""
+        kernels = variables[:-1] if self.bias_term else variables
+        weights = onnx_filters(graph, kernels, self.group)
+        kernel, stride, pad, dilation = self.windows(2)
+        return [
+            graph.node(
+                "ConvTranspose",
+                [bottom, weights, *variables[len(kernels) :]],
+                kernel_shape=kernel,
+                strides=stride,
+                pads=[*pad, *pad],
+                dilations=dilation,
+                group=self.group,
+            )
+            for bottom in bottoms
+        ]
 
     def _static(self, spatial: Sequence[int | None]) -> list[int | None]:
         """Returns cells before `pad` is removed, along each axis whose size is known."""

@@ -25,7 +25,7 @@ def import_tensorflow() -> ModuleType:
     if importlib.util.find_spec("tensorflow") is None:
         raise MissingExtraError(
             "TensorFlow is not installed",
-            why="converting and running models needs it; reading and inspecting Caffe files does not",
+            why="scoring, and a model's SavedModel, need it; reading Caffe files and the ONNX form do not",
             remedy="install densecast with its extra `cpu`, or `gpu` on a machine with an NVIDIA GPU, from its source: "
             "pip install '.[cpu]'",
         )

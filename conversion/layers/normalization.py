@@ -13,6 +13,7 @@ from conversion.caffe.caffe_pb2 import LayerParameter, LRNParameter
 from conversion.layers.base import ElementwiseLayer, Narrow, Step, canonical_axis, register
 from conversion.layers.convolution import window_steps
 from conversion.layers.layout import carried_axis, import_tensorflow
+from conversion.layers.onnx_graph import OnnxGraph, Value
 from conversion.layers.windows import pad_spatial, taps
 
 
@@ -84,6 +85,17 @@ class LRN(ElementwiseLayer):
         mean = tf.nn.avg_pool2d(squares, n, 1, "VALID")
         return [x * tf.pow(1.0 + self.alpha * mean, -self.beta)]
 
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses LRN, which is Caffe's formula; within a channel an average of squares that counts the padding."""
+        x, n = bottoms[0], self.local_size
+        if not self.within_channel:
+            return [graph.node("LRN", [x], size=n, bias=self.k, alpha=self.alpha, beta=self.beta)]
+        squares = graph.node("Mul", [x, x])
+        mean = graph.node("AveragePool", [squares], kernel_shape=[n, n], pads=[n // 2] * 4, count_include_pad=1)
+        sums = graph.node("Mul", [mean, graph.scalar(self.alpha, x)])
+        divisor = graph.node("Pow", [graph.node("Add", [sums, graph.scalar(1.0, x)]), graph.scalar(self.beta, x)])
+        return [graph.node("Div", [x, divisor])]
+
 
 @register("BatchNorm")
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -131,6 +143,15 @@ class BatchNorm(ElementwiseLayer):
         mean, variance = _statistics([b.astype(np.float64) for b in blobs])
         return [mean.astype(np.float32), (1.0 / np.sqrt(variance + self.eps)).astype(np.float32)]
 
+    def restore(self, variables: Sequence[Array]) -> list[Array]:
+        """Returns mean, variance and the factor 1; the sum of variance and eps has float32's digits."""
+        if not self.use_global_stats:
+            return []
+        mean, scale = variables
+        with np.errstate(divide="ignore"):
+            variance = 1.0 / scale.astype(np.float64) ** 2 - self.eps
+        return [mean, variance.astype(np.float32), np.ones(1, np.float32)]
+
     @property
     def narrow(self) -> Narrow:
         """A product, if the statistics are stored; otherwise sums over the blob."""
@@ -147,6 +168,29 @@ class BatchNorm(ElementwiseLayer):
             return [(x - tf.reshape(variables[0], shape)) * tf.reshape(variables[1], shape)]
         mean, variance = tf.nn.moments(x, [a for a in range(x.shape.rank) if a != axis], keepdims=True)
         return [(x - mean) * tf.math.rsqrt(variance + self.eps)]
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:
+        """Uses BatchNormalization, which runtimes fold into a convolution, or the formula for own statistics."""
+        x = bottoms[0]
+        if not self.use_global_stats:
+            axes = [0, *range(2, x.rank)] if x.rank > 1 else []
+            return [_own_statistics(graph, x, axes, self.eps)]
+        mean, inverse = variables
+        if x.rank < 2:
+            return [graph.node("Mul", [graph.node("Sub", [x, mean]), inverse])]
+        zeros, ones = (graph.constant(np.full(mean.known(0), n, x.dtype)) for n in (0.0, 1.0))
+        # The inverse deviation stands for the scale: the variance is 1, and nothing is added to it.
+        return [graph.node("BatchNormalization", [x, inverse, zeros, mean, ones], epsilon=0.0)]
+
+
+def _own_statistics(graph: OnnxGraph, x: Value, axes: Sequence[int], eps: float) -> Value:
+    """Returns (x - mean) / sqrt(variance + eps) by the statistics over these axes."""
+    if not axes:  # each value is its own mean
+        return graph.node("Sub", [x, x])
+    centred = graph.node("Sub", [x, graph.node("ReduceMean", [x], axes=axes)])
+    variance = graph.node("ReduceMean", [graph.node("Mul", [centred, centred])], axes=axes)
+    deviation = graph.node("Sqrt", [graph.node("Add", [variance, graph.scalar(eps, x)])])
+    return graph.node("Div", [centred, deviation], finite=x.finite and eps > 0)
 
 
 def _statistics(blobs: Sequence[Array]) -> tuple[Array, Array]:
@@ -188,3 +232,7 @@ class Softmax(ElementwiseLayer):
         tf = import_tensorflow()
         x = bottoms[0]
         return [tf.nn.softmax(x, axis=carried_axis(canonical_axis(self, self.axis, x.shape.rank), x.shape.rank))]
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses Softmax."""
+        return [graph.node("Softmax", bottoms, axis=canonical_axis(self, self.axis, bottoms[0].rank))]

@@ -26,6 +26,7 @@ _COMMANDS = {
     "convert": ("model", "convert"),
     "inspect": ("model", "inspect"),
     "models": ("model", "models"),
+    "export": ("export", "export"),
     "score": ("table", "score"),
     "show": ("table", "show"),
     "rejected": ("table", "rejected"),

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from conversion import check_files, partial_name, read_metadata
+from conversion import check_files, partial_name, read_metadata, require_savedmodel
 from pipeline.beam_counters import counters
 from pipeline.counters import LEFT_OUT, OUTSIDE_ROOT
 from pipeline.engines.factory import TensorFlowEngineFactory
@@ -68,7 +68,7 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
         What the run did.
 
     Raises:
-        ModelError: The model cannot be read.
+        ModelError: The model cannot be read, or has no SavedModel.
         TableError: The output cannot be a table, its addresses are not relative to a root as those of the job, or the
             commit failed. ConflictError: another run has committed the same images meanwhile; run the job again.
         StorageError: The table cannot be written; this is found before an image is read.
@@ -78,6 +78,7 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
         JobError: The pipeline failed in another way.
     """
     metadata = read_metadata(job.model)
+    require_savedmodel(job.model, metadata)
     if metadata.random_weights:
         _log.warning("the weights of the model %s are random: its classes mean nothing", metadata.name)
     if job.execution.runner != LOCAL:

@@ -221,11 +221,9 @@ def _model_facts(model: ModelMetadata) -> list[tuple[str, str]]:
     ]
     if model.random_weights:
         rows.insert(0, ("weights", "random: the classes mean nothing"))
-    if model.verification:
-        v = model.verification
-        rows.append(
-            ("verified", f"{v.blobs} blobs at {len(v.sizes)} sizes, worst {v.worst:.1e} of absmax ({v.worst_blob})")
-        )
+    for form, v in model.verifications.items():
+        text = f"{form}: {v.blobs} blobs at {len(v.sizes)} sizes, worst {v.worst:.1e} of absmax ({v.worst_blob})"
+        rows.append(("verified", text))
     return rows + [("note", note) for note in model.notes]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -17,11 +17,10 @@ from conversion import (
     digest,
     load_dense,
     load_network,
-    load_savedmodel,
     read_metadata,
     verification_examples,
     verification_sizes,
-    verify_savedmodel,
+    verify_forms,
 )
 from conversion.errors import VerificationError
 from pipeline.engines import TensorFlowEngine
@@ -42,9 +41,16 @@ _REMEDY = (
 
 
 class VerifyReport(BaseModel):
-    """The comparisons; None for one that was not asked for."""
+    """The comparisons; None for one that was not asked for, or of a form that the model does not have.
+
+    Attributes:
+        caffe: The SavedModel with the Caffe files.
+        onnx: The ONNX graph with the Caffe files.
+        crops: The map with the classifier on each window.
+    """
 
     caffe: VerificationMetadata | None = None
+    onnx: VerificationMetadata | None = None
     crops: CropsReport | None = None
 
 
@@ -71,12 +77,13 @@ def verify_model(
         SourceError: An image cannot be read or decoded.
         DensecastError: A file cannot be read.
     """
-    verification = _compare_with_caffe(model, *caffe, options or DenseOptions()) if caffe else None
+    forms = _compare_with_caffe(model, *caffe, options or DenseOptions()) if caffe else {}
+    report = VerifyReport(caffe=forms.get("savedmodel"), onnx=forms.get("onnx"))
     if not crops:
-        return VerifyReport(caffe=verification)
+        return report
     engine = TensorFlowEngine(model, form=Form.FLOAT32)
     given = _decoded(images, grey=engine.metadata.takes_grey)
-    return VerifyReport(caffe=verification, crops=compare_with_crops(engine, given or example_images(engine)))
+    return report.model_copy(update={"crops": compare_with_crops(engine, given or example_images(engine))})
 
 
 def _decoded(images: Sequence[str], *, grey: bool) -> list[Pixels]:
@@ -95,7 +102,9 @@ def _decoded(images: Sequence[str], *, grey: bool) -> list[Pixels]:
     return decoded
 
 
-def _compare_with_caffe(model: str, definition: str, weights: str, given: DenseOptions) -> VerificationMetadata:
+def _compare_with_caffe(
+    model: str, definition: str, weights: str, given: DenseOptions
+) -> Mapping[str, VerificationMetadata]:
     metadata = read_metadata(Path(model))
     options = (metadata.options or DenseOptions()).replaced_by(given)
     dense = load_dense(definition, weights, options, features=list(metadata.features))
@@ -115,7 +124,7 @@ def _compare_with_caffe(model: str, definition: str, weights: str, given: DenseO
         )
     examples = verification_examples(network, metadata.preprocessing, sizes)
     try:
-        return verify_savedmodel(load_savedmodel(model), network, metadata.output_blob, examples)
+        return verify_forms(model, network, examples)
     except VerificationError as error:
         if digest(network, metadata.preprocessing, metadata.output_blob) == metadata.digest:
             raise
@@ -144,9 +153,10 @@ def _differing_blob(own: Network, network: Network, sizes: Sequence[tuple[int, i
 def render(report: VerifyReport) -> RenderableType:
     """Returns the report for a terminal."""
     parts: list[RenderableType] = []
-    if report.caffe:
-        v = report.caffe
-        parts.append(f"{v.blobs} blobs at {len(v.sizes)} sizes agree; worst {v.worst:.1e} of absmax ({v.worst_blob})")
+    for form, v in (("SavedModel", report.caffe), ("ONNX graph", report.onnx)):
+        if v:
+            compared = f"{form}: {v.blobs} blobs at {len(v.sizes)} sizes agree"
+            parts.append(f"{compared}; worst {v.worst:.1e} of absmax ({v.worst_blob})")
     if report.crops:
         parts.append(crop_comparison.render(report.crops))
     return Group(*parts)

@@ -9,7 +9,6 @@ import click
 
 from pipeline.cli.commands.dense_options import dense_options, print_cost, take_dense_options
 from pipeline.cli.commands.options import (
-    check_tensorflow,
     limit_options,
     need_tensorflow,
     print_report,
@@ -23,7 +22,7 @@ from pipeline.cli.setting_options import setting_option
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from conversion import DenseOptions, Limits
+    from conversion import DenseOptions, FormChoice, Limits
     from models.catalog import CatalogEntry
 
 
@@ -46,6 +45,11 @@ if TYPE_CHECKING:
 )
 @dense_options
 @click.option("--name", default="", help="The model's name. Default: the definition's.")
+@click.option(
+    *("--format", "form"),
+    type=click.Choice(["savedmodel", "onnx", "both"]),
+    help="What the model holds, over one copy of the weights. Default: both, or what the installed packages can write.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace a model that exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print the content of densecast.json.")
 @limit_options
@@ -56,6 +60,7 @@ def convert(prototxt: str, weights: str, output: str, *, as_json: bool, **option
     densecast convert deploy.prototxt caffenet.caffemodel --output caffenet \\
         --mean 104.00699,116.66877,122.67892 --labels synset_words.txt
     densecast convert deploy.prototxt caffenet.caffemodel --output fine --output-stride 8
+    densecast convert deploy.prototxt caffenet.caffemodel --output caffenet-onnx --format onnx
     """
     from conversion import check_conversion, read_labels
     from conversion import convert as convert_model
@@ -64,12 +69,13 @@ def convert(prototxt: str, weights: str, output: str, *, as_json: bool, **option
     limits = take_limits(options)
     labels, features = options.pop("labels"), options.pop("features")
     shape = take_dense_options(options)
-    check_tensorflow()
+    forms = _choose_forms(options["form"])
     check_conversion(prototxt, weights, output, overwrite=options["overwrite"], limits=limits)
     mean, scale = _preprocessing(prototxt, shape, limits, mean=options.pop("mean"), scale=options.pop("scale"))
     if shape.output_stride:
         print_cost(prototxt, shape, limits)
-    need_tensorflow()
+    if "savedmodel" in forms:
+        need_tensorflow()
     printing_does_not_count()
     metadata = convert_model(
         prototxt,
@@ -167,13 +173,15 @@ def verify(
     densecast verify caffenet --definition deploy.prototxt --weights caffenet.caffemodel
     densecast verify caffenet --crops photos/cat.jpg
     """
+    from conversion import read_metadata
     from pipeline.tools.verify import render, verify_model
 
     if not crops and not definition:
         raise click.UsageError("give --crops, or --definition and --weights")
     if bool(definition) != bool(weights):
         raise click.UsageError("--definition and --weights belong together")
-    need_tensorflow()
+    if crops or "savedmodel" in read_metadata(model).forms:
+        need_tensorflow()
     shape = take_dense_options(options)
     if shape.given() and not definition:
         raise click.UsageError(f"{', '.join(shape.given())}: such options are for --definition")
@@ -213,7 +221,8 @@ def cast(
         raise click.UsageError("WEIGHTS and --output-weights belong together")
     outputs = [path for path in (output_prototxt, output_weights) if path]
     refuse_existing(outputs, [path for path in (prototxt, weights) if path], overwrite=overwrite)
-    network, output, misfit, _ = load_dense(prototxt, weights, take_dense_options(options))
+    dense = load_dense(prototxt, weights, take_dense_options(options))
+    network, output, misfit = dense.network, dense.output, dense.misfit
     printing_does_not_count()
     save(network, output_prototxt, output_weights)
     say(f"wrote {', '.join(outputs)}", err=True)
@@ -337,8 +346,10 @@ def models_seal(model: str) -> None:
     """
     from conversion import read_metadata, seal
 
-    known = read_metadata(model).files is not None
-    need_tensorflow()
+    metadata = read_metadata(model)
+    known = metadata.files is not None
+    if "savedmodel" in metadata.forms:
+        need_tensorflow()
     files = seal(model).files or {}
     say(f"{len(files)} files {'are as they were recorded' if known else 'recorded'}: {', '.join(files)}", err=True)
 
@@ -383,19 +394,35 @@ def _preprocessing(
     return chosen, scale
 
 
+def _choose_forms(wanted: FormChoice | None = None) -> tuple[str, ...]:
+    """Returns the forms that a conversion writes; says so if TensorFlow is missing for one of them."""
+    from conversion import choose_forms
+
+    forms = choose_forms(wanted)
+    if wanted is None and "savedmodel" not in forms:
+        say(
+            "TensorFlow is not installed: the model gets its ONNX form alone, which `densecast export` and other "
+            "programs read; `densecast score` needs the SavedModel",
+            err=True,
+        )
+    return forms
+
+
 def _check_output(output: str, *, overwrite: bool) -> None:
     from conversion import check_target
 
-    check_tensorflow()
+    _choose_forms()
     check_target(Path(output), overwrite=overwrite)
 
 
 def _convert_entry(
     entry: CatalogEntry, weights: Path, output: str, *, overwrite: bool, random_weights: bool = False
 ) -> None:
+    from conversion import choose_forms
     from conversion import convert as convert_model
 
-    need_tensorflow()
+    if "savedmodel" in choose_forms():
+        need_tensorflow()
     convert_model(
         entry.definition,
         weights,

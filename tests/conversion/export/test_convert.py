@@ -18,8 +18,9 @@ from conversion import ModelMetadata, Network, Preprocessing, cast, convert, eva
 from conversion.errors import CastError, ConversionError, MissingExtraError, ModelError, VerificationError, WeightsError
 from conversion.export import savedmodel
 from conversion.export.metadata import digest
+from conversion.export.savedmodel_verification import verify_savedmodel
 from conversion.export.seal import file_digests
-from conversion.export.verification import verification_examples, verify_savedmodel
+from conversion.export.verification import verification_examples
 from conversion.layers.activation import ReLU
 from conversion.layers.convolution import Convolution
 from conversion.layers.pooling import Pooling
@@ -241,10 +242,11 @@ def test_saved_model_is_no_larger_than_its_weights(caffenet: Converted, lenet: C
 
 def test_metadata_file_says_what_was_done(lenet: Converted):
     written = json.loads((lenet.path / "densecast.json").read_text())
-    verification = written.pop("verification")
+    verification, of_onnx = written.pop("verification"), written.pop("onnx_verification")
     axis = {"stride": 4.0, "offset": 13.5, "window": 28.0, "receptive_field": 28.0, "shift": 0.0}
     assert written == {
         "schema_version": 3,
+        "forms": ["savedmodel", "onnx"],
         "name": "lenet_small",
         "digest": digest(lenet.network, lenet.preprocessing, "prob"),
         "converter_version": importlib.metadata.version("densecast"),
@@ -276,6 +278,8 @@ def test_metadata_file_says_what_was_done(lenet: Converted):
     assert verification["blobs"] == len(lenet.network.shapes) == 9
     assert 0 < verification["worst"] < verification["tolerance"] == 1e-4
     assert verification["worst_blob"] in lenet.network.shapes
+    assert of_onnx["sizes"] == verification["sizes"]
+    assert 0 < of_onnx["worst"] < of_onnx["tolerance"] == 1e-4
 
 
 def test_metadata_reads_back_as_it_was_returned(lenet: Converted, caffenet: Converted):

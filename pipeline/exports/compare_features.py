@@ -187,9 +187,8 @@ class _Sums:
         largest = float(difference.max(initial=0.0))
         self.images += 1
         self.values += one.size
-        if math.isnan(largest) or largest > self.largest or not self.worst:
-            self.worst = name
-        self.largest = largest if math.isnan(largest) or math.isnan(self.largest) else max(largest, self.largest)
+        if not math.isnan(self.largest) and (math.isnan(largest) or largest > self.largest or not self.worst):
+            self.largest, self.worst = largest, name
         self.absolute += float(difference.sum())
         self.magnitude = max(self.magnitude, float(np.abs(one).max(initial=0.0)))
         self._merge(one, other)

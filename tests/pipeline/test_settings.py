@@ -131,3 +131,12 @@ def test_a_job_can_be_changed_by_flat_names():
     assert (changed.recipe.top_k, changed.output, changed.run_id) == (3, "p", "r")
     with pytest.raises(JobError, match="top_k"):
         job.replace(top_k=0)
+
+
+def test_no_scales_and_blobs_by_their_other_name():
+    values = parsed(
+        "--scales", "none", "--windows", "ten", "--blob", "fc7", "-f", "fc6:before", "--window-resize", "256"
+    )
+    assert (values["scales"], values["features"], values["window_resize"]) == ((), ("fc7", "fc6:before"), 256)
+    recipe = describe_job(**{name: value for name, value in values.items() if name != "as_json"}).map_recipe()
+    assert recipe.row_scales == (0.0,)

@@ -60,6 +60,20 @@ def _chunks(array: OrderedArray) -> Iterator[tuple[int, Values]]:
             start, held, size = start + len(piece), [], 0
 
 
+def _check_names(gathered: Gathered, names: Sequence[str]) -> None:
+    """Checks that the names of a file's arrays differ.
+
+    Raises:
+        TableError: Two are one, as that of a blob called `label`.
+    """
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise TableError(
+            f"the arrays {', '.join(gathered.arrays)} would have the same names in the file: {', '.join(twice)}",
+            remedy="export them one by one with --blob, or use --format npy",
+        )
+
+
 def _shapes(array: OrderedArray) -> Values:
     return np.array(array.shapes, np.int32).reshape(-1, 2)
 
@@ -134,6 +148,7 @@ def _write_npz(gathered: Gathered, path: Path) -> None:
             shapes = _shapes(array)
             yield name + SHAPE_SUFFIX, iter([_npy_header(shapes.shape, shapes.dtype), shapes.tobytes()])
 
+    _check_names(gathered, [*_NAMES, ABOUT, *gathered.arrays, *(name + SHAPE_SUFFIX for name in gathered.arrays)])
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name, data in pieces():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
@@ -147,6 +162,9 @@ def _write_npz(gathered: Gathered, path: Path) -> None:
 def _write_hdf5(gathered: Gathered, path: Path) -> None:
     import h5py
 
+    names = [*_NAMES, *gathered.arrays, *(name + SHAPE_SUFFIX for name in gathered.arrays)]
+    # HDF5 has a group for what stands before a slash.
+    _check_names(gathered, [*names, *{name[:place] for name in names for place in _slashes(name)}])
     with h5py.File(path, "w") as file:
         file.attrs[ABOUT] = json.dumps(gathered.facts)
         for name, texts in _texts(gathered).items():
@@ -156,6 +174,10 @@ def _write_hdf5(gathered: Gathered, path: Path) -> None:
             for start, piece in _chunks(array):
                 dataset[start : start + len(piece)] = piece
             file.create_dataset(name + SHAPE_SUFFIX, data=_shapes(array))
+
+
+def _slashes(name: str) -> list[int]:
+    return [place for place, character in enumerate(name) if character == "/"]
 
 
 _MATLAB_HEADER = b"MATLAB 7.3 MAT-file, Platform: densecast, written by h5py HDF5 schema 1.00 ."
@@ -176,12 +198,7 @@ def _write_mat(gathered: Gathered, path: Path) -> None:
     import h5py
 
     names = {name: matlab_name(name) for name in gathered.arrays}
-    variables = [*_NAMES, ABOUT, *names.values(), *(f"{name}_shape" for name in names.values())]
-    if len(set(variables)) < len(variables):
-        raise TableError(
-            f"{', '.join(gathered.arrays)} have the same names in MATLAB: {', '.join(names.values())}",
-            remedy="export them one by one: --blob",
-        )
+    _check_names(gathered, [*_NAMES, ABOUT, *names.values(), *(f"{name}_shape" for name in names.values())])
     with h5py.File(path, "w", userblock_size=512) as file:
         for name, texts in {**_texts(gathered), ABOUT: [json.dumps(gathered.facts)]}.items():
             _write_characters(file, name, texts)
@@ -220,6 +237,7 @@ def _write_parquet(gathered: Gathered, path: Path) -> None:
     for name, array in gathered.arrays.items():
         fields.append(pa.field(name, pa.list_(pa.field("element", pa.from_numpy_dtype(array.dtype)))))
         fields += [pa.field(f"{name}.{part}", pa.int32()) for part in ("height", "width", "channels")]
+    _check_names(gathered, [field.name for field in fields])
     schema = pa.schema(fields, metadata={ABOUT: json.dumps(gathered.facts)})
     texts = _texts(gathered)
     bytes_an_image = sum(

@@ -125,7 +125,8 @@ class Spool:
     def append(self, name: str, values: Values, where: str) -> None:
         """Adds the array of the next image; see `SpooledArray.append`."""
         if name not in self.arrays:
-            temporary = tempfile.TemporaryFile(dir=self._folder, prefix=".densecast-")  # noqa: SIM115 - closed with the spool
+            # Closed with the spool.
+            temporary = tempfile.TemporaryFile(dir=self._folder, prefix=".densecast-")  # noqa: SIM115
             file = self._stack.enter_context(temporary)
             self.arrays[name] = SpooledArray(file, name)
         self.arrays[name].append(values, where)

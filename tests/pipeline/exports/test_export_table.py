@@ -191,12 +191,32 @@ def test_several_scales_need_a_choice(tmp_path: Path):
     assert export(table, "x.npz", scale=0.5).scale == 0.5
 
 
-def test_names_that_are_one_in_matlab_are_refused(tmp_path: Path):
-    blobs = {"a:b": np.ones((1, 1, 2), np.float32), "a/b": np.ones((1, 1, 2), np.float32)}
-    table = publish(tmp_path / "maps", row("a.jpg", (1, 1), blobs))
-    with pytest.raises(TableError, match="the same names in MATLAB"):
-        export(table, "x.mat")
-    assert not (tmp_path / "x.mat").exists()
+@pytest.mark.parametrize(
+    ("name", "blobs"),
+    [
+        ("x.mat", ("a:b", "a/b")),
+        ("x.mat", ("label",)),
+        ("x.npz", ("label",)),
+        ("x.npz", ("a", "a.shape")),
+        ("x.h5", ("uri",)),
+        ("x.h5", ("a", "a/b")),
+        ("x.parquet", ("id",)),
+        ("x.parquet", ("a", "a.width")),
+    ],
+)
+def test_names_that_would_be_one_in_the_file_are_refused(tmp_path: Path, name: str, blobs: tuple[str, ...]):
+    values = {blob: np.ones((1, 1, 2), np.float32) for blob in blobs}
+    table = publish(tmp_path / "maps", row("a.jpg", (1, 1), values))
+    with pytest.raises(TableError, match="the same names in the file"):
+        export(table, name)
+    assert not (tmp_path / name).exists()
+
+
+def test_a_slash_in_a_name_makes_a_group(tmp_path: Path):
+    blobs = {f"a/{name}": np.ones((1, 1, 2), np.float32) for name in ("b", "c")}
+    export(publish(tmp_path / "maps", row("a.jpg", (1, 1), blobs)), "x.h5")
+    with h5py.File(tmp_path / "x.h5") as file:
+        assert file["a/b"].shape == (1, 2)
 
 
 def test_formats_and_outputs_that_are_wrong(windows: Path):

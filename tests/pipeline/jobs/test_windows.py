@@ -61,7 +61,7 @@ class Work:
         generator = np.random.default_rng(0)
         images, self.mean = images_and_mean(np.load(NET / "input.npy").astype(int), generator)
         np.save(folder / "mean.npy", self.mean)
-        convert(NET / "net.prototxt", NET / "net.caffemodel", self.model, mean=folder / "mean.npy")
+        convert(NET / "net.prototxt", NET / "net.caffemodel", self.model, mean=folder / "mean.npy", form="savedmodel")
         self.photos.mkdir()
         for number, image in enumerate(images):
             Image.fromarray(image).save(self.photos / f"{number}.png")
@@ -194,7 +194,7 @@ def test_full_caffenets_window_has_the_numbers_that_caffe_computed(tmp_path: Pat
     images, mean = images_and_mean(given, np.random.default_rng(0))
     np.save(tmp_path / "mean.npy", mean)
     model = tmp_path / "model"
-    convert(definition, tmp_path / "net.caffemodel", model, mean=tmp_path / "mean.npy")
+    convert(definition, tmp_path / "net.caffemodel", model, mean=tmp_path / "mean.npy", form="savedmodel")
     (tmp_path / "photos").mkdir()
     Image.fromarray(images[0]).save(tmp_path / "photos" / "0.png")
     values = {"model": str(model), "images": [str(tmp_path / "photos")], "output": str(tmp_path / "maps")}

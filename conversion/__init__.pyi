@@ -9,6 +9,8 @@ from .export.dense import load_dense as load_dense
 from .export.forms import FormChoice as FormChoice
 from .export.forms import choose_forms as choose_forms
 from .export.forms import verify_forms as verify_forms
+from .export.mean_file import read_mean_image as read_mean_image
+from .export.metadata import MEAN_FILE as MEAN_FILE
 from .export.metadata import NETWORK_FILE as NETWORK_FILE
 from .export.metadata import GeometryMetadata as GeometryMetadata
 from .export.metadata import ModelMetadata as ModelMetadata
@@ -41,6 +43,7 @@ from .files import partial_name as partial_name
 from .files import remove_temporary_folders as remove_temporary_folders
 from .files import temporary_folder as temporary_folder
 from .files import write_atomically as write_atomically
+from .grey import luma as luma
 from .http import HeaderError as HeaderError
 from .http import HttpSession as HttpSession
 from .http import header_number as header_number
@@ -68,8 +71,10 @@ from .net.load import load_network as load_network
 from .net.network import Network as Network
 from .net.reference import evaluate as evaluate
 from .passes.cast import cast as cast
+from .passes.cast_names import BEFORE_SUFFIX as BEFORE_SUFFIX
 from .passes.cast_names import CAST_SUFFIX as CAST_SUFFIX
 from .passes.cast_names import blob_names as blob_names
+from .passes.cast_names import changed_in_place as changed_in_place
 from .passes.dilate import dilate as dilate
 from .passes.dilate import finer as finer
 from .passes.dilate import multiply_adds_by_stride as multiply_adds_by_stride

@@ -15,7 +15,7 @@ class ExitCode(IntEnum):
         REJECTED: The run has committed its rows, and more images than allowed have no map.
         DAMAGED: The table is damaged.
         BUSY: Another run holds the lease on the table; nothing was done.
-        DRIFTED: The run has committed its rows, and its maps differ from earlier ones by more than a threshold.
+        DRIFTED: Maps or features differ from earlier ones by more than a threshold; a run has committed its rows.
         INTERRUPTED: The command was stopped by SIGINT (Ctrl-C), SIGTERM or SIGHUP.
     """
 

@@ -61,6 +61,34 @@ class Frames(StrEnum):
     ALL = "all"
 
 
+class Windows(StrEnum):
+    """Which windows of the size that the net was trained at are cut from an image, as Caffe's classifiers do.
+
+    `CENTER`: the centre of the resized image. `TEN`: its four corners and its centre, then the same mirrored, which is
+    `oversample` of pycaffe. `WARP`: the whole image, brought to the size of a window.
+    """
+
+    CENTER = "center"
+    TEN = "ten"
+    WARP = "warp"
+
+
+class WindowFilter(StrEnum):
+    """Whose rule of bilinear resampling brings an image to its size; see `pipeline.images.window_filters`."""
+
+    SKIMAGE = "skimage"
+    OPENCV = "opencv"
+    PIL = "pil"
+
+
+class WindowMean(StrEnum):
+    """How the mean image is subtracted: see `pipeline.maps.windows`."""
+
+    CROP = "crop"
+    RESIZE = "resize"
+    CHANNEL = "channel"
+
+
 class Range(NamedTuple):
     """The values that a number may have; the names are pydantic's.
 
@@ -116,6 +144,7 @@ class Help(NamedTuple):
         metavar: What the help writes for the value; empty for the usual.
         short_flag: Its short flag; empty where there is none.
         has_flag: Whether `densecast score` has a flag for it.
+        alias: Another name of its flag; empty where there is none.
     """
 
     text: str
@@ -123,13 +152,21 @@ class Help(NamedTuple):
     metavar: str
     short_flag: str
     has_flag: bool
+    alias: str
 
 
 def _setting(
-    default: T, text: str, *, changes_maps: bool = True, metavar: str = "", short_flag: str = "", has_flag: bool = True
+    default: T,
+    text: str,
+    *,
+    changes_maps: bool = True,
+    metavar: str = "",
+    short_flag: str = "",
+    has_flag: bool = True,
+    alias: str = "",
 ) -> T:
     """Declares a field of a group; see `Help`."""
-    metadata = {"help": Help(text, changes_maps, metavar, short_flag, has_flag)}
+    metadata = {"help": Help(text, changes_maps, metavar, short_flag, has_flag, alias)}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -144,14 +181,40 @@ class RecipeSettings:
         "Instead of --scores: keep the smallest form whose probabilities differ by at most this from the exact ones,"
         " measured on a sample.",
     )
-    features: tuple[str, ...] = _setting((), "Keep a blob as well: fc7, or fc7:float16.", short_flag="-f")
-    scales: tuple[float, ...] = _setting((1.0,), "One map for each enlargement of an image, as 1,0.7,0.5.")
+    features: tuple[str, ...] = _setting(
+        (),
+        "Keep a blob as well: fc7, fc7:float16, or fc7:before for its values before the layers that change it in place"
+        " (ReLU).",
+        short_flag="-f",
+        alias="--blob",
+    )
+    scales: tuple[float, ...] = _setting(
+        (1.0,), "One map for each enlargement of an image, as 1,0.7,0.5; none: no map but that of --windows."
+    )
     resize: int | tuple[int, int] | None = _setting(
         None, "First bring the shorter side to N pixels, or the image to HxW."
     )
     max_side: Pixels | None = _setting(None, "Then shrink images whose longer side is longer.")
     precision: Precision = _setting(
         Precision.FLOAT32, "What the net computes in; measured on the first images against float32."
+    )
+    windows: Windows | None = _setting(
+        None,
+        "Also classify windows of the trained size, as Caffe does: the centre of the resized image, ten crops of it, or"
+        " the image warped to the size.",
+    )
+    window_filter: WindowFilter = _setting(
+        WindowFilter.SKIMAGE, "Whose bilinear rule resizes the image for --windows: see the page on windows."
+    )
+    window_resize: int | tuple[int, int] | None = _setting(
+        None,
+        "The size from which center and ten are cut: HxW warps, N is the shorter side. Default: the size of the model's"
+        " mean image, or 256x256.",
+    )
+    window_mean: WindowMean | None = _setting(
+        None,
+        "What --windows subtract: the part of the mean image at the window, the mean image resized to a window, or its"
+        " channel mean. Default: resize with skimage, as pycaffe, or else crop, as Caffe's own tools.",
     )
 
 

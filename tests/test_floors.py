@@ -28,6 +28,7 @@ FLOORS = {
     "pipeline.scoring": 5,
     "pipeline.maintenance": 5,
     "pipeline.drift": 5,
+    "pipeline.exports": 5,
     "pipeline.table": 4,
     "pipeline.engines": 4,
     "pipeline.visualization": 4,

@@ -49,6 +49,7 @@ COMMANDS = [
         "inspect",
         "models",
         "export",
+        "compare",
         "score",
         "show",
         "rejected",

@@ -15,9 +15,10 @@ from conversion.errors import ConversionError, NetworkError, OptionError
 from conversion.export.alignment import alignment_of
 from conversion.export.dense import DenseNetwork, load_dense
 from conversion.export.forms import DenseModel, FormChoice, choose_forms, store_weights, write_forms
+from conversion.export.mean_file import write_mean_image
 from conversion.export.metadata import CLASSIFIER_FILE, NETWORK_FILE, ModelMetadata, digest, own_layers
 from conversion.export.options import DenseOptions
-from conversion.export.preprocessing import ChannelOrder, Mean, Preprocessing, channel_mean
+from conversion.export.preprocessing import ChannelOrder, Mean, Preprocessing, channel_mean, mean_image
 from conversion.export.publish import check_target, partial_directory, publish
 from conversion.export.seal import file_digests, write_metadata
 from conversion.export.signatures import default_features, feature_blobs, image_input
@@ -77,7 +78,7 @@ def convert(
         prototxt: The classifier's definition.
         weights: Its trained weights.
         output: The model directory to make.
-        mean: See `channel_mean`.
+        mean: See `channel_mean`. A mean image is also kept as it is, for `--windows`.
         scale: Factor applied after the mean is subtracted.
         channel_order: The order of the network's channels; by default "bgr" for three and "gray" for one.
         crop: See `DenseOptions`, as the next six.
@@ -137,6 +138,9 @@ def convert(
         metadata = write_forms(model, partial, forms, examples, tolerance=tolerance, by_default=form is None)
         write_definition(model.network, partial / NETWORK_FILE)
         write_definition(model.classifier, partial / CLASSIFIER_FILE)
+        kept_mean = mean_image(mean, len(metadata.preprocessing.mean), limits=limits)
+        if kept_mean is not None:
+            write_mean_image(partial, kept_mean)
         metadata = metadata.model_copy(update={"files": file_digests(partial)})
         write_metadata(partial, metadata)
         publish(partial, target, overwrite=overwrite)
@@ -184,6 +188,7 @@ def _describe(dense: DenseNetwork, options: _Options) -> DenseModel:
     image, channels = image_input(network, where)
     geometry = _geometry(network, output, where)
     preprocessing, notes = _preprocessing(channels, options)
+    kept_mean = mean_image(options.mean, channels, limits=options.limits)
     wanted = default_features(network, output) if options.features is None else options.features
     features = feature_blobs(network, wanted)
     metadata = ModelMetadata(
@@ -191,6 +196,7 @@ def _describe(dense: DenseNetwork, options: _Options) -> DenseModel:
         digest=digest(network, preprocessing, output),
         converter_version=importlib.metadata.version("densecast"),
         preprocessing=preprocessing,
+        mean_image=None if kept_mean is None else kept_mean.shape[1:],
         geometry=geometry,
         alignment=_alignment(network, output),
         classes=classes,

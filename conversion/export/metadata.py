@@ -12,18 +12,19 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from conversion.errors import ModelError
 from conversion.export.options import DenseOptions
-from conversion.export.preprocessing import Preprocessing
+from conversion.export.preprocessing import MEAN_IMAGE_NOTE, Preprocessing
 from conversion.net.geometry import AxisGeometry, ReceptiveField
 from conversion.net.network import Network, to_definition
 
 FILE_NAME = "densecast.json"
 NETWORK_FILE = "network.prototxt"  # the fully convolutional definition, which shows what the graph computes
+MEAN_FILE = "mean.npy"  # the mean image as it was given, [C, H, W]
 CLASSIFIER_FILE = "classifier.prototxt"  # the classifier's own definition, as far as map and features need it
 SCHEMA_VERSION = 3
 """The format of a model directory that this version writes; it reads this one and those before.
 
 1: without `files`. 2: with the digests of all files. 3: with an ONNX graph, a SavedModel or both, an index of the
-weights, and the classifier's definition.
+weights, the classifier's definition, and the mean image.
 """
 _OLDEST = 1
 _MAX_BYTES = 64 << 20  # ImageNet's 1,000 labels make 30 kB
@@ -74,6 +75,8 @@ class ModelMetadata(_Frozen):
         digest: SHA-256 of definition, weights and preprocessing: models with one digest compute the same maps.
         converter_version: The version of densecast that wrote the file.
         preprocessing: The preprocessing, which the graph contains.
+        mean_image: (height, width) of the mean image in `MEAN_FILE`, of which the graph has the channel mean; None
+            where none is kept, see `lost_mean_image`.
         geometry: The pixels of the map's cells.
         alignment: The step of the first rows and columns of tiles, in pixels, at which a tile's cells equal those of
             the whole image's map; None if there is none.
@@ -98,6 +101,7 @@ class ModelMetadata(_Frozen):
     digest: str
     converter_version: str
     preprocessing: Preprocessing
+    mean_image: tuple[int, int] | None = None
     geometry: GeometryMetadata
     alignment: tuple[int, int] | None = None
     classes: int
@@ -126,6 +130,11 @@ class ModelMetadata(_Frozen):
     def takes_grey(self) -> bool:
         """Whether the network takes grey images."""
         return self.preprocessing.channel_order == "gray"
+
+    @property
+    def lost_mean_image(self) -> bool:
+        """Whether the model was made with a mean image that an older version did not keep."""
+        return self.mean_image is None and any(note.startswith(MEAN_IMAGE_NOTE) for note in self.notes)
 
     @property
     def minimum_size(self) -> tuple[int, int]:

@@ -76,6 +76,8 @@ def apply_network(
     weights: Mapping[str, Sequence[Tensor]],
     inputs: Mapping[str, Tensor],
     narrow: object = None,
+    *,
+    first: dict[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Returns every blob of a network as TensorFlow ops; rank-4 blobs are NHWC on both sides.
 
@@ -84,6 +86,7 @@ def apply_network(
         weights: For each layer the result of `Layer.prepare`, as tensors or variables.
         inputs: The net's inputs, float32, by blob.
         narrow: A floating-point type of 16 bits for the layers whose `Layer.narrow` allows it; None for float32 only.
+        first: Gets the first value of every blob that a layer writes: before later layers change it in place.
 
     Returns:
         By blob, in the type that its layer computes in.
@@ -97,7 +100,11 @@ def apply_network(
             if narrow is not None:
                 dtype = narrow if layer.narrows([b.dtype == narrow for b in bottoms]) else tf.float32
                 bottoms, own = [tf.cast(b, dtype) for b in bottoms], [tf.cast(w, dtype) for w in own]
-            return layer.tensorflow(bottoms, own)
+            tops = layer.tensorflow(bottoms, own)
+        if first is not None:
+            for top, value in zip(layer.tops, tops, strict=True):
+                first.setdefault(top, value)
+        return tops
 
     def view(value: Tensor, like: Tensor) -> Tensor:
         return from_caffe(tf.reshape(to_caffe(value), tf.shape(to_caffe(like))))

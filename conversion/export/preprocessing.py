@@ -13,19 +13,16 @@ from pydantic import BaseModel, ConfigDict
 from conversion.arrays import Array, Shape, Tensor
 from conversion.caffe import reading
 from conversion.errors import OptionError, ReadingError
+from conversion.grey import LUMA, LUMA_ONE, luma
 from conversion.layers.onnx_graph import OnnxGraph, Value
 from conversion.limits import DEFAULT_LIMITS, Limits
 from conversion.names import control_character
 
 ChannelOrder = Literal["bgr", "rgb", "gray"]
 Mean = ArrayLike | str | Path | None  # see `channel_mean`
-# ITU-R BT.601 luma in 14 bits, rounded, as OpenCV's cvtColor turns colour into grey. Grey that is repeated in three
-# channels stays as it is. So `ReadImageToCVMat` with is_color false is followed where its file is decoded: in a JPEG it
-# takes the luma that is stored, which the luma of the decoded colours does not equal where they were clipped.
-# Sums stay below 2 ** 24, where float32 is exact: 0.299 R + ... has ties that rounding errors would decide.
-_LUMA = (4899, 9617, 1868)
-_LUMA_ONE = 1 << 14
 _COLOURS = 3
+MEAN_IMAGE_NOTE = "the mean image of "
+"""The beginning of the note of a model that was made with a mean image: models of older versions keep no more of it."""
 
 
 class Preprocessing(BaseModel):
@@ -49,7 +46,7 @@ class Preprocessing(BaseModel):
         if self.channel_order == "bgr":
             x = x[..., ::-1]
         elif self.channel_order == "gray":
-            x = np.floor((x @ np.array(_LUMA) + _LUMA_ONE // 2) / _LUMA_ONE)[..., None]
+            x = luma(images).astype(np.float64)[..., None]
         scaled: Array = (x - np.array(self.mean)) * self.scale
         return scaled.transpose(0, 3, 1, 2)
 
@@ -59,8 +56,8 @@ class Preprocessing(BaseModel):
         if self.channel_order == "bgr":
             x = tf.reverse(x, axis=[-1])
         elif self.channel_order == "gray":
-            luma = tf.reduce_sum(x * tf.constant(_LUMA, tf.float32), axis=-1, keepdims=True)
-            x = tf.floor((luma + _LUMA_ONE // 2) / _LUMA_ONE)
+            luma = tf.reduce_sum(x * tf.constant(LUMA, tf.float32), axis=-1, keepdims=True)
+            x = tf.floor((luma + LUMA_ONE // 2) / LUMA_ONE)
         x = x - tf.constant(self.mean, tf.float32)
         return x * self.scale if self.scale != 1.0 else x
 
@@ -70,9 +67,9 @@ class Preprocessing(BaseModel):
         if self.channel_order == "bgr":
             x = graph.node("Gather", [x, graph.integers([2, 1, 0])], axis=1)
         elif self.channel_order == "gray":
-            luma = graph.node("Conv", [x, graph.constant(np.array(_LUMA, np.float32).reshape(1, -1, 1, 1))])
-            rounded = graph.node("Add", [luma, graph.scalar(_LUMA_ONE // 2, luma)])
-            x = graph.node("Floor", [graph.node("Mul", [rounded, graph.scalar(1 / _LUMA_ONE, luma)])])
+            luma = graph.node("Conv", [x, graph.constant(np.array(LUMA, np.float32).reshape(1, -1, 1, 1))])
+            rounded = graph.node("Add", [luma, graph.scalar(LUMA_ONE // 2, luma)])
+            x = graph.node("Floor", [graph.node("Mul", [rounded, graph.scalar(1 / LUMA_ONE, luma)])])
         x = graph.node("Sub", [x, graph.constant(np.array(self.mean, np.float32).reshape(1, -1, 1, 1))])
         return x if self.scale == 1.0 else graph.node("Mul", [x, graph.scalar(self.scale, x)])
 
@@ -107,18 +104,49 @@ def channel_mean(mean: Mean, channels: int, *, limits: Limits = DEFAULT_LIMITS) 
             numbers = np.repeat(numbers, channels)
         return _finite(numbers, channels, ""), ""
     path = Path(mean)
-    from_numpy = path.suffix == ".npy"
-    array = (reading.read_npy if from_numpy else reading.read_blob)(path, limits=limits)
-    image = array[0] if array.ndim == 4 and array.shape[0] == 1 else array
-    if image.ndim != 3 or image.shape[0] != channels or (from_numpy and image.shape[2] == _COLOURS):
+    array = _read(path, limits)
+    image = _image_of(array, channels, path)
+    if image is None:
         return _finite(array, channels, str(path)), ""
     with np.errstate(all="ignore"):  # values that are not finite are refused
         values = _finite(image.mean(axis=(1, 2), dtype=np.float64), channels, str(path))
     size = "x".join(map(str, image.shape[1:]))
     return (
         values,
-        f"the mean image of {size} is reduced to its channel mean: cells of a map have no fixed position in it",
+        f"{MEAN_IMAGE_NOTE}{size} is reduced to its channel mean: cells of a map have no fixed position in it",
     )
+
+
+def mean_image(mean: Mean, channels: int, *, limits: Limits = DEFAULT_LIMITS) -> Array | None:
+    """Returns the mean image [C, H, W] that a file holds, float32 or float64; None if the mean is not an image.
+
+    Args:
+        mean: See `channel_mean`, as the others.
+        channels: See there.
+        limits: See there.
+
+    Raises:
+        ReadingError: As there.
+        LimitError: As there.
+    """
+    if not isinstance(mean, (str, Path)):
+        return None
+    image = _image_of(_read(Path(mean), limits), channels, Path(mean))
+    if image is None:
+        return None
+    return np.ascontiguousarray(image, "<f8" if image.dtype.itemsize == 8 else "<f4")
+
+
+def _read(path: Path, limits: Limits) -> Array:
+    return (reading.read_npy if path.suffix == ".npy" else reading.read_blob)(path, limits=limits)
+
+
+def _image_of(array: Array, channels: int, path: Path) -> Array | None:
+    """Returns a mean file's array as an image [C, H, W]; None if it is not one."""
+    image = array[0] if array.ndim == 4 and array.shape[0] == 1 else array
+    if image.ndim != 3 or image.shape[0] != channels or (path.suffix == ".npy" and image.shape[2] == _COLOURS):
+        return None
+    return image
 
 
 def _finite(array: Array, channels: int, where: str) -> tuple[float, ...]:

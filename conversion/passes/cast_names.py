@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from conversion.net.network import Network
 
 CAST_SUFFIX = "-conv"  # as in Caffe's own notebook on net surgery
+
+
+BEFORE_SUFFIX = ":before"  # names a blob's first value, before layers that change it in place, such as ReLU
+
+
+def changed_in_place(network: Network) -> frozenset[str]:
+    """Returns the blobs that a later layer changes in place, so that they have a first value and another last one."""
+    writers = Counter(top for layer in network.layers for top in layer.tops)
+    return frozenset(blob for blob, count in writers.items() if count > 1)
 
 
 def blob_names(network: Network) -> dict[str, str]:

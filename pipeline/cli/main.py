@@ -27,6 +27,7 @@ _COMMANDS = {
     "inspect": ("model", "inspect"),
     "models": ("model", "models"),
     "export": ("export", "export"),
+    "compare": ("export", "compare"),
     "score": ("table", "score"),
     "show": ("table", "show"),
     "rejected": ("table", "rejected"),

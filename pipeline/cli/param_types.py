@@ -58,10 +58,12 @@ def _parse_resize(text: str) -> int | tuple[int, int]:
 
 
 def _parse_numbers(text: str) -> tuple[float, ...]:
+    if text.strip().lower() == "none":
+        return ()
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise ValueError(f"{text!r} is not numbers with commas between them, such as 1,0.7,0.5") from None
+        raise ValueError(f"{text!r} is not numbers with commas between them, such as 1,0.7,0.5, and not none") from None
 
 
 def _parse_whole_numbers(text: str) -> list[int]:

@@ -17,7 +17,7 @@ Command = TypeVar("Command", bound=Callable[..., object])
 def setting_option(name: str) -> Callable[[Command], Command]:
     """Returns a decorator that adds the option of one setting, `--top-k` for `top_k`."""
     setting = declared()[name]
-    flags = [f"--{name.replace('_', '-')}", *([setting.help.short_flag] if setting.help.short_flag else [])]
+    flags = [f"--{name.replace('_', '-')}", *filter(None, (setting.help.alias, setting.help.short_flag))]
     if setting.kind is bool:
         return click.option(*flags, is_flag=True, help=setting.help.text)
     multiple = setting.kind == tuple[str, ...]

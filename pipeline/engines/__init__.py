@@ -1,6 +1,6 @@
 """Engines, which run a dense model: one module per engine, all behind `Engine`."""
 
-from pipeline.engines.base import Engine, EngineOutOfMemoryError, OpenEngine
+from pipeline.engines.base import Engine, EngineOutOfMemoryError, OpenEngine, WindowEngine
 from pipeline.engines.device_pool import Counting, DevicePool, counts_of
 from pipeline.engines.factory import TensorFlowEngineFactory
 from pipeline.engines.tensorflow import TensorFlowEngine
@@ -13,5 +13,6 @@ __all__ = [
     "OpenEngine",
     "TensorFlowEngine",
     "TensorFlowEngineFactory",
+    "WindowEngine",
     "counts_of",
 ]

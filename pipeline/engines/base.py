@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,25 @@ class Engine(Protocol):
         Raises:
             EngineOutOfMemoryError: The batch does not fit in memory; a smaller one may fit.
             EngineError: The engine failed on this batch.
+        """
+
+
+@runtime_checkable
+class WindowEngine(Engine, Protocol):
+    """An engine that also classifies windows of the size that the net was trained at."""
+
+    def score_windows(self, windows: NDArray[np.float32]) -> list[CellScores]:
+        """Returns the maps of the images of a batch, each 1 x n cells.
+
+        Args:
+            windows: float32 RGB [N, n, H, W, 3], 0 to 255: n windows of each image.
+
+        Returns:
+            One for each image, in order.
+
+        Raises:
+            EngineOutOfMemoryError: The batch does not fit in memory; a smaller one may fit.
+            EngineError: The engine failed on this batch, or was opened without windows.
         """
 
 

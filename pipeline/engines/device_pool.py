@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conversion import ModelMetadata
-from pipeline.engines.base import Engine
+from pipeline.engines.base import Engine, WindowEngine
 from pipeline.engines.devices import Device
 from pipeline.errors import EngineError, JobError
 from pipeline.maps.classification_map import CellScores
@@ -80,11 +80,23 @@ class DevicePool:
         """See `Engine`; waits for a device."""
         with self._engine() as (device, engine):
             maps = engine.score(images)
-            self._counts.counts[f"devices.{device.label}"] += len(images)
-            if isinstance(engine, Counting):
-                for name, count in engine.take_counts().items():
-                    self._counts.counts[name] += count
+            self._count(device, engine, len(images))
         return maps
+
+    def score_windows(self, windows: NDArray[np.float32]) -> list[CellScores]:
+        """See `WindowEngine`; waits for a device."""
+        with self._engine() as (device, engine):
+            if not isinstance(engine, WindowEngine):
+                raise EngineError(f"{type(engine).__name__} does not classify windows", remedy="leave out --windows")
+            maps = engine.score_windows(windows)
+            self._count(device, engine, len(windows))
+        return maps
+
+    def _count(self, device: Device, engine: Engine, images: int) -> None:
+        self._counts.counts[f"devices.{device.label}"] += images
+        if isinstance(engine, Counting):
+            for name, count in engine.take_counts().items():
+                self._counts.counts[name] += count
 
     def take_counts(self) -> dict[str, float]:
         """See `Counting`: images by device, and the counts of the engines."""

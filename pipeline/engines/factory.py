@@ -6,6 +6,7 @@ import logging
 import os
 from dataclasses import dataclass
 
+from conversion import read_metadata
 from pipeline.engines.base import Engine
 from pipeline.engines.device_pool import DevicePool
 from pipeline.engines.devices import AUTO, CPU, Device, check_wanted, open_devices
@@ -13,6 +14,7 @@ from pipeline.engines.load_tensorflow import load_tensorflow
 from pipeline.engines.tensorflow import TensorFlowEngine
 from pipeline.engines.xla import BatchShape
 from pipeline.maps.recipe import Recipe
+from pipeline.maps.windows import WindowInput
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,9 @@ class TensorFlowEngineFactory:
 
     def _open(self, device: Device) -> Engine:
         recipe = self.recipe
+        windows = None
+        if recipe.windows is not None:
+            windows = WindowInput.of(self.model, read_metadata(self.model), recipe)
         return TensorFlowEngine(
             self.model,
             recipe.k,
@@ -53,6 +58,7 @@ class TensorFlowEngineFactory:
             device=device,
             precision=recipe.precision,
             compiled=self.compiled,
+            windows=windows,
         )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from conversion import (
+    BEFORE_SUFFIX,
     CAST_SUFFIX,
     NETWORK_FILE,
     ModelMetadata,
@@ -29,12 +30,15 @@ Tensor: TypeAlias = Any
 class NetFunction:
     """A model's function of images (and k) that returns the best classes or all probabilities, and features.
 
+    Its input `images` is uint8 RGB [N, H, W, 3]; if it is `prepared`, float32 [N, H, W, C].
+
     Args:
         model: The model directory.
         metadata: The model's `densecast.json`.
         features: The blobs to return with the map. The network is run once for all of them.
         best: Whether the function returns the best k classes instead of all probabilities.
         precision: The type that the network computes in where it can. Inputs, softmax and all outputs are float32.
+        prepared: Whether the function takes what the network's input blob holds, instead of images.
 
     Raises:
         ModelError: The directory is not a model.
@@ -48,14 +52,18 @@ class NetFunction:
         *,
         best: bool,
         precision: Precision,
+        prepared: bool = False,
     ) -> None:
         loaded = load_savedmodel(model)
         self._variables: object = loaded  # functions only have weak references to their variables
-        if precision is not Precision.FLOAT32:
-            blobs, self._variables = _narrowed(model, metadata, loaded, precision)
-            self.concrete = _traced(blobs, metadata.output_blob, features, best=best)
+        if precision is not Precision.FLOAT32 or prepared or any(wanted.is_before for wanted in features):
+            of_data, self._variables = _rebuilt(model, loaded, precision)
+            blobs = of_data if prepared else _preprocessed(metadata, of_data)
+            spec = _prepared_spec(metadata) if prepared else _images_spec()
+            self.concrete = _traced(blobs, metadata.output_blob, features, best=best, spec=spec)
         elif features:
-            self.concrete = _traced(_channels_last(loaded.blobs), metadata.output_blob, features, best=best)
+            blobs = _channels_last(loaded.blobs)
+            self.concrete = _traced(blobs, metadata.output_blob, features, best=best, spec=_images_spec())
         else:
             self.concrete = loaded.signatures["top_k" if best else "serving_default"]
 
@@ -107,11 +115,21 @@ def _bytes_of(variable: Tensor) -> int:
 
 
 _Blobs = Callable[[Tensor], Mapping[str, Tensor]]
-"""uint8 RGB [N, H, W, 3] -> every blob by name, those of four axes [N, h, w, C]."""
+"""uint8 RGB [N, H, W, 3] or float32 [N, H, W, C] -> every blob by name, those of four axes [N, h, w, C]."""
 
 
-def _traced(blobs: _Blobs, output: str, features: Sequence[Wanted], *, best: bool) -> Any:
-    """Returns a function of images (and k) that computes the map and the features.
+def _images_spec() -> Any:
+    tf = import_tensorflow()
+    return tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
+
+
+def _prepared_spec(metadata: ModelMetadata) -> Any:
+    tf = import_tensorflow()
+    return tf.TensorSpec([None, None, None, len(metadata.preprocessing.mean)], tf.float32, name="images")
+
+
+def _traced(blobs: _Blobs, output: str, features: Sequence[Wanted], *, best: bool, spec: Any) -> Any:
+    """Returns a function of its input (and k) that computes the map and the features.
 
     Two signatures would run the network twice, because TensorFlow merges less than half of their common operations. The
     model's function computes all blobs; those that are not returned are removed when it is frozen or compiled.
@@ -121,16 +139,19 @@ def _traced(blobs: _Blobs, output: str, features: Sequence[Wanted], *, best: boo
     def outputs(images: Tensor, k: Tensor = None) -> dict[str, Tensor]:
         computed = blobs(images)
 
-        def values(name: str) -> Tensor:
-            return tf.cast(computed[name if name in computed else name + CAST_SUFFIX], tf.float32)
+        def values(name: str, suffix: str = "") -> Tensor:
+            blob = name if name in computed else name + CAST_SUFFIX
+            return tf.cast(computed[blob + suffix], tf.float32)
 
-        kept = {FEATURE + wanted.name: values(wanted.name) for wanted in features}
+        kept = {
+            FEATURE + wanted.name: values(wanted.blob, BEFORE_SUFFIX if wanted.is_before else "") for wanted in features
+        }
         if not best:
             return {"probabilities": values(output), **kept}
         scores, classes = tf.math.top_k(values(output), k)
         return {"classes": classes, "scores": scores, **kept}
 
-    inputs = [tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")]
+    inputs = [spec]
     if best:
         inputs.append(tf.TensorSpec([], tf.int32, name="k"))
     return tf.function(outputs, input_signature=inputs, autograph=False).get_concrete_function()
@@ -149,10 +170,17 @@ def _channels_last(blobs: _Blobs) -> _Blobs:
     return transposed
 
 
-def _narrowed(
-    model: str | Path, metadata: ModelMetadata, loaded: Any, precision: Precision
-) -> tuple[_Blobs, dict[str, list[Tensor]]]:
-    """Returns the network built from its definition, in 16 bits where `Layer.narrow` allows it, and its weights.
+def _preprocessed(metadata: ModelMetadata, of_data: _Blobs) -> _Blobs:
+    """Returns the blobs as a function of images, with the model's preprocessing."""
+    tf = import_tensorflow()
+    return lambda images: of_data(metadata.preprocessing.tensorflow(tf, images))
+
+
+def _rebuilt(model: str | Path, loaded: Any, precision: Precision) -> tuple[_Blobs, dict[str, list[Tensor]]]:
+    """Returns the network built from its definition, as a function of its input blob, and its weights.
+
+    It is in 16 bits where `Layer.narrow` allows it and `precision` asks for it. A blob that layers change in place has
+    its first value under its name and `BEFORE_SUFFIX`.
 
     TensorFlow's own graph pass (`auto_mixed_precision`) does not suffice. It is switched on for a whole process, but
     `measure_parity` needs both precisions in one. It silently does nothing if there is no GPU. It supports float16 only
@@ -160,16 +188,19 @@ def _narrowed(
     """
     tf = import_tensorflow()
     network = load_network(Path(model) / NETWORK_FILE)
-    (data,) = network.inputs
-    kind = tf.as_dtype(str(precision))
+    (blob,) = network.inputs
+    kind = None if precision is Precision.FLOAT32 else tf.as_dtype(str(precision))
     weights = {}
     for layer in network.layers:
-        dtype = kind if layer.narrow is Narrow.ALLOW else tf.float32
+        dtype = kind if kind is not None and layer.narrow is Narrow.ALLOW else tf.float32
         weights[layer.name] = [
-            tf.Variable(tf.cast(value, dtype)) for value in loaded.network.weights.get(layer.name, ())
+            value if value.dtype == dtype else tf.Variable(tf.cast(value, dtype))
+            for value in loaded.network.weights.get(layer.name, ())
         ]
 
-    def blobs(images: Tensor) -> Mapping[str, Tensor]:
-        return apply_network(network, weights, {data: metadata.preprocessing.tensorflow(tf, images)}, kind)
+    def blobs(data: Tensor) -> Mapping[str, Tensor]:
+        first: dict[str, Tensor] = {}
+        last = apply_network(network, weights, {blob: data}, kind, first=first)
+        return {**last, **{name + BEFORE_SUFFIX: value for name, value in first.items()}}
 
     return blobs, weights

@@ -5,14 +5,14 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from conversion import ModelMetadata, import_tensorflow, read_metadata
+from conversion import NETWORK_FILE, ModelMetadata, import_tensorflow, load_network, read_metadata
 from pipeline.engines.base import EngineOutOfMemoryError
 from pipeline.engines.device_pool import ThreadCounts
 from pipeline.engines.devices import Device, open_devices
@@ -21,9 +21,10 @@ from pipeline.engines.net_function import FEATURE, NetFunction, Tensor
 from pipeline.engines.xla import BatchShape, CompiledFunction
 from pipeline.errors import EngineError, JobError
 from pipeline.malloc_trim import release_free_memory
-from pipeline.maps.classification_map import DEFAULT_K, CellScores, Feature, residual_mass, top_k
+from pipeline.maps.classification_map import DEFAULT_K, CellScores, Feature, MapError, residual_mass, top_k
 from pipeline.maps.features import Wanted, parse_features
 from pipeline.maps.recipe import Form, Precision
+from pipeline.maps.windows import WindowInput, as_map
 
 # All weights of nets without large InnerProducts (ResNet-50's largest takes 9.4 MB), whose BatchNorms TensorFlow then
 # folds into the convolutions; of CaffeNet and VGG all but the three InnerProducts.
@@ -44,6 +45,8 @@ class TensorFlowEngine:
         device: The device; by default the first that `open_devices` returns.
         precision: The type that the network computes in. The maps are always float32.
         compiled: Shapes of batches that XLA compiles when the engine is opened; other shapes are run without XLA.
+            Windows are always run without.
+        windows: Prepares windows for `score_windows`; None if there are none.
 
     Raises:
         ModelError: The directory is not a model.
@@ -62,9 +65,11 @@ class TensorFlowEngine:
         device: Device | None = None,
         precision: Precision = Precision.FLOAT32,
         compiled: Sequence[BatchShape] = (),
+        windows: WindowInput | None = None,
     ) -> None:
         self._metadata = read_metadata(model)
-        self._features = parse_features(features, self._metadata)
+        self._features = parse_features(features, self._metadata, lambda: load_network(Path(model) / NETWORK_FILE))
+        self._windows = windows
         self._k = min(k, self._metadata.classes)
         self._form = form
         logging.getLogger("densecast").info("loading the model %s", self._metadata.name)
@@ -76,11 +81,17 @@ class TensorFlowEngine:
         self._identity = (
             f"TensorFlow {self._tf.__version__}, {device.label}, {precision}, {form}, k {self._k}, features"
             f" {list(features)}, XLA for {sorted(compiled)}, constants of up to {largest} bytes"
+            + (", windows" if windows is not None else "")
         )
         self._counts = ThreadCounts()
         with self._tf.device(self._device):
             net = NetFunction(
-                model, self._metadata, self._features, best=form is Form.TOP_K, precision=Precision(precision)
+                model,
+                self._metadata,
+                self._features,
+                best=form is Form.TOP_K,
+                precision=Precision(precision),
+                prepared=windows is not None,
             )
             self._function, self._outputs = net.frozen(largest=largest), net.outputs
             self._programs = self._compile(net, compiled) if compiled else None
@@ -100,10 +111,27 @@ class TensorFlowEngine:
 
     def score(self, images: NDArray[np.uint8]) -> list[CellScores]:
         """See `Engine`."""
+        return self._guarded(images, lambda: self._score(self._tf.constant(images)))
+
+    def score_windows(self, windows: NDArray[np.float32]) -> list[CellScores]:
+        """See `WindowEngine`."""
+        if self._windows is None:
+            raise EngineError("the engine was opened without windows", remedy="open it with a recipe that has windows")
+        count = windows.shape[1]
+        data = self._windows.prepare(windows)
+        data = data.reshape(-1, *data.shape[2:])
+        maps = self._guarded(data, lambda: self._score(self._tf.constant(data)))
+        try:
+            return [as_map(maps[start : start + count]) for start in range(0, len(maps), count)]
+        except MapError as error:
+            raise EngineError(error.what, why=error.why, remedy=error.remedy) from error
+
+    def _guarded(self, images: NDArray[np.generic], score: Callable[[], list[CellScores]]) -> list[CellScores]:
+        """Returns the maps of a batch; its errors are those of `Engine.score`."""
         tf = self._tf
         try:
             with tf.device(self._device):
-                maps = self._score(tf.constant(images))
+                maps = score()
         except (tf.errors.OpError, MemoryError, ValueError, TypeError, RuntimeError) as error:
             if _out_of_memory(tf, error):
                 count, height, width = images.shape[:3]
@@ -142,21 +170,27 @@ class TensorFlowEngine:
             cells._replace(features=features) for cells, features in zip(maps, zip(*blobs, strict=True), strict=True)
         ]
 
+    def _given(self, images: Tensor) -> Tensor:
+        """Returns images as the function takes them: a function for windows takes them prepared, as windows are."""
+        if self._windows is None or images.dtype != self._tf.uint8:
+            return images
+        return self._metadata.preprocessing.tensorflow(self._tf, images)
+
     def _run(self, images: Tensor) -> dict[str, Tensor]:
-        if self._programs is not None:
+        if self._programs is not None and images.dtype == self._tf.uint8:
             program = self._programs.program(tuple(images.shape[:3]))
             self._counts.counts["xla.other" if program is None else "xla.compiled"] += len(images)
             if program is not None:
                 return program(images)
         best = {"k": self._tf.constant(self._k)} if self._form is Form.TOP_K else {}
-        return dict(zip(self._outputs, self._function(images=images, **best), strict=True))
+        return dict(zip(self._outputs, self._function(images=self._given(images), **best), strict=True))
 
     def _compile(self, net: NetFunction, shapes: Sequence[BatchShape]) -> CompiledFunction:
         """Returns XLA's programs. In them k is a constant, because XLA needs to know all sizes."""
         best = {"k": self._tf.constant(self._k)} if self._form is Form.TOP_K else {}
         started = time.perf_counter()
         try:
-            programs = CompiledFunction(lambda images: net.concrete(images=images, **best), shapes)
+            programs = CompiledFunction(lambda images: net.concrete(images=self._given(images), **best), shapes)
         except (self._tf.errors.OpError, ValueError, TypeError, RuntimeError) as error:
             raise EngineError(
                 f"XLA cannot compile the model: {error}", remedy="leave --xla out, or reduce --xla-shapes"

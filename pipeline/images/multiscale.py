@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
 from pipeline.errors import JobError
 from pipeline.images.decode import MAX_WIDTH, DecodeLimits, decode, header, too_wide
 from pipeline.images.frames import count_frames
-from pipeline.images.resize import Scaling, Size, resample
+from pipeline.images.resize import WINDOWS_SCALE, Scaling, Size, WindowResize, resample
 from pipeline.images.samples import Pixels
+from pipeline.images.window_filters import Floats32, resize_for_windows
 from pipeline.rejection import Reason, Rejected
 
 _BYTES_OF_A_PIXEL = 7
@@ -25,8 +28,10 @@ class ScaledImage(NamedTuple):
         scale: One of `Scaling.scales`.
         height: Rows of pixels at that scale.
         width: Columns of pixels at that scale.
-        pixels: uint8 RGB [height, width, 3]; None if the image has to be read by rows, or is rejected.
+        pixels: uint8 RGB [height, width, 3]; None if the image has to be read by rows, is rejected, or is resized for
+            windows.
         rejected: Why the image cannot be scored at this scale; None if it can.
+        for_windows: At `WINDOWS_SCALE`: float32 or uint8 RGB [height, width, 3], from which windows are cut.
     """
 
     scale: float
@@ -34,6 +39,17 @@ class ScaledImage(NamedTuple):
     width: int
     pixels: Pixels | None
     rejected: Rejected | None = None
+    for_windows: Floats32 | Pixels | None = None
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether the image has to be read by rows."""
+        return self.pixels is None and self.rejected is None and self.for_windows is None
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of memory that its pixels take."""
+        return sum(array.nbytes for array in (self.pixels, self.for_windows) if array is not None)
 
 
 class ScaledImages(NamedTuple):
@@ -104,15 +120,24 @@ def decode_scaled(
     )
     try:
         sizes = scaling.target_sizes(height, width)
+        refusals = {scale: _refusal(rows, columns, limits) for scale, rows, columns in sizes}
     except JobError as error:  # it would have to grow too much
-        raise Rejected(Reason.TOO_SMALL, error.what) from error
-    refusals = {scale: _refusal(rows, columns, limits) for scale, rows, columns in sizes}
+        too_small = Rejected(Reason.TOO_SMALL, error.what)
+        if scaling.windows is None:
+            raise too_small from error
+        sizes = tuple((scale, height, width) for scale in scaling.scales)
+        refusals = dict.fromkeys(scaling.scales, too_small)
     unread = {scale for scale, *size in sizes if by_rows and size == [height, width]}
     wanted = [(rows, columns) for scale, rows, columns in sizes if not refusals[scale] and scale not in unread]
     of_a_pixel = _BYTES_OF_A_WEBP_PIXEL if head.format == "WEBP" else _BYTES_OF_A_PIXEL
     needed = of_a_pixel * height * width + sum(3 * rows * columns for rows, columns in wanted)
     # An image that is too large is rejected by `decode`, at no cost.
-    if wanted and granted is not None and granted < needed and height * width <= limits.decode.max_pixels:
+    if (
+        (wanted or scaling.windows)
+        and granted is not None
+        and granted < needed
+        and height * width <= limits.decode.max_pixels
+    ):
         return NeededBytes(needed)
     whole = None
     if wanted:
@@ -127,15 +152,35 @@ def decode_scaled(
     def pixels(scale: float, size: Size) -> Pixels | None:
         return None if whole is None or refusals[scale] or scale in unread else resample(whole, size)
 
-    return ScaledImages(
-        height,
-        width,
-        tuple(
-            ScaledImage(scale, rows, columns, pixels(scale, (rows, columns)), refusals[scale])
-            for scale, rows, columns in sizes
-        ),
-        count_frames(data),
-    )
+    images = [
+        ScaledImage(scale, rows, columns, pixels(scale, (rows, columns)), refusals[scale])
+        for scale, rows, columns in sizes
+    ]
+    if scaling.windows is not None:
+        # A JPEG may have been decoded smaller for the scales: Caffe's programs decode it whole.
+        usable = whole if whole is not None and whole.shape[:2] == (height, width) else None
+        images.append(_for_windows(data, limits, scaling.windows, size=(height, width), whole=usable))
+    return ScaledImages(height, width, tuple(images), count_frames(data))
+
+
+def _for_windows(
+    data: bytes, limits: ScalingLimits, windows: WindowResize, *, size: Size, whole: Pixels | None
+) -> ScaledImage:
+    """Returns an image of (height, width) `size`, resized for windows; `whole` are its pixels, if they are known."""
+    rows, columns = windows.target_size(*size)
+    if rows * columns > limits.decode.max_pixels:
+        detail = f"{rows} x {columns} is {rows * columns} pixels; at most {limits.decode.max_pixels}"
+        return ScaledImage(WINDOWS_SCALE, rows, columns, None, Rejected(Reason.TOO_MANY_PIXELS, detail))
+    try:
+        pixels = decode(data, limits.decode, grey=limits.grey).pixels if whole is None else whole
+    except Rejected as rejected:
+        return ScaledImage(WINDOWS_SCALE, rows, columns, None, rejected)
+    if limits.grey:
+        from conversion import luma  # a decoder process that starts loads only what it needs
+
+        pixels = np.repeat(luma(pixels)[:, :, None], 3, axis=2)
+    resized = resize_for_windows(pixels, (rows, columns), windows.filter)
+    return ScaledImage(WINDOWS_SCALE, rows, columns, None, for_windows=resized)
 
 
 def _refusal(height: int, width: int, limits: ScalingLimits) -> Rejected | None:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from pipeline.errors import JobError, SettingError
 from pipeline.images.samples import Pixels
+from pipeline.settings import WindowFilter
 
 Size: TypeAlias = tuple[int, int]
 
@@ -16,6 +17,28 @@ MAX_SCALES = 16
 MAX_ENLARGEMENT = 8.0
 """The largest factor by which a side of an image may grow: enlarging adds no information."""
 MAX_SIDE = 2**20
+WINDOWS_SCALE = 0.0
+"""The scale of the row of an image that holds its windows: no map of the whole image has it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowResize:
+    """How an image is resized before windows are cut from it.
+
+    Attributes:
+        filter: Whose rule resamples it.
+        size: (height, width) in pixels, or the length of the shorter side.
+    """
+
+    filter: WindowFilter
+    size: int | Size
+
+    def target_size(self, height: int, width: int) -> Size:
+        """Returns the (height, width) that an image of this size is brought to; each side is rounded half up."""
+        if not isinstance(self.size, int):
+            return self.size
+        factor = self.size / min(height, width)
+        return _rounded(height * factor), _rounded(width * factor)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +51,7 @@ class Scaling:
             Caffe (`convert_imageset --resize_height`, `caffe.io.resize_image`).
         max_side: Pixels of the longer side at most. Larger images are reduced; others keep their size.
         scales: The resulting size is multiplied by each of these factors; there is one map per scale.
+        windows: How the image is resized for windows, whatever the other attributes say; None if there are none.
 
     Raises:
         SettingError: A number is out of range, or two scales are equal.
@@ -36,6 +60,12 @@ class Scaling:
     resize: int | Size | None = None
     max_side: int | None = None
     scales: tuple[float, ...] = (1.0,)
+    windows: WindowResize | None = None
+
+    @property
+    def row_scales(self) -> tuple[float, ...]:
+        """`scales`, and `WINDOWS_SCALE` if there are windows."""
+        return (*self.scales, *([WINDOWS_SCALE] if self.windows is not None else []))
 
     def __post_init__(self) -> None:
         sides = () if self.resize is None else (self.resize,) if isinstance(self.resize, int) else self.resize
@@ -46,8 +76,14 @@ class Scaling:
                 raise SettingError(f"{name} {side}", why=f"it must be between 1 and {MAX_SIDE} pixels")
         if self.max_side == 0:
             raise SettingError("max_side 0", why=f"it must be between 1 and {MAX_SIDE} pixels")
-        if not 1 <= len(self.scales) <= MAX_SCALES:
-            raise SettingError(f"{len(self.scales)} scales", why=f"there must be between 1 and {MAX_SCALES}")
+        if not self.scales and self.windows is None:
+            raise SettingError("no scales", why="without --windows nothing would be made of an image")
+        if len(self.scales) > MAX_SCALES:
+            raise SettingError(f"{len(self.scales)} scales", why=f"there may be at most {MAX_SCALES}")
+        window_size = self.windows.size if self.windows is not None else 1
+        window_sides = (window_size,) if isinstance(window_size, int) else window_size
+        if not all(1 <= side <= MAX_SIDE for side in window_sides):
+            raise SettingError(f"window_resize {window_size}", why=f"it must be between 1 and {MAX_SIDE} pixels")
         if not all(math.isfinite(scale) and 0 < scale <= MAX_ENLARGEMENT for scale in self.scales):
             raise SettingError(
                 f"scales {', '.join(map(str, self.scales))}", why=f"each must be above 0 and at most {MAX_ENLARGEMENT}"

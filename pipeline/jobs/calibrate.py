@@ -150,6 +150,8 @@ def _parity(job: ScoringJob, metadata: ModelMetadata) -> Parity:
 def _shapes(job: ScoringJob, metadata: ModelMetadata) -> tuple[BatchShape, ...]:
     """Returns the shapes of the table's last run with XLA, or those of a sample: a shape is computed in one way."""
     most = job.execution.xla_shapes
+    if not job.recipe.scales:  # windows are run without XLA
+        return ()
     for run in _earlier(job, metadata):
         if run.get("compiled") and run.get("job", {}).get("xla_shapes") == most:
             return tuple((int(n), int(height), int(width)) for n, height, width in run["compiled"])
@@ -167,7 +169,7 @@ def _shapes(job: ScoringJob, metadata: ModelMetadata) -> tuple[BatchShape, ...]:
 
 def _engine(job: ScoringJob, precision: Precision) -> Engine:
     """Opens the model so that it gives all probabilities, and no features."""
-    recipe = dataclasses.replace(job.map_recipe(), precision=precision, form=Form.FLOAT32, features=())
+    recipe = dataclasses.replace(job.map_recipe(), precision=precision, form=Form.FLOAT32, features=(), windows=None)
     return TensorFlowEngineFactory(job.model, recipe, job.launcher_device())()
 
 

@@ -147,10 +147,10 @@ def count_outcomes(job: ScoringJob, metadata: ModelMetadata) -> dict[str, int]:
     Raises:
         DensecastError: The images cannot be listed, or the table cannot be read.
     """
-    recipe = job.map_recipe().of_model(metadata.digest, grey=metadata.takes_grey)
+    recipe = job.map_recipe().for_model(metadata)
     policy = Policy(
         recipe.decodings(),
-        recipe.scales,
+        recipe.row_scales,
         retry_rejected=job.policy.retry_rejected,
         rescore=job.policy.rescore,
         prune=job.policy.prune,

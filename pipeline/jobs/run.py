@@ -110,7 +110,7 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
 def too_many_rejected(job: ScoringJob, summary: RunSummary) -> bool:
     """Returns whether more images than a job allows have no map, newly or since an earlier run."""
     without_map = summary.rejected + summary.images.get("still_rejected", 0)
-    return without_map > job.policy.max_rejected * summary.images.get("listed", 0) * len(job.recipe.scales)
+    return without_map > job.policy.max_rejected * summary.images.get("listed", 0) * len(job.map_recipe().row_scales)
 
 
 def check_folder(output: str) -> None:

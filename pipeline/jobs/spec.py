@@ -112,6 +112,10 @@ class ScoringJob:
             scales=settings.scales,
             resize=settings.resize,
             max_side=settings.max_side,
+            windows=settings.windows,
+            window_filter=settings.window_filter,
+            window_resize=settings.window_resize,
+            window_mean=settings.window_mean,
         )
 
     def worker_limits(self) -> Limits:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipeline.images.resize import WINDOWS_SCALE
 from pipeline.maintenance.check_images import RowIdentity
 from pipeline.maps.classification_map import MapError, check_cells, check_values
 from pipeline.maps.encoding import decode, map_digest
@@ -67,7 +68,8 @@ def row_faults(batch: pa.RecordBatch) -> Iterator[RowFault]:
 
 def _placement_faults(batch: pa.RecordBatch, uris: list[str]) -> Iterator[RowFault]:
     scale, tile, tiles = (batch.column(name).to_numpy() for name in ("scale", "tile_index", "tile_count"))
-    for index in np.flatnonzero(~((scale > 0) & np.isfinite(scale))):
+    of_windows = pc.is_valid(batch.column("windows")).to_numpy(zero_copy_only=False)
+    for index in np.flatnonzero(np.where(of_windows, scale != WINDOWS_SCALE, ~((scale > 0) & np.isfinite(scale)))):
         yield RowFault(uris[index], f"its scale is {scale[index]}")
     for index in np.flatnonzero((tile < 0) | (tile >= tiles)):
         yield RowFault(uris[index], f"it is tile {tile[index]} of {tiles[index]}")

@@ -56,7 +56,7 @@ class Loaded:
 
     def weight(self) -> int:
         """Returns the bytes of memory that the file and the pixels take."""
-        return len(self.data) + sum(image.pixels.nbytes for image in self.images if image.pixels is not None)
+        return len(self.data) + sum(image.nbytes for image in self.images)
 
 
 class Loader:
@@ -117,10 +117,10 @@ class Loader:
             with timed(seconds, "decode"):
                 scaled = self._decode(lease, decoder, data)
         except Rejected as rejected:
-            images = tuple(ScaledImage(scale, 0, 0, None, rejected) for scale in self._scaling.scales)
+            images = tuple(ScaledImage(scale, 0, 0, None, rejected) for scale in self._scaling.row_scales)
             return Loaded(facts, images, seconds, lease=lease)
         facts = replace(facts, height=scaled.height, width=scaled.width)
-        by_rows = any(image.pixels is None and image.rejected is None for image in scaled.images)
+        by_rows = any(image.by_rows for image in scaled.images)
         only_first = scaled.frames > 1 and reference.kind != FRAMES
         return Loaded(facts, scaled.images, seconds, data if by_rows else b"", only_first, lease)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TypeAlias
@@ -14,7 +14,7 @@ import numpy as np
 from conversion import ModelMetadata
 from pipeline import counters
 from pipeline.byte_budget import PROCESS
-from pipeline.engines import Engine, EngineOutOfMemoryError
+from pipeline.engines import Engine, EngineOutOfMemoryError, WindowEngine
 from pipeline.errors import EngineError
 from pipeline.images.decode import DecodeLimits
 from pipeline.images.decoder_process import TIMEOUT_S
@@ -22,11 +22,13 @@ from pipeline.images.multiscale import ScaledImage, ScalingLimits
 from pipeline.images.row_reader import memory_of
 from pipeline.images.row_reader_isolated import IsolatedRowReader
 from pipeline.images.samples import Pixels
+from pipeline.images.window_filters import Floats32
 from pipeline.maps.classification_map import CellScores, MapError, check_values
 from pipeline.maps.encoding import MapTooLargeError
 from pipeline.maps.geometry import geometry_of, original_geometry
 from pipeline.maps.recipe import Recipe
 from pipeline.maps.tiling import Tile, TileGrid, cut
+from pipeline.maps.windows import cut_windows, window_geometry
 from pipeline.rejection import Reason, Rejected
 from pipeline.scoring.batching import Batch, BatchBudget, BatchEffect, Batcher
 from pipeline.scoring.loader import Loaded, Loader
@@ -77,11 +79,17 @@ class Limits:
 
 @dataclass(frozen=True)
 class _Pending:
-    """An image at one scale that waits for its batch."""
+    """An image at one scale that waits for its batch.
+
+    Attributes:
+        facts: What is known about the image.
+        image: The image at that scale.
+        pixels: uint8 RGB [h, w, 3]; or its windows, float32 RGB [n, h, w, 3].
+    """
 
     facts: ImageFacts
     image: ScaledImage
-    pixels: Pixels
+    pixels: Pixels | Floats32
 
 
 class TilesFailedError(Exception):
@@ -145,6 +153,8 @@ class Scorer:
         self._geometry = geometry_of(engine.metadata)
         self._effect = effect
         self._batcher: Batcher[_Pending] = Batcher(limits.budget, effect)
+        # Apart from the images, which may have the same shape.
+        self._windows_batcher: Batcher[_Pending] = Batcher(limits.budget, effect)
         PROCESS.total = limits.load_bytes
         loader = limits.loader(recipe, engine.metadata, options)
         self._loads = Prefetcher(loader.open, Loaded.weight, limits.look_ahead)
@@ -158,13 +168,14 @@ class Scorer:
     def flush(self) -> Iterator[Scored]:
         """Yields the rows of all images that still wait."""
         yield from self._score_all(self._loads.drain())
-        for batch in self._batcher.flush():
+        for batch in (*self._batcher.flush(), *self._windows_batcher.flush()):
             yield from self._infer(batch)
 
     def reset(self) -> None:
         """Drops all images that wait."""
         self._loads.discard()
         self._batcher = Batcher(self._limits.budget, self._effect)
+        self._windows_batcher = Batcher(self._limits.budget, self._effect)
         self.counts.clear()
 
     def close(self) -> None:
@@ -189,6 +200,9 @@ class Scorer:
         for image in loaded.images:
             if image.rejected is not None:
                 yield self._reject(loaded.facts, image, image.rejected.reason, image.rejected.detail)
+            elif image.for_windows is not None:
+                for batch in self._add_windows(loaded.facts, image, image.for_windows):
+                    yield from self._infer(batch)
             elif image.pixels is None or image.height * image.width > self._limits.tile_pixels:
                 yield Tiles(self._tiled(loaded, image))
             else:
@@ -196,16 +210,35 @@ class Scorer:
                 for batch in self._batcher.add(pending, (image.height, image.width), _lane_key(loaded.facts)):
                     yield from self._infer(batch)
 
+    def _add_windows(self, facts: ImageFacts, image: ScaledImage, resized: Pixels | Floats32) -> list[Batch[_Pending]]:
+        """Adds an image that was resized for windows; returns the batches to run now."""
+        windows, size = self._recipe.windows, self._engine.metadata.minimum_size
+        if windows is None:
+            raise EngineError("an image was resized for windows that the recipe does not have")
+        cut = cut_windows(resized, windows, size).astype(np.float32)
+        shape = (len(cut) * size[0], size[1])
+        return self._windows_batcher.add(_Pending(facts, image, cut), shape, _lane_key(facts))
+
     def _score(self, pixels: Pixels) -> list[CellScores]:
         with timed(self.counts, "infer"):
             return self._engine.score(pixels)
+
+    def _score_batch(self, images: Sequence[Pixels | Floats32]) -> list[CellScores]:
+        """Returns the maps of a batch of images, or of their windows."""
+        stacked = np.stack(images)
+        if stacked.dtype == np.uint8:
+            return self._score(stacked.astype(np.uint8, copy=False))
+        if not isinstance(self._engine, WindowEngine):
+            raise EngineError(f"{type(self._engine).__name__} does not classify windows", remedy="leave out --windows")
+        with timed(self.counts, "infer"):
+            return self._engine.score_windows(stacked.astype(np.float32, copy=False))
 
     def _infer(self, batch: Batch[_Pending]) -> Iterator[MapRow]:
         images = [batch.items[-1].pixels] * batch.size
         for item, place in zip(batch.items, batch.places, strict=True):
             images[place] = item.pixels
         try:
-            maps = self._score(np.stack(images))
+            maps = self._score_batch(images)
         except EngineOutOfMemoryError as error:
             yield from self._halve(batch, error)
             return
@@ -278,11 +311,16 @@ class Scorer:
 
     def _row(self, facts: ImageFacts, image: ScaledImage, cells: CellScores, placement: Placement) -> MapRow:
         check_values(facts.uri, cells)
-        size = (facts.height or image.height, facts.width or image.width)
+        size, scored = (facts.height or image.height, facts.width or image.width), (image.height, image.width)
+        windows = self._recipe.windows if image.for_windows is not None else None
+        if windows is None:
+            geometry = original_geometry(self._geometry, size, scored)
+        else:
+            geometry = window_geometry(windows, self._engine.metadata.minimum_size, scored, size)
         row = scored_row(
             facts,
             self._recipe,
-            original_geometry(self._geometry, size, (image.height, image.width)),
+            geometry,
             cells,
             class_count=self._engine.metadata.classes,
             run_id=self._run_id,

@@ -12,6 +12,7 @@ import pyarrow.dataset as pads
 
 from conversion import nearest
 from pipeline.errors import TableError
+from pipeline.images.resize import WINDOWS_SCALE
 from pipeline.sources.spelling import relative_to, spell_file
 from pipeline.storage.address import absolute, is_remote, local_path
 from pipeline.storage.errors import StorageError
@@ -98,6 +99,11 @@ def maps_among(rows: Sequence[NarrowRow]) -> list[NarrowRow]:
     """Returns one row for each map, sorted by uri and scale; the tiles of a map count once."""
     maps = {(row["uri"], row["key"]): row for row in rows if row["status"] == Status.SCORED}
     return sorted(maps.values(), key=lambda row: (row["uri"], row["scale"], row["key"]))
+
+
+def of_whole_image(maps: Sequence[NarrowRow]) -> list[NarrowRow]:
+    """Returns the maps of whole images among `maps`; where there are none, those of windows."""
+    return [row for row in maps if row["scale"] != WINDOWS_SCALE] or list(maps)
 
 
 def several_maps(root: str, image: str, maps: Sequence[NarrowRow]) -> TableError:

@@ -23,7 +23,17 @@ from pipeline.storage.address import is_remote
 from pipeline.storage.options import StorageOptions
 from pipeline.table.image_root import recorded_root
 from pipeline.table.log import FOLDER, open_delta
-from pipeline.table.lookup import NarrowRow, find_rows, maps_among, no_map, no_scale, no_table, reading, several_maps
+from pipeline.table.lookup import (
+    NarrowRow,
+    find_rows,
+    maps_among,
+    no_map,
+    no_scale,
+    no_table,
+    of_whole_image,
+    reading,
+    several_maps,
+)
 from pipeline.table.paths import TableRoot
 from pipeline.table.row_decoding import MAP_COLUMNS, Row, map_from_rows, scalars
 from pipeline.table.scan import Rows
@@ -174,16 +184,44 @@ class MapTable:
             return int(self._rows.count_rows(filter=_SCORED & _ONCE))
 
     def __iter__(self) -> Iterator[ClassificationMap]:
-        for row in self._untiled_rows():
+        return self._maps(_SCORED)
+
+    def select(self, *, run: str | None = None, scale: float | None = None) -> Iterator[ClassificationMap]:
+        """Yields the maps that a run made, or of one scale, or both; one at a time, as iterating does.
+
+        Args:
+            run: The id of the run; None for all runs.
+            scale: The scale; 0 for windows, None for all scales.
+
+        Raises:
+            TableError: A part cannot be read.
+            MapError: The rows of an image contradict each other, or a tile is missing.
+        """
+        return self._maps(_scored_by(run) if scale is None else _scored_by(run) & (pads.field("scale") == scale))
+
+    def scored_scales(self, *, run: str | None = None) -> tuple[float, ...]:
+        """Returns the scales of the maps of the table, or of a run, ascending; 0 stands for windows.
+
+        Raises:
+            TableError: A part cannot be read.
+        """
+        scales: set[float] = set()
+        with reading(self._root):
+            for batch in self._rows.to_batches(columns=["scale"], filter=_scored_by(run) & _ONCE):
+                scales.update(map(float, batch.column("scale").to_numpy()))
+        return tuple(sorted(scales))
+
+    def _maps(self, condition: pads.Expression) -> Iterator[ClassificationMap]:
+        for row in self._untiled_rows(condition):
             yield self._map([row])
         # The tiles of an image may lie in several parts.
         with reading(self._root):
-            tiled = self._rows.to_table(columns=["uri", "key"], filter=_SCORED & (pads.field("tile_count") != 1))
+            tiled = self._rows.to_table(columns=["uri", "key"], filter=condition & (pads.field("tile_count") != 1))
         for row in _distinct(tiled, ["uri", "key"]):
             yield self._read(row["uri"], row["key"])
 
-    def _untiled_rows(self) -> Iterator[Mapping[str, Any]]:
-        condition = _SCORED & (pads.field("tile_count") == 1)
+    def _untiled_rows(self, condition: pads.Expression) -> Iterator[Mapping[str, Any]]:
+        condition = condition & (pads.field("tile_count") == 1)
         with reading(self._root):
             # By name: the order of iteration does not depend on the order in the log.
             for batch in self._rows.batches_by_part(MAP_COLUMNS, condition, _BATCH_ROWS):
@@ -255,7 +293,8 @@ class MapTable:
         Args:
             image: The image's uri, its path as a person types it, its own id, the key of the map, or the end of the uri
                 (as a file's name) if only one image has it.
-            scale: The scale; needed if the image has several maps.
+            scale: The scale; needed if the image has maps at several. 0 is the map of its windows, which is otherwise
+                returned only where there is no other.
             key: The beginning of the map's key, if image and scale are ambiguous.
 
         Raises:
@@ -269,12 +308,14 @@ class MapTable:
             maps = [row for row in maps if row["scale"] == scale]
             if not maps:
                 raise no_scale(self._root, image, scale, rows)
+        elif not key:
+            maps = of_whole_image(maps)
         if len(maps) > 1:
             raise several_maps(self._root, image, maps)
         return self._read(maps[0]["uri"], maps[0]["key"])
 
     def scales(self, image: str) -> tuple[float, ...]:
-        """Returns the scales at which an image has a map, ascending; at least one.
+        """Returns the scales at which an image has a map, ascending; at least one; 0 if it has windows alone.
 
         Raises:
             TableError: As `read`.
@@ -295,7 +336,7 @@ class MapTable:
         return fuse(maps, max(row["class_count"] for row in rows))
 
     def _maps_of(self, image: str) -> list[NarrowRow]:
-        maps = self._maps_among(find_rows(self._rows, self._root, image, image_root=self.image_root))
+        maps = of_whole_image(self._maps_among(find_rows(self._rows, self._root, image, image_root=self.image_root)))
         if len({row["uri"] for row in maps}) > 1 or len({row["scale"] for row in maps}) < len(maps):
             raise several_maps(self._root, image, maps)
         return maps
@@ -320,6 +361,10 @@ class MapTable:
         if digest not in self._labels:
             self._labels[digest] = tuple(str(label) for label in read_model(self._root, digest).get("labels") or ())
         return self._labels[digest]
+
+
+def _scored_by(run: str | None) -> pads.Expression:
+    return _SCORED if run is None else _SCORED & (pads.field("run_id") == run)
 
 
 def _distinct(table: pa.Table, columns: list[str]) -> Iterator[dict[str, Any]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.images.resize import WINDOWS_SCALE
 from pipeline.maps.classification_map import CellScores, Floats, Integers, MapError, check_cells
 from pipeline.maps.encoding import encode, map_digest
 from pipeline.maps.geometry import Geometry
@@ -48,7 +49,7 @@ class Placement:
     """The scale and tile of a row.
 
     Attributes:
-        scale: The requested scale; a rejected image has a row at each.
+        scale: The requested scale, or `WINDOWS_SCALE`; a rejected image has a row at each.
         height: Height of the whole image after scaling, in pixels.
         width: Width of the whole image after scaling, in pixels.
         tile_index: The tile of a huge image, counted from 0 by rows.
@@ -106,6 +107,7 @@ class MapRow:
     scored_at: datetime
     label: str | None
     best_labels: Sequence[str] | None
+    windows: str | None
 
     @property
     def size_bytes(self) -> int:
@@ -257,6 +259,7 @@ def _common_columns(
         "form": str(recipe.form),
         "model_digest": recipe.model_digest,
         "precision": recipe.precision,
+        "windows": str(recipe.windows) if placement.scale == WINDOWS_SCALE and recipe.windows else None,
         "recipe": recipe.digest_of(recipe.decoding(image.file_type)),
         "run_id": run_id,
         "scored_at": scored_at,

@@ -80,6 +80,7 @@ SCHEMA: pa.Schema = pa.schema(
         pa.field("scored_at", pa.timestamp("us", tz="UTC"), nullable=False),
         pa.field("label", pa.string()),
         pa.field("best_labels", _list_of(pa.string())),
+        pa.field("windows", pa.string()),
     ]
 )
 
@@ -96,7 +97,7 @@ COMMENTS: Mapping[str, str] = {
     "image_version": "text that changes when the image file does",
     "image_height": "height of the image, upright, in pixels",
     "image_width": "width of the image, upright, in pixels",
-    "scale": "scale that was asked for",
+    "scale": "scale that was asked for; 0 for the row of an image that holds its windows",
     "scored_height": "height that the model saw of the whole image, in pixels",
     "scored_width": "width that the model saw of the whole image, in pixels",
     "tile_index": "tile of a large image, from 0, by rows",
@@ -122,11 +123,12 @@ COMMENTS: Mapping[str, str] = {
     "scored_at": "time of the row, in UTC",
     "label": "label that the list of the images gives the image",
     "best_labels": "names of the classes that are best in most cells, at most 5, the one with most cells first",
+    "windows": "of a row of windows, which: center, ten or warp; null for a map of the whole image",
 }
 """What each column means, for people who open the table with other programs."""
 
 
-LATER_COLUMNS = frozenset({"label", "best_labels"})
+LATER_COLUMNS = frozenset({"label", "best_labels", "windows"})
 """The columns that tables and parts of earlier versions of densecast lack; there they are null."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import secrets
@@ -18,6 +19,7 @@ from pipeline.errors import JobError
 from pipeline.maps.features import check_tileable, parse_features
 from pipeline.maps.recipe import Recipe
 from pipeline.maps.tiling import cut
+from pipeline.maps.windows import check_window
 from pipeline.scoring.scorer import UNALIGNED, Limits
 from pipeline.settings import ExecutionSettings, PolicySettings, Rounding, declared
 from pipeline.sources.reference import ImageReference, resolve
@@ -112,13 +114,13 @@ class ScoreImages(beam.PTransform):
             raise JobError(f"rounding is {rounding!r}", remedy=f"write {' or '.join(Rounding)}")
         rounding = self._rounding = Rounding(rounding)
         metadata = read_metadata(model)
-        recipe = self._recipe = (recipe or Recipe()).of_model(metadata.digest, grey=metadata.takes_grey)
+        recipe = self._recipe = (recipe or Recipe()).for_model(metadata)
         limits = limits or Limits()
         # Hosts are given up for this run alone, also where a process runs several.
         self._limits = replace(limits, web=replace(limits.web, run=limits.web.run or secrets.token_hex(8)))
         self._policy = Policy(
             recipe.decodings(),
-            recipe.scales,
+            recipe.row_scales,
             retry_rejected=retry_rejected,
             rescore=rescore,
             prune=prune,
@@ -203,15 +205,18 @@ def _uncut(model: str, metadata: ModelMetadata, recipe: Recipe, limits: Limits) 
     """Returns why images cannot be cut into tiles; empty where they can.
 
     Raises:
-        JobError: The tiles are too small for the model.
+        JobError: The tiles are too small for the model, it has no such feature, or a window has not one cell.
     """
+    network = functools.cache(lambda: load_network(Path(model) / NETWORK_FILE))
+    wanted = parse_features(recipe.features, metadata, network)
+    if recipe.windows is not None:
+        check_window(network(), metadata)
     if metadata.alignment is None:
         return UNALIGNED
     cut(_LARGE, _LARGE, metadata.geometry, tile_pixels=limits.tile_pixels, alignment=metadata.alignment)
-    wanted = parse_features(recipe.features, metadata)
     try:
         if wanted:
-            check_tileable(wanted, load_network(Path(model) / NETWORK_FILE), metadata.output_blob)
+            check_tileable(wanted, network(), metadata.output_blob)
     except JobError as error:
         return error.what
     return ""

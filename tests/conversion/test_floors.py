@@ -15,6 +15,7 @@ FLOORS = {
     "conversion.net": 5,
     "conversion.layers": 4,
     "conversion.caffe": 3,
+    "conversion.grey": 2,
     "conversion.limits": 2,
     "conversion.names": 2,
     "conversion.arrays": 1,

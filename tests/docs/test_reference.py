@@ -44,6 +44,7 @@ OTHER_FLAGS = {
         "--job_endpoint",
         "--service_port",
     ),
+    *("--center_only", "--resize_height", "--resize_width"),  # of Caffe's programs
     *("--constraint", "--only-binary", "--no-binary", "--format", "--help", "--max-...", "--version"),
 }
 """Flags of Beam and of other programs, and those that every command has."""

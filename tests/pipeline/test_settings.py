@@ -55,6 +55,10 @@ FLAGS: dict[str, object] = {
     "--device": "auto",
     "--rounding": "exact",
     "--precision": "float32",
+    "--windows": None,
+    "--window-filter": "skimage",
+    "--window-resize": None,
+    "--window-mean": None,
     "--max-parity-error": 0.01,
     "--max-parity-flips": 0.01,
     "--xla": False,
@@ -71,7 +75,7 @@ def parsed(*arguments: str) -> dict[str, object]:
 
 def test_flags_are_those_of_the_declarations():
     options = {option for parameter in score.params if isinstance(parameter, click.Option) for option in parameter.opts}
-    assert options == {*FLAGS, "-f", "--output", "-o", "--json", "--storage-option"}
+    assert options == {*FLAGS, "-f", "--blob", "--output", "-o", "--json", "--storage-option"}
     values = parsed()
     assert {flag: values[flag[2:].replace("-", "_")] for flag in FLAGS} == FLAGS
 
@@ -127,3 +131,12 @@ def test_a_job_can_be_changed_by_flat_names():
     assert (changed.recipe.top_k, changed.output, changed.run_id) == (3, "p", "r")
     with pytest.raises(JobError, match="top_k"):
         job.replace(top_k=0)
+
+
+def test_no_scales_and_blobs_by_their_other_name():
+    values = parsed(
+        "--scales", "none", "--windows", "ten", "--blob", "fc7", "-f", "fc6:before", "--window-resize", "256"
+    )
+    assert (values["scales"], values["features"], values["window_resize"]) == ((), ("fc7", "fc6:before"), 256)
+    recipe = describe_job(**{name: value for name, value in values.items() if name != "as_json"}).map_recipe()
+    assert recipe.row_scales == (0.0,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -90,6 +91,8 @@ def _scaled(
     how: Listing | None = None,
 ) -> Iterator[Sequence[ScaledImage]]:
     how = how or Listing()
+    # Windows are not measured: they are computed by the same net as maps of the whole image.
+    recipe = dataclasses.replace(recipe, windows=None, scales=recipe.scales or (1.0,))
     with limits.loader(recipe, metadata, how.options).open() as load:
         for reference in itertools.islice(list_images(arguments, how), EXAMINED):
             yield load(reference).images

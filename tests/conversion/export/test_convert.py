@@ -251,6 +251,7 @@ def test_metadata_file_says_what_was_done(lenet: Converted):
         "digest": digest(lenet.network, lenet.preprocessing, "prob"),
         "converter_version": importlib.metadata.version("densecast"),
         "preprocessing": {"channel_order": "gray", "mean": [33.0], "scale": 0.5},
+        "mean_image": None,
         "geometry": {"y": axis, "x": axis},
         "alignment": [4, 4],
         "classes": 10,

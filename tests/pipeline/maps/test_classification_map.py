@@ -267,7 +267,7 @@ def test_the_columns_stay_in_their_order() -> None:
         "key uri id status reason detail image_bytes image_digest image_version image_height image_width scale "
         "scored_height scored_width tile_index tile_count tile_y tile_x map_height map_width geometry form classes "
         "scores residual probabilities class_count features map_digest model_digest precision recipe run_id scored_at "
-        "label best_labels"
+        "label best_labels windows"
     )
     assert [field.name for field in dataclasses.fields(MapRow)] == SCHEMA.names
 

@@ -52,6 +52,35 @@ def caffenet() -> Network:
     return cast(load_network(net / "net.prototxt", net / "net.caffemodel"))
 
 
+def test_any_blob_of_the_network_before_or_after_its_in_place_layers(caffenet: Network) -> None:
+    def found(*names: str) -> tuple[Wanted, ...]:
+        return parse_features(names, OFFERS, lambda: caffenet)
+
+    [before, half] = found("fc7:before", "conv1:before:float16")
+    assert (before, half) == (Wanted("fc7:before", SINGLE), Wanted("conv1:before", HALF))
+    assert (before.blob, before.is_before, Wanted("fc7", SINGLE).is_before) == ("fc7", True, False)
+    assert found("prob", "conv5", "fc7-conv:before") == tuple(
+        Wanted(name, SINGLE) for name in ("prob", "conv5", "fc7-conv:before")
+    )
+    check_tileable([before], caffenet, "prob")
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "remedy"),
+    [
+        ("pool5:before", "feature 'pool5' has one value", "leave out :before"),
+        ("fc8:before", "feature 'fc8' has one value", "leave out :before"),
+        ("conv6", "there is no feature 'conv6'", "nearest of the other blobs: conv"),
+        ("fc9:before", "there is no feature 'fc9'", "it offers fc7"),
+        ("fc7:before:int8", "feature 'fc7:before' cannot be kept as 'int8'", "use float32 or float16"),
+    ],
+)
+def test_a_blob_that_is_not_there_is_refused(name: str, message: str, remedy: str, caffenet: Network) -> None:
+    with pytest.raises(JobError, match=message) as caught:
+        parse_features([name], OFFERS, lambda: caffenet)
+    assert remedy in caught.value.remedy
+
+
 def test_blobs_with_the_cells_of_the_map_can_be_tiled(caffenet: Network) -> None:
     check_tileable([Wanted(name, SINGLE) for name in ("fc6", "fc7", "fc8", "prob")], caffenet, "prob")
     for name in ("pool5", "conv5", "data", "nothing"):

@@ -26,3 +26,28 @@ def to_round_mode(layer: LayerParameter, where: str) -> None:
         )
     value.ClearField("ceil_mode")
     value.round_mode = mode
+
+
+def has_pixelshuffler(layer: LayerParameter) -> bool:
+    """Returns whether a Reshape states `pixelshuffler`, which Synopsys' fork has."""
+    return layer.type == "Reshape" and layer.reshape_param.HasField("pixelshuffler")
+
+
+def to_pixel_shuffle(layer: LayerParameter, where: str) -> None:
+    """Turns a Reshape with `pixelshuffler` into a PixelShuffle; 1, the default, stays a Reshape without it.
+
+    With another value the fork ignores the shape (reshape_layer.cpp).
+
+    Raises:
+        NetworkError: The factor is below 1.
+    """
+    factor = layer.reshape_param.pixelshuffler
+    named = f"{where}: layer {layer.name!r}" if where else f"layer {layer.name!r}"
+    if factor < 1:
+        raise NetworkError(f"pixelshuffler {factor} is below 1", where=named)
+    layer.reshape_param.ClearField("pixelshuffler")
+    if factor == 1:
+        return
+    layer.ClearField("reshape_param")
+    layer.type = "PixelShuffle"
+    layer.pixelshuffle_param.upscale_factor = factor

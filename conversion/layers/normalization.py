@@ -131,6 +131,10 @@ class BatchNorm(ElementwiseLayer):
         mean, variance = _statistics([b.astype(np.float64) for b in blobs])
         return [mean.astype(np.float32), (1.0 / np.sqrt(variance + self.eps)).astype(np.float32)]
 
+    def plausible(self, blobs: Sequence[Array]) -> list[Array]:
+        """Returns them with variances above 1, and the factor 1."""
+        return [blobs[0], 1 + abs(blobs[1]), np.ones_like(blobs[2])]
+
     @property
     def narrow(self) -> Narrow:
         """A product, if the statistics are stored; otherwise sums over the blob."""

@@ -56,7 +56,7 @@ def build(
         # The rules have been applied; a saved net would apply them again, without the state that they were written for.
         for field in ("blobs", "include", "exclude"):
             bare.ClearField(field)
-        if bare.HasField("densecast_param") and bare.type != "Pooling":
+        if bare.HasField("densecast_param") and bare.type not in ("Pooling", "Upsample"):
             problems.append(f"layer {bare.name!r}: densecast_param on type {bare.type!r}")
             continue
         try:

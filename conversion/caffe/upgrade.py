@@ -12,7 +12,13 @@ from typing import cast
 from google.protobuf.message import Message
 
 from conversion.caffe.caffe_pb2 import LayerParameter, NetParameter, V0LayerParameter, V1LayerParameter
-from conversion.caffe.dialects import has_ceil_mode, has_pixelshuffler, to_pixel_shuffle, to_round_mode
+from conversion.caffe.dialects import (
+    crop_where_maps_meet,
+    has_ceil_mode,
+    has_pixelshuffler,
+    to_pixel_shuffle,
+    to_round_mode,
+)
 from conversion.errors import NetworkError, UnsupportedError
 
 _V1_TYPES = {
@@ -24,6 +30,7 @@ _V1_TYPES = {
     "CONCAT": "Concat",
     "CONTRASTIVE_LOSS": "ContrastiveLoss",
     "CONVOLUTION": "Convolution",
+    "CROP": "Crop",
     "DATA": "Data",
     "DECONVOLUTION": "Deconvolution",
     "DROPOUT": "Dropout",
@@ -300,6 +307,8 @@ def _from_v1(old: V1LayerParameter, new: LayerParameter) -> None:
     for descriptor, value in old.ListFields():
         if descriptor.name == "type":
             new.type = _V1_TYPES[V1LayerParameter.LayerType.Name(value)]
+            if new.type == "Crop":  # Caffe's V1 has none: it is that of one fork
+                crop_where_maps_meet(new)
         elif descriptor.name not in _V1_SPECS:
             _assign(new, descriptor.name, value)
     for index in range(max(len(getattr(old, field)) for field in _V1_SPECS)):

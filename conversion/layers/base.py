@@ -24,11 +24,22 @@ class Step:
         window: Cells that one output cell reads, at least 1: dilation * (kernel - 1) + 1 for a convolution.
         stride: Bottom cells between neighbouring output cells; a fraction for a Deconvolution.
         pad: Cells of padding before the first real one; a fraction for a Deconvolution.
+        pad_after: Cells of padding after the last real one; None where it is `pad`.
     """
 
     window: Fraction = Fraction(1)
     stride: Fraction = Fraction(1)
     pad: Fraction = Fraction(0)
+    pad_after: Fraction | None = None
+
+    def __post_init__(self) -> None:
+        if self.pad_after is None:
+            object.__setattr__(self, "pad_after", self.pad)  # so that equal steps compare equal
+
+    @property
+    def after(self) -> Fraction:
+        """Cells of padding after the last real one."""
+        return self.pad if self.pad_after is None else self.pad_after
 
 
 class Narrow(Enum):
@@ -68,6 +79,14 @@ class Layer(ABC):
     def parse(cls, definition: LayerParameter) -> Self:
         """Reads the layer's own parameters; raises NetworkError or UnsupportedError on bad ones."""
         return cls(definition)
+
+    def settled(self, bottoms: Sequence[Shape]) -> LayerParameter | None:  # noqa: ARG002
+        """Returns the layer in Caffe's own terms, for bottoms of the definition's own size; None if it is in them.
+
+        A fork's type or field may depend on the bottom, as TensorFlow's SAME does on its size. It is settled once, so
+        that a map of any other size has one geometry.
+        """
+        return None
 
     @property
     def name(self) -> str:

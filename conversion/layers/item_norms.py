@@ -30,7 +30,8 @@ class BN(ElementwiseLayer):
     PSPNet's has four, slope, bias, mean and variance: (x - mean) / sqrt(variance + eps) * slope + bias.
 
     `bn_param` tells them apart: scale_filler, shift_filler and bn_mode are SegNet's; slope_filler, bias_filler,
-    momentum, eps, frozen and engine are PSPNet's. Both: bn_layer.cpp of the fork. All blobs are (1, C, 1, 1).
+    momentum, eps, frozen and engine are PSPNet's; where there is none, the dialect does. Both: bn_layer.cpp of the
+    fork. All blobs are (1, C, 1, 1).
     """
 
     stored_statistics: bool = True  # PSPNet's kind
@@ -49,12 +50,6 @@ class BN(ElementwiseLayer):
             raise layer.invalid(
                 f"bn_param has {segnet[0]} and {pspnet[0]}",
                 why="they belong to different layers, SegNet's and PSPNet's",
-            )
-        if not segnet and not pspnet:
-            raise layer.invalid(
-                "bn_param does not tell which BN it is",
-                why="SegNet's has two blobs, scale and shift; PSPNet's has four, with mean and variance",
-                remedy="give SegNet's `bn_param { bn_mode: INFERENCE }`, or PSPNet's `bn_param { frozen: true }`",
             )
         if segnet:
             learn = message.bn_mode == BNParameter.LEARN
@@ -163,6 +158,7 @@ class Normalize(_L2):
 
     The sum is over all values of an item with `across_spatial`, which is the default, otherwise over the channels of
     each position. The scale is learned: one per channel, or one for all with `channel_shared`, which is the default.
+    Without norm_param the dialect decides: in happynear's fork it is an L2Norm of the whole item.
     """
 
     across_spatial: bool = True

@@ -38,6 +38,8 @@ class Span:
         stride: Pixels between neighbouring cells.
         first, last: The receptive field; `first` is negative where it reaches into padding.
         nominal_first, nominal_last: The nominal window.
+        lean: From the middle of the receptive field to that of the nominal window: half of what all padding before has
+            more than that after.
     """
 
     stride: Fraction = Fraction(1)
@@ -45,6 +47,7 @@ class Span:
     last: Fraction = Fraction(0)
     nominal_first: Fraction = Fraction(0)
     nominal_last: Fraction = Fraction(0)
+    lean: Fraction = Fraction(0)
 
     def after(self, step: Step) -> Span:
         """Returns the span of a blob whose cell 0 reads this blob's cells [-pad, -pad + window)."""
@@ -53,7 +56,8 @@ class Span:
             self.first - step.pad * self.stride,
             self.last + (step.window - 1 - step.pad) * self.stride,
             self.nominal_first,
-            self.nominal_last + (step.window - 1 - 2 * step.pad) * self.stride,
+            self.nominal_last + (step.window - 1 - step.pad - step.after) * self.stride,
+            self.lean + (step.pad - step.after) / 2 * self.stride,
         )
 
 
@@ -68,6 +72,7 @@ def join(spans: Iterable[Span]) -> Span | None:
         max(s.last for s in spans),
         min(s.nominal_first for s in spans),
         max(s.nominal_last for s in spans),
+        max(spans, key=lambda span: span.nominal_last).lean,
     )
 
 
@@ -217,7 +222,8 @@ def _axis(network: Network, blob: str, axis: int, span: Span) -> AxisGeometry:
     field = span.last - span.first + 1
     crop = training_windows(network).get(blob, (None, None))[axis]
     if crop is None:
-        return AxisGeometry(span.stride, middle, span.nominal_last - span.nominal_first + 1, field)
+        nominal = span.nominal_last - span.nominal_first + 1
+        return AxisGeometry(span.stride, middle + span.lean, nominal, field, -span.lean)
     offset = Fraction(crop - 1, 2)
     return AxisGeometry(span.stride, offset, crop, field, middle - offset)
 

@@ -177,7 +177,8 @@ MAPS = {
     "crelu_rows": one("CReLU", "crelu_param { concat_axis: -2 }"),
     "bn_pspnet": one("BN", "bn_param { eps: 0.1 }"),
     "bn_segnet": one("BN", "bn_param { bn_mode: INFERENCE }") + one("BN", "bn_param { scale_filler {} }", "y", "z"),
-    "normalize": one("Normalize") + one("Normalize", "norm_param { across_spatial: false eps: 0.1 }", "y", "z"),
+    "normalize": one("Normalize", "norm_param { eps: 1e-10 }")
+    + one("Normalize", "norm_param { across_spatial: false eps: 0.1 }", "y", "z"),
     "normalize_channels": one("Normalize", "norm_param { channel_shared: false }")
     + one("Normalize", "norm_param { across_spatial: false channel_shared: false }", "y", "z"),
     "l2norm": one("L2Norm", "norm_param { across_spatial: false }")
@@ -278,7 +279,7 @@ def test_sizes_unknown_while_tracing(layers: str) -> None:
         (one("CReLU", "crelu_param { concat_axis: 0 }"), (3, 4, 5)),
         (one("BN", "bn_param { bn_mode: INFERENCE }"), (3, 4)),
         (one("BN", "bn_param { bn_mode: LEARN }"), (3, 4, 5)),
-        (one("Normalize") + one("L2Norm", "", "y", "z"), (3, 4)),
+        (one("Normalize", "norm_param { channel_shared: true }") + one("L2Norm", "", "y", "z"), (3, 4)),
         (one("Axpy", "", "x x x"), (3, 4)),
         (one("Squeeze", "squeeze_param { axis: [2, -1] }"), (3, 4, 1, 1)),
         (one("Squeeze", "squeeze_param { axis: 1 }"), (3, 1, 4, 5)),

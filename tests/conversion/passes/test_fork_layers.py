@@ -30,7 +30,7 @@ def image(height: int, width: int) -> np.ndarray:
 @pytest.mark.parametrize(
     "norm",
     [
-        layer("Normalize", "n", "ip"),
+        layer("Normalize", "n", "ip", norm_param="channel_shared: true"),
         layer("Normalize", "n", "ip", norm_param="across_spatial: false channel_shared: false"),
         layer("L2Norm", "n", "ip"),
         layer("L2Norm", "n", "ip", norm_param="across_spatial: true"),
@@ -70,13 +70,17 @@ def assert_head(classifier: Network, head: dict[str, np.ndarray], expected: np.n
 
 
 def test_a_norm_of_the_only_position_slides():
-    text = MAP + pooling("p", "c", "pool: AVE global_pooling: true") + layer("Normalize", "n", "p")
+    text = (
+        MAP
+        + pooling("p", "c", "pool: AVE global_pooling: true")
+        + layer("Normalize", "n", "p", norm_param="channel_shared: true")
+    )
     dense = cast(network(text))
     assert dense.layer("n").definition.norm_param.across_spatial is False
     top = evaluate(dense, {"data": image(9, 10)})["n"]
     assert top.shape == (1, 4, 2, 3)
     np.testing.assert_allclose((top**2).sum(axis=1), (top**2).sum(axis=1).mean(), rtol=1e-6)
-    whole = cast(network(MAP + layer("Normalize", "n", "c")))
+    whole = cast(network(MAP + layer("Normalize", "n", "c", norm_param="across_spatial: true")))
     with pytest.raises(NetworkError, match="do not correspond to pixels"):
         receptive_field(whole, "n")
 

@@ -39,10 +39,13 @@ from .http import HttpSession as HttpSession
 from .http import header_number as header_number
 from .http import redirect_target as redirect_target
 from .layers.activation import Dropout as Dropout
+from .layers.base import ElementwiseLayer as ElementwiseLayer
 from .layers.base import Layer as Layer
 from .layers.base import Narrow as Narrow
+from .layers.base import Step as Step
 from .layers.convolution import Convolution as Convolution
 from .layers.layout import import_tensorflow as import_tensorflow
+from .layers.own import own_parameter as own_parameter
 from .limits import DEFAULT_LIMITS as DEFAULT_LIMITS
 from .limits import UNLIMITED as UNLIMITED
 from .limits import Limits as Limits

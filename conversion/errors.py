@@ -94,6 +94,10 @@ class UnsupportedError(DensecastError):
     """A definition uses layers or parameters that densecast does not support; the message lists all of them."""
 
 
+class ExtensionError(DensecastError):
+    """An entry point of another package does not give a layer, or not alone; the message names the package."""
+
+
 class WeightsError(DensecastError):
     """Weights are missing for a layer, or have another shape than the definition requires."""
 

@@ -16,9 +16,10 @@ from google.protobuf.message import DecodeError, Message
 from conversion.arrays import Array, Shape
 from conversion.caffe import wire_limits
 from conversion.caffe.caffe_pb2 import BlobProto, NetParameter
-from conversion.caffe.sniffing import HEAD, is_text, sniff, sniff_solver
+from conversion.caffe.own_text import with_own_fields
+from conversion.caffe.sniffing import HEAD, SWAPPED, is_definition, is_text, sniff, sniff_solver
 from conversion.caffe.text_limits import scan
-from conversion.caffe.weights_view import StoredBlob, StoredWeights, parse_stored
+from conversion.caffe.weights_view import STORED, StoredBlob, StoredWeights, parse_stored, raw_values
 from conversion.errors import ReadingError, UnsupportedError
 from conversion.limits import DEFAULT_LIMITS, Limits
 
@@ -52,9 +53,12 @@ def parse_definition(data: bytes, *, where: str, limits: Limits = DEFAULT_LIMITS
     refuse_other_formats(data, where)
     text = _decoded(data, where)
     unknown, error_at = scan(text, limits, where=where)
+    if unknown and not error_at:
+        text = with_own_fields(text, unknown, limits, where=where)
+        unknown, error_at = scan(text, limits, where=where)
     message = NetParameter()
     if unknown and not error_at:
-        look = sniff_solver(unknown, text)
+        look = sniff_solver(unknown, text, where)
         if look:
             raise ReadingError(f"not a network definition: {look.what}", where=where, remedy=look.remedy)
         raise _unknown_fields(unknown, where)
@@ -82,9 +86,7 @@ def _decoded(data: bytes, where: str) -> str:
     if not _ESCAPED.search(text):
         return text
     if not is_text(data):
-        raise ReadingError(
-            "not text: it has binary values", where=where, remedy="give the .prototxt first and the .caffemodel second"
-        )
+        raise ReadingError("not text: it has binary values", where=where, remedy=SWAPPED)
     return _ESCAPED.sub(lambda match: f"\\\\x{ord(match[0]) - 0xDC00:02x}", text)
 
 
@@ -103,8 +105,9 @@ def parse_weights(data: bytes, *, where: str, limits: Limits = DEFAULT_LIMITS) -
 
 def stored_weights(data: bytes, *, where: str, limits: Limits = DEFAULT_LIMITS) -> StoredWeights:
     """Returns the blobs of a `.caffemodel`'s content as views of it; raises as `parse_weights` does."""
+    _refuse_definition(data, where)
     refuse_other_formats(data, where)
-    wire_limits.check(data, NetParameter.DESCRIPTOR, limits, where=where)
+    wire_limits.check(data, NetParameter.DESCRIPTOR, limits, where=where, only=STORED)
     return parse_stored(data, where=where, limits=limits)
 
 
@@ -172,7 +175,8 @@ def blob_array(blob: BlobProto | StoredBlob, *, where: str, limits: Limits = DEF
     """Returns a blob's values as a float32 array of the shape it states.
 
     Args:
-        blob: A message with `data` (packed or not) or `double_data`; or a message with the shape only, and the values.
+        blob: A message with `data` (packed or not), `double_data` or NVCaffe's `raw_data`; or a message with the shape
+            only, and the values.
         where: File and layer, for errors.
         limits: Its `axes` and `elements` are checked.
 
@@ -188,6 +192,8 @@ def blob_array(blob: BlobProto | StoredBlob, *, where: str, limits: Limits = DEF
     shape = blob_shape(blob)
     if min(shape, default=1) < 1:
         raise ReadingError(f"a blob of shape {shape}", where=where, why="every dimension must be at least 1")
+    if stored is None and blob.HasField("raw_data"):
+        stored = raw_values(blob, where=where)
     field, width = ("double_data", 8) if blob.double_data else ("data", 4)
     count, available = math.prod(shape), len(getattr(blob, field)) if stored is None else stored.size
     if available != count:
@@ -279,7 +285,13 @@ def check_weights_file(path: PathLike) -> None:
     except OSError as error:
         raise ReadingError(f"cannot be read: {error.strerror}", where=str(path), remedy="check the path") from error
     if not head.startswith(b"\x89HDF"):
+        _refuse_definition(head, str(path))
         refuse_other_formats(head, str(path))
+
+
+def _refuse_definition(data: bytes, where: str) -> None:
+    if is_definition(data):
+        raise ReadingError("not weights: it is text, as a definition is", where=where, remedy=SWAPPED)
 
 
 def refuse_other_formats(data: bytes, where: str) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 _TAB = 9
@@ -55,8 +57,19 @@ _MAGIC: tuple[tuple[bytes, Look], ...] = (
 )
 _PAGE = Look("a web page", "the server sent a page in place of the file: download the file from its direct address")
 # A few fields that a solver has and a net has not.
-_SOLVER = frozenset({"base_lr", "lr_policy", "max_iter", "solver_mode", "solver_type", "test_iter", "train_net"})
+_SOLVER = frozenset(
+    {
+        *("average_loss", "base_lr", "iter_size", "lr_policy", "max_iter", "momentum", "random_seed", "snapshot"),
+        *("snapshot_prefix", "solver_mode", "solver_type", "stepsize", "test_initialization", "test_interval"),
+        *("test_iter", "test_net", "train_net"),
+    }
+)
 _SOLVED = re.compile(r"""^\s*(?:train_)?net\s*:\s*["']([^"'\n]*)["']""", re.MULTILINE)
+_BEGINS_DEFINITION = re.compile(rb"(?:\xef\xbb\xbf)?(?:\s|#[^\n]*\n)*[A-Za-z_]+\s*[:{]")
+_UTF_16 = Look(
+    "text in UTF-16", "save it as UTF-8; Caffe reads no other: iconv --from-code UTF-16 --to-code UTF-8 FILE > NEW"
+)
+SWAPPED = "give the .prototxt first and the .caffemodel second"
 _TAGS = (b"<!doctype", b"<html", b"<head", b"<body", b"<?xml", b"<script", b"<!--")
 
 
@@ -77,6 +90,8 @@ def sniff(data: bytes) -> Look | None:
     for magic, look in _MAGIC:
         if head.startswith(magic):
             return look
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")) or _is_wide(head):
+        return _UTF_16
     if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:16].lower().startswith(_TAGS):
         return _PAGE
     if head[257:262] == b"ustar":
@@ -86,19 +101,38 @@ def sniff(data: bytes) -> Look | None:
     return None
 
 
-def sniff_solver(unknown: Sequence[str], text: str) -> Look | None:
+def _is_wide(head: bytes) -> bool:
+    """Returns whether every second byte is 0, as in plain text of 16 bits a character without a mark."""
+    return len(head) > 1 and any(
+        not any(head[zeros::2]) and all(_TAB <= byte < 128 for byte in head[1 - zeros :: 2]) for zeros in (0, 1)
+    )
+
+
+def is_definition(data: bytes) -> bool:
+    """Returns whether a file that should be weights is text that begins as a definition does."""
+    return bool(_BEGINS_DEFINITION.match(data[:4096])) and is_text(data)
+
+
+def sniff_solver(unknown: Sequence[str], text: str, where: str) -> Look | None:
     """Returns what to say of a solver that is given as a definition; None if its fields are not a solver's.
+
+    No file is opened; the definition that the solver names is looked for beside it, by the last part of its path.
 
     Args:
         unknown: The fields that a definition does not have, as `text_limits.scan` lists them.
         text: The file.
+        where: Its path.
     """
     fields = sorted({entry.split(" ", 1)[0] for entry in unknown if "(in NetParameter," in entry} & _SOLVER)
     if not fields:
         return None
     net = _SOLVED.search(text)
     named = f" in `net`: {net[1]!r}" if net else ""
+    names = ("deploy.prototxt", *([PurePosixPath(net[1]).name] if net else []))
+    found = next((path for name in names if name and (path := Path(where).parent / name).is_file()), None)
+    command = f"densecast convert {shlex.quote(str(found))} WEIGHTS --output MODEL"
     return Look(
         f"it is a solver, which says how a net is trained ({', '.join(fields)})",
-        f"give the definition that it names{named}; or better the one for use, deploy.prototxt",
+        f"give the definition that it names{named}; or better the one for use, deploy.prototxt"
+        + (f". One is beside it: {command}" if found else ""),
     )

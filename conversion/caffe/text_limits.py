@@ -22,7 +22,7 @@ _TOKEN = re.compile(
     | .)""",
     re.VERBOSE,
 )
-_CLOSING = {"{": "}", "<": ">", "[": "]"}
+CLOSING = {"{": "}", "<": ">", "[": "]"}
 _SEPARATORS = (",", ";")
 _LAYERS = (LayerParameter.DESCRIPTOR, V1LayerParameter.DESCRIPTOR)
 _MOST_UNKNOWN = 100
@@ -41,7 +41,7 @@ class Scan(NamedTuple):
     error: str = ""
 
 
-class _Tokens(NamedTuple):
+class Tokens(NamedTuple):
     """The tokens of a text, with an empty one at the end, and where each starts."""
 
     tokens: list[str]
@@ -56,7 +56,7 @@ class _Frame(NamedTuple):
 
 def scan(text: str, limits: Limits, *, where: str) -> Scan:
     """Raises LimitError if the text has too many tokens or layers or is nested too deeply."""
-    tokens, places = split = _split(text, limits, where)
+    tokens, places = split = split_text(text, limits, where)
     frames = [_Frame("", NetParameter.DESCRIPTOR, is_list=False)]
     unknown: list[str] = []
     layers, at, line, counted = 0, 0, 1, 0
@@ -81,8 +81,8 @@ def scan(text: str, limits: Limits, *, where: str) -> Scan:
             child = field.message_type if field else None
             at += 2 if tokens[at + 1] == ":" else 1
         value = tokens[at]
-        if value in _CLOSING:
-            frames.append(_Frame(_CLOSING[value], child, is_list=value == "["))
+        if value in CLOSING:
+            frames.append(_Frame(CLOSING[value], child, is_list=value == "["))
             limits.check("nesting", len(frames) - 1, "nested too deeply", where=where)
             layers += child in _LAYERS and value != "["
             limits.check("layers", layers, f"at least {layers:,} layers", where=where)
@@ -98,14 +98,15 @@ def scan(text: str, limits: Limits, *, where: str) -> Scan:
     return Scan(unknown, _error(text, split, at, f'Expected "{missing}"') if missing else "")
 
 
-def _error(text: str, split: _Tokens, at: int, what: str) -> str:
+def _error(text: str, split: Tokens, at: int, what: str) -> str:
     tokens, places = split
     place = places[at] if at < len(places) else len(text)
     line, start = text.count("\n", 0, place) + 1, text.rfind("\n", 0, place) + 1
     return f"{line}:{place - start + 1}: {what}: {tokens[at][:100] or 'the end of the file'}"
 
 
-def _split(text: str, limits: Limits, where: str) -> _Tokens:
+def split_text(text: str, limits: Limits, where: str) -> Tokens:
+    """Returns the tokens of a text; raises LimitError if there are too many."""
     tokens: list[str] = []
     places: list[int] = []
     for match in _TOKEN.finditer(text):
@@ -114,4 +115,4 @@ def _split(text: str, limits: Limits, where: str) -> _Tokens:
             places.append(match.start())
             if len(tokens) > limits.entries:
                 limits.check("entries", len(tokens), f"at least {len(tokens):,} tokens", where=where)
-    return _Tokens([*tokens, ""], places)
+    return Tokens([*tokens, ""], places)

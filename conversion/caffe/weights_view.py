@@ -13,7 +13,18 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from conversion.arrays import Array
-from conversion.caffe.caffe_pb2 import BlobProto, LayerParameter, NetParameter, V0LayerParameter, V1LayerParameter
+from conversion.caffe.caffe_pb2 import (
+    DOUBLE,
+    FLOAT,
+    FLOAT16,
+    BlobProto,
+    BlobShape,
+    LayerParameter,
+    NetParameter,
+    Type,
+    V0LayerParameter,
+    V1LayerParameter,
+)
 from conversion.caffe.wire_limits import LENGTH, Walk
 from conversion.errors import NetworkError, ReadingError
 from conversion.limits import DEFAULT_LIMITS, Limits
@@ -25,7 +36,14 @@ _DTYPES: dict[int, np.dtype[np.generic]] = {
     _BLOB["data"].number: np.dtype("<f4"),
     _BLOB["double_data"].number: np.dtype("<f8"),
 }
-_DIFFS = (_BLOB["diff"].number, _BLOB["double_diff"].number)
+_DIFFS = tuple(_BLOB[field].number for field in ("diff", "double_diff", "raw_diff"))
+# NVCaffe (caffe.proto of 0.16 and later): the types that weights are stored in.
+_RAW: dict[Type, np.dtype[np.generic]] = {DOUBLE: np.dtype("<f8"), FLOAT: np.dtype("<f4"), FLOAT16: np.dtype("<f2")}
+STORED = frozenset(
+    message.DESCRIPTOR
+    for message in (NetParameter, LayerParameter, V1LayerParameter, V0LayerParameter, BlobProto, BlobShape)
+)
+"""The messages that are read of a weights file; forks put others under the numbers of ours."""
 _Span = tuple[int, int]
 
 
@@ -34,7 +52,7 @@ class StoredBlob(NamedTuple):
 
     Attributes:
         message: Has its shape, and its values if these are not in one piece in the file.
-        values: A view of the file's bytes, float32 or float64; None if `message` has them.
+        values: A view of the file's bytes, float16, float32 or float64; None if `message` has them.
     """
 
     message: BlobProto
@@ -113,6 +131,37 @@ def _blob(walk: Walk, start: int, stop: int) -> StoredBlob:
     else:
         rest += b"".join(walk.data[p[2] : p[4]] for p in values)
     try:
-        return StoredBlob(BlobProto.FromString(rest), view)
+        message = BlobProto.FromString(rest)
     except DecodeError as error:
         raise ReadingError(f"damaged: {error}", where=walk.where, why=walk.why) from error
+    if message.HasField("raw_data"):
+        return StoredBlob(message, raw_values(message, where=walk.where))
+    return StoredBlob(message, view)
+
+
+def raw_values(blob: BlobProto, *, where: str) -> Array:
+    """Returns the values of a blob in `raw_data`, as NVCaffe stores them.
+
+    Raises:
+        ReadingError: The type is missing or not a floating one, the bytes are not a whole number of values, or the blob
+            has values in another field too.
+    """
+    if not blob.HasField("raw_data_type"):
+        raise ReadingError("a blob of raw_data without raw_data_type", where=where, why="NVCaffe states both")
+    if blob.raw_data_type not in _RAW:
+        raise ReadingError(
+            f"a blob of raw_data of type {Type.Name(blob.raw_data_type)}",
+            where=where,
+            why="weights are DOUBLE, FLOAT or FLOAT16",
+        )
+    if blob.data or blob.double_data:
+        raise ReadingError("a blob with raw_data and with data", where=where, why="only one of them can be its values")
+    dtype = _RAW[blob.raw_data_type]
+    if len(blob.raw_data) % dtype.itemsize:
+        raise ReadingError(
+            f"raw_data of {len(blob.raw_data):,} bytes is not a whole number of values",
+            where=where,
+            remedy="the file is damaged or truncated: fetch it again",
+        )
+    values: Array = np.frombuffer(blob.raw_data, dtype)
+    return values

@@ -6,7 +6,7 @@ a file of trained weights, take as much memory as in the file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 import numpy as np
@@ -25,20 +25,31 @@ _LAYERS = (LayerParameter.DESCRIPTOR, V1LayerParameter.DESCRIPTOR)
 _LONGEST_VARINT = 10
 
 
-def check(data: bytes, descriptor: Descriptor, limits: Limits, *, where: str) -> None:
-    """Walks the fields of a message and of its submessages.
+def check(
+    data: bytes, descriptor: Descriptor, limits: Limits, *, where: str, only: Container[Descriptor] | None = None
+) -> None:
+    """Walks the fields of a message and of its submessages; `only` limits these to the given messages.
 
     Raises:
         ReadingError: The data is not a message, or is truncated; the error names the place.
         LimitError: It has too many fields or layers.
     """
-    Walk(data, descriptor, limits, where).message(descriptor, 0, len(data))
+    Walk(data, descriptor, limits, where, only=only).message(descriptor, 0, len(data))
 
 
 class Walk:
     """One walk; its recursion is bounded, since no message of our schema contains itself."""
 
-    def __init__(self, data: bytes, root: Descriptor, limits: Limits, where: str) -> None:
+    def __init__(
+        self,
+        data: bytes,
+        root: Descriptor,
+        limits: Limits,
+        where: str,
+        *,
+        only: Container[Descriptor] | None = None,
+    ) -> None:
+        self.only = only
         self.data, self.limits, self.where = data, limits, where
         self.why = f"it must be a complete {root.name} in binary form"
         self.known: dict[Descriptor, dict[int, FieldDescriptor]] = {}
@@ -82,6 +93,8 @@ class Walk:
     def value(self, field: FieldDescriptor, at: int, end: int) -> None:
         """Walks a field of some length: a message, a string, or packed numbers."""
         if field.message_type is not None:
+            if self.only is not None and field.message_type not in self.only:
+                return
             if field.message_type in _LAYERS:
                 self.layers += 1
                 self.limits.check("layers", self.layers, f"at least {self.layers:,} layers", where=self.where)

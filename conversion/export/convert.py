@@ -16,7 +16,7 @@ from conversion.errors import ConversionError, NetworkError, OptionError
 from conversion.export import savedmodel
 from conversion.export.alignment import alignment_of
 from conversion.export.dense import DenseNetwork, load_dense
-from conversion.export.metadata import NETWORK_FILE, ModelMetadata, digest
+from conversion.export.metadata import NETWORK_FILE, ModelMetadata, digest, own_layers
 from conversion.export.options import DenseOptions
 from conversion.export.preprocessing import ChannelOrder, Mean, Preprocessing, channel_mean
 from conversion.export.publish import check_target, partial_directory, publish
@@ -224,13 +224,15 @@ def _describe(dense: DenseNetwork, options: _Options) -> _Model:
         parameters=network.parameter_count(),
         notes=(*network.notes, *dense.require_sizes(), *notes),
         random_weights=options.random_weights,
+        own_layers=own_layers(network),
     )
     return _Model(network, output, features, metadata)
 
 
 def _geometry(network: Network, output: str, where: str) -> ReceptiveField:
     geometry = receptive_field(network, output)
-    if min(geometry.nominal_window) < 1:
+    # Upsampling makes windows of less than a pixel, of cells that are as near as that.
+    if any(window < min(stride, 1) for window, stride in zip(geometry.nominal_window, geometry.stride, strict=True)):
         raise ConversionError(
             f"a nominal window of {' x '.join(map(str, geometry.nominal_window))} pixels",
             where=where,

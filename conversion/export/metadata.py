@@ -81,6 +81,7 @@ class ModelMetadata(_Frozen):
         verification: The result of the verification; None before it.
         notes: Notes for the user on what the conversion changed or ignored.
         random_weights: Whether the weights are random numbers, so that the classes mean nothing.
+        own_layers: The layers of other packages that the network has: the package and its version, by layer type.
         files: SHA-256 of every other file of the directory, by path; None in models of versions that did not record it.
     """
 
@@ -102,6 +103,7 @@ class ModelMetadata(_Frozen):
     notes: tuple[str, ...] = ()
     random_weights: bool = False
     files: dict[str, str] | None = None
+    own_layers: dict[str, str] = {}
 
     @property
     def takes_grey(self) -> bool:
@@ -162,6 +164,12 @@ def _invalid(path: Path, why: str) -> ModelError:
     )
 
 
+def own_layers(network: Network) -> dict[str, str]:
+    """Returns the package and its version, by layer type, of the network's layers that are of other packages."""
+    found = {layer.caffe_type: layer.package for layer in network.layers if layer.package}
+    return dict(sorted(found.items()))
+
+
 def digest(network: Network, preprocessing: Preprocessing, output: str) -> str:
     """Returns the SHA-256 of the definition, the weights in order, the preprocessing and the blob of the maps."""
     sha = hashlib.sha256(to_definition(network).SerializeToString(deterministic=True))
@@ -171,4 +179,6 @@ def digest(network: Network, preprocessing: Preprocessing, output: str) -> str:
             sha.update(np.ascontiguousarray(blob).data)
     sha.update(preprocessing.model_dump_json().encode())
     sha.update(output.encode())
+    for caffe_type, package in own_layers(network).items():
+        sha.update(f"{caffe_type} {package}".encode())
     return sha.hexdigest()

@@ -47,10 +47,11 @@ class ReLU(ElementwiseLayer):
         """Uses `tf.nn.relu`, or the formula if there is a slope (`leaky_relu` is correct only for slopes up to 1)."""
         tf = import_tensorflow()
         x = bottoms[0]
-        top = tf.nn.relu(x)
-        if self.negative_slope:
-            top += self.negative_slope * tf.minimum(x, 0.0)
-        return [tf.where(tf.math.is_nan(top), tf.zeros_like(top), tf.minimum(top, 6.0)) if self.relu6 else top]
+        if self.relu6:
+            # NaN is not above 0, nor below it.
+            negative = tf.where(-x > 0.0, self.negative_slope * x, 0.0) if self.negative_slope else 0.0
+            return [tf.where(x > 0.0, tf.minimum(x, 6.0), negative)]
+        return [tf.nn.relu(x) + self.negative_slope * tf.minimum(x, 0.0) if self.negative_slope else tf.nn.relu(x)]
 
 
 @register("PReLU")

@@ -11,7 +11,9 @@ from typing import ClassVar, Self, TypeVar
 
 from conversion.arrays import Array, Shape, Tensor
 from conversion.caffe.caffe_pb2 import LayerParameter
-from conversion.errors import NetworkError, UnsupportedError
+from conversion.errors import ExtensionError, NetworkError, UnsupportedError
+from conversion.layers.own import check_class
+from conversion.own_layers import own_layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +73,9 @@ class Layer(ABC):
 
     caffe_type: ClassVar[str]
     may_be_in_place: ClassVar[bool] = True
+    # For layers of other packages: the fields of LayerParameter that the package adds; the package with its version.
+    own_fields: ClassVar[tuple[str, ...]] = ()
+    package: ClassVar[str] = ""
     # How many bottoms and tops Caffe accepts: (least, most), None for no limit.
     bottom_count: ClassVar[tuple[int, int | None]] = (1, 1)
     top_count: ClassVar[tuple[int, int | None]] = (1, 1)
@@ -201,11 +206,41 @@ def registered() -> dict[str, type[Layer]]:
 
 
 def layer_class(definition: LayerParameter) -> type[Layer]:
-    """Returns the class for a layer's type; raises UnsupportedError for a type that is not registered."""
-    try:
-        return _REGISTRY[definition.type]
-    except KeyError:
-        raise UnsupportedError(f"layer type {definition.type!r}", where=f"layer {definition.name!r}") from None
+    """Returns the class for a layer's type: one of densecast's own, or else of another package.
+
+    Raises:
+        UnsupportedError: There is none; or the layer has a field of a package's own that the class does not know.
+        ExtensionError: The entry point of a package is not a layer.
+    """
+    found = _REGISTRY.get(definition.type) or _of_another_package(definition.type)
+    where = f"layer {definition.name!r}"
+    if found is None:
+        raise UnsupportedError(f"layer type {definition.type!r}", where=where)
+    foreign = sorted({own.name for own in definition.own_field} - set(found.own_fields))
+    if foreign:
+        raise UnsupportedError(f"{', '.join(foreign)} on type {definition.type!r}", where=where)
+    return found
+
+
+def _of_another_package(caffe_type: str) -> type[Layer] | None:
+    """Returns the class that a package offers for a type, with the package's name and version; or None."""
+    own = own_layers().get(caffe_type)
+    taken = sorted(_REGISTRY.keys() & own_layers().keys())
+    if taken:
+        raise ExtensionError(
+            f"the layer type {taken[0]!r} is densecast's own",
+            where=own_layers()[taken[0]].where,
+            why="a definition would have two meanings",
+            remedy="remove the package, or give its layer a type of its own",
+        )
+    if own is None:
+        return None
+    found = own.load()
+    check_class(found, Layer, own.where)
+    if not (isinstance(found, type) and issubclass(found, Layer)):
+        return None
+    found.caffe_type, found.package = own.caffe_type, own.package
+    return found
 
 
 def canonical_axis(layer: Layer, axis: int, rank: int, field: str = "axis") -> int:

@@ -161,6 +161,8 @@ def named_blobs(network: Network, layer: Layer) -> list[tuple[str, Array]]:
 def _fit(array: Array, shape: Shape, where: str) -> Array:
     """Returns the array in the expected shape, without leading 1s of legacy blobs of four axes (Blob::ShapeEquals)."""
     squeezed = array.shape
+    if len(squeezed) == 4 and len(shape) == 1 and squeezed == (1, *shape, 1, 1):
+        squeezed = shape  # cuDNN's and NVCaffe's BatchNorm keep their channels on axis 1
     while len(squeezed) > len(shape) and squeezed[0] == 1:
         squeezed = squeezed[1:]
     if squeezed != shape and not (array.size == 1 and array.ndim == 0 and int(np.prod(shape)) == 1):

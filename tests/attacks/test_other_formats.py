@@ -50,7 +50,7 @@ ATTACKS = [
         Attack(name, content, ReadingError, ("looks like", word), "weights")
         for name, (content, word) in FORMATS.items()
     ),
-    Attack("a definition as weights", SMALL, ReadingError, ("not a Caffe file",), "weights"),
+    Attack("a definition as weights", SMALL, ReadingError, ("not weights: it is text",), "weights"),
     Attack("JSON as weights", '{"layers": []}', ReadingError, (), "weights"),
     Attack("zeros", bytes(1000), ReadingError, ("field number 0",), "weights"),
     Attack("JPEG as mean", FORMATS["JPEG"][0], ReadingError, ("picture (JPEG)",), "mean", ".binaryproto"),

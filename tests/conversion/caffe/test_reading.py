@@ -94,7 +94,7 @@ layer {
 layer <
   name: "b"
   axial_param { heads: [1, 2] nested < deep: "}" 'also }' > }
-  pooling_param < pool: MAX pad_type: 1 >
+  pooling_param < pool: MAX pad_kind: 1 >
 >
 layer: [ { name: "c" }, { name: "d" one: inf; } ]
 two: [ { a: 1 }, < b: 2 > ], three: -5
@@ -109,7 +109,7 @@ def test_unknown_fields_are_all_listed_with_their_lines(tmp_path: Path):
         "spectral_norm (in LayerParameter, line 5)",
         "deform_group (in ConvolutionParameter, line 6)",
         "axial_param (in LayerParameter, line 10)",
-        "pad_type (in PoolingParameter, line 11)",
+        "pad_kind (in PoolingParameter, line 11)",
         "one (in LayerParameter, line 13)",
         "two (in NetParameter, line 14)",
         "three (in NetParameter, line 14)",

@@ -268,6 +268,7 @@ def test_metadata_file_says_what_was_done(lenet: Converted):
         "parameters": 6 * 26 + 12 * 151 + 30 * 193 + 10 * 31,
         "notes": [],
         "random_weights": False,
+        "own_layers": {},
         "files": file_digests(lenet.path),
     }
     assert verification["sizes"][0] == [2, 28, 28]

@@ -20,6 +20,10 @@ from conversion.names import nearest
 
 DIALECTS: Mapping[str, str] = {
     "caffe": "BVLC Caffe 1.0",
+    "segnet": "SegNet's fork",
+    "pspnet": "PSPNet's fork, and those that have its BN",
+    "ssd": "SSD's fork",
+    "caffe-windows": "happynear's fork for face recognition: Normalize is of a whole item, and learns nothing",
     "fcn": "the branch of fully convolutional networks (longjon's `future`, 2015): Crop finds its offset itself",
 }
 """The dialects by name, with what each is."""
@@ -94,9 +98,51 @@ def to_round_mode(layer: LayerParameter, where: str) -> None:
     value.round_mode = mode
 
 
+def has_pixelshuffler(layer: LayerParameter) -> bool:
+    """Returns whether a Reshape states `pixelshuffler`, which Synopsys' fork has."""
+    return layer.type == "Reshape" and layer.reshape_param.HasField("pixelshuffler")
+
+
+def to_pixel_shuffle(layer: LayerParameter, where: str) -> None:
+    """Turns a Reshape with `pixelshuffler` into a PixelShuffle; 1, the default, stays a Reshape without it.
+
+    With another value the fork ignores the shape (reshape_layer.cpp).
+
+    Raises:
+        NetworkError: The factor is below 1.
+    """
+    factor = layer.reshape_param.pixelshuffler
+    named = f"{where}: layer {layer.name!r}" if where else f"layer {layer.name!r}"
+    if factor < 1:
+        raise NetworkError(f"pixelshuffler {factor} is below 1", where=named)
+    layer.reshape_param.ClearField("pixelshuffler")
+    if factor == 1:
+        return
+    layer.ClearField("reshape_param")
+    layer.type = "PixelShuffle"
+    layer.pixelshuffle_param.upscale_factor = factor
+
+
 def crop_where_maps_meet(layer: LayerParameter) -> None:
     """Marks a Crop whose offset is where the maps of its bottoms meet; see `net.meeting`."""
     layer.densecast_param.crop_to_meet = True
+
+
+def _segnets_bn(layer: LayerParameter) -> None:
+    layer.bn_param.bn_mode = layer.bn_param.bn_mode  # the default, stated
+
+
+def _pspnets_bn(layer: LayerParameter) -> None:
+    layer.bn_param.eps = layer.bn_param.eps
+
+
+def _ssds_normalize(layer: LayerParameter) -> None:
+    layer.norm_param.across_spatial = layer.norm_param.across_spatial
+
+
+def _happynears_normalize(layer: LayerParameter) -> None:
+    layer.type = "L2Norm"
+    layer.norm_param.across_spatial = True
 
 
 def _caffes(layer: LayerParameter) -> None:
@@ -111,5 +157,15 @@ AMBIGUITIES: tuple[Ambiguity, ...] = (
         ),
         readings={"caffe": _caffes, "fcn": crop_where_maps_meet},
         default="caffe",
+    ),
+    Ambiguity(
+        what="a BN without bn_param",
+        found=lambda layer: layer.type == "BN" and not layer.bn_param.ListFields(),
+        readings={"segnet": _segnets_bn, "pspnet": _pspnets_bn},
+    ),
+    Ambiguity(
+        what="a Normalize without norm_param",
+        found=lambda layer: layer.type == "Normalize" and not layer.norm_param.ListFields(),
+        readings={"ssd": _ssds_normalize, "caffe-windows": _happynears_normalize},
     ),
 )

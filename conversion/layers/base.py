@@ -110,6 +110,11 @@ class Layer(ABC):
         return tuple(self.definition.top)
 
     @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the blobs whose values it reads: all bottoms, but for those of which only the size matters."""
+        return self.bottoms
+
+    @property
     def shares_memory(self) -> bool:
         """Whether the tops use the first bottom's memory under other names, as Caffe's Reshape does."""
         return False
@@ -166,6 +171,10 @@ class Layer(ABC):
         mean the same.
         """
         return list(variables)
+
+    def plausible(self, blobs: Sequence[Array]) -> list[Array]:
+        """Returns small random blobs turned into ones that training could give: a variance is positive, for example."""
+        return list(blobs)
 
     @abstractmethod
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:

@@ -162,6 +162,10 @@ class BatchNorm(ElementwiseLayer):
             variance = 1.0 / scale.astype(np.float64) ** 2 - self.eps
         return [mean, variance.astype(np.float32), np.ones(1, np.float32)]
 
+    def plausible(self, blobs: Sequence[Array]) -> list[Array]:
+        """Returns them with variances above 1, and the factor 1."""
+        return [blobs[0], 1 + abs(blobs[1]), np.ones_like(blobs[2])]
+
     @property
     def narrow(self) -> Narrow:
         """A product, if the statistics are stored; otherwise sums over the blob."""

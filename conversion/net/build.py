@@ -23,7 +23,11 @@ from conversion.net.network import Network, Parameters, run
 from conversion.net.shape_limits import ShapeLimits
 
 # The fields of densecast_param that a type of layer may have.
-_EXTENSIONS = {"Pooling": frozenset({"pooling_dilation", "pooling_stride"}), "Crop": frozenset({"crop_to_meet"})}
+_EXTENSIONS = {
+    "Pooling": frozenset({"pooling_dilation", "pooling_stride"}),
+    "Crop": frozenset({"crop_to_meet"}),
+    "Upsample": frozenset({"size_of_last_bottom"}),
+}
 
 
 def build(

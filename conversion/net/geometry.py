@@ -22,7 +22,6 @@ from fractions import Fraction
 
 from conversion.errors import NetworkError
 from conversion.layers.base import Step
-from conversion.layers.crop import Crop
 from conversion.layers.io import Input
 from conversion.net.network import Network
 
@@ -166,12 +165,10 @@ def spans(network: Network) -> dict[str, tuple[Span, Span] | None]:
         if isinstance(layer, Input):
             pair = (Span(), Span())
         else:
-            # A Crop reads only the size of its second bottom.
-            read = layer.bottoms[:1] if isinstance(layer, Crop) else layer.bottoms
-            sources = [source for bottom in read if (source := result[bottom]) is not None]
+            sources = [source for bottom in layer.reads if (source := result[bottom]) is not None]
             step = layer.step(bottoms)
             y, x = (join(s[axis] for s in sources) for axis in (0, 1)) if sources else (None, None)
-            complete = y and x and step and len(sources) == len(read)
+            complete = y and x and step and len(sources) == len(layer.reads)
             pair = (y.after(step[0]), x.after(step[1])) if complete and y and x and step else None
         result.update(dict.fromkeys(layer.tops, pair))
     return result

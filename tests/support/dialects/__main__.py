@@ -11,12 +11,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.support.dialects import elementwise, windows
+from tests.support.dialects import activations, elementwise, norms, padded, rearranged, resized, windows
 from tests.support.dialects.case import write_index
 from tests.support.dialects.engines import opinions
 from tests.support.golden_cases import GOLDEN, GoldenCase
 
-MODULES = (elementwise, windows)  # each has CASES
+MODULES = (activations, elementwise, norms, padded, rearranged, resized, windows)  # each has CASES
 FOLDER = GOLDEN / "dialects"
 
 

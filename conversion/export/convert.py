@@ -32,6 +32,7 @@ from conversion.export.verification import (
 from conversion.limits import DEFAULT_LIMITS, Limits
 from conversion.net.geometry import ReceptiveField, receptive_field
 from conversion.net.network import Network
+from conversion.net.shape_limits import peak_bytes
 from conversion.surgery import write_definition
 
 
@@ -57,7 +58,7 @@ class _Model:
     """A dense model before it is built.
 
     Attributes:
-        network: Fully convolutional; with weights until TensorFlow has its own copy of them.
+        network: Fully convolutional, with weights.
         output: The blob of class probabilities.
         features: The blob of each feature, by name.
         metadata: All of it but the verification.
@@ -147,9 +148,8 @@ def convert(
     dense = load_dense(prototxt, weights, options.shape, features=features or (), limits=limits)
     model = _describe(dense, options)
     del dense
-    module, examples = _build(model)
-    # TensorFlow has its own copy of the weights, which are large.
-    model = dataclasses.replace(model, network=dataclasses.replace(model.network, parameters={}))
+    examples = _examples(model, options)
+    module = savedmodel.dense_model(model.network, model.metadata.preprocessing, model.output, model.features)
     with partial_directory(target) as partial:
         savedmodel.save(module, partial)
         del module
@@ -261,15 +261,14 @@ def _alignment(network: Network, output: str) -> tuple[int, int] | None:
         return None
 
 
-def _build(model: _Model) -> tuple[savedmodel.DenseModule, list[Example]]:
-    """Returns the TensorFlow form, and the reference's answers that it must reproduce."""
+def _examples(model: _Model, options: _Options) -> list[Example]:
+    """Returns what the model is verified on; raises LimitError if the reference needs more memory than is allowed."""
     network, metadata = model.network, model.metadata
-    (image,) = network.inputs
-    stride = metadata.geometry.y.stride, metadata.geometry.x.stride
-    sizes = verification_sizes(network.inputs[image][2:], stride)
-    # The reference comes first: it needs the network's own weights, and TensorFlow makes a copy of them.
-    examples = verification_examples(network, metadata.preprocessing, sizes)
-    return savedmodel.dense_model(network, metadata.preprocessing, model.output, model.features), examples
+    ((image, shape),) = network.inputs.items()
+    sizes = verification_sizes(shape[2:], (metadata.geometry.y.stride, metadata.geometry.x.stride))
+    for batch, *size in sizes:
+        peak_bytes(network, {image: (batch, shape[1], *size)}, options.limits, f"{options.where}, verification")
+    return verification_examples(network, metadata.preprocessing, sizes)
 
 
 def _verify(model: _Model, examples: Sequence[Example], directory: Path, options: _Options) -> ModelMetadata:

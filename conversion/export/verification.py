@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from conversion.arrays import Array, Tensor
+from conversion.arrays import Array, Shape, Tensor
 from conversion.errors import VerificationError
 from conversion.export.metadata import VerificationMetadata
 from conversion.export.preprocessing import Preprocessing
 from conversion.export.savedmodel import SavedModel
 from conversion.layers.layout import import_tensorflow
 from conversion.net.geometry import Number
+from conversion.net.lifetimes import lifetimes
 from conversion.net.network import Network
-from conversion.net.reference import evaluate
+from conversion.net.reference import evaluate_each
 from conversion.passes.cast_names import blob_names
 
 TOLERANCE = 1e-4  # of a blob's largest magnitude: float32 stays near 1e-6, and a wrong layer is far above
+
+_FLOAT_BYTES = 4
+_FETCHED_BYTES = 1 << 30
 
 _LARGEST, _SMALLEST = 1e18, 1e-30  # magnitudes whose squares, or whose products with weights, leave float32
 
@@ -46,12 +53,6 @@ def relative_error(actual: Array, expected: Array) -> float:
     return error / scale if scale > 0 else error
 
 
-def compare(network: Network, actual: Mapping[str, Array], expected: Mapping[str, Array]) -> list[Difference]:
-    """Returns the difference of every blob, in the order in which the layers produce them."""
-    order = list(dict.fromkeys(top for layer in network.layers for top in layer.tops))
-    return [Difference(blob, relative_error(actual[blob], expected[blob])) for blob in order]
-
-
 def verification_sizes(window: Sequence[int], stride: tuple[Number, Number]) -> list[tuple[int, int, int]]:
     """Returns the (batch, height, width) of the images to verify on.
 
@@ -69,22 +70,45 @@ def verification_sizes(window: Sequence[int], stride: tuple[Number, Number]) -> 
     ]
 
 
-class Example(NamedTuple):
-    """Images, and the reference's answers.
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """Images, and the reference's answers, which are computed each time that they are asked for.
 
     Attributes:
         images: uint8 RGB [N, H, W, 3].
-        expected: Every blob by name, in Caffe's axis order; float32, whose rounding errors are far below any tolerance.
+        network: With weights and one input blob.
+        preprocessing: The preprocessing of its input.
     """
 
     images: Array
-    expected: Mapping[str, Array]
+    network: Network
+    preprocessing: Preprocessing
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """(batch, height, width)."""
+        return self.images.shape[0], self.images.shape[1], self.images.shape[2]
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """The shape of every blob, in Caffe's axis order."""
+        return self.network.shapes_at({blob: (self.size[0], shape[1], *self.size[1:]) for blob, shape in self._inputs})
+
+    @property
+    def _inputs(self) -> Iterable[tuple[str, Shape]]:
+        return self.network.inputs.items()
+
+    def blobs(self) -> Iterator[tuple[str, Array]]:
+        """Yields every blob, float64 in Caffe's axis order, as `reference.evaluate_each` does."""
+        return evaluate_each(
+            self.network, {blob: self.preprocessing.reference(self.images) for blob, _ in self._inputs}
+        )
 
 
 def verification_examples(
     network: Network, preprocessing: Preprocessing, sizes: Sequence[tuple[int, int, int]], *, seed: int = 0
 ) -> list[Example]:
-    """Returns the reference's answers on seeded images; needs no TensorFlow.
+    """Returns seeded images with the reference's answers; needs no TensorFlow.
 
     Args:
         network: With weights and one input blob.
@@ -92,15 +116,74 @@ def verification_examples(
         sizes: (batch, height, width) of the images.
         seed: Seed of the images.
     """
-    (data,) = network.inputs
     rng = np.random.default_rng(seed)
-    examples = []
-    for size in sizes:
-        images = _images(rng, *size)
-        blobs = evaluate(network, {data: preprocessing.reference(images)})
+    return [Example(_images(rng, *size), network, preprocessing) for size in sizes]
+
+
+Fetch = Callable[[Example, Sequence[str]], dict[str, Array]]
+
+
+class Comparison(NamedTuple):
+    """The outcome of `compare_blobs`.
+
+    Attributes:
+        worst: The blob with the largest difference.
+        blobs: The number of blobs.
+        kept: The reference's values of the blobs that were asked for; float32, whose rounding errors are far below any
+            tolerance.
+    """
+
+    worst: Difference
+    blobs: int
+    kept: dict[str, Array]
+
+
+def compare_blobs(example: Example, fetch: Fetch, *, keep: Collection[str], tolerance: float) -> Comparison:
+    """Compares another form's blobs with the reference, blob by blob; no side holds all of them at once.
+
+    Args:
+        example: The images.
+        fetch: Returns the other form's values of some blobs by name, in Caffe's axis order. It is called for as many at
+            a time as take 1 GiB, at least one, in the order of the reference.
+        keep: The blobs whose expected values are returned.
+        tolerance: The largest difference allowed, as a share of a blob's largest magnitude.
+
+    Raises:
+        VerificationError: A blob diverges; the message names the first layer that does.
+    """
+    network, worst, count = example.network, Difference("", 0.0), 0
+    outside: dict[str, str] = {}
+    kept: dict[str, Array] = {}
+    groups = _groups(network, example.shapes)
+    actual: dict[str, Array] = {}
+    for blob, value in example.blobs():
+        actual = actual or fetch(example, next(groups))
         with np.errstate(over="ignore"):  # infinity, which the comparison explains
-            examples.append(Example(images, {blob: value.astype(np.float32) for blob, value in blobs.items()}))
-    return examples
+            expected = value.astype(np.float32)
+        del value  # the reference computes the next blob meanwhile
+        outside[blob] = _out_of_range(blob, expected)
+        difference = Difference(blob, relative_error(actual.pop(blob), expected))
+        if difference.error > tolerance:
+            _diverges(network, difference, example.size, tolerance, outside=_outside(network, blob, outside))
+        if difference.error >= worst.error:
+            worst = difference
+        if blob in keep:
+            kept[blob] = expected
+        count += 1
+    return Comparison(worst, count, kept)
+
+
+def _groups(network: Network, shapes: Mapping[str, Shape]) -> Iterator[list[str]]:
+    """Yields the blobs in the order of `Example.blobs`, as many at a time as take `_FETCHED_BYTES`, at least one."""
+    group, size = list[str](), 0
+    for blob in itertools.chain.from_iterable(lifetimes(network.layers).final):
+        own = math.prod(shapes[blob]) * _FLOAT_BYTES
+        if group and size + own > _FETCHED_BYTES:
+            yield group
+            group, size = [], 0
+        group.append(blob)
+        size += own
+    yield group
 
 
 def verify_savedmodel(
@@ -121,25 +204,35 @@ def verify_savedmodel(
         VerificationError: A blob or a signature diverges; the message names the first layer that does.
     """
     tf = import_tensorflow()
-    worst = Difference("", 0.0)
-    for images, expected in examples:
-        size = (images.shape[0], images.shape[1], images.shape[2])
+    images_spec = tf.TensorSpec([None, None, None, 3], tf.uint8)
+    names = blob_names(network)
+    features = {name: names[name] for name in loaded.signatures["features"].structured_outputs}
+    worst, blobs = Difference("", 0.0), 0
+
+    @tf.function(autograph=False)
+    def some(images: Tensor, wanted: tuple[str, ...]) -> dict[str, Tensor]:
+        # What a function does not return is not computed, or freed when it has been read.
+        blobs = loaded.blobs(images)
+        return {blob: blobs[blob] for blob in wanted}
+
+    def fetch(example: Example, wanted: Sequence[str]) -> dict[str, Array]:
         with tf.device("/device:CPU:0"):
-            tensor = tf.constant(images)
-            actual = {blob: value.numpy() for blob, value in loaded.blobs(tensor).items()}
-        for difference in compare(network, actual, expected):
-            if difference.error > tolerance:
-                _diverges(network, difference, size, tolerance, outside=_outside(network, difference.blob, expected))
-            if difference.error >= worst.error:
-                worst = difference
+            found = some.get_concrete_function(images_spec, tuple(wanted))(tf.constant(example.images))
+        return {blob: np.asarray(value) for blob, value in found.items()}
+
+    for example in examples:
+        comparison = compare_blobs(example, fetch, keep={output, *features.values()}, tolerance=tolerance)
+        blobs = comparison.blobs
+        worst = max(worst, comparison.worst, key=lambda difference: difference.error)
         with tf.device("/device:CPU:0"):
-            _check_signatures(loaded, tensor, expected, network=network, output=output, tolerance=tolerance)
+            images = tf.constant(example.images)
+            _check_signatures(loaded, images, comparison.kept, output=output, features=features, tolerance=tolerance)
     return VerificationMetadata(
-        sizes=tuple((e.images.shape[0], e.images.shape[1], e.images.shape[2]) for e in examples),
+        sizes=tuple(example.size for example in examples),
         tolerance=tolerance,
         worst=worst.error,
         worst_blob=worst.blob,
-        blobs=len(examples[0].expected) if examples else 0,
+        blobs=blobs,
     )
 
 
@@ -155,13 +248,12 @@ def _check_signatures(
     images: Tensor,
     expected: Mapping[str, Array],
     *,
-    network: Network,
     output: str,
+    features: Mapping[str, str],
     tolerance: float,
 ) -> None:
     """Raises VerificationError unless the signatures that users call agree with the reference too."""
     tf = import_tensorflow()
-    blobs = blob_names(network)
     maps = _nhwc(expected[output])
     k = min(5, maps.shape[-1])
     best = -np.sort(-maps, axis=-1)[..., :k]
@@ -173,7 +265,7 @@ def _check_signatures(
         ("top_k", at_classes, best),
     ]
     for name, value in loaded.signatures["features"](images=images).items():
-        checks.append((f"features ({name})", value.numpy(), _nhwc(expected[blobs[name]])))
+        checks.append((f"features ({name})", value.numpy(), _nhwc(expected[features[name]])))
     for name, actual, wanted in checks:
         error = relative_error(actual, wanted)
         if error > tolerance:
@@ -188,26 +280,29 @@ def _nhwc(blob: Array) -> Array:
     return blob.transpose(0, 2, 3, 1)
 
 
-def _outside(network: Network, blob: str, expected: Mapping[str, Array]) -> str:
-    """Returns how the values around a blob leave what float32 computes with; "" if they do not.
+def _out_of_range(blob: str, expected: Array) -> str:
+    """Returns how a blob's values leave what float32 computes with; "" if they do not.
 
     float32 reaches from 1.2e-38 to 3.4e38, and layers such as LRN square their inputs. Smaller values are denormal
     numbers, which TensorFlow counts as 0.
     """
+    largest = float(np.abs(expected).max(initial=0.0))
+    if not largest < _LARGEST:
+        reached = f"reach {largest:.0e}" if np.isfinite(largest) else "are infinite"
+        return f"the values of blob {blob!r} {reached}: they overflow, because float32 ends at 3.4e38"
+    if 0 < largest < _SMALLEST:
+        return (
+            f"the values of blob {blob!r} are at most {largest:.0e}: they, or the weights that make them, are "
+            "denormal numbers, which TensorFlow counts as 0"
+        )
+    return ""
+
+
+def _outside(network: Network, blob: str, reasons: Mapping[str, str]) -> str:
+    """Returns the first of the reasons of a blob and of those that it is computed from; "" if there is none."""
     writers = [layer for layer in network.layers if blob in layer.tops]
     around = dict.fromkeys([blob, *(bottom for layer in writers for bottom in layer.bottoms)])
-    for name in around:
-        if name in expected and expected[name].size:
-            largest = float(np.abs(expected[name]).max())
-            if not largest < _LARGEST:
-                reached = f"reach {largest:.0e}" if np.isfinite(largest) else "are infinite"
-                return f"the values of blob {name!r} {reached}: they overflow, because float32 ends at 3.4e38"
-            if 0 < largest < _SMALLEST:
-                return (
-                    f"the values of blob {name!r} are at most {largest:.0e}: they, or the weights that make them, are "
-                    "denormal numbers, which TensorFlow counts as 0"
-                )
-    return ""
+    return next(filter(None, (reasons.get(name, "") for name in around)), "")
 
 
 def _diverges(

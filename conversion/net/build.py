@@ -74,7 +74,7 @@ def build(
     _check_wiring(layers, excluded)
     for layer in layers:
         check_parameters(layer.definition, limits, where=layer.where)
-    guard = ShapeLimits(limits, where)
+    guard = ShapeLimits(layers, limits, where)
     shapes = run(layers, lambda layer: guard.tops(layer, []), guard.tops)
     return Network(
         definition.name, tuple(layers), dict(parameters or {}), shapes, (*notes, *stage_notes(definition, excluded))

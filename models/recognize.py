@@ -12,7 +12,12 @@ _FILLERS = ("weight_filler", "bias_filler")
 
 
 def recognize(
-    prototxt: str, *, stages: Sequence[str] = (), level: int | None = None, limits: Limits = DEFAULT_LIMITS
+    prototxt: str,
+    *,
+    stages: Sequence[str] = (),
+    level: int | None = None,
+    dialect: str | None = None,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> CatalogEntry | None:
     """Returns the entry of the catalog with the very same layers and input, or None.
 
@@ -23,12 +28,13 @@ def recognize(
         prototxt: The definition.
         stages: See `load_network`.
         level: See there.
+        dialect: See there.
         limits: Upper limits on what the definition contains.
 
     Raises:
         DensecastError: The definition cannot be read.
     """
-    network = load_network(prototxt, stages=stages, level=level, limits=limits)
+    network = load_network(prototxt, stages=stages, level=level, dialect=dialect, limits=limits)
     identity, parameters = _identity(network), network.parameter_count()
     for entry in entries():
         if entry.parameters != parameters:

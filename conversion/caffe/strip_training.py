@@ -9,13 +9,20 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Sequence
 from typing import NamedTuple
 
-from conversion.caffe.caffe_pb2 import TEST, LayerParameter, NetParameter, NetState, NetStateRule
+from conversion.caffe.caffe_pb2 import (
+    TEST,
+    LayerParameter,
+    NetParameter,
+    NetState,
+    NetStateRule,
+    ResizeParameter,
+)
 from conversion.errors import NetworkError
 
 Size = int | tuple[int, int] | tuple[int, int, int]  # both sides, (height, width) or (channels, height, width)
 
 # The tops of the first: images, then labels; of the second: any data.
-_IMAGES_AND_LABELS = frozenset({"Data", "ImageData", "MemoryData", "WindowData"})
+_IMAGES_AND_LABELS = frozenset({"AnnotatedData", "Data", "ImageData", "MemoryData", "WindowData"})
 _ANYTHING = frozenset({"HDF5Data", "DummyData"})
 _DATA = _IMAGES_AND_LABELS | _ANYTHING
 # A blob that reaches none of these layers is not an image.
@@ -231,9 +238,9 @@ def _shape(layer: LayerParameter, index: int, crop: Size | None, where: str) -> 
         given = (crop, crop) if isinstance(crop, int) else crop
         channels = given[0] if len(given) == 3 else _channels(layer)
         return [1, stated[1] if len(given) == 2 and len(stated) == 4 else channels, *given[-2:]]
-    side = layer.transform_param.crop_size
-    if side:
-        return [1, stated[1] if len(stated) == 4 else _channels(layer), side, side]
+    height, width = _crop(layer)
+    if height and width:
+        return [1, stated[1] if len(stated) == 4 else _channels(layer), height, width]
     if not stated:
         raise NetworkError(
             "the data layer does not state the size of its images",
@@ -243,6 +250,12 @@ def _shape(layer: LayerParameter, index: int, crop: Size | None, where: str) -> 
             "width: load_network(..., crop=(3, 227, 227)), densecast convert --crop 227",
         )
     return stated
+
+
+def _crop(layer: LayerParameter) -> tuple[int, int]:
+    """Returns (height, width) of the crop that a data layer takes; SSD's forks have one for each side."""
+    value = layer.transform_param
+    return value.crop_size or value.crop_h, value.crop_size or value.crop_w
 
 
 def _at(layer: LayerParameter, crop: Size) -> LayerParameter:
@@ -262,6 +275,9 @@ def _stated_shape(layer: LayerParameter, index: int) -> list[int]:
         return [1, memory.channels, memory.height, memory.width]
     if layer.type == "ImageData" and layer.image_data_param.new_height and layer.image_data_param.new_width:
         return [1, _channels(layer), layer.image_data_param.new_height, layer.image_data_param.new_width]
+    resize = layer.transform_param.resize_param  # of SSD
+    if resize.resize_mode == ResizeParameter.WARP and resize.height and resize.width:
+        return [1, _channels(layer), resize.height, resize.width]
     if layer.type == "DummyData":
         dummy = layer.dummy_data_param
         if dummy.shape:
@@ -290,6 +306,8 @@ def _transformation(layer: LayerParameter) -> list[str]:
         notes.append(f"{_text(layer)} subtracted {means}: pass it as mean")
     if value.HasField("scale") and value.scale != 1.0:
         notes.append(f"{_text(layer)} multiplied by {value.scale:g}: pass it as scale")
+    if value.caffe_yolo:
+        notes.append(f"{_text(layer)} prepared its images as YOLO does (caffe_yolo), which is not part of the net")
     return notes
 
 

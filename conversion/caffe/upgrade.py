@@ -12,7 +12,13 @@ from typing import cast
 from google.protobuf.message import Message
 
 from conversion.caffe.caffe_pb2 import LayerParameter, NetParameter, V0LayerParameter, V1LayerParameter
-from conversion.caffe.dialects import has_ceil_mode, to_round_mode
+from conversion.caffe.dialects import (
+    crop_where_maps_meet,
+    has_ceil_mode,
+    has_pixelshuffler,
+    to_pixel_shuffle,
+    to_round_mode,
+)
 from conversion.errors import NetworkError, UnsupportedError
 
 _V1_TYPES = {
@@ -24,6 +30,7 @@ _V1_TYPES = {
     "CONCAT": "Concat",
     "CONTRASTIVE_LOSS": "ContrastiveLoss",
     "CONVOLUTION": "Convolution",
+    "CROP": "Crop",
     "DATA": "Data",
     "DECONVOLUTION": "Deconvolution",
     "DROPOUT": "Dropout",
@@ -56,6 +63,11 @@ _V1_TYPES = {
     "TANH": "TanH",
     "THRESHOLD": "Threshold",
     "WINDOW_DATA": "WindowData",
+    # Of forks: SegNet and DeepLab.
+    "BN": "BN",
+    "UPSAMPLE": "Upsample",
+    "INTERP": "Interp",
+    "PADDING": "Padding",
 }
 
 _V0_TYPES = {
@@ -159,7 +171,9 @@ def upgrade(net: NetParameter, *, where: str = "") -> NetParameter:
 def _upgrade(net: NetParameter, where: str) -> NetParameter:
     _refuse_mixed(net, where)
     current = not net.layers and not net.input
-    if current and not any(_is_old_batch_norm(layer) or has_ceil_mode(layer) for layer in net.layer):
+    if current and not any(
+        _is_old_batch_norm(layer) or has_ceil_mode(layer) or has_pixelshuffler(layer) for layer in net.layer
+    ):
         return net
     out = NetParameter()
     out.CopyFrom(net)
@@ -179,6 +193,8 @@ def _upgrade(net: NetParameter, where: str) -> NetParameter:
             layer.ClearField("param")
         if has_ceil_mode(layer):
             to_round_mode(layer, where)
+        if has_pixelshuffler(layer):
+            to_pixel_shuffle(layer, where)
     return out
 
 
@@ -291,6 +307,8 @@ def _from_v1(old: V1LayerParameter, new: LayerParameter) -> None:
     for descriptor, value in old.ListFields():
         if descriptor.name == "type":
             new.type = _V1_TYPES[V1LayerParameter.LayerType.Name(value)]
+            if new.type == "Crop":  # Caffe's V1 has none: it is that of one fork
+                crop_where_maps_meet(new)
         elif descriptor.name not in _V1_SPECS:
             _assign(new, descriptor.name, value)
     for index in range(max(len(getattr(old, field)) for field in _V1_SPECS)):

@@ -84,6 +84,7 @@ def convert(
     output_blob: str | None = None,
     output_stride: int | None = None,
     pooling_rounding: Literal["floor"] | None = None,
+    dialect: str | None = None,
     labels: Sequence[str] = (),
     features: Sequence[str] | None = None,
     name: str = "",
@@ -101,12 +102,13 @@ def convert(
         mean: See `channel_mean`.
         scale: Factor applied after the mean is subtracted.
         channel_order: The order of the network's channels; by default "bgr" for three and "gray" for one.
-        crop: See `DenseOptions`, as the next five.
+        crop: See `DenseOptions`, as the next six.
         stages: See there.
         level: See there.
         output_blob: See there. By default there must be exactly one head.
         output_stride: See there.
         pooling_rounding: See there.
+        dialect: See there.
         labels: The class names in order, one per class.
         features: The blobs that the `features` signature offers, by the classifier's own names; by default those that
             the InnerProducts read and write (CaffeNet: pool5, fc6, fc7, fc8).
@@ -135,6 +137,7 @@ def convert(
             output_blob=output_blob,
             output_stride=output_stride,
             pooling_rounding=pooling_rounding,
+            dialect=dialect,
         ),
         labels=labels,
         features=features,

@@ -113,7 +113,15 @@ def _read(prototxt: PathLike, weights: PathLike | None, options: DenseOptions, l
     """Reads the classifier; raises ConversionError if its weights do not fit the crop that is asked for."""
     crop = options.crop
     try:
-        return load_network(prototxt, weights, crop=crop, stages=options.stages, level=options.level, limits=limits)
+        return load_network(
+            prototxt,
+            weights,
+            crop=crop,
+            stages=options.stages,
+            level=options.level,
+            dialect=options.dialect,
+            limits=limits,
+        )
     except WeightsError as error:
         if crop is None:
             raise

@@ -21,6 +21,7 @@ class DenseOptions(BaseModel):
             more multiply-adds.
         pooling_rounding: "floor" for poolings that round down where layers beside them do; see
             `rounding.floor_poolings`. By default poolings round as the definition says.
+        dialect: The fork of Caffe that the definition was written for, where its names have several senses.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,6 +32,7 @@ class DenseOptions(BaseModel):
     output_blob: str | None = None
     output_stride: int | None = None
     pooling_rounding: Literal["floor"] | None = None
+    dialect: str | None = None
 
     def given(self) -> dict[str, object]:
         """Returns the options that differ from their defaults, by name."""

@@ -18,19 +18,26 @@ from conversion.layers.layout import carried_axis, import_tensorflow
 @register("ReLU")
 @dataclasses.dataclass(frozen=True, eq=False)
 class ReLU(ElementwiseLayer):
-    """max(x, 0) + negative_slope * min(x, 0)."""
+    """max(x, 0) + negative_slope * min(x, 0); with `relu6` at most 6, and 0 for NaN.
+
+    `relu6` is a fork's (synopsys-caffe, relu_layer.cpp).
+    """
 
     negative_slope: float = 0.0
+    relu6: bool = False
 
     @classmethod
     def parse(cls, definition: LayerParameter) -> Self:
         """Reads `relu_param`."""
-        return cls(definition, definition.relu_param.negative_slope)
+        return cls(definition, definition.relu_param.negative_slope, definition.relu_param.relu6)
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
         """Computes the formula."""
         x = bottoms[0]
-        return [np.maximum(x, 0) + self.negative_slope * np.minimum(x, 0) if self.negative_slope else np.maximum(x, 0)]
+        top = np.maximum(x, 0)
+        if self.negative_slope:
+            top = top + self.negative_slope * np.minimum(x, 0)
+        return [np.where(np.isnan(top), 0, np.minimum(top, 6)) if self.relu6 else top]
 
     @property
     def narrow(self) -> Narrow:
@@ -41,7 +48,10 @@ class ReLU(ElementwiseLayer):
         """Uses `tf.nn.relu`, or the formula if there is a slope (`leaky_relu` is correct only for slopes up to 1)."""
         tf = import_tensorflow()
         x = bottoms[0]
-        return [tf.nn.relu(x) + self.negative_slope * tf.minimum(x, 0.0) if self.negative_slope else tf.nn.relu(x)]
+        top = tf.nn.relu(x)
+        if self.negative_slope:
+            top += self.negative_slope * tf.minimum(x, 0.0)
+        return [tf.where(tf.math.is_nan(top), tf.zeros_like(top), tf.minimum(top, 6.0)) if self.relu6 else top]
 
 
 @register("PReLU")
@@ -134,3 +144,17 @@ class Dropout(ElementwiseLayer):
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """Returns the bottom."""
         return [bottoms[0]]
+
+
+@register("SeLUDropout")
+@dataclasses.dataclass(frozen=True, eq=False)
+class SeLUDropout(Dropout):
+    """The identity: it keeps mean and variance during training only (synopsys-caffe, selu_dropout_layer.cpp)."""
+
+    def settled(self, bottoms: Sequence[Shape]) -> LayerParameter | None:  # noqa: ARG002
+        """Returns Caffe's Dropout, which is the identity too."""
+        message = LayerParameter()
+        message.CopyFrom(self.definition)
+        message.ClearField("selu_dropout_param")
+        message.type = "Dropout"
+        return message

@@ -1,4 +1,4 @@
-"""Layers that combine blobs, or a blob and learned values: Eltwise, Scale, Bias."""
+"""Layers that combine blobs, or a blob and learned values: Eltwise, Axpy, Scale, Bias."""
 
 from __future__ import annotations
 
@@ -19,10 +19,15 @@ from conversion.layers.layout import from_caffe, import_tensorflow, to_caffe
 @register("Eltwise")
 @dataclasses.dataclass(frozen=True, eq=False)
 class Eltwise(Layer):
-    """The product, weighted sum or maximum of blobs of one shape, value by value, without broadcasting."""
+    """The product, weighted sum or maximum of blobs of one shape, value by value (eltwise_layer.cpp).
+
+    The second bottom may have fewer axes, as in Synopsys' fork: its axes are the first one's from `axis` on (0 by
+    default), and its values are repeated over the others.
+    """
 
     operation: str = "SUM"
     coeff: tuple[float, ...] = ()
+    axis: int = 0
 
     bottom_count = (2, None)
 
@@ -30,7 +35,7 @@ class Eltwise(Layer):
     def parse(cls, definition: LayerParameter) -> Self:
         """Reads `eltwise_param`."""
         message = definition.eltwise_param
-        layer = cls(definition, EltwiseParameter.EltwiseOp.Name(message.operation), tuple(message.coeff))
+        layer = cls(definition, EltwiseParameter.EltwiseOp.Name(message.operation), tuple(message.coeff), message.axis)
         if layer.coeff and len(layer.coeff) != len(definition.bottom):
             raise layer.invalid(f"{len(layer.coeff)} coeff for {len(definition.bottom)} bottoms")
         if layer.coeff and layer.operation == "PROD":
@@ -39,13 +44,27 @@ class Eltwise(Layer):
 
     def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         """Returns the common shape."""
-        if len(set(bottoms)) > 1:
-            raise self.invalid(f"bottoms of different shapes {list(bottoms)}", why="Eltwise does not broadcast")
-        return [bottoms[0]]
+        first, second = bottoms[:2]
+        axis = canonical_axis(self, self.axis, len(first)) if first else 0
+        repeated = len(second) < len(first) and first[axis : axis + len(second)] == second
+        same = [shape for shape in bottoms if shape == first]
+        if len(same) + repeated < len(bottoms):
+            raise self.invalid(
+                f"bottoms of different shapes {list(bottoms)}",
+                why=f"only the second may have fewer axes, and they must be the first one's from axis {axis} on",
+            )
+        return [first]
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
         """Computes the formula."""
-        return [self._combine(bottoms, np.maximum)]
+        return [self._combine(self._aligned(bottoms), np.maximum)]
+
+    def _aligned(self, bottoms: Sequence[Tensor]) -> list[Tensor]:
+        """Returns the bottoms in Caffe's order, the second with trailing axes of size 1 where it is repeated."""
+        first, second, *others = bottoms
+        covered, rank = len(second.shape), len(first.shape)
+        trailing = rank - canonical_axis(self, self.axis, rank) - covered if covered < rank else 0
+        return [first, second[(..., *[None] * trailing)], *others]
 
     @property
     def narrow(self) -> Narrow:
@@ -53,8 +72,11 @@ class Eltwise(Layer):
         return Narrow.INFER
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
-        """Computes the formula."""
-        return [self._combine(bottoms, import_tensorflow().maximum)]
+        """Computes the formula, in Caffe's axis order where a bottom is repeated."""
+        maximum = import_tensorflow().maximum
+        if bottoms[0].shape.rank == bottoms[1].shape.rank:
+            return [self._combine(bottoms, maximum)]
+        return [from_caffe(self._combine(self._aligned([to_caffe(bottom) for bottom in bottoms]), maximum))]
 
     def _combine(self, bottoms: Sequence[Tensor], maximum: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         if self.operation == "PROD":
@@ -65,6 +87,51 @@ class Eltwise(Layer):
         return functools.reduce(
             lambda a, b: a + b, (c * x if c != 1.0 else x for c, x in zip(coeff, bottoms, strict=True))
         )
+
+
+@register("Axpy")
+@dataclasses.dataclass(frozen=True, eq=False)
+class Axpy(Layer):
+    """a * x + y, one factor a per channel of each item (Hu et al. 2017, SENet; axpy_layer.cpp of its fork).
+
+    Bottoms: a, [N, C] or [N, C, 1, 1]; x, [N, C, ...]; and y, of x's shape.
+    """
+
+    may_be_in_place = False
+    bottom_count = (3, 3)
+
+    def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        """Returns the shape of x."""
+        factor, x, y = bottoms
+        if x != y:
+            raise self.invalid(f"bottoms of different shapes {x} and {y}", why="they are added")
+        if len(x) < 2 or factor not in (x[:2], (*x[:2], 1, 1)):
+            raise self.invalid(
+                f"a factor of {factor} for a bottom of {x}",
+                why="it has one value for each channel of each item, at one position",
+            )
+        return [x]
+
+    def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
+        """Computes the formula."""
+        factor, x, y = bottoms
+        return [factor.reshape(*x.shape[:2], *[1] * (x.ndim - 2)) * x + y]
+
+    @property
+    def narrow(self) -> Narrow:
+        """See `Layer.narrow`."""
+        return Narrow.INFER
+
+    def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
+        """Computes the formula, with channels last where the rank is 4."""
+        tf = import_tensorflow()
+        factor, x, y = bottoms
+        rank = x.shape.rank
+        items, channels = tf.shape(factor)[0], factor.shape[-1 if factor.shape.rank == 4 else 1]
+        ones = [1] * (rank - 2)
+        shape = [items, *ones, channels] if rank == 4 else [items, channels, *ones]
+        # A factor with several positions has more values than the new shape: it fails at run time too.
+        return [tf.reshape(factor, tf.stack(shape)) * x + y]
 
 
 class OperandLayer(ElementwiseLayer):
@@ -160,6 +227,10 @@ class Scale(OperandLayer):
     def blob_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         """Returns the scale unless it is a bottom; the bias if there is one."""
         return [self.operand(bottoms)] * ((len(bottoms) == 1) + self.bias_term)
+
+    def plausible(self, blobs: Sequence[Array]) -> list[Array]:
+        """Returns them with scales near 1."""
+        return [1 + blobs[0], *blobs[1:]] if len(self.bottoms) == 1 else list(blobs)
 
     def combine(self, x: Tensor, operands: Sequence[Tensor]) -> Tensor:
         """Returns what the class states."""

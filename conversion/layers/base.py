@@ -25,11 +25,22 @@ class Step:
         window: Cells that one output cell reads, at least 1: dilation * (kernel - 1) + 1 for a convolution.
         stride: Bottom cells between neighbouring output cells; a fraction for a Deconvolution.
         pad: Cells of padding before the first real one; a fraction for a Deconvolution.
+        pad_after: Cells of padding after the last real one; None where it is `pad`.
     """
 
     window: Fraction = Fraction(1)
     stride: Fraction = Fraction(1)
     pad: Fraction = Fraction(0)
+    pad_after: Fraction | None = None
+
+    def __post_init__(self) -> None:
+        if self.pad_after is None:
+            object.__setattr__(self, "pad_after", self.pad)  # so that equal steps compare equal
+
+    @property
+    def after(self) -> Fraction:
+        """Cells of padding after the last real one."""
+        return self.pad if self.pad_after is None else self.pad_after
 
 
 class Narrow(Enum):
@@ -70,6 +81,14 @@ class Layer(ABC):
         """Reads the layer's own parameters; raises NetworkError or UnsupportedError on bad ones."""
         return cls(definition)
 
+    def settled(self, bottoms: Sequence[Shape]) -> LayerParameter | None:  # noqa: ARG002
+        """Returns the layer in Caffe's own terms, for bottoms of the definition's own size; None if it is in them.
+
+        A fork's type or field may depend on the bottom, as TensorFlow's SAME does on its size. It is settled once, so
+        that a map of any other size has one geometry.
+        """
+        return None
+
     @property
     def name(self) -> str:
         """The layer's name: weights are matched by it."""
@@ -84,6 +103,11 @@ class Layer(ABC):
     def tops(self) -> tuple[str, ...]:
         """Names of the blobs that it writes."""
         return tuple(self.definition.top)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the blobs whose values it reads: all bottoms, but for those of which only the size matters."""
+        return self.bottoms
 
     @property
     def shares_memory(self) -> bool:
@@ -130,6 +154,10 @@ class Layer(ABC):
 
     def prepare(self, blobs: Sequence[Array]) -> list[Array]:
         """Returns the learned blobs (float32) in the layout of the TensorFlow form."""
+        return list(blobs)
+
+    def plausible(self, blobs: Sequence[Array]) -> list[Array]:
+        """Returns small random blobs turned into ones that training could give: a variance is positive, for example."""
         return list(blobs)
 
     @abstractmethod

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -14,7 +14,17 @@ from conversion.arrays import Array, Shape, Tensor
 from conversion.caffe.caffe_pb2 import ConvolutionParameter, LayerParameter
 from conversion.layers.base import Layer, Narrow, Step, canonical_axis, register
 from conversion.layers.layout import from_caffe, import_tensorflow, to_caffe
-from conversion.layers.windows import convolution_size, pad_spatial, per_axis, taps
+from conversion.layers.windows import (
+    SAME,
+    Windows,
+    convolution_size,
+    four_pads,
+    pad_spatial,
+    per_axis,
+    same_pads,
+    set_four_pads,
+    taps,
+)
 
 # Up to so many taps a dilated conv2d is as fast as one over each phase of the map (space to batch,
 # tf.nn.convolution). A dilated 6x6 is 1.3 to 1.6 times slower on a CPU.
@@ -33,29 +43,39 @@ class SlidingLayer(Layer):
 
     bottom_count = (1, None)
     top_count = (1, None)
+    # Whether `group` and `num_output` may be left out: they are known with the bottom.
+    group_per_channel: ClassVar[bool] = False
 
     @classmethod
     def parse(cls, definition: LayerParameter) -> Self:
         """Reads `convolution_param`."""
         message = definition.convolution_param
         layer = cls(definition, message.num_output, message.group, message.bias_term, message.axis)
-        if layer.num_output < 1:
-            raise layer.invalid("num_output is missing or 0")
-        if layer.group < 1 or layer.num_output % layer.group:
-            raise layer.invalid(f"num_output {layer.num_output} is not a multiple of group {layer.group}")
         if len(definition.bottom) != len(definition.top):
             raise layer.invalid(
                 f"{len(definition.bottom)} bottoms but {len(definition.top)} tops", why="each bottom has its top"
             )
+        if cls.group_per_channel:
+            return layer
+        if layer.num_output < 1:
+            raise layer.invalid("num_output is missing or 0")
+        if layer.group < 1 or layer.num_output % layer.group:
+            raise layer.invalid(f"num_output {layer.num_output} is not a multiple of group {layer.group}")
         return layer
 
-    def windows(self, spatial: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-        """Returns kernel, stride, pad and dilation, each with one value per spatial axis."""
+    def windows(self, spatial: int) -> Windows:
+        """Returns the windows over so many spatial axes; `pad_l`, `pad_r`, `pad_t` and `pad_b` exist for two."""
         message: ConvolutionParameter = self.definition.convolution_param
-        return (
+        four = four_pads(self, message)
+        if spatial != 2 and (four or message.pad_type):
+            raise self.invalid(
+                f"pad_l, pad_r, pad_t, pad_b or pad_type for {spatial} spatial axes", why="two have them"
+            )
+        pad = per_axis(self, message, "pad", count=spatial, default=0, least=0, pair="pad")
+        return Windows(
             per_axis(self, message, "kernel_size", count=spatial, default=None, pair="kernel"),
             per_axis(self, message, "stride", count=spatial, default=1, pair="stride"),
-            per_axis(self, message, "pad", count=spatial, default=0, least=0, pair="pad"),
+            *(four or (pad, pad)),
             per_axis(self, message, "dilation", count=spatial, default=1),
         )
 
@@ -84,15 +104,31 @@ class Convolution(SlidingLayer):
     """Caffe's Convolution: cross-correlation, rounding down, blob (C_out, C_in / group, kh, kw) and bias (C_out).
 
     Shape: [N, C_in, H, W] -> [N, num_output, (H + 2 pad - dilation (kernel - 1) - 1) // stride + 1, the same for W].
+
+    `pad_t`, `pad_b`, `pad_l` and `pad_r` pad the ends differently; `pad_type: 1` is TensorFlow's SAME (both of
+    synopsys-caffe, conv_layer.cpp), for maps of the definition's own size.
     """
+
+    def settled(self, bottoms: Sequence[Shape]) -> LayerParameter | None:
+        """Returns the layer with stated pads where `pad_type` is TensorFlow's SAME."""
+        if self.definition.convolution_param.pad_type != SAME:
+            return None
+        kernel, stride, _, _, dilation = self.windows(len(bottoms[0]) - 2)
+        pads = [
+            same_pads(size, k, stride=s, dilation=d)
+            for size, k, s, d in zip(bottoms[0][2:], kernel, stride, dilation, strict=True)
+        ]
+        message = LayerParameter()
+        message.CopyFrom(self.definition)
+        set_four_pads(message.convolution_param, *zip(*pads, strict=True))
+        return message
 
     def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         """Returns the shapes that the class states."""
         self.check_bottoms(bottoms)
         spatial = bottoms[0][2:]
         cells = tuple(
-            convolution_size(size, kernel, stride=stride, pad=pad, dilation=dilation)
-            for size, kernel, stride, pad, dilation in zip(spatial, *self.windows(len(spatial)), strict=True)
+            convolution_size(size, *window) for size, *window in zip(spatial, *self.windows(len(spatial)), strict=True)
         )
         if cells and min(cells) < 1:
             raise self.invalid(f"a bottom of {'x'.join(map(str, spatial))} is smaller than the window")
@@ -110,8 +146,8 @@ class Convolution(SlidingLayer):
 
     def workspace(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         """Returns a bottom with its padding, the taps of a band of rows, and the product of that band."""
-        pad = self.windows(len(bottoms[0]) - 2)[2]
-        padded = (n + 2 * p for n, p in zip(bottoms[0][2:], pad, strict=True))
+        _, _, pad, after, _ = self.windows(len(bottoms[0]) - 2)
+        padded = map(sum, zip(bottoms[0][2:], pad, after, strict=True))
         band = self._band(bottoms[0], tops[0])
         cells = band * math.prod(tops[0][3:])
         product = cells * tops[0][0] * self.num_output
@@ -119,7 +155,7 @@ class Convolution(SlidingLayer):
 
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:
         """Returns the window dilation * (kernel - 1) + 1."""
-        return window_steps(*self.windows(2)) if len(bottoms[0]) == 4 else None
+        return window_steps(self.windows(2)) if len(bottoms[0]) == 4 else None
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:
         """Computes one matrix product over all taps for each band of rows, so that the taps do not fill the memory."""
@@ -136,8 +172,8 @@ class Convolution(SlidingLayer):
 
     def _reference(self, bottom: Array, blobs: Sequence[Array]) -> Array:
         shape = self.output_shapes([bottom.shape])[0]
-        kernel, stride, pad, _ = self.windows(bottom.ndim - 2)
-        padded = pad_spatial(bottom, pad, pad, 0.0)
+        kernel, stride, pad, after, _ = self.windows(bottom.ndim - 2)
+        padded = pad_spatial(bottom, pad, after, 0.0)
         n, g = bottom.shape[0], self.group
         weights = blobs[0].reshape(g, self.num_output // g, -1)
         rows, band = (shape[2] if len(shape) > 2 else 1), self._band(bottom.shape, shape)
@@ -157,7 +193,7 @@ class Convolution(SlidingLayer):
 
         Channels come before taps, as in the filters, which then need no copy.
         """
-        kernel, stride, _, dilation = self.windows(len(cells))
+        kernel, stride, _, _, dilation = self.windows(len(cells))
         n, channels = padded.shape[:2]
         columns = np.empty((n, self.group, channels // self.group, math.prod(kernel), *cells))
         for tap, (_, view) in enumerate(taps(padded, kernel, stride=stride, dilation=dilation, cells=cells)):
@@ -178,7 +214,7 @@ class Convolution(SlidingLayer):
         """Returns whether TensorFlow's depthwise kernel fits: one input channel per group, two axes, equal strides."""
         if self.group == 1 or weights[1] != 1 or len(weights) != 4:
             return False
-        _, stride, _, dilation = self.windows(2)
+        _, stride, _, _, dilation = self.windows(2)
         # With unequal strides, or stride and dilation, depthwise_conv2d returns a wrong shape without an error.
         return stride[0] == stride[1] and (stride[0] == 1 or max(dilation) == 1)
 
@@ -194,11 +230,11 @@ class Convolution(SlidingLayer):
     def _tensorflow(self, bottom: Tensor, variables: Sequence[Tensor]) -> Tensor:
         tf = import_tensorflow()
         spatial = bottom.shape.rank - 2
-        _, stride, pad, dilation = self.windows(spatial)
+        _, stride, pad, after, dilation = self.windows(spatial)
         channels_last = [0, *range(2, spatial + 2), 1]
         x = bottom if spatial == 2 else tf.transpose(bottom, channels_last)
-        padding = [[0, 0], *([p, p] for p in pad), [0, 0]]
-        if any(pad):
+        padding = [[0, 0], *(list(ends) for ends in zip(pad, after, strict=True)), [0, 0]]
+        if any(pad + after):
             # A separate Pad instead of conv2d's explicit padding, which XLA and depthwise kernels lack.
             x = tf.pad(x, padding)
         kernels = variables[:-1] if self.bias_term else variables
@@ -293,12 +329,10 @@ class InnerProduct(Layer):
         return [from_caffe(top)]
 
 
-def window_steps(
-    kernel: Sequence[int], stride: Sequence[int], pad: Sequence[int], dilation: Sequence[int]
-) -> tuple[Step, Step]:
+def window_steps(windows: Windows) -> tuple[Step, Step]:
     """Returns the receptive-field steps of a window, vertical and horizontal."""
     y, x = (
-        Step(Fraction(d * (k - 1) + 1), Fraction(s), Fraction(p))
-        for k, s, p, d in zip(kernel, stride, pad, dilation, strict=True)
+        Step(Fraction(d * (k - 1) + 1), Fraction(s), Fraction(p), Fraction(a))
+        for k, s, p, a, d in zip(*windows, strict=True)
     )
     return y, x

@@ -31,6 +31,11 @@ class Crop(Layer):
         """Reads `crop_param`."""
         return cls(definition, definition.crop_param.axis, tuple(definition.crop_param.offset))
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The first bottom: of the second only the size is read."""
+        return self.bottoms[:1]
+
     def _cuts(self, rank: int, like: int) -> dict[int, int]:
         """Returns Caffe's axes that are cut, with their offsets, for bottoms of these ranks."""
         axis = canonical_axis(self, self.axis, rank)

@@ -24,6 +24,7 @@ class Deconvolution(SlidingLayer):
     """Caffe's Deconvolution (deconv_layer.cpp): bottom cell i adds to the top cells i * stride - pad + dilation * tap.
 
     Shape: [N, C_in, H, W] -> [N, num_output, stride * (H - 1) + dilation * (kernel - 1) + 1 - 2 * pad, the same for W].
+    `pad_t`, `pad_b`, `pad_l` and `pad_r` cut off cells at each end (synopsys-caffe, deconv_layer.cpp).
     Blob (C_in, num_output / group, kh, kw) and bias (num_output). Two spatial axes only.
     """
 
@@ -38,18 +39,18 @@ class Deconvolution(SlidingLayer):
                 )
         self.check_bottoms(bottoms)
         spatial = bottoms[0][2:]
-        _, _, pad, _ = self.windows(2)
-        cells = tuple(full - 2 * p for full, p in zip(self._full(spatial), pad, strict=True))
+        _, _, pad, after, _ = self.windows(2)
+        cells = tuple(full - p - a for full, p, a in zip(self._full(spatial), pad, after, strict=True))
         if min(cells) < 1:
             raise self.invalid(
                 f"a bottom of {spatial[0]}x{spatial[1]} gives a top of {cells[0]}x{cells[1]}",
-                why=f"pad {pad} removes more cells than there are",
+                why=f"pad {pad if pad == after else (*pad, *after)} removes more cells than there are",
             )
         return [(bottom[0], self.num_output, *cells) for bottom in bottoms]
 
     def _full(self, spatial: Sequence[Size]) -> tuple[Size, ...]:
         """Returns cells of the top along each axis before `pad` is removed; integers or tensors."""
-        kernel, stride, _, dilation = self.windows(2)
+        kernel, stride, _, _, dilation = self.windows(2)
         return tuple(
             s * (n - 1) + d * (k - 1) + 1 for n, k, s, d in zip(spatial, kernel, stride, dilation, strict=True)
         )
@@ -65,7 +66,7 @@ class Deconvolution(SlidingLayer):
 
     def workspace(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:  # noqa: ARG002
         """Returns a top before `pad` is removed, one tap of all its cells, and the filters with their gaps."""
-        kernel, _, _, dilation = self.windows(2)
+        kernel, *_, dilation = self.windows(2)
         cells: int = math.prod(self._full(bottoms[0][2:])) + math.prod(bottoms[0][2:])
         values = bottoms[0][0] * self.num_output * cells
         if max(dilation) == 1:
@@ -76,8 +77,8 @@ class Deconvolution(SlidingLayer):
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:  # noqa: ARG002
         """Returns the step by which top cell o reads the bottom's cells (o + pad - dilation * tap) / stride."""
         y, x = (
-            Step(Fraction(d * (k - 1), s) + 1, Fraction(1, s), Fraction(d * (k - 1) - p, s))
-            for k, s, p, d in zip(*self.windows(2), strict=True)
+            Step(Fraction(d * (k - 1), s) + 1, Fraction(1, s), *(Fraction(d * (k - 1) - end, s) for end in (p, a)))
+            for k, s, p, a, d in zip(*self.windows(2), strict=True)
         )
         return y, x
 
@@ -86,14 +87,14 @@ class Deconvolution(SlidingLayer):
         return [self._reference(bottom, blobs) for bottom in bottoms]
 
     def _reference(self, bottom: Array, blobs: Sequence[Array]) -> Array:
-        kernel, stride, pad, dilation = self.windows(2)
+        kernel, stride, pad, after, dilation = self.windows(2)
         n, g, cells = bottom.shape[0], self.group, bottom.shape[2:]
         groups = bottom.reshape(n, g, -1, math.prod(cells))
         weights = blobs[0].reshape(g, groups.shape[2], -1, *kernel)
         full = np.zeros((n, self.num_output, *self._full(cells)))
         for tap, view in taps(full, kernel, stride=stride, dilation=dilation, cells=cells):
             view += (weights[..., tap[0], tap[1]].swapaxes(1, 2) @ groups).reshape(view.shape)
-        top = full[:, :, pad[0] : full.shape[2] - pad[0], pad[1] : full.shape[3] - pad[1]]
+        top = full[:, :, pad[0] : full.shape[2] - after[0], pad[1] : full.shape[3] - after[1]]
         return top + blobs[1][:, None, None] if self.bias_term else top
 
     def prepare(self, blobs: Sequence[Array]) -> list[Array]:
@@ -107,7 +108,7 @@ class Deconvolution(SlidingLayer):
 
     def _depthwise(self) -> bool:
         """Returns whether TensorFlow's depthwise kernel fits: one output channel per group, equal strides."""
-        stride = self.windows(2)[1]
+        stride = self.windows(2).stride
         return self.group > 1 and self.num_output == self.group and stride[0] == stride[1]
 
     @property
@@ -121,7 +122,7 @@ class Deconvolution(SlidingLayer):
 
     def _tensorflow(self, x: Tensor, variables: Sequence[Tensor]) -> Tensor:
         tf = import_tensorflow()
-        _, stride, pad, _ = self.windows(2)
+        _, stride, pad, after, _ = self.windows(2)
         size = tf.shape(x)
         height, width = self._full((size[1], size[2]))
         kernels = [self._dilated(tf, k) for k in (variables[:-1] if self.bias_term else variables)]
@@ -136,8 +137,9 @@ class Deconvolution(SlidingLayer):
                 for p, k in zip(parts, kernels, strict=True)
             ]
             y = tf.concat(spread, axis=-1) if self.group > 1 else spread[0]
-        y = y[:, pad[0] : height - pad[0], pad[1] : width - pad[1]]
-        static = [None if n is None else n - 2 * p for n, p in zip(self._static(x.shape[1:3]), pad, strict=True)]
+        y = y[:, pad[0] : height - after[0], pad[1] : width - after[1]]
+        full = self._static(x.shape[1:3])
+        static = [None if n is None else n - p - a for n, p, a in zip(full, pad, after, strict=True)]
         y.set_shape([x.shape[0], *static, self.num_output])
         return tf.nn.bias_add(y, variables[-1]) if self.bias_term else y
 
@@ -148,7 +150,7 @@ class Deconvolution(SlidingLayer):
 
     def _dilated(self, tf: ModuleType, kernel: Tensor) -> Tensor:
         """Returns the filter with dilation - 1 zeros between its taps: TensorFlow's CPU kernel has no dilation."""
-        high, wide = self.windows(2)[3]
+        high, wide = self.windows(2).dilation
         if (high, wide) == (1, 1):
             return kernel
         kh, kw, *channels = kernel.shape

@@ -1,4 +1,4 @@
-"""Layers that keep all values and change the shape: Flatten, Reshape."""
+"""Layers that keep all values and change the shape: Flatten, Reshape, and Squeeze of a fork."""
 
 from __future__ import annotations
 
@@ -172,3 +172,70 @@ class Reshape(Layer):
             taken = math.prod(dim for dim in top if dim is not None and dim != -1)
             top[top.index(-1)] = left // taken if unknown == copied else None
         return top
+
+
+@register("Squeeze")
+@dataclasses.dataclass(frozen=True, eq=False)
+class Squeeze(Layer):
+    """The bottom without the axes `axis`, whose size must be 1 (squeeze_layer.cpp of Synopsys' fork).
+
+    Without `axis` every axis of size 1 is left out, at the definition's own size.
+    """
+
+    axis: tuple[int, ...] = ()
+
+    may_be_in_place = False
+
+    @classmethod
+    def parse(cls, definition: LayerParameter) -> Self:
+        """Reads `squeeze_param`."""
+        return cls(definition, tuple(definition.squeeze_param.axis))
+
+    def settled(self, bottoms: Sequence[Shape]) -> LayerParameter | None:
+        """Returns the layer with its axes stated: the map of a larger image keeps an axis that is 1 here."""
+        if self.axis:
+            return None
+        message = LayerParameter()
+        message.CopyFrom(self.definition)
+        message.squeeze_param.axis[:] = [axis for axis, size in enumerate(bottoms[0]) if size == 1]
+        return message if message.squeeze_param.axis else None
+
+    def _left_out(self, shape: Sequence[int | None]) -> set[int]:
+        """Returns the axes that are left out; raises NetworkError if one is not 1."""
+        if not self.axis:
+            return {axis for axis, size in enumerate(shape) if size == 1}
+        axes = {canonical_axis(self, axis, len(shape)) for axis in self.axis}
+        larger = [axis for axis in sorted(axes) if shape[axis] not in (1, None)]
+        if larger:
+            raise self.invalid(f"axis {larger[0]} of {tuple(shape)} is not 1")
+        return axes
+
+    @property
+    def shares_memory(self) -> bool:
+        """Always."""
+        return True
+
+    def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        """Returns the shapes that the class states."""
+        left_out = self._left_out(bottoms[0])
+        return [tuple(size for axis, size in enumerate(bottoms[0]) if axis not in left_out)]
+
+    def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:
+        """Returns one cell where nothing is left out, or the only position; otherwise None."""
+        kept = not self._left_out(bottoms[0]) or math.prod(bottoms[0][2:]) == 1
+        return super().step(bottoms) if kept else None
+
+    def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
+        """Reshapes."""
+        return [bottoms[0].reshape(self.output_shapes([bottoms[0].shape])[0])]
+
+    @property
+    def narrow(self) -> Narrow:
+        """See `Layer.narrow`."""
+        return Narrow.INFER
+
+    def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
+        """Uses `tf.squeeze` in Caffe's order, which refuses another size at run time too."""
+        x = to_caffe(bottoms[0])
+        left_out = sorted(self._left_out(x.shape.as_list()))
+        return [from_caffe(import_tensorflow().squeeze(x, left_out)) if left_out else bottoms[0]]

@@ -20,7 +20,8 @@ class MVN(Layer):
     """(x - mean) / (sqrt(variance) + eps), or x - mean without `normalize_variance` (mvn_layer.cpp).
 
     The statistics are those of each plane (H, W), or of each item (C, H, W) with `across_channels`; the variance is
-    the mean square of x - mean, and `eps` is added to its root, not to itself.
+    the mean square of x - mean, and `eps` is added to its root, not to itself; to itself with `add_eps_before_sqrt`
+    (synopsys-caffe, mvn_layer.cpp).
 
     Shape: [N, C, H, W] kept; a bottom of fewer axes gets trailing axes of size 1, as in Caffe.
     """
@@ -28,12 +29,19 @@ class MVN(Layer):
     normalize_variance: bool = True
     across_channels: bool = False
     eps: float = 1e-9
+    eps_before: bool = False
 
     @classmethod
     def parse(cls, definition: LayerParameter) -> Self:
         """Reads `mvn_param`."""
         message = definition.mvn_param
-        return cls(definition, message.normalize_variance, message.across_channels, message.eps)
+        return cls(
+            definition,
+            message.normalize_variance,
+            message.across_channels,
+            message.eps,
+            message.add_eps_before_sqrt,
+        )
 
     def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         """Returns the shapes that the class states."""
@@ -54,7 +62,7 @@ class MVN(Layer):
         if not self.normalize_variance:
             return [centred]
         variance = (centred**2).mean(axis=axes, keepdims=True)
-        return [centred / (np.sqrt(variance) + self.eps)]
+        return [centred / (np.sqrt(variance + self.eps) if self.eps_before else np.sqrt(variance) + self.eps)]
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """Computes the formula."""
@@ -67,5 +75,5 @@ class MVN(Layer):
         centred = x - tf.reduce_mean(x, axis=axes, keepdims=True)
         if not self.normalize_variance:
             return [centred]
-        deviation = tf.sqrt(tf.reduce_mean(tf.square(centred), axis=axes, keepdims=True))
-        return [centred / (deviation + self.eps)]
+        variance = tf.reduce_mean(tf.square(centred), axis=axes, keepdims=True)
+        return [centred / (tf.sqrt(variance + self.eps) if self.eps_before else tf.sqrt(variance) + self.eps)]

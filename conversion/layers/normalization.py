@@ -14,7 +14,7 @@ from conversion.caffe.caffe_pb2 import LayerParameter, LRNParameter
 from conversion.layers.base import ElementwiseLayer, Narrow, Step, canonical_axis, register
 from conversion.layers.convolution import window_steps
 from conversion.layers.layout import carried_axis, import_tensorflow
-from conversion.layers.windows import pad_spatial, taps
+from conversion.layers.windows import Windows, pad_spatial, taps
 
 
 @register("LRN")
@@ -59,7 +59,7 @@ class LRN(ElementwiseLayer):
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:  # noqa: ARG002
         """Returns one cell across channels, the square within a channel."""
         side = self.local_size if self.within_channel else 1
-        return window_steps((side, side), (1, 1), (side // 2, side // 2), (1, 1))
+        return window_steps(Windows((side, side), (1, 1), (side // 2, side // 2), (side // 2, side // 2), (1, 1)))
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
         """Adds up squares over shifted views."""
@@ -93,17 +93,20 @@ class BatchNorm(ElementwiseLayer):
     """Normalization by stored statistics: (x - mean) / sqrt(variance + eps) (batch_norm_layer.cpp).
 
     Blobs: sums of means (C), of variances (C), and the factor (1) they are divided by; a factor of 0 makes both 0.
-    With `use_global_stats: false` the batch's own statistics are used, over every axis but channels.
+    With `use_global_stats: false` the batch's own statistics are used, over every axis but channels. With
+    `add_eps_before_sqrt: false` the divisor is sqrt(variance) + eps (synopsys-caffe, batch_norm_layer.cpp).
     """
 
     use_global_stats: bool = True
     eps: float = 1e-5
+    eps_before: bool = True
 
     @classmethod
     def parse(cls, definition: LayerParameter) -> Self:
         """Reads `batch_norm_param`; the phase is TEST, so that stored statistics are the default."""
         message = definition.batch_norm_param
-        return cls(definition, not message.HasField("use_global_stats") or message.use_global_stats, message.eps)
+        stored = not message.HasField("use_global_stats") or message.use_global_stats
+        return cls(definition, stored, message.eps, message.add_eps_before_sqrt)
 
     def blob_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         """Returns mean, variance, factor."""
@@ -124,14 +127,22 @@ class BatchNorm(ElementwiseLayer):
             axes = (0, *range(2, x.ndim))
             mean = x.mean(axis=axes, keepdims=True)
             variance = ((x - mean) ** 2).mean(axis=axes, keepdims=True)
-        return [(x - mean) / np.sqrt(variance + self.eps)]
+        return [(x - mean) / self._divisor(variance)]
+
+    def _divisor(self, variance: Array) -> Array:
+        """Returns what the centred values are divided by."""
+        return np.sqrt(variance + self.eps) if self.eps_before else np.sqrt(variance) + self.eps
 
     def prepare(self, blobs: Sequence[Array]) -> list[Array]:
-        """Returns mean and 1 / sqrt(variance + eps), computed in float64."""
+        """Returns mean and 1 / divisor, computed in float64."""
         if not self.use_global_stats:
             return []
         mean, variance = _statistics([b.astype(np.float64) for b in blobs])
-        return [mean.astype(np.float32), (1.0 / np.sqrt(variance + self.eps)).astype(np.float32)]
+        return [mean.astype(np.float32), (1.0 / self._divisor(variance)).astype(np.float32)]
+
+    def plausible(self, blobs: Sequence[Array]) -> list[Array]:
+        """Returns them with variances above 1, and the factor 1."""
+        return [blobs[0], 1 + abs(blobs[1]), np.ones_like(blobs[2])]
 
     @property
     def narrow(self) -> Narrow:
@@ -148,6 +159,8 @@ class BatchNorm(ElementwiseLayer):
             shape[axis] = -1
             return [(x - tf.reshape(variables[0], shape)) * tf.reshape(variables[1], shape)]
         mean, variance = tf.nn.moments(x, [a for a in range(x.shape.rank) if a != axis], keepdims=True)
+        if not self.eps_before:
+            return [(x - mean) / (tf.sqrt(variance) + self.eps)]
         return [(x - mean) * tf.math.rsqrt(variance + self.eps)]
 
 

@@ -16,22 +16,36 @@ from conversion.errors import UnsupportedError
 from conversion.layers.base import Layer, Narrow, Step, register
 from conversion.layers.convolution import window_steps
 from conversion.layers.layout import import_tensorflow
-from conversion.layers.windows import pad_spatial, taps
+from conversion.layers.windows import (
+    SAME,
+    Pair,
+    Windows,
+    four_pads,
+    pad_spatial,
+    same_pads,
+    set_four_pads,
+    taps,
+)
 
 FLT_MAX = float(np.finfo(np.float32).max)  # what Caffe starts a maximum from: -FLT_MAX
-Pair = tuple[int, int]
+_INSIDE = "AVE_EXC_PAD"
 
 
 @register("Pooling")
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pooling(Layer):
-    """Caffe's Pooling (pooling_layer.cpp), MAX or AVE.
+    """Caffe's Pooling (pooling_layer.cpp), MAX or AVE; AVE_EXC_PAD, also called AVE_TF, is a fork's.
 
     Shape: [N, C, H, W] -> [N, C, h, w] with h = ceil((H + 2 pad - kernel) / stride) + 1 (floor with
     `round_mode: FLOOR`), one less where padding is used and the last window would start at H + pad or beyond.
 
     MAX starts from -FLT_MAX and takes values that compare greater, so padding, NaN and empty windows give -FLT_MAX. AVE
-    divides by the window clipped to H + pad: padding counts, cells past it do not.
+    divides by the window clipped to H + pad: padding counts, cells past it do not. AVE_EXC_PAD divides by the cells
+    inside the bottom (synopsys-caffe, pooling_layer.cpp).
+
+    `pad_t`, `pad_b`, `pad_l` and `pad_r` pad the ends differently: the formula has their sum, and each bound the end's
+    own (the same file); Caffe's rule on the last window is the fork's. `pad_type: 1` is TensorFlow's SAME, for maps of
+    the definition's own size.
 
     A second top of MAX is the mask: the index in the plane (y * W + x) of the first of the largest values, -1 if no
     value is greater than -FLT_MAX.
@@ -46,6 +60,7 @@ class Pooling(Layer):
     kernel: Pair = (0, 0)
     stride: Pair = (1, 1)
     pad: Pair = (0, 0)
+    after: Pair = (0, 0)
     ceil: bool = True
     global_pooling: bool = False
     dilation: Pair = (1, 1)
@@ -63,13 +78,15 @@ class Pooling(Layer):
         if len(definition.top) > 1 and message.pool != PoolingParameter.MAX:
             raise layer.invalid(f"{len(definition.top)} top blobs, Caffe requires 1", why="only MAX has a mask")
         stride = layer._pair(message, "stride", ("stride_h", "stride_w"), 1)
+        four = four_pads(layer, message)
         pad = layer._pair(message, "pad", ("pad_h", "pad_w"), 0)
+        pad, after = four or (pad, pad)
         dilation, coarse = layer._extension()
         kernel = (0, 0)
         if message.global_pooling:
             if message.HasField("kernel_size") or message.HasField("kernel_h") or message.HasField("kernel_w"):
                 raise layer.invalid("global_pooling with a kernel", why="the kernel is the whole bottom")
-            if pad != (0, 0) or stride != (1, 1):
+            if any(pad + after) or stride != (1, 1):
                 raise layer.invalid(
                     "global_pooling with a pad or a stride", why="Caffe accepts pad 0 and stride 1 only"
                 )
@@ -77,8 +94,11 @@ class Pooling(Layer):
             kernel = layer._pair(message, "kernel_size", ("kernel_h", "kernel_w"), None)
             if min(kernel) < 1:
                 raise layer.invalid(f"kernel {kernel[0]}x{kernel[1]} has no cells")
-            if any(p >= d * (k - 1) + 1 for p, k, d in zip(pad, kernel, dilation, strict=True)):
-                raise layer.invalid(f"pad {pad} is not smaller than the kernel {kernel}", why="windows would be empty")
+            for ends in (pad, after):
+                if any(p >= d * (k - 1) + 1 for p, k, d in zip(ends, kernel, dilation, strict=True)):
+                    raise layer.invalid(
+                        f"pad {ends} is not smaller than the kernel {kernel}", why="windows would be empty"
+                    )
         if min(stride) < 1:
             raise layer.invalid(f"stride {min(stride)} is below 1")
         return dataclasses.replace(
@@ -87,11 +107,29 @@ class Pooling(Layer):
             kernel=kernel,
             stride=stride,
             pad=pad,
+            after=after,
             ceil=message.round_mode == PoolingParameter.CEIL,
             global_pooling=message.global_pooling,
             dilation=dilation,
             coarse=coarse,
         )
+
+    def settled(self, bottoms: Sequence[Shape]) -> LayerParameter | None:
+        """Returns the layer with stated pads where `pad_type` is TensorFlow's SAME; it has ceil(H / stride) windows."""
+        if self.definition.pooling_param.pad_type != SAME:
+            return None
+        message = LayerParameter()
+        message.CopyFrom(self.definition)
+        sides = zip(bottoms[0][2:], self.kernel, self.stride, strict=True)
+        pads = [(0, 0)] * 2 if self.global_pooling else [same_pads(n, k, stride=s) for n, k, s in sides]
+        set_four_pads(message.pooling_param, *zip(*pads, strict=True))
+        if not self.global_pooling:
+            message.pooling_param.round_mode = PoolingParameter.FLOOR  # Caffe has one window more for stride > kernel
+        return message
+
+    def windows(self) -> Windows:
+        """Returns the windows; not of global pooling."""
+        return Windows(self.kernel, self.stride, self.pad, self.after, self.dilation)
 
     def _extension(self) -> tuple[Pair, Pair | None]:
         """Returns dilation and coarse stride from `densecast_param`."""
@@ -141,19 +179,20 @@ class Pooling(Layer):
     def _cells_along(
         self, axis: int, size: Size, kernel: int, *, least: Callable[..., Size], most: Callable[..., Size]
     ) -> Size:
-        stride, pad, dilation = self.stride[axis], self.pad[axis], self.dilation[axis]
-        span = size + 2 * pad - (dilation * (kernel - 1) + 1)
+        stride, pad, after, dilation = (ends[axis] for ends in (self.stride, self.pad, self.after, self.dilation))
+        span = size + pad + after - (dilation * (kernel - 1) + 1)
         whole = span // stride + 1
         if self.coarse is None:
             return self._rounded(size, span, stride=stride, pad=pad, least=least) if self.ceil else whole
         coarse, shrunk, padding = self.coarse[axis], -(-size // dilation), pad // dilation
-        cells = self._rounded(shrunk, shrunk + 2 * padding - kernel, stride=coarse, pad=padding, least=least)
+        rest = shrunk + padding + after // dilation - kernel
+        cells = self._rounded(shrunk, rest, stride=coarse, pad=padding, least=least)
         return most(whole, coarse * dilation // stride * (cells - 1) + 1)
 
     def _rounded(self, size: Size, span: int, *, stride: int, pad: int, least: Callable[..., Size]) -> Size:
         """Returns Caffe's count: rounded up, but if any axis is padded, no window starts at size + pad or later."""
         cells = -(-span // stride) + 1
-        return least(cells, (size + pad - 1) // stride + 1) if any(self.pad) else cells
+        return least(cells, (size + pad - 1) // stride + 1) if any(self.pad + self.after) else cells
 
     def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         """Returns the shapes that the class states."""
@@ -181,7 +220,7 @@ class Pooling(Layer):
 
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:  # noqa: ARG002
         """Returns the window's step; None if the window is the whole bottom."""
-        return None if self.global_pooling else window_steps(self.kernel, self.stride, self.pad, self.dilation)
+        return None if self.global_pooling else window_steps(self.windows())
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
         """Goes tap by tap over a padded copy."""
@@ -215,9 +254,14 @@ class Pooling(Layer):
             return [total / np.outer(rows, columns)]
 
     def _counts(self, cells: int, axis: int, size: int, kernel: int) -> Array:
-        """Returns the cells that Caffe divides by along one axis: the window clipped to size + pad."""
+        """Returns what Caffe divides by along one axis: the cells of the window before size + pad, or in the bottom."""
         start = np.arange(cells) * self.stride[axis] - self.pad[axis]
-        return np.clip(-(-(size + self.pad[axis] - start) // self.dilation[axis]), 0, kernel)
+        inside = self.method == _INSIDE
+        taps_before = [
+            np.clip(-(-(end - start) // self.dilation[axis]), 0, kernel)
+            for end in ((size, 0) if inside else (size + self.after[axis],))
+        ]
+        return taps_before[0] - taps_before[1] if inside else taps_before[0]
 
     def _reach(self, kernel: Pair) -> Pair:
         """Returns the number of bottom cells from a window's first tap to its last."""
@@ -258,12 +302,18 @@ class Pooling(Layer):
             windows = tf.reshape(windows, tf.concat([tf.shape(top)[:3], [-1, x.shape[-1]]], axis=0))
             return [top, _first(tf, windows, top[:, :, :, None], places[..., None])]
         mean = self._pool(tf, _keep_channels(tf.pad(x, around), x))
-        left = [size[a] + self.pad[a] - (tf.range(cells[a]) * self.stride[a] - self.pad[a]) for a in (0, 1)]
-        rows, columns = (
-            tf.cast(tf.clip_by_value(-(-left[a] // self.dilation[a]), 0, self.kernel[a]), x.dtype) for a in (0, 1)
-        )
+        rows, columns = (tf.cast(self._divisors(tf, size[a], cells[a], axis=a), x.dtype) for a in (0, 1))
         taps_over_counts = self.kernel[0] * self.kernel[1] / (rows[:, None] * columns[None, :])
         return [mean * taps_over_counts[None, :, :, None]]
+
+    def _divisors(self, tf: ModuleType, size: Tensor, cells: Tensor, *, axis: int) -> Tensor:
+        """Returns what `_counts` returns."""
+        start = tf.range(cells) * self.stride[axis] - self.pad[axis]
+
+        def before(end: Tensor) -> Tensor:
+            return tf.clip_by_value(-(-(end - start) // self.dilation[axis]), 0, self.kernel[axis])
+
+        return before(size) - before(0) if self.method == _INSIDE else before(size + self.after[axis])
 
     def _pool(self, tf: ModuleType, padded: Tensor) -> Tensor:
         """Returns the maximum or mean of whole windows."""
@@ -277,7 +327,7 @@ class Pooling(Layer):
         return top[:, :: self.stride[0], :: self.stride[1]] if max(self.stride) > 1 else top
 
     def _global(self, tf: ModuleType, x: Tensor) -> list[Tensor]:
-        if self.method == "AVE":
+        if self.method != "MAX":
             return [tf.reduce_mean(x, axis=(1, 2), keepdims=True)]
         clean = tf.where(x > x.dtype.min, x, x.dtype.min)
         top = tf.reduce_max(clean, axis=(1, 2), keepdims=True)

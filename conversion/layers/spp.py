@@ -54,7 +54,8 @@ class SPP(Layer):
                     why=f"pad {pad_h}x{pad_w} is not smaller than the kernel {kernel_h}x{kernel_w}",
                 )
             kernel = (kernel_h, kernel_w)
-            levels.append(Pooling(self.definition, self.method, kernel, stride=kernel, pad=(pad_h, pad_w)))
+            pad = (pad_h, pad_w)
+            levels.append(Pooling(self.definition, self.method, kernel, stride=kernel, pad=pad, after=pad))
         return levels
 
     def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:

@@ -5,14 +5,77 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import product
 from types import EllipsisType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 if TYPE_CHECKING:
     from conversion.arrays import Array
-    from conversion.caffe.caffe_pb2 import ConvolutionParameter
+    from conversion.caffe.caffe_pb2 import ConvolutionParameter, PoolingParameter
     from conversion.layers.base import Layer
+
+Pair = tuple[int, int]
+SAME = 1  # pad_type: TensorFlow's rule
+
+
+class Windows(NamedTuple):
+    """The windows of a sliding layer, each with one value per spatial axis, height first.
+
+    Attributes:
+        kernel: Taps.
+        stride: Cells of the bottom between windows.
+        pad: Cells of padding before the first of the bottom.
+        after: Cells of padding after the last.
+        dilation: Cells between taps.
+    """
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    pad: tuple[int, ...]
+    after: tuple[int, ...]
+    dilation: tuple[int, ...]
+
+
+def four_pads(layer: Layer, message: ConvolutionParameter | PoolingParameter) -> tuple[Pair, Pair] | None:
+    """Returns the padding before and after, each (vertical, horizontal), that `pad_l`, ... state; None if none is set.
+
+    As Synopsys' fork reads them (synopsys-caffe, base_conv_layer.cpp and pooling_layer.cpp): all 0 is as if none were
+    given, and otherwise they stand alone.
+
+    Raises:
+        NetworkError: `pad`, `pad_h`, `pad_w` or `pad_type` is given as well; or `pad_type` is neither 0 nor 1.
+    """
+    if message.pad_type not in (0, SAME):
+        raise layer.invalid(f"pad_type {message.pad_type}", why="0 is Caffe's padding, 1 is TensorFlow's SAME")
+    pad, after = (message.pad_t, message.pad_l), (message.pad_b, message.pad_r)
+    names = "pad_l, pad_r, pad_t, pad_b" if any(pad + after) else "pad_type: 1" if message.pad_type else ""
+    given = {field.name for field, _ in message.ListFields()} & {"pad", "pad_h", "pad_w"}
+    if message.pad_type and any(pad + after):
+        given = {"pad_type"}
+    if names and given:
+        raise layer.invalid(
+            f"{names} and {', '.join(sorted(given))} are given", why="the fork accepts one or the other"
+        )
+    return (pad, after) if any(pad + after) else None
+
+
+def same_pads(size: int, kernel: int, *, stride: int, dilation: int = 1) -> Pair:
+    """Returns the padding (before, after) along one axis of `size` cells that gives ceil(size / stride) windows.
+
+    TensorFlow's SAME, as Synopsys' fork has it (synopsys-caffe, im2col.cpp and pooling_layer.cpp): the padding before
+    is half of what a kernel *without* dilation needs, rounded down.
+    """
+    whole = max(kernel - (size % stride or stride), 0)
+    last = (-(-size // stride) - 1) * stride + dilation * (kernel - 1) + 1
+    return whole // 2, max(last - size - whole // 2, 0)
+
+
+def set_four_pads(message: ConvolutionParameter | PoolingParameter, pad: Sequence[int], after: Sequence[int]) -> None:
+    """States the padding of two axes, before and after, by `pad_l`, ... alone; nothing where all are 0."""
+    for field in ("pad", "pad_h", "pad_w", "pad_type", "pad_l", "pad_r", "pad_t", "pad_b"):
+        message.ClearField(field)
+    if any((*pad, *after)):
+        (message.pad_t, message.pad_l), (message.pad_b, message.pad_r) = pad, after
 
 
 def per_axis(
@@ -66,9 +129,9 @@ def per_axis(
     return values * count if len(values) == 1 else values
 
 
-def convolution_size(size: int, kernel: int, *, stride: int, pad: int, dilation: int) -> int:
+def convolution_size(size: int, kernel: int, stride: int, pad: int, after: int, dilation: int) -> int:  # noqa: PLR0917
     """Returns the cells along one axis, rounded down (conv_layer.cpp); below 1 if the window does not fit."""
-    return (size + 2 * pad - (dilation * (kernel - 1) + 1)) // stride + 1
+    return (size + pad + after - (dilation * (kernel - 1) + 1)) // stride + 1
 
 
 def taps(

@@ -5,18 +5,29 @@ from __future__ import annotations
 import collections
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from conversion.arrays import Shape
 from conversion.caffe.caffe_pb2 import LayerParameter, NetParameter
 from conversion.caffe.checks import check_names, check_parameters
+from conversion.caffe.dialects import check_dialect, read_in_dialect
 from conversion.caffe.strip_training import Size, by_phase, stage_notes, stages_of, strip
 from conversion.caffe.upgrade import upgrade
 from conversion.errors import NetworkError, UnsupportedError
 from conversion.layers.base import Layer, layer_class
+from conversion.layers.windows import SAME
 from conversion.limits import DEFAULT_LIMITS, Limits
 from conversion.names import nearest
+from conversion.net.meeting import Made, with_meeting_offset
 from conversion.net.network import Network, Parameters, run
 from conversion.net.shape_limits import ShapeLimits
+
+# The fields of densecast_param that a type of layer may have.
+_EXTENSIONS = {
+    "Pooling": frozenset({"pooling_dilation", "pooling_stride"}),
+    "Crop": frozenset({"crop_to_meet"}),
+    "Upsample": frozenset({"size_of_last_bottom"}),
+}
 
 
 def build(
@@ -24,6 +35,7 @@ def build(
     parameters: Parameters | None = None,
     *,
     crop: Size | None = None,
+    dialect: str | None = None,
     where: str = "",
     limits: Limits = DEFAULT_LIMITS,
 ) -> Network:
@@ -35,6 +47,7 @@ def build(
         definition: The message.
         parameters: As in `Network`.
         crop: See `strip_training.strip`.
+        dialect: See `dialects`.
         where: The file, for errors.
         limits: Upper limits on the definition.
 
@@ -43,6 +56,7 @@ def build(
         NetworkError: Names, shapes or parameters contradict each other or Caffe's rules.
         LimitError: It exceeds a limit; nothing is allocated before that is checked.
     """
+    check_dialect(dialect)
     check_names(definition, limits, where=where)
     definition = upgrade(definition, where=where)
     limits.check("layers", len(definition.layer), f"{len(definition.layer):,} layers", where=where)
@@ -56,10 +70,12 @@ def build(
         # The rules have been applied; a saved net would apply them again, without the state that they were written for.
         for field in ("blobs", "include", "exclude"):
             bare.ClearField(field)
-        if bare.HasField("densecast_param") and bare.type != "Pooling":
+        extension = _EXTENSIONS.get(bare.type, frozenset())
+        if any(field.name not in extension for field, _ in bare.densecast_param.ListFields()):
             problems.append(f"layer {bare.name!r}: densecast_param on type {bare.type!r}")
             continue
         try:
+            read_in_dialect(bare, dialect)
             layers.append(layer_class(bare).parse(bare))
         except UnsupportedError as error:
             problems.append(f"{error.where}: {error.what}")
@@ -75,9 +91,47 @@ def build(
     for layer in layers:
         check_parameters(layer.definition, limits, where=layer.where)
     guard = ShapeLimits(layers, limits, where)
-    shapes = run(layers, lambda layer: guard.tops(layer, []), guard.tops)
+    settled: list[Layer] = []
+    makers: dict[str, Made] = {}
+
+    def apply(layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
+        settled.append(_settled(layer, bottoms, makers))
+        for top in layer.tops:
+            makers.setdefault(top, Made(settled[-1], bottoms))
+        return guard.tops(settled[-1], bottoms)
+
+    shapes = run(layers, lambda layer: apply(layer, []), apply)
     return Network(
-        definition.name, tuple(layers), dict(parameters or {}), shapes, (*notes, *stage_notes(definition, excluded))
+        definition.name,
+        tuple(settled),
+        dict(parameters or {}),
+        shapes,
+        (*notes, *stage_notes(definition, excluded), *_same_notes(layers)),
+    )
+
+
+def _settled(layer: Layer, bottoms: Sequence[Shape], makers: Mapping[str, Made]) -> Layer:
+    """Returns the layer in Caffe's own terms; see `Layer.settled`."""
+    if layer.definition.densecast_param.crop_to_meet:
+        stated = with_meeting_offset(layer, makers)
+        layer = layer_class(stated).parse(stated)
+    while (message := layer.settled(bottoms)) is not None:
+        layer = layer_class(message).parse(message)
+    return layer
+
+
+def _same_notes(layers: Sequence[Layer]) -> tuple[str, ...]:
+    """Returns a note on the layers whose padding depended on the size of their bottom."""
+    of_size = [
+        layer.name
+        for layer in layers
+        if SAME in (layer.definition.convolution_param.pad_type, layer.definition.pooling_param.pad_type)
+    ]
+    if not of_size:
+        return ()
+    named = ", ".join(of_size[:4]) + (f" and {len(of_size) - 4} more" if len(of_size) > 4 else "")
+    return (
+        f"pad_type 1 of {named}: padded as at the definition's own size on every image, so that cells stay in step",
     )
 
 

@@ -22,7 +22,6 @@ from fractions import Fraction
 
 from conversion.errors import NetworkError
 from conversion.layers.base import Step
-from conversion.layers.crop import Crop
 from conversion.layers.io import Input
 from conversion.net.network import Network
 
@@ -39,6 +38,8 @@ class Span:
         stride: Pixels between neighbouring cells.
         first, last: The receptive field; `first` is negative where it reaches into padding.
         nominal_first, nominal_last: The nominal window.
+        lean: From the middle of the receptive field to that of the nominal window: half of what all padding before has
+            more than that after.
     """
 
     stride: Fraction = Fraction(1)
@@ -46,6 +47,7 @@ class Span:
     last: Fraction = Fraction(0)
     nominal_first: Fraction = Fraction(0)
     nominal_last: Fraction = Fraction(0)
+    lean: Fraction = Fraction(0)
 
     def after(self, step: Step) -> Span:
         """Returns the span of a blob whose cell 0 reads this blob's cells [-pad, -pad + window)."""
@@ -54,7 +56,8 @@ class Span:
             self.first - step.pad * self.stride,
             self.last + (step.window - 1 - step.pad) * self.stride,
             self.nominal_first,
-            self.nominal_last + (step.window - 1 - 2 * step.pad) * self.stride,
+            self.nominal_last + (step.window - 1 - step.pad - step.after) * self.stride,
+            self.lean + (step.pad - step.after) / 2 * self.stride,
         )
 
 
@@ -69,6 +72,7 @@ def join(spans: Iterable[Span]) -> Span | None:
         max(s.last for s in spans),
         min(s.nominal_first for s in spans),
         max(s.nominal_last for s in spans),
+        max(spans, key=lambda span: span.nominal_last).lean,
     )
 
 
@@ -161,12 +165,10 @@ def spans(network: Network) -> dict[str, tuple[Span, Span] | None]:
         if isinstance(layer, Input):
             pair = (Span(), Span())
         else:
-            # A Crop reads only the size of its second bottom.
-            read = layer.bottoms[:1] if isinstance(layer, Crop) else layer.bottoms
-            sources = [source for bottom in read if (source := result[bottom]) is not None]
+            sources = [source for bottom in layer.reads if (source := result[bottom]) is not None]
             step = layer.step(bottoms)
             y, x = (join(s[axis] for s in sources) for axis in (0, 1)) if sources else (None, None)
-            complete = y and x and step and len(sources) == len(read)
+            complete = y and x and step and len(sources) == len(layer.reads)
             pair = (y.after(step[0]), x.after(step[1])) if complete and y and x and step else None
         result.update(dict.fromkeys(layer.tops, pair))
     return result
@@ -220,7 +222,8 @@ def _axis(network: Network, blob: str, axis: int, span: Span) -> AxisGeometry:
     field = span.last - span.first + 1
     crop = training_windows(network).get(blob, (None, None))[axis]
     if crop is None:
-        return AxisGeometry(span.stride, middle, span.nominal_last - span.nominal_first + 1, field)
+        nominal = span.nominal_last - span.nominal_first + 1
+        return AxisGeometry(span.stride, middle + span.lean, nominal, field, -span.lean)
     offset = Fraction(crop - 1, 2)
     return AxisGeometry(span.stride, offset, crop, field, middle - offset)
 

@@ -21,6 +21,7 @@ def load_network(
     crop: Size | None = None,
     stages: Sequence[str] = (),
     level: int | None = None,
+    dialect: str | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Network:
     """Reads a definition and, if given, its trained weights.
@@ -33,10 +34,13 @@ def load_network(
             default the definition's own; a definition whose images come from a database has none.
         stages: The stages that `include` and `exclude` rules ask for, besides those that the definition states.
         level: The level that these rules ask for; by default the definition's.
+        dialect: The fork of Caffe that the definition was written for, where its names have several senses; see
+            `dialects.DIALECTS`.
         limits: Upper limits on what the files contain.
 
     Raises:
         ReadingError: A file cannot be read or has the wrong format.
+        OptionError: There is no such dialect.
         UnsupportedError: Layers or parameters that densecast does not support; the message lists all of them.
         NetworkError: The definition contradicts itself.
         WeightsError: A layer has no weights, or weights of another shape, or weights that are not finite.
@@ -46,7 +50,7 @@ def load_network(
     definition.state.stage.extend(stages)
     if level is not None:
         definition.state.level = level
-    network = build(definition, crop=crop, where=str(prototxt), limits=limits)
+    network = build(definition, crop=crop, dialect=dialect, where=str(prototxt), limits=limits)
     if weights is None:
         return network
     data, where = reading.read_bytes(weights, "weights_bytes", limits), str(weights)

@@ -15,6 +15,8 @@ from conversion.net.network import Network
 from conversion.passes.bypass_flatten import bypass_flatten
 from conversion.passes.inner_products import inner_products_to_convolutions
 from conversion.passes.keep_positions import keep_positions
+from conversion.passes.pooled_sizes import sizes_of_pooled_maps
+from conversion.passes.positional_norms import norms_of_positions
 from conversion.passes.reductions import reductions_to_poolings
 from conversion.passes.slide_windows import slide_whole_windows
 
@@ -22,6 +24,8 @@ from conversion.passes.slide_windows import slide_whole_windows
 # Flatten goes before it: by the bypass if only InnerProducts read it, which leaves no copy.
 PASSES: tuple[Callable[[Network], Network], ...] = (
     slide_whole_windows,
+    sizes_of_pooled_maps,
+    norms_of_positions,
     reductions_to_poolings,
     bypass_flatten,
     keep_positions,

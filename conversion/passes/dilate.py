@@ -24,6 +24,7 @@ from conversion.layers.crop import Crop
 from conversion.layers.deconvolution import Deconvolution
 from conversion.layers.io import Input
 from conversion.layers.pooling import Pooling
+from conversion.layers.windows import set_four_pads
 from conversion.limits import UNLIMITED
 from conversion.net.build import build
 from conversion.net.geometry import receptive_field, spans, training_windows
@@ -199,8 +200,9 @@ def _pair(values: Iterable[int]) -> Pair:
 
 def _set_pooling(layer: Pooling, message: LayerParameter, stride: Pair, dilation: Pair) -> None:
     value = message.pooling_param
-    pad = _pair(p * d for p, d in zip(layer.pad, dilation, strict=True))
-    for field, numbers, default in (("stride", stride, 1), ("pad", pad, 0)):
+    pad, after = (_pair(p * d for p, d in zip(ends, dilation, strict=True)) for ends in (layer.pad, layer.after))
+    set_four_pads(value, *((pad, after) if pad != after else ((0, 0), (0, 0))))
+    for field, numbers, default in (("stride", stride, 1), *([("pad", pad, 0)] if pad == after else [])):
         for name in (field, f"{field}_h", f"{field}_w"):
             value.ClearField(name)
         if numbers[0] != numbers[1]:
@@ -218,13 +220,15 @@ def _set_pooling(layer: Pooling, message: LayerParameter, stride: Pair, dilation
 
 def _set_convolution(layer: Convolution, message: LayerParameter, stride: Pair, dilation: Pair) -> None:
     value = message.convolution_param
-    _, _, pad, old = layer.windows(2)
+    windows = layer.windows(2)
+    pad, after = (_pair(p * d for p, d in zip(ends, dilation, strict=True)) for ends in (windows.pad, windows.after))
+    set_four_pads(value, *((pad, after) if pad != after else ((0, 0), (0, 0))))
     numbers = {
         "stride": (stride, 1),
-        "pad": (_pair(p * d for p, d in zip(pad, dilation, strict=True)), 0),
-        "dilation": (_pair(o * d for o, d in zip(old, dilation, strict=True)), 1),
+        **({"pad": (pad, 0)} if pad == after else {}),
+        "dilation": (_pair(o * d for o, d in zip(windows.dilation, dilation, strict=True)), 1),
     }
-    for name in ("stride_h", "stride_w", "pad_h", "pad_w"):
+    for name in ("stride_h", "stride_w"):
         value.ClearField(name)
     for field, (pair, default) in numbers.items():
         different = pair if pair[0] != pair[1] else pair[:1]

@@ -16,8 +16,10 @@ from conversion.layers.activation import PReLU
 from conversion.layers.arithmetic import OperandLayer
 from conversion.layers.base import Layer
 from conversion.layers.convolution import InnerProduct
-from conversion.layers.flatten import Flatten, Reshape
+from conversion.layers.flatten import Flatten, Reshape, Squeeze
+from conversion.layers.item_norms import BN, L2Norm, Normalize
 from conversion.layers.normalization import BatchNorm
+from conversion.layers.rearrange import ShuffleChannel
 from conversion.layers.reduction import ArgMax
 from conversion.net.network import Network, to_definition
 
@@ -28,13 +30,14 @@ ONE: Extent = (1, 1)
 # They map each value independently and learn nothing: vectors and maps are the same to them.
 # fmt: off
 _POINTWISE = frozenset({
-    "AbsVal", "BNLL", "Clip", "Dropout", "ELU", "Eltwise", "Exp", "Log", "Power", "ReLU", "Sigmoid", "Silence", "Split",
-    "Swish", "TanH", "Threshold",
+    "AbsVal", "BNLL", "Clip", "Dropout", "ELU", "Eltwise", "Exp", "HardSigmoid", "HardSwish", "Log", "Mish", "Power",
+    "ReLU", "ReLU6", "SELU", "SeLU", "SeLu", "Sigmoid", "Silence", "Split", "Swish", "TanH", "Threshold",
 })
 # fmt: on
 # They work along one named axis: (parameter, field, the field's old name).
 _ALONG = {
     "ArgMax": ("argmax_param", "axis", ""),
+    "CReLU": ("crelu_param", "concat_axis", ""),
     "Concat": ("concat_param", "axis", "concat_dim"),
     "Slice": ("slice_param", "axis", "slice_dim"),
     "Softmax": ("softmax_param", "axis", ""),
@@ -68,17 +71,17 @@ def rewrite(network: Network, change: Change) -> NetParameter:
 
 
 def joins_all(layer: Layer, bottom: Shape) -> bool:
-    """Returns whether a layer is a Flatten or Reshape of a map [N, C, H, W] to vectors [N, C*H*W]."""
-    if not isinstance(layer, (Flatten, Reshape)) or len(bottom) != 4:
+    """Returns whether a layer is a Flatten, Reshape or Squeeze of a map [N, C, H, W] to vectors [N, C*H*W]."""
+    if not isinstance(layer, (Flatten, Reshape, Squeeze)) or len(bottom) != 4:
         return False
     top = layer.output_shapes([bottom])[0]
     return len(top) == 2 and top[0] == bottom[0]
 
 
 def to_split(message: LayerParameter) -> None:
-    """Turns a Flatten or Reshape into a Split of one copy, which shares its bottom's memory as they do."""
+    """Turns a Flatten, Reshape or Squeeze into a Split of one copy, which shares its bottom's memory as they do."""
     message.type = "Split"
-    for field in ("flatten_param", "reshape_param"):
+    for field in ("flatten_param", "reshape_param", "squeeze_param"):
         message.ClearField(field)
 
 
@@ -95,7 +98,7 @@ def _adapt(network: Network, layer: Layer, message: LayerParameter, extents: Seq
         )
     extent = extents[0] or ONE
     kind = layer.caffe_type
-    if kind in _POINTWISE:
+    if kind in _POINTWISE or (isinstance(layer, PReLU) and layer.channel_shared):
         return extent
     if kind in _ALONG:
         return _along(network, layer, message, extent)
@@ -106,17 +109,28 @@ def _adapt(network: Network, layer: Layer, message: LayerParameter, extents: Seq
         return None
     if isinstance(layer, OperandLayer):
         return _operand(layer, message, extent)
-    if isinstance(layer, BatchNorm) and layer.use_global_stats:
+    if _per_channel(layer, message):
         return _one_position(layer, extent)
-    if isinstance(layer, PReLU):
-        return extent if layer.channel_shared else _one_position(layer, extent)
-    if isinstance(layer, (Flatten, Reshape)):
+    if isinstance(layer, (Flatten, Reshape, Squeeze)):
         return _reshaped(layer, message, shapes[0], extent)
     raise CastError(
         f"reads the flat blob {layer.bottoms[0]!r}",
         where=layer.where,
         why=f"{kind} has no form that does the same at every position of a map [N, C, H, W]",
     )
+
+
+def _per_channel(layer: Layer, message: LayerParameter) -> bool:
+    """Returns whether a layer does something per channel: on maps of one position it does it to vectors too.
+
+    A norm of a vector becomes that of each position.
+    """
+    if isinstance(layer, (Normalize, L2Norm)):
+        message.norm_param.across_spatial = False
+    statistics = (isinstance(layer, BatchNorm) and layer.use_global_stats) or (
+        isinstance(layer, BN) and not layer.learn
+    )
+    return statistics or isinstance(layer, (PReLU, ShuffleChannel, Normalize, L2Norm))
 
 
 def _along(network: Network, layer: Layer, message: LayerParameter, extent: Extent) -> Extent | None:
@@ -135,7 +149,7 @@ def _along(network: Network, layer: Layer, message: LayerParameter, extent: Exte
         setattr(value, field, axis + 2 if axis < 0 else axis)
         if getattr(value, field) == 0:
             return extent
-    return extent if layer.caffe_type == "Concat" else _one_position(layer, extent)
+    return extent if layer.caffe_type in ("Concat", "CReLU") else _one_position(layer, extent)
 
 
 def _operand(layer: OperandLayer, message: LayerParameter, extent: Extent) -> Extent:
@@ -154,7 +168,7 @@ def _operand(layer: OperandLayer, message: LayerParameter, extent: Extent) -> Ex
 
 
 def _reshaped(layer: Layer, message: LayerParameter, shape: Shape, extent: Extent) -> Extent | None:
-    """Adapts a Reshape or Flatten of vectors: they must stay vectors, or become maps of one position."""
+    """Adapts a Reshape, Flatten or Squeeze of vectors: they must stay vectors, or become maps of one position."""
     top = layer.output_shapes([shape])[0]
     to_split(message)
     if top == shape:

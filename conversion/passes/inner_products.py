@@ -12,6 +12,7 @@ from conversion.layers.convolution import InnerProduct
 from conversion.net.network import Network
 from conversion.passes.cast_names import CAST_SUFFIX
 from conversion.passes.flat_blobs import ONE, Extent, rewrite
+from conversion.passes.permuted import permuted_blobs
 from conversion.passes.rebuild import rebuild
 
 
@@ -75,6 +76,13 @@ def _kernel(network: Network, layer: InnerProduct, extent: Extent | None) -> tup
     if layer.axis % len(shape) != 1:
         raise CastError(
             f"axis {layer.axis}", where=layer.where, why="only an InnerProduct over axes 1.. is a convolution"
+        )
+    if layer.bottoms[0] in permuted_blobs(network):
+        raise CastError(
+            f"reads {layer.bottoms[0]!r} {shape}, whose positions a Permute moved",
+            where=layer.where,
+            why="a convolution slides over the last two axes",
+            remedy="remove the Permute, and permute the columns of the weights alike",
         )
     if extent is not None:
         return extent

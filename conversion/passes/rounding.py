@@ -194,15 +194,16 @@ def _beside(network: Network, layer: Layer) -> Iterator[str]:
 def _rounding(layer: Layer, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> tuple[bool, str] | None:
     """Returns whether a layer rounds a size up, and that as text; None if its windows fit its bottom."""
     if isinstance(layer, Convolution) and len(bottoms[0]) == 4:
-        kernel, stride, pad, dilation = layer.windows(2)
+        windows = layer.windows(2)
     elif isinstance(layer, Pooling) and not layer.global_pooling:
-        kernel, stride, pad, dilation = layer.kernel, layer.stride, layer.pad, layer.dilation
+        windows = layer.windows()
     else:
         return None
+    kernel, stride, pad, after, dilation = windows
     found = None
     for axis in (0, 1):
         size, cells = bottoms[0][2 + axis], tops[0][2 + axis]
-        whole, rest = divmod(size + 2 * pad[axis] - dilation[axis] * (kernel[axis] - 1) - 1, stride[axis])
+        whole, rest = divmod(size + pad[axis] + after[axis] - dilation[axis] * (kernel[axis] - 1) - 1, stride[axis])
         if rest and (found is None or cells > whole + 1):
             found = cells > whole + 1, f"{layer.where} from {size} to {cells}"
     return found

@@ -8,6 +8,7 @@ from conversion.arrays import Shape
 from conversion.caffe.caffe_pb2 import LayerParameter
 from conversion.layers.convolution import Convolution
 from conversion.layers.pooling import Pooling
+from conversion.layers.windows import set_four_pads
 from conversion.net.network import Network, to_definition
 from conversion.passes.flat_blobs import ONE
 from conversion.passes.rebuild import power, rebuild, set_kernel
@@ -40,26 +41,26 @@ def _slide_pooling(layer: Pooling, message: LayerParameter, shape: Shape) -> flo
     ends = [k - p for k, p in zip(kernel, layer.pad, strict=True)]  # cell 0 reads [-pad, end)
     if layer.output_shapes([shape])[0][2:] != ONE or any(end < n for end, n in zip(ends, size, strict=True)):
         return 1.0
-    if (layer.global_pooling, kernel, layer.stride, layer.pad) == (False, size, (1, 1), (0, 0)):
+    if (layer.global_pooling, kernel, layer.stride, layer.pad, layer.after) == (False, size, (1, 1), (0, 0), (0, 0)):
         return 1.0
     value = message.pooling_param
     for field in ("global_pooling", "kernel_size", "kernel_h", "kernel_w", "stride", "stride_h", "stride_w"):
         value.ClearField(field)
-    for field in ("pad", "pad_h", "pad_w"):
-        value.ClearField(field)
+    set_four_pads(value, (0, 0), (0, 0))
     set_kernel(value, shape)
-    if layer.method != "AVE":
+    if layer.method != "AVE":  # the mean of the cells inside has no such factor
         return 1.0
     # Caffe divides by the window clipped to size + pad, padding before the map included.
-    counted = math.prod(min(end, n + p) + p for end, n, p in zip(ends, size, layer.pad, strict=True))
+    padding = zip(ends, size, layer.pad, layer.after, strict=True)
+    counted = math.prod(min(end, n + a) + p for end, n, p, a in padding)
     return math.prod(size) / counted
 
 
 def _slide_convolution(layer: Convolution, message: LayerParameter, shape: Shape) -> None:
     if len(shape) != 4:
         return
-    kernel, stride, pad, dilation = layer.windows(2)
+    kernel, stride, pad, after, dilation = layer.windows(2)
     window = tuple(d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True))
-    if window == shape[2:] and not any(pad) and max(stride) > 1:
+    if window == shape[2:] and not any(pad + after) and max(stride) > 1:
         for field in ("stride", "stride_h", "stride_w"):
             message.convolution_param.ClearField(field)

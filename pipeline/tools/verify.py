@@ -37,7 +37,7 @@ from pipeline.tools.crops import CropsReport, compare_with_crops, example_images
 
 _REMEDY = (
     "give the definition, the weights and the options that the model was converted with: --crop, --stage, --level, "
-    "--output-blob, --output-stride, --pooling-rounding"
+    "--output-blob, --output-stride, --pooling-rounding, --dialect"
 )
 
 

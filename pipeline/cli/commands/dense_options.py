@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from conversion import DenseOptions, Limits
 
 Command = TypeVar("Command", bound=Callable[..., object])
-_NAMES = ("crop", "stages", "level", "output_blob", "output_stride", "pooling_rounding")
+_NAMES = ("crop", "stages", "level", "output_blob", "output_stride", "pooling_rounding", "dialect")
 
 
 def dense_options(command: Command) -> Command:
-    """Adds `--crop`, `--stage`, `--level`, `--output-blob`, `--output-stride` and `--pooling-rounding`."""
+    """Adds `--crop`, `--stage`, `--level`, `--output-blob`, `--output-stride`, `--pooling-rounding` and `--dialect`."""
     options = (
         click.option(
             "--crop", type=IMAGE_SIZE, help="The size the classifier was trained at. Default: the definition's."
@@ -37,6 +37,10 @@ def dense_options(command: Command) -> Command:
             *("--pooling-rounding",),
             type=click.Choice(["floor"]),
             help="Let poolings round down where layers beside them do, if that is the same net at the training size.",
+        ),
+        click.option(
+            *("--dialect",),
+            help="The fork of Caffe that the definition was written for, where names have several senses: caffe, fcn.",
         ),
     )
     for option in reversed(options):

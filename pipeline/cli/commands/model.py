@@ -362,7 +362,7 @@ def _preprocessing(
 
     if mean is not None and scale is not None:
         return _mean(mean), scale
-    known = recognize(prototxt, stages=shape.stages, level=shape.level, limits=limits)
+    known = recognize(prototxt, stages=shape.stages, level=shape.level, dialect=shape.dialect, limits=limits)
     chosen: Sequence[float] | Path | None = _mean(mean)
     if known is None:
         if mean is None:

@@ -109,7 +109,7 @@ def test_ceil_mode_of_2014():
 
 def test_the_remedy_for_fields_of_forks_does_not_change_the_net(tmp_path: Path):
     path = tmp_path / "net.prototxt"
-    path.write_text(data(1, 1, 5, 5) + pooling("p", "data", "kernel_size: 2 pad_type: 1"))
+    path.write_text(data(1, 1, 5, 5) + pooling("p", "data", "kernel_size: 2 pad_kind: 1"))
     with pytest.raises(UnsupportedError) as caught:
         read_definition(path)
     assert "must stay, since without it the net would be another one" in caught.value.remedy

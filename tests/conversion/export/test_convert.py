@@ -261,6 +261,7 @@ def test_metadata_file_says_what_was_done(lenet: Converted):
             "output_blob": None,
             "output_stride": None,
             "pooling_rounding": None,
+            "dialect": None,
         },
         "features": {"pool2": 12, "ip1": 30, "ip2": 10},
         "multiply_adds_per_window": 24 * 24 * 6 * 25 + 8 * 8 * 12 * 6 * 25 + 192 * 30 + 30 * 10,

@@ -33,7 +33,7 @@ def network(layers: str, seed: int = 0, **inputs: tuple[int, ...]) -> Network:
     bare = build(text_format.Parse(text + layers, NetParameter()))
     rng = np.random.default_rng(seed)
     parameters = {
-        layer.name: tuple(rng.standard_normal(shape, dtype=np.float32) for shape in shapes)
+        layer.name: tuple(layer.plausible([rng.standard_normal(shape, dtype=np.float32) for shape in shapes]))
         for layer, shapes in learned(bare)
     }
     return dataclasses.replace(bare, parameters=parameters)
@@ -52,9 +52,11 @@ def dynamic(subject: Network) -> Callable[[Arrays], dict[str, Any]]:
         for name, shape in subject.inputs.items()
     }
     traced = tf.function(lambda x: module(x), input_signature=[signature], autograph=False)
+    # Rows may have become channels there.
+    permuted = {top for layer in subject.layers if layer.caffe_type == "Permute" for top in layer.tops}
     for name, top in traced.get_concrete_function().structured_outputs.items():
         shape = subject.shapes[name]
-        if len(shape) == 4:
+        if len(shape) == 4 and name not in permuted:
             assert top.shape[1] == shape[1], f"{name}: channels {shape[1]} are not static: {top.shape}"
     # The function holds its module weakly: `module` must live as long as it.
     return lambda x: (module, traced({name: tf.constant(value) for name, value in x.items()}))[1]
@@ -152,6 +154,92 @@ MAPS = {
     "reduction_all": one("Reduction", "reduction_param { operation: SUMSQ }"),
     "parameter": one("Parameter", "parameter_param { shape { dim: 4 } }", "", "w") + one("Scale", "", "x w"),
     "silence": one("Slice", top="y a") + one("Silence", bottom="a", top=""),
+    "permute": one("Permute", "permute_param { order: [0, 2, 3, 1] }"),
+    "permute_some": one("Permute", "permute_param { order: 2 }"),
+    "permute_nothing": one("Permute", "permute_param { order: [0, 1] }") + one("ReLU", bottom="y", top="y"),
+    "permute_back": one("Permute", "permute_param { order: [0, 2, 3, 1] }")
+    + one("Flatten", bottom="y", top="f")
+    + one("Permute", "permute_param { order: [0, 3, 1, 2] }", "y", "z")
+    + one("Convolution", CONVOLUTION.format("kernel_size: 2"), "z", "c"),
+    "shuffle": one("ShuffleChannel", "shuffle_channel_param { group: 2 }")
+    + one("Convolution", CONVOLUTION.format("kernel_size: 2 group: 2"), "y", "z"),
+    "pixel_shuffle": one("PixelShuffle", "pixelshuffle_param { upscale_factor: 2 }")
+    + one("Convolution", CONVOLUTION.format("kernel_size: 2"), "y", "z"),
+    "pixelshuffler": one("Reshape", "reshape_param { pixelshuffler: 2 }"),
+    "reorg_reverse": one("Reorg", "reorg_param { stride: 2 reverse: true }")
+    + one("Convolution", CONVOLUTION.format("kernel_size: 2"), "y", "z"),
+    "relu6": one("ReLU6") + one("ReLU6", "relu6_param { negative_slope: 0.2 }", "y", "z"),
+    "hard": one("HardSigmoid", "hard_sigmoid_param { alpha: 0.5 }") + one("HardSwish", top="z"),
+    "mish": one("Mish") + one("SELU", bottom="y", top="z") + one("SeLU", "selu_param { alpha: 1 }", "y", "a"),
+    "selu_otherwise": one("SeLu", "selu_param { lambda: 2 }"),
+    "crelu": one("CReLU", "crelu_param { negative_slope: 0.1 }")
+    + one("Convolution", CONVOLUTION.format("kernel_size: 2"), "y", "z"),
+    "crelu_rows": one("CReLU", "crelu_param { concat_axis: -2 }"),
+    "bn_pspnet": one("BN", "bn_param { eps: 0.1 }"),
+    "bn_segnet": one("BN", "bn_param { bn_mode: INFERENCE }") + one("BN", "bn_param { scale_filler {} }", "y", "z"),
+    "normalize": one("Normalize", "norm_param { eps: 1e-10 }")
+    + one("Normalize", "norm_param { across_spatial: false eps: 0.1 }", "y", "z"),
+    "normalize_channels": one("Normalize", "norm_param { channel_shared: false }")
+    + one("Normalize", "norm_param { across_spatial: false channel_shared: false }", "y", "z"),
+    "l2norm": one("L2Norm", "norm_param { across_spatial: false }")
+    + one("L2Norm", "norm_param { across_spatial: true }", "y", "z"),
+    "axpy": one("Pooling", "pooling_param { pool: AVE global_pooling: true }", top="p")
+    + one("Axpy", "", "p x x")
+    + one("Flatten", bottom="p", top="f")
+    + one("Axpy", "", "f y x", "z"),
+    "eltwise_repeats": one("Reduction", "reduction_param { axis: 2 operation: MEAN }", top="r")
+    + one("Eltwise", "eltwise_param { operation: MAX }", "x r x")
+    + one("Reduction", "reduction_param { axis: 1 }", top="n")
+    + one("Eltwise", "eltwise_param { axis: 0 coeff: [1, 2] }", "y n", "z"),
+    "interp_zoom": one("Interp", "interp_param { zoom_factor: 3 pad_beg: -1 }")
+    + one("Convolution", CONVOLUTION.format("kernel_size: 2"), "y", "z"),
+    "interp_shrink": one("Interp", "interp_param { shrink_factor: 3 pad_beg: -2 pad_end: -1 height: 3 }"),
+    "interp_both": one("Interp", "interp_param { shrink_factor: 3 zoom_factor: 2 }"),
+    "interp_size": one("Interp", "interp_param { height: 5 width: 29 zoom_factor: 2 shrink_factor: 2 }"),
+    "interp_one": one("Interp", "interp_param { height: 1 width: 1 }")
+    + one("Interp", "interp_param { full_zoom_factor: 3 }", "y", "z"),
+    "interp_full": one("Interp", "interp_param { full_zoom_factor: 2 }"),
+    "interp_like": one("Pooling", "pooling_param { kernel_size: 3 stride: 2 }", top="p") + one("Interp", "", "p x"),
+    "upsample": one("Upsample", "upsample_param { scale: 3 }")
+    + one("Convolution", CONVOLUTION.format("kernel_size: 2"), "y", "z"),
+    "upsample_darknet": one("UpsampleDarknet", "upsample_darknet_param { stride: 2 }")
+    + one("Convolution", CONVOLUTION.format("kernel_size: 2"), "y", "z"),
+    "unpool": one("Pooling", "pooling_param { kernel_size: 2 stride: 2 }", top="p m")
+    + one("Upsample", "upsample_param { scale_h: 2 scale_w: 2 }", "p m"),
+    "unpool_overlapping": one("Pooling", "pooling_param { kernel_size: 3 stride: 1 }", top="p m")
+    + one("Upsample", "densecast_param { size_of_last_bottom: true }", "p m x")
+    + one("Convolution", CONVOLUTION.format("kernel_size: 2"), "y", "z"),
+    "unpool_size": one("Pooling", "pooling_param { kernel_size: 2 stride: 2 }", top="p m")
+    + one("Upsample", "upsample_param { upsample_h: 14 upsample_w: 14 }", "p m"),
+    "nearest": one("ResizeNearestNeighbor", 'resize_nearest_neighbor_param { data_format: "NCHW" scale_height: 2 }')
+    + one("Convolution", CONVOLUTION.format("kernel_size: 2"), "y", "z"),
+    "nearest_rows": one("ResizeNearestNeighbor", "resize_nearest_neighbor_param { scale_height: 1.7 output_width: 9 }"),
+    "nearest_corners": one(
+        "ResizeNearestNeighbor",
+        'resize_nearest_neighbor_param { data_format: "NCHW" scale_width: 2.3 output_height: 23 align_corners: true }',
+    ),
+    "nearest_half": one(
+        "ResizeNearestNeighbor",
+        'resize_nearest_neighbor_param { data_format: "NCHW" scale_width: 0.4 half_pixel_centers: true }',
+    ),
+    "bilinear": one(
+        "ResizeBilinear", 'resize_bilinear_param { data_format: "NCHW" scale_height: 2.5 half_pixel_centers: true }'
+    )
+    + one("Convolution", CONVOLUTION.format("kernel_size: 2"), "y", "z"),
+    "bilinear_corners": one(
+        "ResizeBilinear",
+        'resize_bilinear_param { data_format: "NCHW" scale_width: 2 output_height: 1 align_corners: true }',
+    ),
+    "bilinear_rows": one("ResizeBilinear", "resize_bilinear_param { scale_height: 1.7 output_width: 9 }"),
+    "bilinear_pytorch": one(
+        "ResizeBilinear",
+        'resize_bilinear_param { data_format: "NCHW" scale_width: 2 output_height: 1 pytorch_half_pixel: true }',
+    ),
+    "padding": one("Padding", "padding_param { pad_beg: 1 pad_end: 2 }")
+    + one("Padding", "padding_param { pad_beg: -2 }", "y", "z")
+    + one("Convolution", CONVOLUTION.format("kernel_size: 2"), "z", "c"),
+    "padding_ends": one("Padding", "padding_param { pad_t: 1 pad_r: 2 pad_value: 0.5 }"),
+    "pad": one("Pad", "pad_param { paddings: [0, 1, 1, 0, 2, 0, 0, 3] constant_values: -1 }"),
     "fully_convolutional": one("Convolution", CONVOLUTION.format("kernel_size: 3 stride: 2"), top="c")
     + one("Deconvolution", CONVOLUTION.format("kernel_size: 4 stride: 2"), "c", "d")
     + one("Crop", "crop_param { offset: 0 }", "d c")
@@ -184,6 +272,21 @@ def test_sizes_unknown_while_tracing(layers: str) -> None:
         (one("Reshape", "reshape_param { shape { dim: 0 dim: 2 dim: 2 dim: -1 } }"), (3, 4, 5)),
         (one("Bias", "bias_param { axis: 1 num_axes: -1 }"), (3, 4, 5)),
         (one("BNLL") + one("Swish", "swish_param { beta: 2 }", "y", "z"), (3, 4)),
+        (one("Permute", "permute_param { order: 1 }"), (3, 4)),
+        (one("Permute", "permute_param { order: [0, 4, 2] }"), (3, 4, 5, 2, 3)),
+        (one("ShuffleChannel", "shuffle_channel_param { group: 2 }"), (3, 4, 5)),
+        (one("CReLU"), (3, 4)),
+        (one("CReLU", "crelu_param { concat_axis: 0 }"), (3, 4, 5)),
+        (one("BN", "bn_param { bn_mode: INFERENCE }"), (3, 4)),
+        (one("BN", "bn_param { bn_mode: LEARN }"), (3, 4, 5)),
+        (one("Normalize", "norm_param { channel_shared: true }") + one("L2Norm", "", "y", "z"), (3, 4)),
+        (one("Axpy", "", "x x x"), (3, 4)),
+        (one("Squeeze", "squeeze_param { axis: [2, -1] }"), (3, 4, 1, 1)),
+        (one("Squeeze", "squeeze_param { axis: 1 }"), (3, 1, 4, 5)),
+        (one("Squeeze"), (3, 1, 4)),
+        (one("Squeeze"), (3, 4)),
+        (one("Pad", "pad_param { paddings: [1, 0, 0, 2] }"), (3, 4)),
+        (one("SpaceToBatchND", "space_to_batch_nd_param { block_shape: 2 paddings: [1, 1] }"), (3, 4, 5)),
     ],
     ids=lambda value: value[:60] if isinstance(value, str) else str(value),
 )
@@ -212,6 +315,35 @@ def test_parameter_of_four_axes() -> None:
     np.testing.assert_array_equal(dynamic(subject)(x)["w"], subject.parameters["Parameter_w"][0])
 
 
+@pytest.mark.parametrize(
+    ("layers", "shapes"),
+    [
+        (one("Reorg", "reorg_param { stride: 2 }"), [(2, 8, 6, 4), (1, 8, 2, 10)]),
+        (one("Reorg", "reorg_param { stride: 3 }"), [(1, 9, 6, 9), (3, 9, 9, 3)]),
+        (
+            one("SpaceToBatchND", "space_to_batch_nd_param { block_shape: [2, 3] paddings: [0, 0, 1, 2] }")
+            + one("ReLU", bottom="y", top="y")
+            + one("BatchToSpaceND", "batch_to_space_nd_param { block_shape: [2, 3] crops: [0, 0, 1, 2] }", "y", "z"),
+            [(2, 4, 6, 5), (1, 4, 9, 3)],
+        ),
+    ],
+    ids=["reorg_2", "reorg_3", "space_to_batch"],
+)
+def test_sizes_that_must_be_divisible(layers: str, shapes: list[tuple[int, ...]]) -> None:
+    subject = network(layers, x=shapes[0])
+    run = dynamic(subject)
+    for seed, shape in enumerate(shapes):
+        x = values({"x": shape}, seed)
+        want = evaluate(subject, x)
+        assert {name: array.shape for name, array in want.items()} == subject.shapes_at({"x": shape})
+        assert_same(run(x), want)
+    odd = values({"x": (1, *(side + 1 if axis else side for axis, side in enumerate(shapes[0][1:])))}, 0)
+    with pytest.raises(NetworkError):
+        evaluate(subject, odd)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        run(odd)
+
+
 def test_two_inputs_crop_each_other() -> None:
     subject = network(one("Crop", "crop_param { axis: 1 offset: [1, 2, 0] }", "a b"), a=(2, 6, 9, 10), b=(1, 5, 6, 7))
     run = dynamic(subject)
@@ -228,8 +360,17 @@ def test_two_inputs_crop_each_other() -> None:
         (one("Slice", "slice_param { axis: 3 }", top="y a"), (1, 4, 9, 9)),
         (one("Crop", "crop_param { offset: 3 }", "x l"), (1, 4, 9, 10)),
         (one("Reshape", "reshape_param { shape { dim: 0 dim: 352 } }"), (1, 4, 9, 9)),
+        (
+            one("SpaceToBatchND", "space_to_batch_nd_param { block_shape: [2, 2] paddings: [0, 0, 1, 0] }", "x"),
+            (1, 4, 8, 8),
+        ),
+        (
+            one("Pooling", "pooling_param { kernel_size: 4 stride: 4 }", top="p m")
+            + one("Upsample", "upsample_param { upsample_h: 11 upsample_w: 8 }", "p m"),
+            (1, 4, 12, 9),
+        ),
     ],
-    ids=["spp", "slice_points", "slice_even", "crop", "reshape"],
+    ids=["spp", "slice_points", "slice_even", "crop", "reshape", "space_to_batch", "unpool"],
 )
 def test_a_size_that_caffe_refuses_fails_at_run_time_too(layers: str, shape: tuple[int, ...]) -> None:
     """Rather than give a map of another size."""

@@ -20,6 +20,8 @@ from conversion.passes.bypass_flatten import bypass_flatten
 from conversion.passes.cast import PASSES
 from conversion.passes.inner_products import inner_products_to_convolutions
 from conversion.passes.keep_positions import keep_positions
+from conversion.passes.pooled_sizes import sizes_of_pooled_maps
+from conversion.passes.positional_norms import norms_of_positions
 from conversion.passes.prune import prune
 from conversion.passes.reductions import reductions_to_poolings
 from conversion.passes.slide_windows import slide_whole_windows
@@ -185,6 +187,8 @@ def test_order_of_passes():
     """Windows while shapes are the classifier's; what flattens before what reads a map."""
     order = (
         slide_whole_windows,
+        sizes_of_pooled_maps,
+        norms_of_positions,
         reductions_to_poolings,
         bypass_flatten,
         keep_positions,

@@ -44,7 +44,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Image.new("RGB", (24, 24)).save(folder / "photos" / "a.png")
     publish_rows(folder / "maps", mixed_rows())
     publish_rows(folder / "maps", [scored("z.jpg", "r2")], "r2")
-    (folder / "job.toml").write_text('model = "model"\nimages = ["photos/"]\noutput = "maps"\nmix-models = true\n[nightly]\n')
+    (folder / "job.toml").write_text(
+        'model = "model"\nimages = ["photos/"]\noutput = "maps"\nmix-models = true\n[nightly]\n'
+    )
     return folder
 
 

@@ -1,0 +1,65 @@
+"""Where the cells of a resized map are read: places and weights along one axis, and the step of geometry."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+
+from conversion.arrays import Array, Tensor
+from conversion.layers.base import Step
+from conversion.layers.layout import import_tensorflow
+
+
+class Taps(NamedTuple):
+    """For every cell of the top along one axis, the bottom's cells that it lies between.
+
+    Attributes:
+        lower, upper: Their places, integers.
+        weight: Of the upper one, float32; the lower one has the rest.
+    """
+
+    lower: Array | Tensor
+    upper: Array | Tensor
+    weight: Array | Tensor
+
+
+def sampling_step(stride: Fraction, first: Fraction = Fraction(0), *, nearest: bool = False) -> Step:
+    """Returns the step by which cell o of the top is read at stride * o + first, in cells of the bottom.
+
+    Args:
+        stride: Cells of the bottom between neighbouring cells of the top.
+        first: Where cell 0 is read.
+        nearest: Whether the cell is that place rounded down; otherwise it lies between two cells.
+    """
+    # Where a cell is read, within the bottom's cells, repeats with the denominator.
+    places = [(stride * o, stride * o + first) for o in range(stride.denominator)]
+    before = min(math.floor(place) - middle for middle, place in places)
+    after = max((math.floor if nearest else math.ceil)(place) - middle for middle, place in places)
+    return Step(after - before + 1, stride, -before)
+
+
+def repeated_step(factors: Sequence[int]) -> tuple[Step, Step]:
+    """Returns the step of a map whose cells are repeated `factor` times along each axis, as a Deconvolution has it."""
+    y, x = (sampling_step(Fraction(1, factor), nearest=True) for factor in factors)
+    return y, x
+
+
+def interpolated(x: Array, axis: int, taps: Taps) -> Array:
+    """Returns an array that is resized along one axis, in NumPy."""
+    shape = [1] * x.ndim
+    shape[axis] = -1
+    weight = np.reshape(taps.weight, shape).astype(np.float64)
+    return np.take(x, taps.lower, axis) * (1 - weight) + np.take(x, taps.upper, axis) * weight
+
+
+def interpolated_tensor(x: Tensor, axis: int, taps: Taps) -> Tensor:
+    """Returns a tensor that is resized along one axis, as TensorFlow ops."""
+    tf = import_tensorflow()
+    shape = [1] * x.shape.rank
+    shape[axis] = -1
+    weight = tf.reshape(taps.weight, shape)
+    return tf.gather(x, taps.lower, axis=axis) * (1.0 - weight) + tf.gather(x, taps.upper, axis=axis) * weight

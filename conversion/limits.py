@@ -28,8 +28,9 @@ class Limits:
         nesting: Depth of nested messages in a definition; Caffe's own reach 5.
         axes: Axes of a blob; the default is Caffe's limit.
         elements: Values of one blob; the default is Caffe's limit (its counts are a C int).
-        memory: Bytes of all blobs, weights and padded copies of a net in float32, by shape inference at the size that
-            the definition states.
+        memory: Bytes that are in use at once when NumPy evaluates a net in float64: weights, the blobs that a layer or
+            a later one reads, and the layer's workspace. Shape inference counts them, at the size that the definition
+            states and at those that a model is verified on. TensorFlow's own memory is not in it.
         name_length: Characters in the name of a layer or blob.
         allow_nonfinite: Whether NaN and infinite weights and parameters are accepted.
     """

@@ -4,7 +4,8 @@
 not need.
 """
 
-from models.catalog import CatalogEntry, PublishedWeights, ShippedWeights, entries, entry
+from models.catalog import entries, entry
+from models.entry import CatalogEntry, PublishedWeights, ShippedWeights
 from models.errors import DigestError, FetchError, UnknownModelError
 
 __all__ = [

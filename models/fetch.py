@@ -20,7 +20,7 @@ import requests
 import tenacity
 
 from conversion import HeaderError, HttpSession, header_number, redirect_target
-from models.catalog import CatalogEntry
+from models.entry import CatalogEntry
 from models.errors import FetchError
 from models.weights_file import WeightsFile, size_of
 

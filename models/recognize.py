@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from conversion import DEFAULT_LIMITS, Limits, Network, load_network
-from models.catalog import CatalogEntry, entries
+from models.catalog import entries
+from models.entry import CatalogEntry
 
 _FILLERS = ("weight_filler", "bias_filler")
 
@@ -34,8 +35,10 @@ def recognize(
         DensecastError: The definition cannot be read.
     """
     network = load_network(prototxt, stages=stages, level=level, dialect=dialect, limits=limits)
-    identity = _identity(network)
+    identity, parameters = _identity(network), network.parameter_count()
     for entry in entries():
+        if entry.parameters != parameters:
+            continue
         known = load_network(entry.definition)
         if len(known.layers) == len(network.layers) and _identity(known) == identity:
             return entry

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.catalog import CatalogEntry, PublishedWeights
+from models.entry import CatalogEntry, PublishedWeights
 from models.errors import DigestError, FetchError
 
 

@@ -26,6 +26,7 @@ from conversion.export.verification import TOLERANCE, Example, verification_exam
 from conversion.limits import DEFAULT_LIMITS, Limits
 from conversion.net.geometry import ReceptiveField, receptive_field
 from conversion.net.network import Network
+from conversion.net.shape_limits import peak_bytes
 from conversion.passes.cast_names import CAST_SUFFIX
 from conversion.passes.prune import prune
 from conversion.surgery import write_definition
@@ -131,7 +132,7 @@ def convert(
     dense = load_dense(prototxt, weights, options.shape, features=features or (), limits=limits)
     model = _describe(dense, options)
     del dense
-    examples = _examples(model)
+    examples = _examples(model, options)
     with partial_directory(target) as partial:
         store_weights(model, partial, forms)
         model = model.bare()  # the weights are large: from here on they are read from the file
@@ -257,9 +258,11 @@ def _classifier(classifier: Network, output: str, features: Sequence[str]) -> Ne
     return prune(classifier, [name for name in dict.fromkeys(names) if name in classifier.shapes])
 
 
-def _examples(model: DenseModel) -> list[Example]:
-    """Returns the reference's answers that every form must reproduce."""
+def _examples(model: DenseModel, options: _Options) -> list[Example]:
+    """Returns what the model is verified on; raises LimitError if the reference needs more memory than is allowed."""
     network, metadata = model.network, model.metadata
-    (image,) = network.inputs
-    stride = metadata.geometry.y.stride, metadata.geometry.x.stride
-    return verification_examples(network, metadata.preprocessing, verification_sizes(network.inputs[image][2:], stride))
+    ((image, shape),) = network.inputs.items()
+    sizes = verification_sizes(shape[2:], (metadata.geometry.y.stride, metadata.geometry.x.stride))
+    for batch, *size in sizes:
+        peak_bytes(network, {image: (batch, shape[1], *size)}, options.limits, f"{options.where}, verification")
+    return verification_examples(network, metadata.preprocessing, sizes)

@@ -135,7 +135,7 @@ def write_forms(
             raise
         note = f"there is no ONNX graph: {': '.join(filter(None, (error.where, error.what)))}"
         return metadata.model_copy(update={"forms": ("savedmodel",), "notes": (*metadata.notes, note)})
-    result = verify(stored_runner(graph, directory), network, examples, tolerance=tolerance)
+    result = verify(stored_runner(graph, directory), examples, tolerance=tolerance)
     return metadata.model_copy(update={"onnx_verification": result})
 
 
@@ -163,7 +163,7 @@ def verify_forms(
         check_files(model, metadata)
         check_onnx(model)
         graph = image_graph(load_network(Path(model) / NETWORK_FILE, limits=UNLIMITED), metadata)
-        results["onnx"] = verify(stored_runner(graph, Path(model)), network, examples, tolerance=tolerance)
+        results["onnx"] = verify(stored_runner(graph, Path(model)), examples, tolerance=tolerance)
     return results
 
 

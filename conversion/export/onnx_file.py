@@ -174,8 +174,8 @@ def _check_same(classifier: Network, dense: Network, metadata: ModelMetadata, ou
     (found,), (expected,) = (
         verification_examples(network, metadata.preprocessing, [(1, height, width)]) for network in (classifier, dense)
     )
-    wanted = expected.expected[metadata.output_blob]
-    error = relative_error(found.expected[output].reshape(wanted.shape), wanted)
+    wanted = dict(expected.blobs())[metadata.output_blob]
+    error = relative_error(dict(found.blobs())[output].reshape(wanted.shape), wanted)
     if error > TOLERANCE:
         raise VerificationError(
             f"the classifier differs from the dense model by {error:.2e} of the largest probability",
@@ -206,7 +206,7 @@ def _write(export: _Export, metadata: ModelMetadata, target: Path, *, overwrite:
         runner = OnnxRunner(graph, all_blobs, lambda: Session(own))
         tolerance = FP16_TOLERANCE if graph.fp16 else TOLERANCE
         try:
-            result = verify(runner, graph.network, examples, tolerance=tolerance)
+            result = verify(runner, examples, tolerance=tolerance)
         except VerificationError as error:
             if not graph.fp16:
                 raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -68,10 +68,11 @@ class Session:
                 remedy="make the model again with: densecast convert PROTOTXT WEIGHTS --output MODEL",
             ) from error
 
-    def __call__(self, value: Array) -> dict[str, Array]:
-        """Returns all outputs by name for the one input."""
+    def __call__(self, value: Array, names: Sequence[str] | None = None) -> dict[str, Array]:
+        """Returns outputs by name for the one input; all by default."""
         (given,) = self._session.get_inputs()
-        names = [output.name for output in self._session.get_outputs()]
+        if names is None:
+            names = [output.name for output in self._session.get_outputs()]
         return dict(zip(names, self._session.run(names, {given.name: value}), strict=True))
 
 
@@ -89,10 +90,12 @@ class OnnxRunner:
     def __init__(self, graph: ImageGraph, all_blobs: Callable[[], Session], own: Callable[[], Session]) -> None:
         self._graph, self._load = graph, {"all": all_blobs, "own": own}
         self._loaded: tuple[str, Session] | None = None
+        self.answered = set(graph.outputs.values())
 
-    def blobs(self, images: Array) -> Mapping[str, Array]:
+    def blobs(self, images: Array, wanted: Sequence[str]) -> dict[str, Array]:
         """See `Runner.blobs`."""
-        return {name.removeprefix(BLOB): value for name, value in self._run("all", images).items()}
+        found = self._run("all", images, [BLOB + blob for blob in wanted])
+        return {name.removeprefix(BLOB): value for name, value in found.items()}
 
     def answers(self, images: Array) -> list[Answer]:
         """See `Runner.answers`."""
@@ -102,11 +105,11 @@ class OnnxRunner:
             for name, value in self._run("own", images).items()
         ]
 
-    def _run(self, which: str, images: Array) -> dict[str, Array]:
+    def _run(self, which: str, images: Array, names: Sequence[str] | None = None) -> dict[str, Array]:
         if self._loaded is None or self._loaded[0] != which:
             self._loaded = None  # frees its weights before the other's are loaded
             self._loaded = which, self._load[which]()
-        return self._loaded[1](self._graph.image_input(images))
+        return self._loaded[1](self._graph.image_input(images), names)
 
 
 def stored_runner(graph: ImageGraph, model: Path) -> OnnxRunner:

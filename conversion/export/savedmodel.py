@@ -29,10 +29,19 @@ class DenseModule(Protocol):
     blobs: Callable[[Tensor], Blobs]
 
 
-class SavedModel(Protocol):
-    """A loaded SavedModel that `save` wrote: signatures take keyword arguments."""
+class Signature(Protocol):
+    """A function that a SavedModel offers; `structured_outputs` has its results by name."""
 
-    signatures: Mapping[str, Callable[..., Blobs]]
+    structured_outputs: Mapping[str, object]
+
+    def __call__(self, **inputs: Tensor) -> Blobs:
+        """Computes the results."""
+
+
+class SavedModel(Protocol):
+    """A loaded SavedModel that `save` wrote."""
+
+    signatures: Mapping[str, Signature]
     blobs: Callable[[Tensor], Blobs]
 
 

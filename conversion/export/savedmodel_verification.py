@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -24,7 +24,7 @@ def verify_savedmodel(
 
     Args:
         loaded: From `savedmodel.load_savedmodel`.
-        network: The network that it was made from.
+        network: The network that it was made from; its weights are not needed.
         output: The blob of class probabilities.
         examples: From `verification_examples`.
         tolerance: The largest difference allowed, as a share of a blob's largest magnitude.
@@ -32,7 +32,7 @@ def verify_savedmodel(
     Raises:
         VerificationError: A blob or a signature diverges; the message names the first layer that does.
     """
-    return verify(_SavedModelRunner(loaded, network, output), network, examples, tolerance=tolerance)
+    return verify(_SavedModelRunner(loaded, network, output), examples, tolerance=tolerance)
 
 
 class _SavedModelRunner:
@@ -42,13 +42,25 @@ class _SavedModelRunner:
 
     def __init__(self, loaded: SavedModel, network: Network, output: str) -> None:
         self._loaded, self._output = loaded, output
-        self._names = blob_names(network)
+        names = blob_names(network)
+        features = loaded.signatures["features"].structured_outputs
+        self._features = {name: names[name] for name in features}
+        self.answered = {output, *self._features.values()}
 
-    def blobs(self, images: Array) -> Mapping[str, Array]:
+    def blobs(self, images: Array, wanted: Sequence[str]) -> dict[str, Array]:
         """See `Runner.blobs`."""
         tf = import_tensorflow()
+
+        @tf.function(autograph=False)
+        def some(images: Tensor) -> dict[str, Tensor]:
+            # What a function does not return is not computed, or freed when it has been read.
+            blobs = self._loaded.blobs(images)
+            return {blob: blobs[blob] for blob in wanted}
+
+        images_spec = tf.TensorSpec([None, None, None, 3], tf.uint8)
         with tf.device("/device:CPU:0"):
-            return {blob: value.numpy() for blob, value in self._loaded.blobs(tf.constant(images)).items()}
+            found = some.get_concrete_function(images_spec)(tf.constant(images))
+        return {blob: np.asarray(value) for blob, value in found.items()}
 
     def answers(self, images: Array) -> list[Answer]:
         """See `Runner.answers`."""
@@ -64,7 +76,7 @@ class _SavedModelRunner:
             Answer("signature serving_default", self._output, maps),
             Answer("signature top_k", self._output, _nchw(top["scores"]), best=True),
             Answer("signature top_k", self._output, at_classes, best=True),
-            *(Answer(f"signature features ({n})", self._names[n], _nchw(v)) for n, v in features.items()),
+            *(Answer(f"signature features ({n})", self._features[n], _nchw(v)) for n, v in features.items()),
         ]
 
 

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import itertools
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from conversion.arrays import Array
+from conversion.arrays import Array, Shape
 from conversion.errors import VerificationError
 from conversion.export.metadata import VerificationMetadata
 from conversion.export.preprocessing import Preprocessing
 from conversion.net.geometry import Number
+from conversion.net.lifetimes import lifetimes
 from conversion.net.network import Network
-from conversion.net.reference import evaluate
+from conversion.net.reference import evaluate_each
 
 TOLERANCE = 1e-4  # of a blob's largest magnitude: float32 stays near 1e-6, and a wrong layer is far above
+
+_FLOAT_BYTES = 4
+_FETCHED_BYTES = 1 << 30
 
 _LARGEST, _SMALLEST = 1e18, 1e-30  # magnitudes whose squares, or whose products with weights, leave float32
 
@@ -43,12 +50,6 @@ def relative_error(actual: Array, expected: Array) -> float:
     return error / scale if scale > 0 else error
 
 
-def compare(network: Network, actual: Mapping[str, Array], expected: Mapping[str, Array]) -> list[Difference]:
-    """Returns the difference of every blob, in the order in which the layers produce them."""
-    order = list(dict.fromkeys(top for layer in network.layers for top in layer.tops))
-    return [Difference(blob, relative_error(actual[blob], expected[blob])) for blob in order]
-
-
 def verification_sizes(window: Sequence[int], stride: tuple[Number, Number]) -> list[tuple[int, int, int]]:
     """Returns the (batch, height, width) of the images to verify on.
 
@@ -66,22 +67,45 @@ def verification_sizes(window: Sequence[int], stride: tuple[Number, Number]) -> 
     ]
 
 
-class Example(NamedTuple):
-    """Images, and the reference's answers.
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """Images, and the reference's answers, which are computed each time that they are asked for.
 
     Attributes:
         images: uint8 RGB [N, H, W, 3].
-        expected: Every blob by name, in Caffe's axis order; float32, whose rounding errors are far below any tolerance.
+        network: With weights and one input blob.
+        preprocessing: The preprocessing of its input.
     """
 
     images: Array
-    expected: Mapping[str, Array]
+    network: Network
+    preprocessing: Preprocessing
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """(batch, height, width)."""
+        return self.images.shape[0], self.images.shape[1], self.images.shape[2]
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """The shape of every blob, in Caffe's axis order."""
+        return self.network.shapes_at({blob: (self.size[0], shape[1], *self.size[1:]) for blob, shape in self._inputs})
+
+    @property
+    def _inputs(self) -> Iterable[tuple[str, Shape]]:
+        return self.network.inputs.items()
+
+    def blobs(self) -> Iterator[tuple[str, Array]]:
+        """Yields every blob, float64 in Caffe's axis order, as `reference.evaluate_each` does."""
+        return evaluate_each(
+            self.network, {blob: self.preprocessing.reference(self.images) for blob, _ in self._inputs}
+        )
 
 
 def verification_examples(
     network: Network, preprocessing: Preprocessing, sizes: Sequence[tuple[int, int, int]], *, seed: int = 0
 ) -> list[Example]:
-    """Returns the reference's answers on seeded images; needs no TensorFlow.
+    """Returns seeded images with the reference's answers; needs no TensorFlow.
 
     Args:
         network: With weights and one input blob.
@@ -89,15 +113,8 @@ def verification_examples(
         sizes: (batch, height, width) of the images.
         seed: Seed of the images.
     """
-    (data,) = network.inputs
     rng = np.random.default_rng(seed)
-    examples = []
-    for size in sizes:
-        images = _images(rng, *size)
-        blobs = evaluate(network, {data: preprocessing.reference(images)})
-        with np.errstate(over="ignore"):  # infinity, which the comparison explains
-            examples.append(Example(images, {blob: value.astype(np.float32) for blob, value in blobs.items()}))
-    return examples
+    return [Example(_images(rng, *size), network, preprocessing) for size in sizes]
 
 
 class Answer(NamedTuple):
@@ -125,44 +142,101 @@ class Runner(Protocol):
 
     form: str
 
-    def blobs(self, images: Array) -> Mapping[str, Array]:
-        """Returns every blob of images, uint8 RGB [N, H, W, 3], in Caffe's axis order."""
+    @property
+    def answered(self) -> Collection[str]:
+        """The blobs that `answers` are of."""
+
+    def blobs(self, images: Array, wanted: Sequence[str]) -> dict[str, Array]:
+        """Returns these blobs of images, uint8 RGB [N, H, W, 3], in Caffe's axis order."""
 
     def answers(self, images: Array) -> list[Answer]:
         """Returns what users call, of the same images."""
 
 
-def verify(
-    runner: Runner, network: Network, examples: Sequence[Example], *, tolerance: float = TOLERANCE
-) -> VerificationMetadata:
+class Comparison(NamedTuple):
+    """The outcome of `compare_blobs`.
+
+    Attributes:
+        worst: The blob with the largest difference.
+        blobs: The number of blobs.
+        kept: The reference's values of the blobs that answers are of; float32, whose rounding errors are far below any
+            tolerance.
+    """
+
+    worst: Difference
+    blobs: int
+    kept: dict[str, Array]
+
+
+def compare_blobs(example: Example, runner: Runner, *, tolerance: float) -> Comparison:
+    """Compares a form's blobs with the reference, blob by blob; no side holds all of them at once.
+
+    Args:
+        example: The images.
+        runner: The form. It is asked for as many blobs at a time as take 1 GiB, at least one, in the order of the
+            reference.
+        tolerance: The largest difference allowed, as a share of a blob's largest magnitude.
+
+    Raises:
+        VerificationError: A blob diverges; the message names the first layer that does.
+    """
+    network, worst, count = example.network, Difference("", 0.0), 0
+    outside: dict[str, str] = {}
+    kept: dict[str, Array] = {}
+    groups = _groups(network, example.shapes)
+    actual: dict[str, Array] = {}
+    for blob, value in example.blobs():
+        actual = actual or runner.blobs(example.images, next(groups))
+        with np.errstate(over="ignore"):  # infinity, which the comparison explains
+            expected = value.astype(np.float32)
+        del value  # the reference computes the next blob meanwhile
+        outside[blob] = _out_of_range(blob, expected)
+        difference = Difference(blob, relative_error(actual.pop(blob), expected))
+        if difference.error > tolerance:
+            why = _outside(network, blob, outside)
+            _diverges(network, difference, example.size, tolerance, form=runner.form, outside=why)
+        if difference.error >= worst.error:
+            worst = difference
+        if blob in runner.answered:
+            kept[blob] = expected
+        count += 1
+    return Comparison(worst, count, kept)
+
+
+def _groups(network: Network, shapes: Mapping[str, Shape]) -> Iterator[list[str]]:
+    """Yields the blobs in the order of `Example.blobs`, as many at a time as take `_FETCHED_BYTES`, at least one."""
+    group, size = list[str](), 0
+    for blob in itertools.chain.from_iterable(lifetimes(network.layers).final):
+        own = math.prod(shapes[blob]) * _FLOAT_BYTES
+        if group and size + own > _FETCHED_BYTES:
+            yield group
+            group, size = [], 0
+        group.append(blob)
+        size += own
+    yield group
+
+
+def verify(runner: Runner, examples: Sequence[Example], *, tolerance: float = TOLERANCE) -> VerificationMetadata:
     """Compares a form of a model with the NumPy reference.
 
     Args:
         runner: The form.
-        network: The network that it was made from.
         examples: From `verification_examples`.
         tolerance: The largest difference allowed, as a share of a blob's largest magnitude.
 
     Raises:
         VerificationError: A blob or an answer diverges; the message names the first layer that does.
     """
-    worst = Difference("", 0.0)
-    for images, expected in examples:
-        size = (images.shape[0], images.shape[1], images.shape[2])
-        for difference in compare(network, runner.blobs(images), expected):
-            if difference.error > tolerance:
-                outside = _outside(network, difference.blob, expected)
-                _diverges(network, difference, size, tolerance, form=runner.form, outside=outside)
-            if difference.error >= worst.error:
-                worst = difference
-    for images, expected in examples:
-        _check_answers(runner.answers(images), expected, images.shape, tolerance)
+    comparisons = [compare_blobs(example, runner, tolerance=tolerance) for example in examples]
+    for example, comparison in zip(examples, comparisons, strict=True):
+        _check_answers(runner.answers(example.images), comparison.kept, example.size, tolerance)
+    worst = max((c.worst for c in comparisons), key=lambda difference: difference.error, default=Difference("", 0.0))
     return VerificationMetadata(
-        sizes=tuple((e.images.shape[0], e.images.shape[1], e.images.shape[2]) for e in examples),
+        sizes=tuple(example.size for example in examples),
         tolerance=tolerance,
         worst=worst.error,
         worst_blob=worst.blob,
-        blobs=len(examples[0].expected) if examples else 0,
+        blobs=comparisons[0].blobs if comparisons else 0,
     )
 
 
@@ -187,26 +261,29 @@ def _check_answers(
             )
 
 
-def _outside(network: Network, blob: str, expected: Mapping[str, Array]) -> str:
-    """Returns how the values around a blob leave what float32 computes with; "" if they do not.
+def _out_of_range(blob: str, expected: Array) -> str:
+    """Returns how a blob's values leave what float32 computes with; "" if they do not.
 
     float32 reaches from 1.2e-38 to 3.4e38, and layers such as LRN square their inputs. Smaller values are denormal
     numbers, which TensorFlow and ONNX Runtime may count as 0.
     """
+    largest = float(np.abs(expected).max(initial=0.0))
+    if not largest < _LARGEST:
+        reached = f"reach {largest:.0e}" if np.isfinite(largest) else "are infinite"
+        return f"the values of blob {blob!r} {reached}: they overflow, because float32 ends at 3.4e38"
+    if 0 < largest < _SMALLEST:
+        return (
+            f"the values of blob {blob!r} are at most {largest:.0e}: they, or the weights that make them, are "
+            "denormal numbers, which programs may count as 0"
+        )
+    return ""
+
+
+def _outside(network: Network, blob: str, reasons: Mapping[str, str]) -> str:
+    """Returns the first of the reasons of a blob and of those that it is computed from; "" if there is none."""
     writers = [layer for layer in network.layers if blob in layer.tops]
     around = dict.fromkeys([blob, *(bottom for layer in writers for bottom in layer.bottoms)])
-    for name in around:
-        if name in expected and expected[name].size:
-            largest = float(np.abs(expected[name]).max())
-            if not largest < _LARGEST:
-                reached = f"reach {largest:.0e}" if np.isfinite(largest) else "are infinite"
-                return f"the values of blob {name!r} {reached}: they overflow, because float32 ends at 3.4e38"
-            if 0 < largest < _SMALLEST:
-                return (
-                    f"the values of blob {name!r} are at most {largest:.0e}: they, or the weights that make them, are "
-                    "denormal numbers, which programs may count as 0"
-                )
-    return ""
+    return next(filter(None, (reasons.get(name, "") for name in around)), "")
 
 
 def _diverges(

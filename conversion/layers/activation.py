@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Self
 
@@ -92,6 +93,10 @@ class PReLU(ElementwiseLayer):
     def blob_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         """Returns the slopes; a shared one has no axes."""
         return [() if self.channel_shared else (bottoms[0][1],)]
+
+    def workspace(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:  # noqa: ARG002
+        """Returns the two halves of the formula."""
+        return 2 * math.prod(bottoms[0])
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:
         """Computes the formula."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
@@ -145,9 +146,13 @@ class Layer(ABC):
         """Returns the multiply-adds of one forward pass; 0 for layers whose cost is linear in the blob."""
         return 0
 
-    def workspace(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:  # noqa: ARG002
-        """Returns the number of values in the largest copy, such as a padded bottom, that either form makes."""
-        return 0
+    def workspace(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+        """Returns the number of values that either form holds at once besides bottoms, tops and weights.
+
+        By default one copy of the bottoms or the tops: what a formula needs for an intermediate result. A layer that
+        needs more, such as a padded bottom, says so: the limit on memory relies on it, and a test measures `reference`.
+        """
+        return max(sum(map(math.prod, bottoms)), sum(map(math.prod, tops)))
 
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:  # noqa: ARG002
         """Returns the (vertical, horizontal) receptive-field step, or None if a cell reads the whole bottom."""

@@ -6,7 +6,6 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from types import EllipsisType
 from typing import ClassVar, Self
 
 import numpy as np
@@ -147,40 +146,61 @@ class Convolution(SlidingLayer):
         """Returns the taps times input channels of a group, for every output value."""
         return sum(math.prod(top) for top in tops) * math.prod(self.blob_shapes(bottoms)[0][1:])
 
-    def workspace(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:  # noqa: ARG002
-        """Returns the size of a bottom with its padding."""
+    def workspace(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+        """Returns a bottom with its padding, the taps of a band of rows, and the product of that band."""
         _, _, pad, after, _ = self.windows(len(bottoms[0]) - 2)
-        if not any(pad + after):
-            return 0
         padded = map(sum, zip(bottoms[0][2:], pad, after, strict=True))
-        return math.prod(bottoms[0][:2]) * math.prod(padded)
+        band = self._band(bottoms[0], tops[0])
+        cells = band * math.prod(tops[0][3:])
+        product = cells * tops[0][0] * self.num_output
+        return math.prod(bottoms[0][:2]) * math.prod(padded) + cells * self._taps(bottoms[0]) + product
 
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:
         """Returns the window dilation * (kernel - 1) + 1."""
         return window_steps(self.windows(2)) if len(bottoms[0]) == 4 else None
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:
-        """Computes one matrix product over all taps, or one per tap where the gathered taps would fill the memory."""
+        """Computes one matrix product over all taps for each band of rows, so that the taps do not fill the memory."""
         return [self._reference(bottom, blobs) for bottom in bottoms]
+
+    def _taps(self, bottom: Shape) -> int:
+        """Returns the values that the windows of one cell read, in all images and channels."""
+        return math.prod(bottom[:2]) * math.prod(self.windows(len(bottom) - 2)[0])
+
+    def _band(self, bottom: Shape, top: Shape) -> int:
+        """Returns the rows of the top whose taps are gathered at once, at least 1."""
+        rows = top[2] if len(top) > 2 else 1
+        return min(rows, max(_GATHERED // (self._taps(bottom) * math.prod(top[3:])), 1))
 
     def _reference(self, bottom: Array, blobs: Sequence[Array]) -> Array:
         shape = self.output_shapes([bottom.shape])[0]
-        kernel, stride, pad, after, dilation = self.windows(bottom.ndim - 2)
+        kernel, stride, pad, after, _ = self.windows(bottom.ndim - 2)
         padded = pad_spatial(bottom, pad, after, 0.0)
         n, g = bottom.shape[0], self.group
-        weights = blobs[0].reshape(g, self.num_output // g, -1, *kernel)
-        views = taps(padded, kernel, stride=stride, dilation=dilation, cells=shape[2:])
-        if bottom.shape[1] * n * math.prod(kernel) * math.prod(shape[2:]) <= _GATHERED:
-            # [n, g, C_in / g, taps, cells]: channels before taps as in the filters, which then need no copy.
-            columns = np.stack([view.reshape(n, g, view.shape[1] // g, -1) for _, view in views], axis=3)
-            top = weights.reshape(g, self.num_output // g, -1) @ columns.reshape(n, g, -1, columns.shape[-1])
-        else:
-            top = np.zeros((n, g, self.num_output // g, math.prod(shape[2:])))
-            for tap, view in views:
-                index: tuple[int | EllipsisType, ...] = (..., *tap)
-                top += weights[index] @ view.reshape(n, g, view.shape[1] // g, -1)
-        top = np.reshape(top, shape)
-        return top + blobs[1].reshape(-1, *[1] * (len(shape) - 2)) if self.bias_term else top
+        weights = blobs[0].reshape(g, self.num_output // g, -1)
+        rows, band = (shape[2] if len(shape) > 2 else 1), self._band(bottom.shape, shape)
+        top = np.empty((n, self.num_output, rows, math.prod(shape[3:])))
+        for first in range(0, rows, band):
+            cells = (min(band, rows - first), *shape[3:])[: len(kernel)]
+            read = padded[:, :, first * stride[0] :] if first else padded
+            product = weights @ self._gathered(read, cells)
+            top[:, :, first : first + band] = product.reshape(n, self.num_output, -1, top.shape[3])
+            del product  # before the next band needs its place
+        if self.bias_term:
+            top += blobs[1][:, None, None]
+        return top.reshape(shape)
+
+    def _gathered(self, padded: Array, cells: Sequence[int]) -> Array:
+        """Returns what the windows of the first cells read: [N, group, C_in / group * taps, cells].
+
+        Channels come before taps, as in the filters, which then need no copy.
+        """
+        kernel, stride, _, _, dilation = self.windows(len(cells))
+        n, channels = padded.shape[:2]
+        columns = np.empty((n, self.group, channels // self.group, math.prod(kernel), *cells))
+        for tap, (_, view) in enumerate(taps(padded, kernel, stride=stride, dilation=dilation, cells=cells)):
+            columns[:, :, :, tap] = view.reshape(n, self.group, -1, *cells)
+        return columns.reshape(n, self.group, channels // self.group * math.prod(kernel), -1)
 
     def prepare(self, blobs: Sequence[Array]) -> list[Array]:
         """Returns a filter [kh, kw, C_in / group, C_out] per group; depthwise: one [kh, kw, C_in, factor]."""

@@ -66,13 +66,14 @@ class Deconvolution(SlidingLayer):
         return sum(math.prod(bottom) for bottom in bottoms) * math.prod(self.blob_shapes(bottoms)[0][1:])
 
     def workspace(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:  # noqa: ARG002
-        """Returns a top before `pad` is removed, and the filters with their gaps."""
+        """Returns a top before `pad` is removed, one tap of all its cells, and the filters with their gaps."""
         kernel, *_, dilation = self.windows(2)
-        full: int = bottoms[0][0] * self.num_output * math.prod(self._full(bottoms[0][2:]))
+        cells: int = math.prod(self._full(bottoms[0][2:])) + math.prod(bottoms[0][2:])
+        values = bottoms[0][0] * self.num_output * cells
         if max(dilation) == 1:
-            return full
+            return values
         gaps = math.prod(k * d for k, d in zip(kernel, dilation, strict=True))
-        return full + math.prod(self.blob_shapes(bottoms)[0][:2]) * gaps
+        return values + math.prod(self.blob_shapes(bottoms)[0][:2]) * gaps
 
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:  # noqa: ARG002
         """Returns the step by which top cell o reads the bottom's cells (o + pad - dilation * tap) / stride."""

@@ -9,7 +9,7 @@ from typing import Self
 
 import numpy as np
 
-from conversion.arrays import Array, Tensor
+from conversion.arrays import Array, Shape, Tensor
 from conversion.caffe.caffe_pb2 import LayerParameter
 from conversion.layers.base import ElementwiseLayer, Layer, register
 from conversion.layers.layout import import_tensorflow
@@ -27,6 +27,10 @@ class ELU(ElementwiseLayer):
     def parse(cls, definition: LayerParameter) -> Self:
         """Reads `elu_param`."""
         return cls(definition, definition.elu_param.alpha)
+
+    def workspace(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:  # noqa: ARG002
+        """Returns the two halves of the formula."""
+        return 2 * math.prod(bottoms[0])
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
         """Returns the formula, as a sum of two halves."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Self
 
@@ -50,11 +51,12 @@ class LRN(ElementwiseLayer):
             raise self.invalid(f"a bottom of {len(bottoms[0])} axes", why="LRN is defined for N, C, H, W")
         return [bottoms[0]]
 
-    def workspace(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:  # noqa: ARG002
-        """Returns the bottom with `local_size - 1` cells more along the axes of the window."""
+    def workspace(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+        """Returns the squares with `local_size - 1` cells more along its axes, and two blobs of the formula."""
         n, c, h, w = bottoms[0]
         more = self.local_size - 1
-        return n * c * (h + more) * (w + more) if self.within_channel else n * (c + more) * h * w
+        squares = n * c * (h + more) * (w + more) if self.within_channel else n * (c + more) * h * w
+        return squares + 2 * math.prod(tops[0])
 
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:  # noqa: ARG002
         """Returns one cell across channels, the square within a channel."""

@@ -213,10 +213,13 @@ class Pooling(Layer):
         return max(len(self.tops), 1)
 
     def workspace(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
-        """Returns the size of the bottom with all cells that its windows read."""
+        """Returns the bottom with all cells that its windows read, and what its results are made of."""
         window = self._reach(self._window(*bottoms[0][2:]))
         sides = ((n - 1) * s + k for n, s, k in zip(tops[0][2:], self.stride, window, strict=True))
-        return math.prod(bottoms[0][:2]) * math.prod(sides)
+        padded = math.prod(bottoms[0][:2]) * math.prod(sides)
+        if self.method == "MAX":
+            return padded + 3 * math.prod(tops[0]) + 3 * math.prod(bottoms[0][2:])
+        return padded + math.prod(tops[0])
 
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:  # noqa: ARG002
         """Returns the window's step; None if the window is the whole bottom."""

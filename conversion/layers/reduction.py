@@ -56,6 +56,10 @@ class ArgMax(Layer):
         if self.top_k > available:
             raise self.invalid(f"top_k {self.top_k} is more than the {available} values of {of}")
 
+    def workspace(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:  # noqa: ARG002
+        """Returns the order of the bottom's values, and their places."""
+        return 2 * math.prod(bottoms[0])
+
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:
         """Returns one cell along channels, otherwise the whole bottom."""
         if self.axis is None:
@@ -139,6 +143,10 @@ class Reduction(Layer):
     def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         """Returns the shapes that the class states."""
         return [bottoms[0][: canonical_axis(self, self.axis, len(bottoms[0]))]]
+
+    def workspace(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:  # noqa: ARG002
+        """Returns the values of the two operations that change them."""
+        return 2 * math.prod(bottoms[0])
 
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:  # noqa: ARG002
         """Returns None: positions are lost."""

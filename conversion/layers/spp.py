@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Self
@@ -73,6 +74,12 @@ class SPP(Layer):
         if self.pyramid_height == 1:
             return [(*shape[:2], 1, 1)]
         return [(shape[0], shape[1] * sum(4**level for level in range(self.pyramid_height)))]
+
+    def workspace(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+        """Returns that of the largest level, and all levels before they are joined."""
+        levels = self._levels(*bottoms[0][2:])
+        own = (level.workspace(bottoms, level.output_shapes(bottoms)) for level in levels)
+        return max(own) + math.prod(tops[0])
 
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:  # noqa: ARG002
         """Returns None: the first level reads the whole bottom."""

@@ -90,7 +90,7 @@ def build(
     _check_wiring(layers, excluded)
     for layer in layers:
         check_parameters(layer.definition, limits, where=layer.where)
-    guard = ShapeLimits(limits, where)
+    guard = ShapeLimits(layers, limits, where)
     settled: list[Layer] = []
     makers: dict[str, Made] = {}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from conversion.arrays import Array, Shape
@@ -14,6 +14,7 @@ from conversion.errors import NetworkError, WeightsError
 from conversion.layers.base import Layer
 from conversion.layers.io import Input
 from conversion.names import nearest
+from conversion.net.lifetimes import lifetimes
 
 Parameters = Mapping[str, tuple[Array, ...]]
 Value = TypeVar("Value")
@@ -105,11 +106,22 @@ class Network:
 
 
 def run(
-    layers: Iterable[Layer],
+    layers: Sequence[Layer],
     given: Callable[[Layer], Sequence[Value]],
     apply: Callable[[Layer, Sequence[Value]], Sequence[Value]],
     view: Callable[[Value, Value], Value] | None = None,
 ) -> dict[str, Value]:
+    """Runs layers in order and returns the last value of every blob, by name; see `walk`."""
+    last = dict(walk(layers, given, apply, view))
+    return {top: last[top] for layer in layers for top in layer.tops}
+
+
+def walk(
+    layers: Sequence[Layer],
+    given: Callable[[Layer], Sequence[Value]],
+    apply: Callable[[Layer, Sequence[Value]], Sequence[Value]],
+    view: Callable[[Value, Value], Value] | None = None,
+) -> Iterator[tuple[str, Value]]:
     """Runs layers in order over values of any kind (shapes, arrays, tensors), by Caffe's rules for blobs.
 
     Reshape, Flatten and Split share their bottom's memory: a later layer that writes one of those blobs in place
@@ -122,25 +134,26 @@ def run(
         view: Called as view(value, like); returns the value in the shape of `like`, for blobs that share memory. None
             if the values are shapes.
 
-    Returns:
-        The last value of every blob, by name.
+    Yields:
+        Each blob with its last value, as soon as no later layer changes it. A value that no later layer reads is not
+        kept.
     """
+    lives = lifetimes(layers)
     values: dict[str, Value] = {}
-    sharing: dict[str, set[str]] = {}
-    for layer in layers:
+    for layer, final, unused in zip(layers, lives.final, lives.unused, strict=True):
         tops = given(layer) if isinstance(layer, Input) else apply(layer, [values[b] for b in layer.bottoms])
-        bottoms = dict.fromkeys(layer.bottoms)
         for top, value in zip(layer.tops, tops, strict=True):
-            if layer.shares_memory and top not in bottoms:
-                first = next(iter(bottoms))
-                group = sharing.setdefault(first, {first})
-                group.add(top)
-                sharing[top] = group
-            elif view is not None and top in bottoms:
-                for other in sharing.get(top, set()) - {top}:
-                    values[other] = view(value, values[other])
+            if view is not None and top in layer.bottoms:
+                for other in values.keys() - {top}:
+                    if lives.memory[other] == lives.memory[top]:
+                        values[other] = view(value, values[other])
             values[top] = value
-    return values
+        del tops
+        value = None  # type: ignore[assignment]  # who takes the blobs below decides how long they are kept
+        for blob in final:
+            yield blob, values[blob]
+        for blob in unused:
+            del values[blob]
 
 
 def learned(network: Network) -> list[tuple[Layer, list[Shape]]]:

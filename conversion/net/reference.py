@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from conversion.arrays import Array
 from conversion.errors import NetworkError
 from conversion.layers.base import Layer
-from conversion.net.network import Network, require_parameters, run
+from conversion.net.network import Network, require_parameters, walk
 
 
 def evaluate(network: Network, inputs: Mapping[str, ArrayLike]) -> dict[str, Array]:
@@ -28,6 +28,24 @@ def evaluate(network: Network, inputs: Mapping[str, ArrayLike]) -> dict[str, Arr
         WeightsError: The network has no weights.
         NetworkError: An input is missing or unknown, or a layer refuses its bottom's shape.
     """
+    last = dict(evaluate_each(network, inputs))
+    return {top: last[top] for layer in network.layers for top in layer.tops}
+
+
+def evaluate_each(network: Network, inputs: Mapping[str, ArrayLike]) -> Iterator[tuple[str, Array]]:
+    """Runs the network as `evaluate` does, and keeps a blob only as long as a layer reads it.
+
+    Args:
+        network: See `evaluate`.
+        inputs: See there.
+
+    Yields:
+        Each blob with its last value, as soon as no later layer changes it.
+
+    Raises:
+        WeightsError: See `evaluate`.
+        NetworkError: See there.
+    """
     require_parameters(network)
     check_inputs(network, inputs)
 
@@ -44,9 +62,14 @@ def evaluate(network: Network, inputs: Mapping[str, ArrayLike]) -> dict[str, Arr
                 why="the layer is not convolutional: it accepts one input size",
                 remedy="cast the network first, or use the size it was trained at",
             )
-        return layer.reference(bottoms, blobs)
+        return [_whole(top) for top in layer.reference(bottoms, blobs)]
 
-    return run(network.layers, given, apply, lambda value, like: value.reshape(like.shape))
+    yield from walk(network.layers, given, apply, lambda value, like: value.reshape(like.shape))
+
+
+def _whole(top: Array) -> Array:
+    """Returns an array that keeps no larger one in memory: a copy of a slice."""
+    return top.copy() if top.base is not None and top.base.size > top.size else top
 
 
 def check_inputs(network: Network, inputs: Mapping[str, object]) -> None:

@@ -3,40 +3,71 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from conversion.arrays import Shape
 from conversion.layers.base import Layer
-from conversion.limits import Limits
+from conversion.limits import UNLIMITED, Limits
+from conversion.net.lifetimes import lifetimes
+from conversion.net.network import Network, run
 
-_FLOAT_BYTES = 4
+_STORED_BYTES, _COMPUTED_BYTES = 4, 8  # weights are float32, `reference.evaluate_each` computes in float64
+_BUFFERS_BYTES = 1 << 20  # NumPy's own, and Python's objects
 
 
 class ShapeLimits:
-    """Shape inference under limits: `tops` is `Layer.output_shapes`, and adds up the memory of the net."""
+    """Shape inference under limits: `tops` is `Layer.output_shapes`, and counts the memory in use at once.
 
-    def __init__(self, limits: Limits, where: str) -> None:
+    Counted are the weights, the inputs, and at each layer the blobs that it or a later one reads, its tops, its
+    workspace and its weights in float64: what `reference.evaluate_each` holds.
+    """
+
+    def __init__(self, layers: Sequence[Layer], limits: Limits, where: str = "") -> None:
         self._limits = limits
         self._where = where
-        self._bytes = 0
+        lives = lifetimes(layers)
+        self._unused, self._memory = iter(lives.unused), lives.memory
+        self._values: dict[str, int] = {}  # of every blob that is still in use
+        self._inputs: set[str] = set()
+        self._weights = 0  # in values
+        self._computed = 0
+
+    @property
+    def peak(self) -> int:
+        """The most bytes that are in use at once, as far as layers were counted."""
+        return self._computed * _COMPUTED_BYTES + self._weights * _STORED_BYTES + _BUFFERS_BYTES
 
     def tops(self, layer: Layer, bottoms: Sequence[Shape]) -> list[Shape]:
         """Returns the shapes of the tops; raises NetworkError or LimitError before anything is allocated."""
         tops = layer.output_shapes(bottoms)
+        self.count(layer, bottoms, tops)
+        return tops
+
+    def count(self, layer: Layer, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> None:
+        """Counts the next layer; raises NetworkError or LimitError."""
         for shape in tops:
             self._check(layer, shape, "blob")
         learned = layer.blob_shapes(bottoms)
         for shape in learned:
             self._check(layer, shape, "weights")
-        values = sum(map(math.prod, tops)) + sum(map(math.prod, learned)) + layer.workspace(bottoms, tops)
-        self._bytes += values * _FLOAT_BYTES
+        # A blob in place is a new array while its bottom is read.
+        before = {self._memory[blob]: values for blob, values in self._values.items()}
+        own = sum(map(math.prod, learned))
+        new = 0 if layer.shares_memory else sum(map(math.prod, tops))
+        computed = sum(before.values()) + new + layer.workspace(bottoms, tops) + own
+        self._computed = max(self._computed, computed)
+        self._weights += own
         self._limits.check(
             "memory",
-            self._bytes,
-            f"{layer.where}: {self._bytes:,} bytes for the blobs and weights up to here",
+            self.peak,
+            f"{layer.where}: {self.peak:,} bytes in use at once",
             where=self._where,
         )
-        return tops
+        self._values.update(zip(layer.tops, map(math.prod, tops), strict=True))
+        self._inputs.update(() if layer.bottoms else layer.tops)  # whoever gives their values keeps them
+        for blob in next(self._unused):
+            if blob not in self._inputs:
+                del self._values[blob]
 
     def _check(self, layer: Layer, shape: Shape, kind: str) -> None:
         where = f"{self._where}: {layer.where}" if self._where else layer.where
@@ -45,3 +76,27 @@ class ShapeLimits:
             raise layer.invalid(f"a {kind} of shape {shape}", why="every dimension must be at least 1")
         count = math.prod(shape)
         self._limits.check("elements", count, f"a {kind} of shape {shape}, {count:,} values", where=where)
+
+
+def peak_bytes(network: Network, inputs: Mapping[str, Shape], limits: Limits = UNLIMITED, where: str = "") -> int:
+    """Returns the bytes that `reference.evaluate_each` needs at its peak, weights included.
+
+    Args:
+        network: Its weights are not read, only their shapes.
+        inputs: The shape of every input blob.
+        limits: Upper limits.
+        where: The file, for errors.
+
+    Raises:
+        NetworkError: A layer refuses its bottom's shape.
+        LimitError: It exceeds a limit.
+    """
+    guard = ShapeLimits(network.layers, limits, where)
+
+    def given(layer: Layer) -> list[Shape]:
+        tops = [inputs[top] for top in layer.tops]
+        guard.count(layer, [], tops)
+        return tops
+
+    run(network.layers, given, guard.tops)
+    return guard.peak

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 from google.protobuf import text_format
 
+from conversion import load_network
 from conversion.caffe import caffe_pb2
 from conversion.errors import DensecastError
 from models import CatalogEntry, UnknownModelError, entries, entry
@@ -91,7 +92,15 @@ def test_definition_agrees_with_the_entry(model: CatalogEntry) -> None:
     assert net.layer[-1].type == "Softmax"
     # The last layer with outputs of its own makes the classes, be it a convolution or an inner product.
     sizes = [layer.convolution_param.num_output or layer.inner_product_param.num_output for layer in net.layer]
-    assert [size for size in sizes if size][-1] == len(model.labels)
+    assert [size for size in sizes if size][-1] == model.classes
+    assert len(model.labels) in (0, model.classes)
+    assert bool(model.labels) != bool(model.labels_url)
+
+
+@every_entry
+def test_size_is_that_of_the_definition(model: CatalogEntry) -> None:
+    assert load_network(model.definition).parameter_count() == model.parameters
+    assert model.input == f"{model.crop}x{model.crop} bgr"
 
 
 @every_entry
@@ -110,6 +119,11 @@ def test_published_weights_are_those_of_the_caffe_readmes() -> None:
         "caffenet": (f"{host}/bvlc_reference_caffenet.caffemodel", "4c8d77deb20ea792f84eb5e6d0a11ca0a8660a46"),
         "alexnet": (f"{host}/bvlc_alexnet.caffemodel", "9116a64c0fbe4459d18f4bb6b56d647b63920377"),
         "googlenet": (f"{host}/bvlc_googlenet.caffemodel", "405fc5acd08a3bb12de8ee5e23a96bec22f08204"),
+        "flickr_style": (f"{host}/finetune_flickr_style.caffemodel", "443ad95a61fb0b5cd3cee55951bcc1f299186b5e"),
+        "rcnn_ilsvrc13": (
+            f"{host}/bvlc_reference_rcnn_ilsvrc13.caffemodel",
+            "bdd8abb885819cba5e2fe1eb36235f2319477e64",
+        ),
     }
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from conversion import DenseOptions, FormChoice, Limits
-    from models.catalog import CatalogEntry
+    from models import CatalogEntry
 
 
 @click.command()
@@ -259,17 +259,18 @@ def models() -> None:
 
 @models.command("list")
 def models_list() -> None:
-    """List the models, and where their weights are published."""
+    """List the models: input, classes, size in millions of parameters, licence, and where weights are published."""
     from rich.table import Table
 
     from models import entries
 
     table = Table()
-    for column in ("model", "title", "crop", "classes", "weights"):
+    for column in ("model", "title", "input", "classes", "size", "licence", "weights"):
         table.add_column(column, overflow="fold")
     for entry in entries():
         where = entry.published.url if entry.published else "shipped with densecast"
-        table.add_row(entry.name, entry.title, str(entry.crop), str(len(entry.labels)), where)
+        size = f"{entry.parameters / 1e6:.1f} M"
+        table.add_row(entry.name, entry.title, entry.input, str(entry.classes), size, entry.license, where)
     show(table)
 
 

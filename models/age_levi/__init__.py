@@ -1,0 +1,1 @@
+"""Age of faces: the deploy definition and the class names."""

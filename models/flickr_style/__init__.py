@@ -1,0 +1,1 @@
+"""Flickr style: the deploy definition and the class names."""

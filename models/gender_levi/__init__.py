@@ -1,0 +1,1 @@
+"""Gender of faces: the deploy definition and the class names."""

@@ -1,0 +1,1 @@
+"""MobileNet: the deploy definition."""

@@ -1,0 +1,1 @@
+"""open_nsfw: the deploy definition and the class names."""

@@ -1,0 +1,1 @@
+"""Places205-CNN: the deploy definition."""

@@ -1,0 +1,1 @@
+"""CaffeNet-Places365: the deploy definition."""

@@ -1,0 +1,1 @@
+"""R-CNN ILSVRC13: the deploy definition."""

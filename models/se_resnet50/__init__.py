@@ -1,0 +1,1 @@
+"""SE-ResNet-50: the deploy definition."""

@@ -278,7 +278,8 @@ class OnnxGraph:
             if value.name in produced and value.name not in renamed:
                 renamed[value.name] = name
             else:  # an input, a constant, or a second name
-                copies.append(self._onnx.helper.make_node("Identity", [value.name], [name], f"{name}/Identity"))
+                label = self._name(f"{name}/Identity")
+                copies.append(self._onnx.helper.make_node("Identity", [value.name], [name], label))
         needed = {value.name for _, value in self._outputs}
         kept = []
         for node in reversed(self._nodes):

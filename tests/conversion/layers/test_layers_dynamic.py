@@ -292,6 +292,14 @@ def test_embed_of_three_axes_gives_a_map(dynamic: Callable[[Network], Run]) -> N
     assert_same(run(x), want)
 
 
+@pytest.mark.parametrize("index", [-1, 7])
+def test_embed_of_a_row_outside_the_table_fails(dynamic: Callable[[Network], Run], index: int) -> None:
+    """Also below 0, where ONNX counts from the end."""
+    subject = network(one("Embed", "embed_param { num_output: 5 input_dim: 7 }"), x=(2,))
+    with pytest.raises(REFUSALS):
+        dynamic(subject)({"x": np.array([0, index], np.float32)})
+
+
 def test_parameter_of_four_axes(dynamic: Callable[[Network], Run]) -> None:
     subject = network(
         one("Parameter", "parameter_param { shape { dim: 2 dim: 3 dim: 4 dim: 5 } }", "", "w"), x=(1, 1, 1, 1)
@@ -543,6 +551,38 @@ def test_pooling_over_random_windows(
         planes = values({"x": (n, 3, height, width)}, 7)["x"].reshape(n, 3, -1)
         at = np.maximum(want["m"], 0).astype(int).reshape(n, 3, -1)
         np.testing.assert_array_equal(np.take_along_axis(planes, at, 2).reshape(found.shape)[found], want["y"][found])
+
+
+SPECIAL = (1.0, 1.0, 2.0, -3.0, np.nan, np.nan, np.inf, -np.inf, float(np.finfo(np.float32).min))
+
+
+@settings(PROPERTIES, max_examples=60)
+@given(
+    sides=SIDES, kernel=pairs(1, 4), stride=pairs(1, 4), pad=pairs(0, 2), mask=st.booleans(), seed=st.integers(0, 2**32)
+)
+def test_maxima_of_ties_and_values_that_are_no_numbers(
+    sides: tuple[int, int, int],
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    pad: tuple[int, int],
+    mask: bool,
+    seed: int,
+) -> None:
+    parameters = (
+        f"pooling_param {{ kernel_h: {kernel[0]} kernel_w: {kernel[1]} stride_h: {stride[0]} stride_w: {stride[1]}"
+        f" pad_h: {pad[0]} pad_w: {pad[1]} }}"
+    )
+    shape = (sides[0], 2, *sides[1:])
+    try:
+        subject = network(one("Pooling", parameters, top="y m" if mask else "y"), x=shape)
+    except NetworkError:
+        assume(False)
+    x = {"x": np.random.default_rng(seed).choice(np.array(SPECIAL, np.float32), shape)}
+    want = evaluate(subject, x)
+    for form in (eager_tensorflow, onnx_form):
+        found = form(subject)(x)
+        for blob in ("y", "m") if mask else ("y",):
+            np.testing.assert_array_equal(found[blob], want[blob].astype(np.float32), err_msg=blob)
 
 
 @st.composite

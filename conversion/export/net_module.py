@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from conversion.arrays import Tensor
-from conversion.layers.base import Layer, Narrow
+from conversion.layers.base import Layer
 from conversion.layers.layout import from_caffe, import_tensorflow, to_caffe
-from conversion.net.network import Network, Parameters, require_parameters, run
+from conversion.net.network import Network, Parameters, require_parameters, run, weight_key
 from conversion.net.reference import check_inputs
 
 
@@ -51,10 +51,10 @@ def to_tensorflow(network: Network) -> NetworkModule:
         def __init__(self, parameters: Parameters) -> None:
             super().__init__(name="network")
             self.weights: dict[str, list[Tensor]] = {}
-            variables: dict[tuple[type[Layer], bytes, tuple[int, ...]], list[Tensor]] = {}
+            variables: dict[object, list[Tensor]] = {}
             for layer in bare.layers:
                 blobs = parameters.get(layer.name, ())
-                key = (type(layer), _parameters_of(layer), tuple(map(id, blobs)))
+                key = weight_key(layer, blobs)
                 if key not in variables:
                     variables[key] = [tf.Variable(a, trainable=True, dtype=tf.float32) for a in layer.prepare(blobs)]
                 self.weights[layer.name] = variables[key]
@@ -95,7 +95,7 @@ def apply_network(
         with tf.name_scope(_scope(layer.name)):
             own = weights[layer.name]
             if narrow is not None:
-                dtype = narrow if _narrows(layer, bottoms, narrow) else tf.float32
+                dtype = narrow if layer.narrows([b.dtype == narrow for b in bottoms]) else tf.float32
                 bottoms, own = [tf.cast(b, dtype) for b in bottoms], [tf.cast(w, dtype) for w in own]
             return layer.tensorflow(bottoms, own)
 
@@ -103,20 +103,6 @@ def apply_network(
         return from_caffe(tf.reshape(to_caffe(value), tf.shape(to_caffe(like))))
 
     return run(network.layers, lambda layer: [inputs[top] for top in layer.tops], apply, view)
-
-
-def _narrows(layer: Layer, bottoms: Sequence[Tensor], narrow: object) -> bool:
-    follows = layer.narrow is Narrow.INFER and all(bottom.dtype == narrow for bottom in bottoms)
-    return layer.narrow is Narrow.ALLOW or follows
-
-
-def _parameters_of(layer: Layer) -> bytes:
-    """Returns the definition without names: layers of one type with equal ones and shared weights compute the same."""
-    bare = type(layer.definition)()
-    bare.CopyFrom(layer.definition)
-    for field in ("name", "bottom", "top"):
-        bare.ClearField(field)
-    return bare.SerializeToString(deterministic=True)
 
 
 def _scope(name: str) -> str:

@@ -12,6 +12,7 @@ from conversion.arrays import Array, Shape, Tensor
 from conversion.caffe.caffe_pb2 import LayerParameter
 from conversion.layers.base import ElementwiseLayer, Narrow, register
 from conversion.layers.layout import carried_axis, import_tensorflow
+from conversion.layers.onnx_graph import OnnxGraph, Value
 
 
 @register("ReLU")
@@ -52,6 +53,22 @@ class ReLU(ElementwiseLayer):
             negative = tf.where(-x > 0.0, self.negative_slope * x, 0.0) if self.negative_slope else 0.0
             return [tf.where(x > 0.0, tf.minimum(x, 6.0), negative)]
         return [tf.nn.relu(x) + self.negative_slope * tf.minimum(x, 0.0) if self.negative_slope else tf.nn.relu(x)]
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses Relu, or LeakyRelu, which in ONNX takes any slope."""
+        if self.relu6:
+            return [self._onnx_capped(graph, bottoms[0])]
+        if self.negative_slope:
+            return [graph.node("LeakyRelu", bottoms, alpha=self.negative_slope)]
+        return [graph.node("Relu", bottoms)]
+
+    def _onnx_capped(self, graph: OnnxGraph, x: Value) -> Value:
+        """Returns the top of `relu6`; NaN, which gives 0, is equal to nothing."""
+        zero, six = graph.scalar(0.0, x), graph.scalar(6.0, x)
+        if not x.finite:
+            x = graph.node("Where", [graph.node("Equal", [x, x]), x, zero], finite=False)
+        top = graph.node("LeakyRelu", [x], alpha=self.negative_slope) if self.negative_slope else x
+        return graph.node("Clip", [top, *([None] if self.negative_slope else [zero]), six])
 
 
 @register("PReLU")
@@ -94,6 +111,11 @@ class PReLU(ElementwiseLayer):
         shape[carried_axis(1, x.shape.rank)] = -1
         return [tf.nn.relu(x) + tf.reshape(variables[0], shape) * tf.minimum(x, 0.0)]
 
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:
+        """Uses PRelu."""
+        x = bottoms[0]
+        return [graph.node("PRelu", [x, graph.reshaped(variables[0], [-1, *[1] * (x.rank - 2)])])]
+
 
 @register("Sigmoid")
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -108,6 +130,10 @@ class Sigmoid(ElementwiseLayer):
         """Uses `tf.sigmoid`."""
         return [import_tensorflow().sigmoid(bottoms[0])]
 
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses Sigmoid."""
+        return [graph.node("Sigmoid", bottoms)]
+
 
 @register("TanH")
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -121,6 +147,10 @@ class TanH(ElementwiseLayer):
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """Uses `tf.tanh`."""
         return [import_tensorflow().tanh(bottoms[0])]
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses Tanh."""
+        return [graph.node("Tanh", bottoms)]
 
 
 @register("Dropout")
@@ -138,6 +168,10 @@ class Dropout(ElementwiseLayer):
         return Narrow.INFER
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
+        """Returns the bottom."""
+        return [bottoms[0]]
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
         """Returns the bottom."""
         return [bottoms[0]]
 

@@ -14,6 +14,7 @@ from conversion.arrays import Array, Shape, Tensor
 from conversion.caffe.caffe_pb2 import EltwiseParameter, LayerParameter
 from conversion.layers.base import ElementwiseLayer, Layer, Narrow, canonical_axis, register
 from conversion.layers.layout import from_caffe, import_tensorflow, to_caffe
+from conversion.layers.onnx_graph import OnnxGraph, Value
 
 
 @register("Eltwise")
@@ -77,6 +78,15 @@ class Eltwise(Layer):
         if bottoms[0].shape.rank == bottoms[1].shape.rank:
             return [self._combine(bottoms, maximum)]
         return [from_caffe(self._combine(self._aligned([to_caffe(bottom) for bottom in bottoms]), maximum))]
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses Mul, Max or Add on two bottoms at a time."""
+        kind = {"PROD": "Mul", "MAX": "Max", "SUM": "Add"}[self.operation]
+        coeff = (self.coeff or (1.0,) * len(bottoms)) if kind == "Add" else (1.0,) * len(bottoms)
+        terms = [
+            graph.node("Mul", [x, graph.scalar(c, x)]) if c != 1.0 else x for c, x in zip(coeff, bottoms, strict=True)
+        ]
+        return [functools.reduce(lambda a, b: graph.node(kind, [a, b]), terms)]
 
     def _combine(self, bottoms: Sequence[Tensor], maximum: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         if self.operation == "PROD":
@@ -194,19 +204,37 @@ class OperandLayer(ElementwiseLayer):
         caffe = [to_caffe(b) for b in bottoms]
         return [from_caffe(self.combine(caffe[0], self._aligned(caffe, variables)))]
 
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:
+        """Computes the formula; operands get trailing axes of size 1, as in the reference."""
+        x = bottoms[0]
+        given = []
+        for operand in bottoms[1:]:
+            trailing = self._trailing(x.rank, operand.rank)
+            axes = graph.integers(range(operand.rank, operand.rank + trailing))
+            given.append(graph.node("Unsqueeze", [operand, axes]) if trailing else operand)
+        learned = [
+            graph.reshaped(v, [*(v.known(axis) for axis in range(v.rank)), *[1] * self._trailing(x.rank, v.rank)])
+            for v in variables
+        ]
+        return [self.onnx_combine(graph, x, [*given, *learned])]
+
+    def _trailing(self, rank: int, covered: int) -> int:
+        """Returns the number of the bottom's axes after those that an operand covers; 0 for a single value."""
+        return rank - canonical_axis(self, self.axis, rank) - covered if covered else 0
+
     def _aligned(self, bottoms: Sequence[Tensor], blobs: Sequence[Tensor]) -> list[Tensor]:
         """Returns the operands, in order, each broadcastable to the first bottom."""
         rank = len(bottoms[0].shape)
-        views = []
-        for operand in (*bottoms[1:], *blobs):
-            covered = len(operand.shape)
-            trailing = rank - canonical_axis(self, self.axis, rank) - covered if covered else 0
-            views.append(operand[(..., *[None] * trailing)])
-        return views
+        operands = (*bottoms[1:], *blobs)
+        return [operand[(..., *[None] * self._trailing(rank, len(operand.shape)))] for operand in operands]
 
     @abstractmethod
     def combine(self, x: Tensor, operands: Sequence[Tensor]) -> Tensor:
         """Computes the formula, the same for arrays and tensors."""
+
+    @abstractmethod
+    def onnx_combine(self, graph: OnnxGraph, x: Value, operands: Sequence[Value]) -> Value:
+        """Computes the formula as nodes of an ONNX graph."""
 
 
 @register("Scale")
@@ -236,6 +264,11 @@ class Scale(OperandLayer):
         """Returns what the class states."""
         return x * operands[0] + operands[1] if self.bias_term else x * operands[0]
 
+    def onnx_combine(self, graph: OnnxGraph, x: Value, operands: Sequence[Value]) -> Value:
+        """Returns what the class states."""
+        top = graph.node("Mul", [x, operands[0]])
+        return graph.node("Add", [top, operands[1]]) if self.bias_term else top
+
 
 @register("Bias")
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -257,3 +290,7 @@ class Bias(OperandLayer):
     def combine(self, x: Tensor, operands: Sequence[Tensor]) -> Tensor:
         """Returns what the class states."""
         return x + operands[0]
+
+    def onnx_combine(self, graph: OnnxGraph, x: Value, operands: Sequence[Value]) -> Value:
+        """Returns what the class states."""
+        return graph.node("Add", [x, operands[0]])

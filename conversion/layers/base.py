@@ -1,4 +1,4 @@
-"""The interface of layers: shapes, receptive-field step, NumPy and TensorFlow form; and their registry."""
+"""The interface of layers: shapes, receptive-field step, NumPy, TensorFlow and ONNX form; and their registry."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import ClassVar, Self, TypeVar
 from conversion.arrays import Array, Shape, Tensor
 from conversion.caffe.caffe_pb2 import LayerParameter
 from conversion.errors import ExtensionError, NetworkError, UnsupportedError
+from conversion.layers.onnx_graph import OnnxGraph, Value
 from conversion.layers.own import check_class
 from conversion.own_layers import own_layers
 
@@ -123,6 +124,10 @@ class Layer(ABC):
         """What the layer does in a network of 16-bit floats; by default `Narrow.DENY`."""
         return Narrow.DENY
 
+    def narrows(self, bottoms: Sequence[bool]) -> bool:
+        """Returns whether it computes in 16 bits in such a network, where these of its bottoms have them."""
+        return self.narrow is Narrow.ALLOW or (self.narrow is Narrow.INFER and all(bottoms))
+
     @property
     def where(self) -> str:
         """How errors name the layer."""
@@ -150,10 +155,13 @@ class Layer(ABC):
 
     @abstractmethod
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:
-        """Returns the tops in float64 NumPy, in simple code; the TensorFlow form must reproduce them."""
+        """Returns the tops in float64 NumPy, in simple code; the other forms must reproduce them."""
 
     def prepare(self, blobs: Sequence[Array]) -> list[Array]:
-        """Returns the learned blobs (float32) in the layout of the TensorFlow form."""
+        """Returns the learned blobs (float32) in the layout of the TensorFlow form.
+
+        The ONNX form takes the same ones, since a model directory holds them once.
+        """
         return list(blobs)
 
     def plausible(self, blobs: Sequence[Array]) -> list[Array]:
@@ -167,6 +175,26 @@ class Layer(ABC):
         Rank-4 tensors are NHWC (TensorFlow's CPU kernels have no other form); other ranks are in Caffe's order.
         `layout.py` converts for layers that need Caffe's order.
         """
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Returns the tops as nodes of an ONNX graph; raises UnsupportedError in a layer that has no such form.
+
+        Tensors of every rank are in Caffe's order. Channels are known; other axes may be known or not (`size_of`), and
+        Caffe's rounding must hold at every size. Every runtime must compute the same: what their readings of ONNX
+        differ in, such as NaN in a maximum or windows past a padded end, is not used.
+
+        Args:
+            graph: The graph that the nodes are added to.
+            bottoms: All of one floating-point type.
+            variables: The learned blobs as `prepare` returns them, in the type of the bottoms. A constant that is
+                computed from them by `transposed`, `reshaped` and `concatenated` costs nothing at run time.
+        """
+        raise UnsupportedError(
+            "the layer has no ONNX form",
+            where=self.where,
+            why=f"the class {type(self).__name__} has no method `onnx`",
+            remedy="export the SavedModel, or ask the package that adds the layer for its ONNX form",
+        )
 
     def invalid(self, what: str, *, why: str = "", remedy: str = "") -> NetworkError:
         """Returns a NetworkError that names this layer."""

@@ -15,6 +15,8 @@ from conversion.arrays import Array, Shape, Tensor
 from conversion.caffe.caffe_pb2 import ConvolutionParameter, LayerParameter
 from conversion.layers.base import Layer, Narrow, Step, canonical_axis, register
 from conversion.layers.layout import from_caffe, import_tensorflow, to_caffe
+from conversion.layers.onnx_graph import OnnxGraph, Value
+from conversion.layers.onnx_sizes import reshaped, size_of
 from conversion.layers.windows import (
     SAME,
     Windows,
@@ -235,6 +237,24 @@ class Convolution(SlidingLayer):
             y = tf.nn.bias_add(y, variables[-1])
         return y if spatial == 2 else tf.transpose(y, [0, spatial + 1, *range(1, spatial + 1)])
 
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:
+        """Uses Conv, which rounds as Caffe does, with the filters of all groups as one."""
+        kernels = variables[:-1] if self.bias_term else variables
+        weights = onnx_filters(graph, kernels, self.group)
+        kernel, stride, pad, after, dilation = self.windows(bottoms[0].rank - 2)
+        return [
+            graph.node(
+                "Conv",
+                [bottom, weights, *variables[len(kernels) :]],
+                kernel_shape=kernel,
+                strides=stride,
+                pads=[*pad, *after],
+                dilations=dilation,
+                group=self.group,
+            )
+            for bottom in bottoms
+        ]
+
 
 @register("InnerProduct")
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -307,6 +327,35 @@ class InnerProduct(Layer):
         top = tf.reshape(top, tf.concat([lead, [self.num_output]], axis=0))
         top.set_shape([*x.shape[:axis], self.num_output])
         return [from_caffe(top)]
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:
+        """Uses Gemm on the bottom with its leading and its flattened axes joined, which fails for any other size."""
+        x = bottoms[0]
+        axis = canonical_axis(self, self.axis, x.rank)
+        rows = x if (axis, x.rank) == (1, 2) else graph.node("Flatten", [x], axis=axis)
+        top = graph.node("Gemm", [rows, *variables])
+        return [
+            top if axis == 1 else reshaped(graph, top, [*(size_of(graph, x, a) for a in range(axis)), self.num_output])
+        ]
+
+
+def onnx_filters(graph: OnnxGraph, kernels: Sequence[Value], group: int) -> Value:
+    """Returns ONNX's filters of all groups as one from those that `prepare` returns.
+
+    Args:
+        graph: The graph.
+        kernels: [kh, kw, inside, outside] for each group; or one [kh, kw, group, factor] if they are depthwise.
+        group: Number of groups.
+
+    Returns:
+        [group * outside, inside, kh, kw], or [group * factor, 1, kh, kw].
+    """
+    spatial = range(kernels[0].rank - 2)
+    inside, outside = kernels[0].rank - 2, kernels[0].rank - 1
+    if group > 1 and len(kernels) == 1:
+        ordered = graph.transposed(kernels[0], [inside, outside, *spatial])
+        return graph.reshaped(ordered, [-1, 1, *(ordered.known(2 + axis) for axis in spatial)])
+    return graph.concatenated([graph.transposed(kernel, [outside, inside, *spatial]) for kernel in kernels], 0)
 
 
 def window_steps(windows: Windows) -> tuple[Step, Step]:

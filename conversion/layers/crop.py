@@ -11,6 +11,8 @@ from conversion.arrays import Array, Shape, Tensor
 from conversion.caffe.caffe_pb2 import LayerParameter
 from conversion.layers.base import Layer, Narrow, Step, canonical_axis, register
 from conversion.layers.layout import carried_axis, import_tensorflow
+from conversion.layers.onnx_graph import OnnxGraph, Value
+from conversion.layers.onnx_sizes import reshaped, size_of, vector
 
 
 @register("Crop")
@@ -98,3 +100,22 @@ class Crop(Layer):
         top = tf.slice(x, begin, tf.stack(size))
         top.set_shape(static)
         return [top]
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses Slice; since that returns less where it would reach past the end, a Reshape insists on the size."""
+        x, like = bottoms
+        cuts = {
+            axis: offset
+            for axis, offset in self._cuts(x.rank, like.rank).items()
+            if offset or x.shape[axis] is None or x.shape[axis] != like.shape[axis]
+        }
+        if not cuts:
+            return [x]
+        axes = list(cuts)
+        ends = vector(graph, [size_of(graph, like, axis) + offset for axis, offset in cuts.items()])
+        shape = [like.shape[axis] if axis in cuts else length for axis, length in enumerate(x.shape)]
+        inputs = [x, graph.integers(list(cuts.values())), ends, graph.integers(axes)]
+        top = graph.node("Slice", inputs, shape=shape)
+        if all(isinstance(x.shape[axis], int) and isinstance(like.shape[axis], int) for axis in axes):
+            return [top]
+        return [reshaped(graph, top, [size_of(graph, like if axis in cuts else x, axis) for axis in range(x.rank)])]

@@ -13,6 +13,7 @@ from conversion.arrays import Array, Tensor
 from conversion.caffe.caffe_pb2 import LayerParameter
 from conversion.layers.base import ElementwiseLayer, Layer, register
 from conversion.layers.layout import import_tensorflow
+from conversion.layers.onnx_graph import OnnxGraph, Value
 
 
 @register("ELU")
@@ -38,6 +39,10 @@ class ELU(ElementwiseLayer):
         x = bottoms[0]
         return [tf.where(x > 0.0, x, self.alpha * tf.math.expm1(tf.minimum(x, 0.0)))]
 
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses Elu."""
+        return [graph.node("Elu", bottoms, alpha=self.alpha)]
+
 
 @register("AbsVal")
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,6 +58,10 @@ class AbsVal(ElementwiseLayer):
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """Uses `tf.abs`."""
         return [import_tensorflow().abs(bottoms[0])]
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses Abs."""
+        return [graph.node("Abs", bottoms)]
 
 
 @register("Power")
@@ -97,6 +106,26 @@ class Power(ElementwiseLayer):
         affine = self.scale * bottoms[0] + self.shift
         return [affine if self.power == 1.0 else tf.pow(affine, self.power)]
 
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses Pow where there is a power."""
+        x = bottoms[0]
+        constant = self._constant()
+        if constant is not None:
+            top = graph.scalar(constant, x)
+            return [graph.node("Expand", [top, graph.shape_of(x)], shape=x.shape, finite=math.isfinite(constant))]
+        base = _affine(graph, x, self.scale, self.shift)
+        if self.power == 1.0:
+            return [base]
+        always = self.power > 0 and self.power.is_integer()
+        return [graph.node("Pow", [base, graph.scalar(self.power, x)], finite=x.finite and always)]
+
+
+def _affine(graph: OnnxGraph, x: Value, scale: float, shift: float) -> Value:
+    """Returns scale * x + shift as nodes of an ONNX graph, as few as it takes."""
+    if scale != 1.0:
+        x = graph.node("Mul", [x, graph.scalar(scale, x)])
+    return graph.node("Add", [x, graph.scalar(shift, x)]) if shift else x
+
 
 def _log_base(layer: Layer, base: float) -> float:
     """Returns the natural logarithm of `base`, where -1 means e; raises NetworkError if it has none."""
@@ -135,6 +164,12 @@ class Exp(ElementwiseLayer):
         top = tf.exp(self.log_base * self.scale * bottoms[0])
         return [top if factor == 1.0 else top * factor]
 
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Computes as the TensorFlow form does."""
+        factor = float(np.exp(self.log_base * self.shift))
+        top = graph.node("Exp", [_affine(graph, bottoms[0], self.log_base * self.scale, 0.0)])
+        return [_affine(graph, top, factor, 0.0)]
+
 
 @register("Log")
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -165,6 +200,11 @@ class Log(ElementwiseLayer):
         top = import_tensorflow().math.log(self.scale * bottoms[0] + self.shift)
         return [top if self.log_base == 1.0 else top * (1.0 / self.log_base)]
 
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Computes the formula."""
+        top = graph.node("Log", [_affine(graph, bottoms[0], self.scale, self.shift)], finite=False)
+        return [_affine(graph, top, 1.0 / self.log_base, 0.0)]
+
 
 @register("BNLL")
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -178,6 +218,10 @@ class BNLL(ElementwiseLayer):
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """Uses `tf.math.softplus`."""
         return [import_tensorflow().math.softplus(bottoms[0])]
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses Softplus."""
+        return [graph.node("Softplus", bottoms)]
 
 
 @register("Threshold")
@@ -199,6 +243,11 @@ class Threshold(ElementwiseLayer):
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """Compares."""
         return [import_tensorflow().cast(bottoms[0] > self.threshold, bottoms[0].dtype)]
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Compares."""
+        x = bottoms[0]
+        return [graph.cast(graph.node("Greater", [x, graph.scalar(self.threshold, x)], finite=True), x.dtype)]
 
 
 @register("Clip")
@@ -230,6 +279,15 @@ class Clip(ElementwiseLayer):
         x = tf.minimum(bottoms[0], self.high)
         return [tf.where(x > self.low, x, self.low)]
 
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses Clip, or makes the two comparisons where runtimes read it otherwise: for NaN, and for low above high."""
+        x = bottoms[0]
+        low, high = graph.scalar(self.low, x), graph.scalar(self.high, x)
+        if x.finite and self.low <= self.high:
+            return [graph.node("Clip", [x, low, high])]
+        x = graph.node("Where", [graph.node("Greater", [x, high]), high, x])
+        return [graph.node("Where", [graph.node("Greater", [x, low]), x, low], finite=True)]
+
 
 @register("Swish")
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -251,3 +309,8 @@ class Swish(ElementwiseLayer):
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """Uses `tf.sigmoid`."""
         return [bottoms[0] * import_tensorflow().sigmoid(self.beta * bottoms[0])]
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses Sigmoid."""
+        x = bottoms[0]
+        return [graph.node("Mul", [x, graph.node("Sigmoid", [_affine(graph, x, self.beta, 0.0)])])]

@@ -11,6 +11,8 @@ from conversion.arrays import Array, Shape, Tensor
 from conversion.caffe.caffe_pb2 import LayerParameter
 from conversion.layers.base import Layer, Narrow, Step, canonical_axis, register
 from conversion.layers.layout import from_caffe, import_tensorflow, to_caffe
+from conversion.layers.onnx_graph import OnnxGraph, Value
+from conversion.layers.onnx_sizes import Size, reshaped, size_of
 
 
 @register("Flatten")
@@ -71,6 +73,17 @@ class Flatten(Layer):
         middle = static[first : last + 1]
         flat.set_shape([*static[:first], None if None in middle else math.prod(middle), *static[last + 1 :]])
         return [from_caffe(flat)]
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses Flatten, or Reshape where axes are left after those that are joined."""
+        x = bottoms[0]
+        first, last = self._axes(x.rank)
+        if (first, last) == (1, x.rank - 1):
+            return [graph.node("Flatten", [x], axis=1)]
+        sizes = [size_of(graph, x, axis) for axis in range(x.rank)]
+        middle = [size for size in sizes[first : last + 1] if isinstance(size, int)]
+        joined = math.prod(middle) if len(middle) == last + 1 - first else -1
+        return [reshaped(graph, x, [*sizes[:first], joined, *sizes[last + 1 :]])]
 
 
 @register("Reshape")
@@ -160,6 +173,16 @@ class Reshape(Layer):
         top = tf.reshape(x, tf.stack([dim if source is None else shape[source] for source, dim in sources]))
         top.set_shape(self._static(x.shape.as_list()))
         return [from_caffe(top)]
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses Reshape."""
+        x = bottoms[0]
+        static = self._static([length if isinstance(length, int) else None for length in x.shape])
+        sizes: list[Size] = []
+        for (source, dim), known in zip(self._sources(x.rank), static, strict=True):
+            copied = dim if source is None else size_of(graph, x, source)
+            sizes.append(copied if known is None else known)
+        return [reshaped(graph, x, sizes)]
 
     def _static(self, shape: Sequence[int | None]) -> list[int | None]:
         """Returns the top's shape as known while tracing; unknown sizes that are copied cancel out of a -1."""

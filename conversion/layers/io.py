@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from conversion.arrays import Array, Shape, Tensor
 from conversion.layers.base import Layer, register
+from conversion.layers.onnx_graph import OnnxGraph, Value
 
 
 @register("Input")
@@ -35,5 +36,9 @@ class Input(Layer):
         raise self.invalid("an input must be given its value")
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
+        """Raises NetworkError: the values of an input are given, not computed."""
+        raise self.invalid("an input must be given its value")
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
         """Raises NetworkError: the values of an input are given, not computed."""
         raise self.invalid("an input must be given its value")

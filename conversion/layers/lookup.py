@@ -12,6 +12,7 @@ from conversion.arrays import Array, Shape, Tensor
 from conversion.caffe.caffe_pb2 import LayerParameter
 from conversion.layers.base import Layer, Step, register
 from conversion.layers.layout import from_caffe, import_tensorflow, to_caffe
+from conversion.layers.onnx_graph import OnnxGraph, Value
 
 
 @register("Embed")
@@ -64,6 +65,14 @@ class Embed(Layer):
         top = tf.gather(variables[0], tf.cast(to_caffe(bottoms[0]), tf.int32))
         return [from_caffe(top + variables[1] if self.bias_term else top)]
 
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:
+        """Uses Gather, which fails past the table; an index below 0 is moved there, lest it count from the end."""
+        index = graph.cast(bottoms[0], "int64")
+        start, end = (graph.constant(np.array(n, np.int64)) for n in (0, self.input_dim))
+        index = graph.node("Where", [graph.node("Less", [index, start]), end, index])
+        top = graph.node("Gather", [variables[0], index], axis=0)
+        return [graph.node("Add", [top, variables[1]]) if self.bias_term else top]
+
 
 @register("Parameter")
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -98,6 +107,10 @@ class Parameter(Layer):
         """Returns the blob, read as a tensor."""
         return [from_caffe(import_tensorflow().convert_to_tensor(variables[0]))]
 
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Returns the blob."""
+        return [variables[0]]
+
 
 @register("Silence")
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -116,5 +129,9 @@ class Silence(Layer):
         return []
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
+        """Returns an empty list: there are no tops."""
+        return []
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
         """Returns an empty list: there are no tops."""
         return []

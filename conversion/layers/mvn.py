@@ -12,6 +12,7 @@ from conversion.arrays import Array, Shape, Tensor
 from conversion.caffe.caffe_pb2 import LayerParameter
 from conversion.layers.base import Layer, Step, register
 from conversion.layers.layout import from_caffe, import_tensorflow
+from conversion.layers.onnx_graph import OnnxGraph, Value
 
 
 @register("MVN")
@@ -77,3 +78,20 @@ class MVN(Layer):
             return [centred]
         variance = tf.reduce_mean(tf.square(centred), axis=axes, keepdims=True)
         return [centred / (tf.sqrt(variance + self.eps) if self.eps_before else tf.sqrt(variance) + self.eps)]
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Computes the formula."""
+        x = bottoms[0]
+        if x.rank < 4:
+            x = graph.node("Unsqueeze", [x, graph.integers(range(x.rank, 4))])
+        axes = [1, 2, 3] if self.across_channels else [2, 3]
+        centred = graph.node("Sub", [x, graph.node("ReduceMean", [x], axes=axes)])
+        if not self.normalize_variance:
+            return [centred]
+        variance = graph.node("ReduceMean", [graph.node("Mul", [centred, centred])], axes=axes)
+        eps = graph.scalar(self.eps, x)
+        if self.eps_before:
+            deviation = graph.node("Sqrt", [graph.node("Add", [variance, eps])])
+        else:
+            deviation = graph.node("Add", [graph.node("Sqrt", [variance]), eps])
+        return [graph.node("Div", [centred, deviation], finite=x.finite and self.eps > 0)]

@@ -13,6 +13,8 @@ from conversion.caffe.caffe_pb2 import LayerParameter, LRNParameter
 from conversion.layers.base import ElementwiseLayer, Narrow, Step, canonical_axis, register
 from conversion.layers.convolution import window_steps
 from conversion.layers.layout import carried_axis, import_tensorflow
+from conversion.layers.onnx_graph import OnnxGraph, Value
+from conversion.layers.onnx_sizes import padded
 from conversion.layers.windows import Windows, pad_spatial, taps
 
 
@@ -83,6 +85,19 @@ class LRN(ElementwiseLayer):
         squares = tf.pad(tf.square(x), [[0, 0], [n // 2, n // 2], [n // 2, n // 2], [0, 0]])
         mean = tf.nn.avg_pool2d(squares, n, 1, "VALID")
         return [x * tf.pow(1.0 + self.alpha * mean, -self.beta)]
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses LRN, which is Caffe's formula; within a channel an average of padded squares."""
+        x, n = bottoms[0], self.local_size
+        # Otherwise 0 may be divided by 0, or a root taken of a negative number.
+        finite = x.finite and self.alpha >= 0 and (self.within_channel or self.k > 0)
+        if not self.within_channel:
+            return [graph.node("LRN", [x], finite=finite, size=n, bias=self.k, alpha=self.alpha, beta=self.beta)]
+        squares = padded(graph, graph.node("Mul", [x, x]), [n // 2] * 4, 0.0)
+        mean = graph.node("AveragePool", [squares], kernel_shape=[n, n])
+        sums = graph.node("Mul", [mean, graph.scalar(self.alpha, x)])
+        divisor = graph.node("Pow", [graph.node("Add", [sums, graph.scalar(1.0, x)]), graph.scalar(self.beta, x)])
+        return [graph.node("Div", [x, divisor], finite=finite)]
 
 
 @register("BatchNorm")
@@ -161,6 +176,32 @@ class BatchNorm(ElementwiseLayer):
             return [(x - mean) / (tf.sqrt(variance) + self.eps)]
         return [(x - mean) * tf.math.rsqrt(variance + self.eps)]
 
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:
+        """Uses BatchNormalization, which runtimes fold into a convolution, or the formula for own statistics."""
+        x = bottoms[0]
+        if not self.use_global_stats:
+            axes = [0, *range(2, x.rank)] if x.rank > 1 else []
+            return [self._own_statistics(graph, x, axes)]
+        mean, inverse = variables
+        if x.rank < 2:
+            return [graph.node("Mul", [graph.node("Sub", [x, mean]), inverse])]
+        zeros, ones = (graph.constant(np.full(mean.known(0), n, x.dtype)) for n in (0.0, 1.0))
+        # The inverse deviation stands for the scale: the variance is 1, and nothing is added to it.
+        return [graph.node("BatchNormalization", [x, inverse, zeros, mean, ones], epsilon=0.0)]
+
+    def _own_statistics(self, graph: OnnxGraph, x: Value, axes: Sequence[int]) -> Value:
+        """Returns the formula with the statistics over these axes."""
+        if not axes:  # each value is its own mean
+            return graph.node("Sub", [x, x])
+        centred = graph.node("Sub", [x, graph.node("ReduceMean", [x], axes=axes)])
+        variance = graph.node("ReduceMean", [graph.node("Mul", [centred, centred])], axes=axes)
+        eps = graph.scalar(self.eps, x)
+        if self.eps_before:
+            deviation = graph.node("Sqrt", [graph.node("Add", [variance, eps])])
+        else:
+            deviation = graph.node("Add", [graph.node("Sqrt", [variance]), eps])
+        return graph.node("Div", [centred, deviation], finite=x.finite and self.eps > 0)
+
 
 def _statistics(blobs: Sequence[Array]) -> tuple[Array, Array]:
     """Returns mean and variance from the stored sums (BatchNormLayer::Forward_cpu: the factor 0 gives 0)."""
@@ -201,3 +242,7 @@ class Softmax(ElementwiseLayer):
         tf = import_tensorflow()
         x = bottoms[0]
         return [tf.nn.softmax(x, axis=carried_axis(canonical_axis(self, self.axis, x.shape.rank), x.shape.rank))]
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses Softmax."""
+        return [graph.node("Softmax", bottoms, axis=canonical_axis(self, self.axis, bottoms[0].rank))]

@@ -16,6 +16,9 @@ from conversion.errors import UnsupportedError
 from conversion.layers.base import Layer, Narrow, Step, register
 from conversion.layers.convolution import window_steps
 from conversion.layers.layout import import_tensorflow
+from conversion.layers.onnx_graph import OnnxGraph, Value
+from conversion.layers.onnx_pooling import PoolWindow, pool, pool_globally
+from conversion.layers.onnx_sizes import larger, size_of, smaller
 from conversion.layers.windows import (
     SAME,
     Pair,
@@ -334,6 +337,27 @@ class Pooling(Layer):
         window = tf.reshape(clean, [shape[0], 1, 1, -1, x.shape[-1]])
         places = tf.reshape(_plane(tf, shape[1:3]), [1, 1, 1, -1, 1])
         return [top, _first(tf, window, top[:, :, :, None], places)]
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses MaxPool or AveragePool, with attributes alone where these have Caffe's rounding at every size.
+
+        Otherwise the bottom is padded at its end to Caffe's size, which is computed at run time unless it is known.
+        """
+        x = bottoms[0]
+        if self.global_pooling:
+            return pool_globally(graph, x, maximum=self.method == "MAX", tops=self._tops)
+        window = PoolWindow(
+            self.method == "MAX",
+            self.kernel,
+            self.stride,
+            self.pad,
+            self.after,
+            self.dilation,
+            inside=self.method == _INSIDE,
+        )
+        plain = self.coarse is None and max(self.dilation) == 1 and (not self.ceil or window.starts_inside())
+        cells = None if plain else self._cells(size_of(graph, x, 2), size_of(graph, x, 3), smaller, larger)
+        return pool(graph, x, window, cells=cells, ceil=self.ceil, tops=self._tops)
 
 
 def _plane(tf: ModuleType, size: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ from conversion.arrays import Array, Shape, Tensor
 from conversion.caffe.caffe_pb2 import LayerParameter, ReductionParameter
 from conversion.layers.base import Layer, Step, canonical_axis, register
 from conversion.layers.layout import carried_axis, from_caffe, import_tensorflow, to_caffe
+from conversion.layers.onnx_graph import OnnxGraph, Value
+from conversion.layers.onnx_sizes import as_value, size_of
 
 
 @register("ArgMax")
@@ -93,6 +95,28 @@ class ArgMax(Layer):
         values, places = tf.math.top_k(tf.reverse(rows, [-1]), k=self.top_k)
         return tf.cast(tf.shape(rows)[-1] - 1 - places, rows.dtype), values
 
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses ArgMax with the last of equal values, or TopK on reversed rows, since it takes the first of them."""
+        x = bottoms[0]
+        if self.axis is not None:
+            places, values = self._onnx_largest(graph, x, canonical_axis(self, self.axis, x.rank))
+            return [values if self.out_max_val else places]
+        found = self._onnx_largest(graph, graph.node("Flatten", [x], axis=1), 1)
+        rows = [graph.node("Unsqueeze", [v, graph.integers([1])]) for v in found[: 2 if self.out_max_val else 1]]
+        top = graph.concatenated(rows, 1)
+        return [graph.node("Unsqueeze", [top, graph.integers(range(3, x.rank))]) if x.rank > 3 else top]
+
+    def _onnx_largest(self, graph: OnnxGraph, x: Value, axis: int) -> tuple[Value, Value]:
+        """Returns places, as numbers of the bottom's type, and values of the largest values along an axis."""
+        if self.top_k == 1:
+            place = graph.node("ArgMax", [x], axis=axis, keepdims=1, select_last_index=1)
+            return graph.cast(place, x.dtype), graph.node("ReduceMax", [x], axes=[axis], keepdims=1)
+        starts, ends, axes, steps = (graph.integers([n]) for n in (-1, np.iinfo(np.int64).min, axis, -1))
+        backwards = graph.node("Slice", [x, starts, ends, axes, steps], shape=x.shape)
+        values, places = graph.nodes("TopK", [backwards, graph.integers([self.top_k])], 2, axis=axis)
+        last = as_value(graph, size_of(graph, x, axis) - 1)
+        return graph.cast(graph.node("Sub", [last, places]), x.dtype), values
+
 
 @register("Reduction")
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -144,3 +168,14 @@ class Reduction(Layer):
         if (axis, rank) == (3, 4):
             top = tf.transpose(top, (0, 2, 1))  # [N, H, C] is left
         return [top if self.coeff == 1.0 else self.coeff * top]
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses ReduceSum and its kin."""
+        x = bottoms[0]
+        axes = list(range(canonical_axis(self, self.axis, x.rank), x.rank))
+        if self.operation == "SUM":  # its axes are an input since opset 13, those of the others an attribute
+            top = graph.node("ReduceSum", [x, graph.integers(axes)], keepdims=0)
+        else:
+            kind = {"MEAN": "ReduceMean", "ASUM": "ReduceL1", "SUMSQ": "ReduceSumSquare"}[self.operation]
+            top = graph.node(kind, [x], axes=axes, keepdims=0)
+        return [top if self.coeff == 1.0 else graph.node("Mul", [top, graph.scalar(self.coeff, x)])]

@@ -13,6 +13,8 @@ from conversion.arrays import Array, Shape, Tensor
 from conversion.caffe.caffe_pb2 import LayerParameter
 from conversion.layers.base import ElementwiseLayer, Layer, Narrow, Step, canonical_axis, register
 from conversion.layers.layout import carried_axis, import_tensorflow
+from conversion.layers.onnx_graph import OnnxGraph, Value
+from conversion.layers.onnx_sizes import Size, size_of, vector
 
 
 @register("Split")
@@ -42,6 +44,10 @@ class Split(ElementwiseLayer):
         return Narrow.INFER
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
+        """Returns the bottom."""
+        return [bottoms[0]] * len(self.tops)
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
         """Returns the bottom."""
         return [bottoms[0]] * len(self.tops)
 
@@ -127,6 +133,22 @@ class Slice(Layer):
             pieces = len(self.tops)
         return list(import_tensorflow().split(x, pieces, axis=at))
 
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses Split; along an axis of unknown size it computes the last piece itself."""
+        x = bottoms[0]
+        axis = canonical_axis(self, self.axis, x.rank)
+        if len(self.tops) == 1:
+            return [x]
+        whole = size_of(graph, x, axis)
+        pieces: list[Size]
+        if isinstance(whole, int):
+            pieces = [*self._sizes(whole, axis)]
+        elif self.points:
+            pieces = [*(b - a for a, b in itertools.pairwise((0, *self.points))), whole - self.points[-1]]
+        else:
+            return graph.nodes("Split", [x], len(self.tops), axis=axis)  # fails if they are not equal
+        return graph.nodes("Split", [x, vector(graph, pieces)], len(self.tops), axis=axis)
+
 
 @register("Concat")
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -178,6 +200,12 @@ class Concat(Layer):
         axis = carried_axis(canonical_axis(self, self.axis, rank), rank)
         return [import_tensorflow().concat(list(bottoms), axis=axis)]
 
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses Concat."""
+        if len(bottoms) == 1:
+            return [bottoms[0]]
+        return [graph.node("Concat", bottoms, axis=canonical_axis(self, self.axis, bottoms[0].rank))]
+
 
 @register("Tile")
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -218,3 +246,12 @@ class Tile(Layer):
         multiples = [1] * x.shape.rank
         multiples[carried_axis(canonical_axis(self, self.axis, x.shape.rank), x.shape.rank)] = self.tiles
         return [import_tensorflow().tile(x, multiples)]
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses Tile."""
+        x = bottoms[0]
+        axis = canonical_axis(self, self.axis, x.rank)
+        length = x.shape[axis]
+        repeated = length * self.tiles if isinstance(length, int) else None
+        repeats = graph.integers([self.tiles if a == axis else 1 for a in range(x.rank)])
+        return [graph.node("Tile", [x, repeats], shape=[*x.shape[:axis], repeated, *x.shape[axis + 1 :]])]

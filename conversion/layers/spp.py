@@ -14,7 +14,14 @@ from conversion.caffe.caffe_pb2 import LayerParameter, SPPParameter
 from conversion.errors import UnsupportedError
 from conversion.layers.base import Layer, Step, register
 from conversion.layers.layout import import_tensorflow, to_caffe
+from conversion.layers.onnx_graph import OnnxGraph, Value
+from conversion.layers.onnx_pooling import clean, pool_globally
+from conversion.layers.onnx_sizes import larger, lowest, padded, reshaped, size_of, smaller
 from conversion.layers.pooling import FLT_MAX, Pooling
+
+# Caffe refuses a map whose pad is not smaller than its kernel. ONNX has no assertion; but a reshape fails if the number
+# of bins is far below 0, which this factor makes it.
+_REFUSED = 2**40
 
 
 @register("SPP")
@@ -106,6 +113,28 @@ class SPP(Layer):
             top = tf.reduce_mean(tf.reshape(tf.pad(x, around), blocks), axis=(2, 4))
         top.set_shape([x.shape[0], bins, bins, channels])
         return top
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Computes as the TensorFlow form does; one bin is the whole map."""
+        x = bottoms[0]
+        x = clean(graph, x) if self.method == "MAX" else x
+        (whole,) = pool_globally(graph, x, maximum=self.method == "MAX")
+        if self.pyramid_height == 1:
+            return [whole]
+        pooled = [whole, *(self._onnx_level(graph, x, 2**level) for level in range(1, self.pyramid_height))]
+        return [graph.node("Concat", [graph.node("Flatten", [p], axis=1) for p in pooled], axis=1)]
+
+    def _onnx_level(self, graph: OnnxGraph, x: Value, bins: int) -> Value:
+        size = size_of(graph, x, 2), size_of(graph, x, 3)
+        kernel, pad = zip(*(_window(n, bins) for n in size), strict=True)
+        after = [larger(k * bins - n - p, 0) for k, n, p in zip(kernel, size, pad, strict=True)]
+        maximum = self.method == "MAX"
+        around = padded(graph, x, [*pad, *after], lowest(x) if maximum else 0.0)
+        rows, columns = (bins + smaller(k - p - 1, 0) * _REFUSED for k, p in zip(kernel, pad, strict=True))
+        lead = [size_of(graph, x, axis) for axis in (0, 1)]
+        blocks = reshaped(graph, around, [*lead, rows, kernel[0], columns, kernel[1]])
+        shape = [x.shape[0], x.shape[1], bins, bins]
+        return graph.node("ReduceMax" if maximum else "ReduceMean", [blocks], axes=[3, 5], keepdims=0, shape=shape)
 
 
 def _window(size: Size, bins: int) -> tuple[Size, Size]:

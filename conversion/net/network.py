@@ -152,6 +152,15 @@ def learned(network: Network) -> list[tuple[Layer, list[Shape]]]:
     return [(layer, shapes) for layer, shapes in with_shapes if shapes]
 
 
+def weight_key(layer: Layer, blobs: Sequence[Array]) -> tuple[type[Layer], bytes, tuple[int, ...]]:
+    """Returns what two layers have in common whose prepared blobs are the same: type, parameters, and the blobs."""
+    bare = type(layer.definition)()
+    bare.CopyFrom(layer.definition)
+    for field in ("name", "bottom", "top"):
+        bare.ClearField(field)
+    return type(layer), bare.SerializeToString(deterministic=True), tuple(map(id, blobs))
+
+
 def require_parameters(network: Network) -> None:
     """Raises WeightsError if a layer with learned blobs has none."""
     missing = [layer.name for layer, _ in learned(network) if layer.name not in network.parameters]

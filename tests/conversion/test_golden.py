@@ -1,4 +1,4 @@
-"""Every golden case, in both forms, against what a real Caffe computed."""
+"""Every golden case, in every form, against what a real Caffe computed."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from conversion import cast, evaluate, load_network, receptive_field, to_tensorflow
+from conversion import cast, evaluate, load_network, receptive_field
 from conversion.caffe.reading import read_blob, read_npy
 from conversion.errors import WeightsError
 from conversion.export.verification import relative_error
+from conversion.net.network import Network, learned
 from conversion.surgery import random_parameters
 from models import entry
+from tests.support.forms import FORMS, Arrays
 from tests.support.golden_cases import GOLDEN, GoldenCase, cases
 
 Record = Callable[[str, object], None]
 REFERENCE_TOLERANCE = 1e-5  # of absmax: what float32 Caffe leaves against float64
-TENSORFLOW_TOLERANCE = 1e-4
+FORM_TOLERANCE = 1e-4
 
 # What Caffe itself would fill at random and say nothing of is refused: the one case that must not pass.
 REFUSED = {"fmt_weights_missing_layer": (WeightsError, "0 of 2 weight blobs")}
@@ -37,12 +39,20 @@ def test_case(case: GoldenCase, record_property: Record):
     record_property("golden case", case.name)
     network = load_network(case.prototxt, case.weights)
     inputs = case.inputs(next(iter(network.inputs), ""))
-    expected = case.outputs()
+    assert_all_forms_agree(network, inputs, case.outputs())
+
+
+def assert_all_forms_agree(network: Network, inputs: Arrays, expected: Arrays) -> dict[str, np.ndarray]:
+    """The reference and every form give Caffe's values; returns the reference's."""
     reference = evaluate(network, inputs)
-    tensors = to_tensorflow(network)(inputs)
-    for blob, values in expected.items():
-        assert relative_error(reference[blob], values.astype(np.float64)) <= REFERENCE_TOLERANCE, blob
-        assert relative_error(tensors[blob].numpy(), values.astype(np.float64)) <= TENSORFLOW_TOLERANCE, blob
+    found = {form: build(network)(inputs) for form, build in FORMS.items()}
+    assert expected
+    for blob, caffes in expected.items():
+        values = caffes.astype(np.float64)
+        assert relative_error(reference[blob].reshape(values.shape), values) <= REFERENCE_TOLERANCE, blob
+        for form, blobs in found.items():
+            assert relative_error(blobs[blob].reshape(values.shape), values) <= FORM_TOLERANCE, (form, blob)
+    return reference
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -70,12 +80,29 @@ def test_cast_equals_caffes_own_surgery(size: str, record_property: Record):
     source = GOLDEN / "nets" / "caffenet_small"
     network = cast(load_network(source / "net.prototxt", source / "net.caffemodel"))
     inputs = {"data": np.load(folder / f"input_{size}.npy").astype(np.float32)}
-    reference, tensors = evaluate(network, inputs), to_tensorflow(network)(inputs)
     with np.load(folder / f"outputs_{size}.npz") as expected:
-        for blob in expected.files:
-            values = expected[blob].astype(np.float64)
-            assert relative_error(reference[blob], values) <= REFERENCE_TOLERANCE, blob
-            assert relative_error(tensors[blob].numpy(), values) <= TENSORFLOW_TOLERANCE, blob
+        assert_all_forms_agree(network, inputs, dict(expected))
+
+
+DENSE = ("densenet_piece", "googlenet_piece", "mobilenet_piece", "resnet_piece", "squeezenet_piece", "vgg_piece")
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_one_form_serves_every_size(name: str):
+    """The casts of whole nets: each form is built once, and rounds as Caffe does at every size."""
+    folder = GOLDEN / "nets" / name
+    network = cast(load_network(folder / "net.prototxt", folder / "net.caffemodel"))
+    forms = {form: build(network) for form, build in FORMS.items()}
+    (_, channels, height, width) = network.inputs["data"]
+    rng = np.random.default_rng(0)
+    for batch, more in ((2, (0, 0)), (1, (13, 38)), (1, (22, 5)), (1, (47, 3))):
+        image = rng.normal(0, 50, (batch, channels, height + more[0], width + more[1])).astype(np.float32)
+        reference = evaluate(network, {"data": image})
+        for form, run in forms.items():
+            blobs = run({"data": image})
+            assert blobs.keys() == reference.keys()
+            for blob, values in reference.items():
+                assert relative_error(blobs[blob], values) <= FORM_TOLERANCE, (form, blob, image.shape)
 
 
 def test_golden_classifier_is_the_source_of_the_fullconv_case():
@@ -84,16 +111,10 @@ def test_golden_classifier_is_the_source_of_the_fullconv_case():
     moved = load_network(folder / "net.prototxt", folder / "net.caffemodel")
     source = GOLDEN / "nets" / "caffenet_small"
     ours = cast(load_network(source / "net.prototxt", source / "net.caffemodel"))
-    assert [layer.name for layer, _ in _learned(moved)] == [layer.name for layer, _ in _learned(ours)]
+    assert [layer.name for layer, _ in learned(moved)] == [layer.name for layer, _ in learned(ours)]
     for name, blobs in moved.parameters.items():
         for theirs, mine in zip(blobs, ours.parameters[name], strict=True):
             np.testing.assert_array_equal(theirs, mine)
-
-
-def _learned(network):
-    from conversion.net.network import learned
-
-    return learned(network)
 
 
 @pytest.fixture(scope="module")
@@ -115,23 +136,16 @@ def _stem(vectors: dict[str, np.ndarray], suffix: str) -> dict[str, np.ndarray]:
 def test_full_caffenet_at_227(caffenet, caffenet_vectors):
     expected = _stem(caffenet_vectors, "_227")
     image = caffenet_vectors["image_451"][..., :227, :227].astype(np.float32)
-    reference, tensors = evaluate(caffenet, {"data": image}), to_tensorflow(caffenet)({"data": image})
-    compared = [blob for blob in expected if blob in reference and blob != "prob"]
+    compared = {blob: values for blob, values in expected.items() if blob in caffenet.shapes and blob != "prob"}
     assert "fc8" in compared
-    for blob in compared:
-        values = expected[blob].astype(np.float64)
-        assert relative_error(reference[blob].reshape(values.shape), values) <= REFERENCE_TOLERANCE, blob
-        assert relative_error(tensors[blob].numpy().reshape(values.shape), values) <= TENSORFLOW_TOLERANCE, blob
+    assert_all_forms_agree(caffenet, {"data": image}, compared)
 
 
 def test_full_caffenet_at_451(caffenet, caffenet_vectors):
     network = cast(caffenet)
     image = caffenet_vectors["image_451"].astype(np.float32)
-    reference, tensors = evaluate(network, {"data": image}), to_tensorflow(network)({"data": image})
-    for name, blob in (("pool5_451", "pool5"), ("fc8conv_451", "fc8-conv")):
-        values = caffenet_vectors[name].astype(np.float64)
-        assert relative_error(reference[blob].reshape(values.shape), values) <= REFERENCE_TOLERANCE, blob
-        assert relative_error(tensors[blob].numpy().reshape(values.shape), values) <= TENSORFLOW_TOLERANCE, blob
+    expected = {"pool5": caffenet_vectors["pool5_451"], "fc8-conv": caffenet_vectors["fc8conv_451"]}
+    reference = assert_all_forms_agree(network, {"data": image}, expected)
     assert reference["fc8-conv"].shape == (1, 1000, 8, 8)
 
 

@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 
 from conversion import load_network, to_tensorflow
+from conversion.export import onnx_net
 from conversion.export.net_module import apply_network
 from conversion.export.verification import relative_error
 from conversion.layers.base import Narrow
 from conversion.layers.layout import from_caffe, import_tensorflow, to_caffe
+from conversion.layers.onnx_graph import OnnxGraph, Value
+from conversion.net.network import Network
 from tests.conversion.test_golden import CASES, REFUSED
+from tests.support.forms import run_onnx
 from tests.support.golden_cases import GOLDEN, GoldenCase
 
 TOLERANCE = {"float16": 0.01, "bfloat16": 0.05}  # of absmax; their steps are 0.0005 and 0.004 of a number
@@ -39,6 +43,36 @@ def test_golden_case(case: GoldenCase, precision: str):
     for blob, values in case.outputs().items():
         value = import_tensorflow().cast(to_caffe(found[blob]), "float32").numpy()
         assert relative_error(value, values) <= TOLERANCE[precision], blob
+
+
+def narrowed_graph(network: Network) -> tuple[OnnxGraph, dict[str, Value]]:
+    """The ONNX form in float16, its inputs too; and all blobs."""
+    graph = OnnxGraph(reserved=network.shapes)
+    shapes = onnx_net.free_shapes(network)
+    inputs = {blob: graph.cast(graph.input(f"{blob}_in", "float32", shapes[blob]), "float16") for blob in shapes}
+    weights = onnx_net.add_weights(network, graph)
+    return graph, onnx_net.apply_network(network, graph, weights=weights, inputs=inputs, narrow=True)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.name not in {*REFUSED, *OTHERWISE}], ids=lambda case: case.name)
+def test_golden_case_in_onnx(case: GoldenCase):
+    network = load_network(case.prototxt, case.weights)
+    graph, blobs = narrowed_graph(network)
+    expected = case.outputs()
+    for blob in expected:
+        graph.output(blob, graph.cast(blobs[blob], "float32"))
+    inputs = case.inputs(next(iter(network.inputs), ""))
+    found = run_onnx(graph.model("narrow"))({f"{blob}_in": value for blob, value in inputs.items()})
+    for blob, values in expected.items():
+        assert relative_error(found[blob], values) <= TOLERANCE["float16"], blob
+
+
+def test_both_forms_narrow_the_same_blobs():
+    for case in CASES:
+        if case.name not in REFUSED:
+            tensors = narrowed(case, "float16")
+            _, values = narrowed_graph(load_network(case.prototxt, case.weights))
+            assert {n: v.dtype for n, v in values.items()} == {n: t.dtype.name for n, t in tensors.items()}, case.name
 
 
 @pytest.mark.parametrize("precision", TOLERANCE)

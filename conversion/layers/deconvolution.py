@@ -147,14 +147,14 @@ class Deconvolution(SlidingLayer):
         """Uses ConvTranspose, whose size is Caffe's, with the filters of all groups as one."""
         kernels = variables[:-1] if self.bias_term else variables
         weights = onnx_filters(graph, kernels, self.group)
-        kernel, stride, pad, dilation = self.windows(2)
+        kernel, stride, pad, after, dilation = self.windows(2)
         return [
             graph.node(
                 "ConvTranspose",
                 [bottom, weights, *variables[len(kernels) :]],
                 kernel_shape=kernel,
                 strides=stride,
-                pads=[*pad, *pad],
+                pads=[*pad, *after],
                 dilations=dilation,
                 group=self.group,
             )

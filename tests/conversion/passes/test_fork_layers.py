@@ -153,6 +153,23 @@ def test_repeated_cells_fit_at_every_size(kind: str, fields: dict[str, str], joi
     assert [one.name for one in cast(dense).layers] == [one.name for one in dense.layers]
 
 
+def test_enlarged_maps_fit_at_every_size():
+    """As ICNet joins them, with a convolution between."""
+    text = MAP.replace("dim: 8 dim: 8", "dim: 9 dim: 9")
+    text += convolution("d", "c", "num_output: 4 kernel_size: 3 stride: 2 pad: 1")
+    text += layer("Interp", "u", "d", interp_param="zoom_factor: 2")
+    text += convolution("v", "u", "num_output: 4 kernel_size: 3 pad: 2 dilation: 2") + layer("Eltwise", "j", "v c")
+    classifier = network(text)
+    dense = cast(classifier)
+    assert find_misfit(dense) is None
+    for size in ((9, 9), (13, 11)):
+        blobs = {"data": image(*size)}
+        np.testing.assert_array_equal(evaluate(dense, blobs)["j"], evaluate(classifier, blobs)["j"])
+    even = evaluate(dense, {"data": image(12, 14)})
+    assert even["j"].shape[2:] == (11, 13)
+    np.testing.assert_array_equal(even["c-cut"], even["c"][:, :, :11, :13])
+
+
 def test_places_of_resized_cells():
     """Cells of an upsampled map stand for the pixels that change them."""
     text = data(1, 1, 12, 12) + pooling("p", "data", "pool: AVE kernel_size: 2 stride: 2")

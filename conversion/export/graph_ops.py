@@ -28,7 +28,7 @@ MirrorPad Mul Neg NoOp NotEqual OnesLike Pack Pad PadV2 PartitionedCall Placehol
 ReadVariableOp RealDiv Reciprocal Relu Relu6 Reshape ResourceGather ReverseV2 Round Rsqrt Select SelectV2 Selu Shape
 ShapeN Sigmoid Sign Size Slice Softmax Softplus SpaceToBatchND SpaceToDepth Split SplitV Sqrt Square
 SquaredDifference Squeeze StatefulPartitionedCall StopGradient StridedSlice Sub Sum Tanh Tile TopK TopKV2 Transpose
-Unpack VarHandleOp Where ZerosLike
+Unpack UnsortedSegmentMax VarHandleOp Where ZerosLike
 """
 ARITHMETIC = frozenset(_NAMES.split())
 # What TensorFlow adds to every SavedModel so that its variables can be saved and restored.

@@ -15,6 +15,7 @@ from conversion.caffe.caffe_pb2 import EltwiseParameter, LayerParameter
 from conversion.layers.base import ElementwiseLayer, Layer, Narrow, canonical_axis, register
 from conversion.layers.layout import from_caffe, import_tensorflow, to_caffe
 from conversion.layers.onnx_graph import OnnxGraph, Value
+from conversion.layers.onnx_sizes import reshaped, size_of
 
 
 @register("Eltwise")
@@ -82,6 +83,12 @@ class Eltwise(Layer):
     def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
         """Uses Mul, Max or Add on two bottoms at a time."""
         kind = {"PROD": "Mul", "MAX": "Max", "SUM": "Add"}[self.operation]
+        first, second, *others = bottoms
+        covered = second.rank
+        if covered < first.rank:
+            last = covered + first.rank - canonical_axis(self, self.axis, first.rank) - covered
+            axes = graph.integers(range(covered, last))
+            bottoms = [first, graph.node("Unsqueeze", [second, axes]) if last > covered else second, *others]
         coeff = (self.coeff or (1.0,) * len(bottoms)) if kind == "Add" else (1.0,) * len(bottoms)
         terms = [
             graph.node("Mul", [x, graph.scalar(c, x)]) if c != 1.0 else x for c, x in zip(coeff, bottoms, strict=True)
@@ -142,6 +149,12 @@ class Axpy(Layer):
         shape = [items, *ones, channels] if rank == 4 else [items, channels, *ones]
         # A factor with several positions has more values than the new shape: it fails at run time too.
         return [tf.reshape(factor, tf.stack(shape)) * x + y]
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses Mul and Add; a factor with several positions fails at run time."""
+        factor, x, y = bottoms
+        one = reshaped(graph, factor, [size_of(graph, factor, 0), factor.known(1), *[1] * (x.rank - 2)])
+        return [graph.node("Add", [graph.node("Mul", [one, x]), y])]
 
 
 class OperandLayer(ElementwiseLayer):

@@ -262,3 +262,10 @@ class Squeeze(Layer):
         x = to_caffe(bottoms[0])
         left_out = sorted(self._left_out(x.shape.as_list()))
         return [from_caffe(import_tensorflow().squeeze(x, left_out)) if left_out else bottoms[0]]
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses Squeeze."""
+        x = bottoms[0]
+        left_out = sorted(self._left_out([length if isinstance(length, int) else None for length in x.shape]))
+        kept = [length for axis, length in enumerate(x.shape) if axis not in left_out]
+        return [graph.node("Squeeze", [x, graph.integers(left_out)], shape=kept) if left_out else x]

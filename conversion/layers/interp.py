@@ -13,7 +13,17 @@ from conversion.arrays import Array, Shape, Size, Tensor
 from conversion.caffe.caffe_pb2 import LayerParameter
 from conversion.layers.base import Layer, Step, register
 from conversion.layers.layout import import_tensorflow
-from conversion.layers.sampling import Taps, interpolated, interpolated_tensor, sampling_step
+from conversion.layers.onnx_graph import OnnxGraph, Value
+from conversion.layers.onnx_sizes import as_value, size_of
+from conversion.layers.sampling import (
+    Taps,
+    interpolated,
+    interpolated_tensor,
+    interpolated_value,
+    onnx_float,
+    onnx_range,
+    sampling_step,
+)
 
 _FACTORS = ("zoom_factor", "shrink_factor", "full_zoom_factor")
 
@@ -131,11 +141,30 @@ class Interp(Layer):
         sizes, likes = tf.shape(bottoms[0]), tf.shape(bottoms[-1])
         for axis in (0, 1):
             left, top = self._cells(axis, sizes[1 + axis], likes[1 + axis])
-            scale = tf.math.divide_no_nan(tf.cast(left - 1, tf.float32), tf.cast(top - 1, tf.float32))
+            # The only cell of a top of one is read at 0, whatever the scale.
+            scale = tf.cast(left - 1, tf.float32) / tf.cast(tf.maximum(top - 1, 1), tf.float32)
             place = tf.cast(tf.range(top), tf.float32) * scale
             lower = tf.cast(place, tf.int32)
             upper = tf.minimum(lower + 1, left - 1)
             taps = Taps(lower + self.cut[0], upper + self.cut[0], place - tf.cast(lower, tf.float32))
             x = interpolated_tensor(x, 1 + axis, taps)
         x.set_shape([bottoms[0].shape[0], self.height or None, self.width or None, bottoms[0].shape[3]])
+        return [x]
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Gathers the two cells of each place, one axis after the other."""
+        x = bottoms[0]
+        for axis in (2, 3):
+            left, top = self._cells(axis - 2, size_of(graph, bottoms[0], axis), size_of(graph, bottoms[-1], axis))
+            # The only cell of a top of one is read at 0, whatever the scale.
+            span = graph.node("Max", [onnx_float(graph, top - 1), graph.constant(np.ones(1, np.float32))])
+            scale = graph.node("Div", [onnx_float(graph, left - 1), span], finite=True)
+            place = graph.node("Mul", [onnx_range(graph, top), scale])
+            whole = graph.node("Floor", [place])
+            first = graph.integers([self.cut[0]])
+            lower = graph.cast(whole, "int64")
+            upper = graph.node("Min", [graph.node("Add", [lower, graph.integers([1])]), as_value(graph, left - 1)])
+            lower, upper = (graph.node("Add", [cell, first]) if self.cut[0] else cell for cell in (lower, upper))
+            taps = (lower, upper, graph.node("Sub", [place, whole]))
+            x = interpolated_value(graph, x, taps, axis=axis, cells=top)
         return [x]

@@ -12,6 +12,8 @@ from conversion.arrays import Array, Shape, Tensor
 from conversion.caffe.caffe_pb2 import BNParameter, LayerParameter
 from conversion.layers.base import ElementwiseLayer, Narrow, Step, register
 from conversion.layers.layout import carried_axis, import_tensorflow
+from conversion.layers.onnx_graph import OnnxGraph, Value
+from conversion.layers.onnx_sizes import reshaped, size_of
 
 _SEGNET_EPS = 1e-9  # a constant of its bn_layer.cpp
 _SEGNET_FIELDS = ("scale_filler", "shift_filler", "bn_mode")
@@ -120,6 +122,22 @@ class BN(ElementwiseLayer):
             x = x - mean[0]
         return [x * scale + shift]
 
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:
+        """Uses BatchNormalization, which runtimes fold into a convolution, or the formula for own statistics."""
+        x, (scale, shift, *mean) = bottoms[0], variables
+        if not self.learn:
+            zeros, ones = (graph.constant(np.full(scale.known(0), n, x.dtype)) for n in (0.0, 1.0))
+            stored = [mean[0] if mean else zeros, ones]
+            # The scale has the deviation in it: the variance is 1, and nothing is added to it.
+            return [graph.node("BatchNormalization", [x, scale, shift, *stored], epsilon=0.0)]
+        axes = [0, *range(2, x.rank)]
+        centred = graph.node("Sub", [x, graph.node("ReduceMean", [x], axes=axes)])
+        variance = graph.node("ReduceMean", [graph.node("Mul", [centred, centred])], axes=axes)
+        deviation = graph.node("Sqrt", [graph.node("Add", [variance, graph.scalar(self.eps, x)])])
+        scale, shift = (graph.reshaped(blob, [-1, *[1] * (x.rank - 2)]) for blob in (scale, shift))
+        normalized = graph.node("Div", [centred, deviation])
+        return [graph.node("Add", [graph.node("Mul", [normalized, scale]), shift])]
+
 
 class _L2(ElementwiseLayer):
     """Base of the layers that divide by a Euclidean norm."""
@@ -149,6 +167,14 @@ class _L2(ElementwiseLayer):
         tf = import_tensorflow()
         axes = list(range(1, x.shape.rank)) if self.across_spatial else [carried_axis(1, x.shape.rank)]
         return x / tf.sqrt(tf.reduce_sum(tf.square(x), axis=axes, keepdims=True) + self.eps)
+
+    def normalized_value(self, graph: OnnxGraph, x: Value) -> Value:
+        """Returns the same as nodes of an ONNX graph."""
+        axes = graph.integers(range(1, x.rank) if self.across_spatial else [1])
+        squares = graph.node("ReduceSum", [graph.node("Mul", [x, x]), axes], keepdims=1)
+        if self.eps:
+            squares = graph.node("Add", [squares, graph.scalar(self.eps, x)])
+        return graph.node("Div", [x, graph.node("Sqrt", [squares])], finite=x.finite and self.eps > 0)
 
 
 @register("Normalize")
@@ -191,6 +217,12 @@ class Normalize(_L2):
         shape[carried_axis(1, x.shape.rank)] = -1
         return [self.normalized_tensor(x) * import_tensorflow().reshape(variables[0], shape)]
 
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:
+        """Computes the formula."""
+        x = bottoms[0]
+        scale = graph.reshaped(variables[0], [-1, *[1] * (x.rank - 2)])
+        return [graph.node("Mul", [self.normalized_value(graph, x), scale])]
+
 
 @register("L2Norm")
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -230,5 +262,16 @@ class L2Norm(_L2):
         return [self.normalized(bottoms[0])]
 
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
-        """Computes the formula."""
-        return [self.normalized_tensor(bottoms[0])]
+        """Computes the formula; it fails on a map of more positions unless it is said what the norm is of."""
+        x = bottoms[0]
+        if self.across_spatial is None and x.shape.rank == 4:
+            tf = import_tensorflow()
+            x = tf.reshape(x, tf.stack([tf.shape(x)[0], 1, 1, x.shape[3]]))
+        return [self.normalized_tensor(x)]
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Computes the formula, and fails alike."""
+        x = bottoms[0]
+        if self.across_spatial is None and x.rank > 2:
+            x = reshaped(graph, x, [size_of(graph, x, 0), x.known(1), *[1] * (x.rank - 2)])
+        return [self.normalized_value(graph, x)]

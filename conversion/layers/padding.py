@@ -14,6 +14,8 @@ from conversion.arrays import Array, Shape, Tensor
 from conversion.caffe.caffe_pb2 import LayerParameter
 from conversion.layers.base import Layer, Narrow, Step, register
 from conversion.layers.layout import carried_axis, from_caffe, import_tensorflow, to_caffe
+from conversion.layers.onnx_graph import OnnxGraph, Value
+from conversion.layers.onnx_sizes import padded, reshaped, size_of
 
 _ENDS = ("pad_t", "pad_b", "pad_l", "pad_r")
 
@@ -68,6 +70,23 @@ class _Padded(Layer):
         top = tf.pad(top, [[max(b, 0), max(a, 0)] for b, a in carried], constant_values=self.value)
         top.set_shape([None if n is None else n + b + a for n, (b, a) in zip(x.shape, carried, strict=True)])
         return [top]
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses Slice and Pad."""
+        x = bottoms[0]
+        pads = self.pads(x.rank)
+        cut = [axis for axis, ends in enumerate(pads) if min(ends) < 0]
+        if cut:
+            starts, ends = ([max(-pads[axis][end], 0) for axis in cut] for end in (0, 1))
+            most = np.iinfo(np.int64).max
+            limits = [graph.integers(starts), graph.integers([-end or most for end in ends]), graph.integers(cut)]
+            shape = [
+                length - max(-b, 0) - max(-a, 0) if isinstance(length, int) else None if axis in cut else length
+                for axis, (length, (b, a)) in enumerate(zip(x.shape, pads, strict=True))
+            ]
+            x = graph.node("Slice", [x, *limits], shape=shape)
+        amounts = [max(pad[end], 0) for end in (0, 1) for pad in pads]
+        return [padded(graph, x, amounts, self.value)]
 
 
 @register("Padding")
@@ -211,6 +230,19 @@ class SpaceToBatchND(_Blocks):
         ends = list(zip(self.ends[::2], self.ends[1::2], strict=True))
         return [from_caffe(import_tensorflow().space_to_batch_nd(to_caffe(bottoms[0]), self.block, ends))]
 
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Computes what the reference does; the run fails for other sides."""
+        x, count = bottoms[0], len(self.block)
+        rest = [0] * (x.rank - 1 - count)
+        whole = padded(graph, x, [*self.ends[::2], *rest, *self.ends[1::2], *rest], 0.0)
+        n, *sizes = (size_of(graph, whole, axis) for axis in range(x.rank))
+        cells = [size // b for size, b in zip(sizes, self.block, strict=False)]
+        split = [part for cell, b in zip(cells, self.block, strict=True) for part in (cell, b)]
+        blocks = reshaped(graph, whole, [n, *split, *sizes[count:]])
+        front = [2 * i + 2 for i in range(count)]
+        moved = graph.transposed(blocks, [*front, *(axis for axis in range(blocks.rank) if axis not in front)])
+        return [reshaped(graph, moved, [n * math.prod(self.block), *cells, *sizes[count:]])]
+
 
 @register("BatchToSpaceND")
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -255,3 +287,19 @@ class BatchToSpaceND(_Blocks):
         """Uses `tf.batch_to_space` in Caffe's order."""
         ends = list(zip(self.ends[::2], self.ends[1::2], strict=True))
         return [from_caffe(import_tensorflow().batch_to_space(to_caffe(bottoms[0]), list(self.block), ends))]
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Computes what the reference does; the run fails for other batches."""
+        x, count = bottoms[0], len(self.block)
+        n, *sizes = (size_of(graph, x, axis) for axis in range(x.rank))
+        items = n // math.prod(self.block)
+        blocks = reshaped(graph, x, [*self.block, items, *sizes])
+        beside = [axis for i in range(count) for axis in (count + 1 + i, i)]
+        moved = graph.transposed(blocks, [count, *beside, *range(2 * count + 1, blocks.rank)])
+        sides = [size * b for size, b in zip(sizes, self.block, strict=False)]
+        whole = reshaped(graph, moved, [items, *sides, *sizes[count:]])
+        if not any(self.ends):
+            return [whole]
+        most = np.iinfo(np.int64).max
+        ends = [graph.integers(self.ends[::2]), graph.integers([-end or most for end in self.ends[1::2]])]
+        return [graph.node("Slice", [whole, *ends, graph.integers(range(1, 1 + count))])]

@@ -12,6 +12,8 @@ from conversion.arrays import Array, Shape, Tensor
 from conversion.caffe.caffe_pb2 import LayerParameter
 from conversion.layers.base import Layer, Narrow, Step, register
 from conversion.layers.layout import from_caffe, import_tensorflow, to_caffe
+from conversion.layers.onnx_graph import OnnxGraph, Value
+from conversion.layers.onnx_sizes import reshaped, size_of
 from conversion.layers.sampling import repeated_step
 
 
@@ -72,6 +74,10 @@ class Permute(Layer):
             axes = tuple(carried[axes[caffe]] for caffe in (0, 2, 3, 1))
         return [import_tensorflow().transpose(bottoms[0], axes)]
 
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses Transpose."""
+        return [graph.transposed(bottoms[0], self.axes(bottoms[0].rank))]
+
 
 @register("ShuffleChannel")
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -119,6 +125,12 @@ class ShuffleChannel(Layer):
         axis = -1 if x.shape.rank == 4 else 1
         source = np.arange(x.shape[axis]).reshape(self.group, -1).T.ravel()
         return [import_tensorflow().gather(x, source, axis=axis)]
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Gathers the channels."""
+        channels = bottoms[0].known(1)
+        source = np.arange(channels).reshape(self.group, -1).T.ravel()
+        return [graph.node("Gather", [bottoms[0], graph.constant(source.astype(np.int64))], axis=1)]
 
 
 @register("PixelShuffle")
@@ -182,6 +194,10 @@ class PixelShuffle(Layer):
         top = tf.reshape(blocks, tf.stack([shape[0], shape[1] * r, shape[2] * r, channels]))
         top.set_shape([x.shape[0], *(None if n is None else n * r for n in x.shape[1:3]), channels])
         return [top]
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses DepthToSpace, with channels of a block side by side."""
+        return [onnx_blocks(graph, bottoms[0], self.factor, "CRD")]
 
 
 @register("Reorg")
@@ -257,12 +273,27 @@ class Reorg(Layer):
             blocks = tf.transpose(tf.reshape(x, tf.stack([n, s, s, c // s**2, h, w])), (0, 3, 4, 1, 5, 2))
             top = tf.reshape(blocks, tf.stack([n, c // s**2, h * s, w * s]))
         else:
-            fits = tf.debugging.assert_equal(
-                (h % s, w % s), (0, 0), message=f"{self.where}: a bottom whose sides are not divisible by {s}"
-            )
-            with tf.control_dependencies([fits]):
-                blocks = tf.transpose(tf.reshape(x, tf.stack([n, c // s**2, h, s, w, s])), (0, 3, 5, 1, 2, 4))
+            # For sides that are not divisible the last reshape fails.
+            blocks = tf.transpose(tf.reshape(x, tf.stack([n, c // s**2, h, s, w, s])), (0, 3, 5, 1, 2, 4))
             top = tf.reshape(blocks, tf.stack([n, c * s**2, h // s, w // s]))
         sides = [None if side is None else side * s if self.reverse else side // s for side in x.shape[2:]]
         top.set_shape([x.shape[0], c // s**2 if self.reverse else c * s**2, *sides])
         return [from_caffe(top)]
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Computes the reference's transposition; in reverse it is DepthToSpace. The run fails for other sides."""
+        x, s = bottoms[0], self.stride
+        if self.reverse:
+            return [onnx_blocks(graph, x, s, "DCR")]
+        n, h, w = (size_of(graph, x, axis) for axis in (0, 2, 3))
+        channels = x.known(1)
+        blocks = reshaped(graph, x, [n, channels // s**2, h, s, w, s])
+        moved = graph.transposed(blocks, (0, 3, 5, 1, 2, 4))
+        return [reshaped(graph, moved, [n, channels * s**2, h // s, w // s])]
+
+
+def onnx_blocks(graph: OnnxGraph, x: Value, factor: int, mode: str) -> Value:
+    """Returns [N, C / factor^2, H * factor, W * factor] by DepthToSpace in one of its two orders."""
+    sides = [side * factor if isinstance(side, int) else None for side in x.shape[2:]]
+    shape = [x.shape[0], x.known(1) // factor**2, *sides]
+    return graph.node("DepthToSpace", [x], shape=shape, blocksize=factor, mode=mode)

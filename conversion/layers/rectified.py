@@ -12,6 +12,7 @@ from conversion.arrays import Array, Shape, Tensor
 from conversion.caffe.caffe_pb2 import LayerParameter
 from conversion.layers.base import ElementwiseLayer, Layer, Narrow, Step, canonical_axis, register
 from conversion.layers.layout import carried_axis, import_tensorflow
+from conversion.layers.onnx_graph import OnnxGraph, Value
 
 
 @register("ReLU6")
@@ -44,6 +45,14 @@ class ReLU6(ElementwiseLayer):
             return [tf.nn.relu6(x)]
         return [tf.minimum(tf.nn.relu(x) + self.negative_slope * tf.minimum(x, 0.0), 6.0)]
 
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses Clip; NaN stays NaN, which runtimes do not agree on."""
+        x = bottoms[0]
+        if self.negative_slope:
+            leaky = graph.node("LeakyRelu", [x], alpha=self.negative_slope)
+            return [_where_number(graph, x, graph.node("Clip", [leaky, None, graph.scalar(6.0, x)]))]
+        return [_where_number(graph, x, graph.node("Clip", [x, graph.scalar(0.0, x), graph.scalar(6.0, x)]))]
+
 
 @register("HardSigmoid")
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,6 +80,11 @@ class HardSigmoid(ElementwiseLayer):
         """Computes the formula."""
         return [import_tensorflow().clip_by_value(self.alpha * bottoms[0] + self.beta, 0.0, 1.0)]
 
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses HardSigmoid."""
+        top = graph.node("HardSigmoid", bottoms, alpha=self.alpha, beta=self.beta)
+        return [_where_number(graph, bottoms[0], top)]
+
 
 @register("HardSwish")
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -91,6 +105,11 @@ class HardSwish(ElementwiseLayer):
         x = bottoms[0]
         return [x * (import_tensorflow().nn.relu6(x + 3.0) / 6.0)]
 
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses HardSigmoid, whose product with x it is."""
+        gate = graph.node("HardSigmoid", bottoms, alpha=1 / 6, beta=0.5)
+        return [graph.node("Mul", [bottoms[0], gate])]
+
 
 @register("Mish")
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -105,6 +124,10 @@ class Mish(ElementwiseLayer):
         """Uses `tf.math.softplus`."""
         tf = import_tensorflow()
         return [bottoms[0] * tf.tanh(tf.math.softplus(bottoms[0]))]
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses Softplus and Tanh."""
+        return [graph.node("Mul", [bottoms[0], graph.node("Tanh", [graph.node("Softplus", bottoms)])])]
 
 
 @register("SELU")
@@ -134,6 +157,10 @@ class SELU(ElementwiseLayer):
         tf = import_tensorflow()
         x = bottoms[0]
         return [self.scale * tf.where(x > 0.0, x, self.alpha * tf.math.expm1(tf.minimum(x, 0.0)))]
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses Selu."""
+        return [graph.node("Selu", bottoms, alpha=self.alpha, gamma=self.scale)]
 
 
 @register("SeLU")
@@ -192,3 +219,17 @@ class CReLU(Layer):
         both = tf.concat([x, -x], axis=carried_axis(canonical_axis(self, self.axis, rank), rank))
         top = tf.nn.relu(both)
         return [top + self.negative_slope * tf.minimum(both, 0.0) if self.negative_slope else top]
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses Concat, and Relu or LeakyRelu."""
+        x = bottoms[0]
+        axis = canonical_axis(self, self.axis, x.rank, "concat_axis")
+        both = graph.node("Concat", [x, graph.node("Neg", [x])], axis=axis)
+        if self.negative_slope:
+            return [graph.node("LeakyRelu", [both], alpha=self.negative_slope)]
+        return [graph.node("Relu", [both])]
+
+
+def _where_number(graph: OnnxGraph, x: Value, top: Value) -> Value:
+    """Returns `top`, but NaN where x is NaN, which is equal to nothing."""
+    return top if x.finite else graph.node("Where", [graph.node("Equal", [x, x]), top, x])

@@ -17,7 +17,18 @@ from conversion.caffe.caffe_pb2 import LayerParameter
 from conversion.errors import UnsupportedError
 from conversion.layers.base import Layer, Narrow, Step, register
 from conversion.layers.layout import carried_axis, import_tensorflow
-from conversion.layers.sampling import Taps, interpolated, interpolated_tensor, sampling_step
+from conversion.layers.onnx_graph import OnnxGraph, Value
+from conversion.layers.onnx_sizes import RunTimeSize, Size, as_value, size_of
+from conversion.layers.sampling import (
+    Taps,
+    interpolated,
+    interpolated_tensor,
+    interpolated_value,
+    onnx_float,
+    onnx_gathered,
+    onnx_range,
+    sampling_step,
+)
 
 _AXES = {"NHWC": (1, 2), "NCHW": (2, 3)}  # of the blob, which is in Caffe's order of axes, whatever they are
 
@@ -118,8 +129,8 @@ class Resize(Layer):
             return np.arange(cells, dtype=np.float32), scale
         scale = tf.cast(size, tf.float32) / tf.cast(cells, tf.float32)
         if self.align_corners:
-            aligned = tf.math.divide_no_nan(tf.cast(size - 1, tf.float32), tf.cast(cells - 1, tf.float32))
-            scale = tf.where(cells > 1, aligned, scale)
+            # The only cell of a top of one is read at 0, whatever the scale.
+            scale = tf.cast(size - 1, tf.float32) / tf.cast(tf.maximum(cells - 1, 1), tf.float32)
         return tf.cast(tf.range(cells), tf.float32), scale
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
@@ -147,6 +158,37 @@ class Resize(Layer):
             x = self.resized(x, at, self.taps(size, tf.convert_to_tensor(cells), tf), tf)
         x.set_shape(static)
         return [x]
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Gathers the cells of each place, one axis after the other."""
+        x = bottoms[0]
+        for axis, place in enumerate(self.axes):
+            size = size_of(graph, bottoms[0], place)
+            cells: Size
+            if isinstance(size, int):
+                cells = self._cells(axis, size)
+            elif self.size[axis] is None:
+                factor = graph.constant(np.full(1, self.scale[axis], np.float32))
+                scaled = graph.node("Floor", [graph.node("Mul", [onnx_float(graph, size), factor])])
+                cells = RunTimeSize(graph, computed=graph.cast(scaled, "int64"))
+            else:
+                cells = self._cells(axis, 1)
+            x = self.onnx_resized(graph, x, place, size=size, cells=cells)
+        return [x]
+
+    def onnx_places(self, graph: OnnxGraph, size: Size, cells: Size) -> tuple[Value, Value]:
+        """Returns what `places` does, as nodes of an ONNX graph."""
+        scale = graph.node("Div", [onnx_float(graph, size), onnx_float(graph, cells)], finite=True)
+        if self.align_corners:
+            one = graph.constant(np.ones(1, np.float32))
+            span = graph.node("Max", [onnx_float(graph, cells - 1), one])
+            # The only cell of a top of one is read at 0, whatever the scale.
+            scale = graph.node("Div", [onnx_float(graph, size - 1), span], finite=True)
+        return onnx_range(graph, cells), scale
+
+    @abstractmethod
+    def onnx_resized(self, graph: OnnxGraph, x: Value, axis: int, *, size: Size, cells: Size) -> Value:
+        """Returns a value that is resized along one axis, from `size` cells to `cells`."""
 
     @abstractmethod
     def resized(self, x: Tensor, axis: int, taps: Taps, tf: ModuleType | None) -> Tensor:
@@ -199,6 +241,22 @@ class ResizeNearestNeighbor(Resize):
         """See `Resize.resized`."""
         return np.take(x, taps.lower, axis) if tf is None else tf.gather(x, taps.lower, axis=axis)
 
+    def onnx_resized(self, graph: OnnxGraph, x: Value, axis: int, *, size: Size, cells: Size) -> Value:
+        """See `Resize.onnx_resized`."""
+        o, scale = self.onnx_places(graph, size, cells)
+        half = graph.constant(np.full(1, 0.5, np.float32))
+        if self.half_pixel_centers:
+            o = graph.node("Add", [o, half])
+        place = graph.node("Mul", [o, scale])
+        whole = graph.node("Floor", [place])
+        if self.align_corners:
+            less = graph.node("Less", [graph.node("Sub", [place, whole]), half])
+            whole = graph.node(
+                "Where", [less, whole, graph.node("Add", [whole, graph.constant(np.ones(1, np.float32))])]
+            )
+        lower = graph.node("Min", [graph.cast(whole, "int64"), as_value(graph, size - 1)])
+        return onnx_gathered(graph, x, lower, axis=axis, cells=cells)
+
     @property
     def narrow(self) -> Narrow:
         """See `Layer.narrow`."""
@@ -248,3 +306,20 @@ class ResizeBilinear(Resize):
     def resized(self, x: Tensor, axis: int, taps: Taps, tf: ModuleType | None) -> Tensor:
         """See `Resize.resized`."""
         return interpolated(x, axis, taps) if tf is None else interpolated_tensor(x, axis, taps)
+
+    def onnx_resized(self, graph: OnnxGraph, x: Value, axis: int, *, size: Size, cells: Size) -> Value:
+        """See `Resize.onnx_resized`."""
+        o, scale = self.onnx_places(graph, size, cells)
+        half = graph.constant(np.full(1, 0.5, np.float32))
+        place = graph.node("Mul", [o, scale])
+        if self.half_pixel_centers or self.pytorch_half_pixel:
+            place = graph.node("Sub", [graph.node("Mul", [graph.node("Add", [o, half]), scale]), half])
+        if self.pytorch_half_pixel:
+            several = graph.node("Less", [graph.integers([1]), as_value(graph, cells)])
+            place = graph.node("Where", [several, place, graph.constant(np.full(1, -0.5, np.float32))])
+        whole = graph.node("Floor", [place])
+        lower = graph.node("Max", [graph.cast(whole, "int64"), graph.integers([0])])
+        above = graph.cast(graph.node("Ceil", [place]), "int64")
+        upper = graph.node("Min", [above, as_value(graph, size - 1)])
+        taps = (lower, upper, graph.node("Sub", [place, whole]))
+        return interpolated_value(graph, x, taps, axis=axis, cells=cells)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from fractions import Fraction
@@ -12,6 +13,8 @@ import numpy as np
 from conversion.arrays import Array, Tensor
 from conversion.layers.base import Step
 from conversion.layers.layout import import_tensorflow
+from conversion.layers.onnx_graph import OnnxGraph, Value
+from conversion.layers.onnx_sizes import Size, as_value
 
 
 class Taps(NamedTuple):
@@ -63,3 +66,34 @@ def interpolated_tensor(x: Tensor, axis: int, taps: Taps) -> Tensor:
     shape[axis] = -1
     weight = tf.reshape(taps.weight, shape)
     return tf.gather(x, taps.lower, axis=axis) * (1.0 - weight) + tf.gather(x, taps.upper, axis=axis) * weight
+
+
+def onnx_float(graph: OnnxGraph, size: Size) -> Value:
+    """Returns a size as a vector of one float32."""
+    return graph.cast(as_value(graph, size), "float32")
+
+
+def onnx_range(graph: OnnxGraph, cells: Size) -> Value:
+    """Returns 0, 1, ... up to `cells`, float32."""
+    if isinstance(cells, int):
+        return graph.constant(np.arange(cells, dtype=np.float32))
+    zero, one = (graph.constant(np.array(number, np.int64)) for number in (0, 1))
+    limit = graph.node("Squeeze", [cells.value, graph.integers([0])], shape=[])
+    return graph.cast(graph.node("Range", [zero, limit, one], shape=[None], finite=True), "float32")
+
+
+def onnx_gathered(graph: OnnxGraph, x: Value, places: Value, *, axis: int, cells: Size) -> Value:
+    """Returns the cells of a value at these places along one axis, `cells` of them."""
+    shape = [*x.shape[:axis], cells if isinstance(cells, int) else None, *x.shape[axis + 1 :]]
+    return graph.node("Gather", [x, places], axis=axis, shape=shape, finite=x.finite)
+
+
+def interpolated_value(graph: OnnxGraph, x: Value, taps: Sequence[Value], *, axis: int, cells: Size) -> Value:
+    """Returns a value of an ONNX graph that is resized along one axis; `taps` are those of `Taps`."""
+    lower, upper = (onnx_gathered(graph, x, places, axis=axis, cells=cells) for places in taps[:2])
+    trailing = graph.integers(range(1, x.rank - axis))
+    weight = graph.node("Unsqueeze", [taps[2], trailing]) if axis < x.rank - 1 else taps[2]
+    weight = graph.cast(weight, x.dtype)
+    rest = graph.node("Sub", [graph.scalar(1.0, x), weight])
+    top = graph.node("Add", [graph.node("Mul", [lower, rest]), graph.node("Mul", [upper, weight])])
+    return dataclasses.replace(top, shape=lower.shape, finite=x.finite)

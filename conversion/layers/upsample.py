@@ -13,6 +13,8 @@ from conversion.arrays import Array, Shape, Size, Tensor
 from conversion.caffe.caffe_pb2 import LayerParameter
 from conversion.layers.base import Layer, Narrow, Step, register
 from conversion.layers.layout import from_caffe, import_tensorflow, to_caffe
+from conversion.layers.onnx_graph import OnnxGraph, Value
+from conversion.layers.onnx_sizes import reshaped, size_of, vector
 from conversion.layers.sampling import repeated_step
 
 Pair = tuple[int, int]
@@ -28,6 +30,13 @@ def _repeated_tensor(x: Tensor, factors: Pair) -> Tensor:
     sides = [None if n is None else n * f for n, f in zip(x.shape[1:3], factors, strict=True)]
     top.set_shape([x.shape[0], *sides, x.shape[3]])
     return top
+
+
+def _repeated_value(graph: OnnxGraph, x: Value, factors: Pair) -> Value:
+    sides = [n * f if isinstance(n, int) else None for n, f in zip(x.shape[2:], factors, strict=True)]
+    scales = graph.constant(np.array([1, 1, *factors], np.float32))
+    modes = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    return graph.node("Resize", [x, None, scales], shape=[*x.shape[:2], *sides], finite=x.finite, **modes)
 
 
 @register("Upsample")
@@ -154,10 +163,10 @@ class Upsample(Layer):
         height, width = self._cells((h, w), tf.unstack(tf.shape(bottoms[-1], out_type=tf.int64)[1:3], num=2))
         cells = tf.cast(height * width, tf.int64)
         place = tf.cast(mask, tf.int64)
-        message = f"{self.where}: a mask past the top: the map that was pooled was larger"
-        with tf.control_dependencies([tf.debugging.assert_less(place, cells, message=message)]):
-            plane = tf.range(tf.size(x, out_type=tf.int64)) // (h * w)
-        place = tf.where(place < 0, place, plane * cells + place)
+        plane = tf.range(tf.size(x, out_type=tf.int64)) // (h * w)
+        # A place past the top is one past all planes, which fails: the map that was pooled was larger.
+        inside = tf.where(place < cells, plane * cells + place, n * c * cells)
+        place = tf.where(place < 0, place, inside)
         last = tf.math.unsorted_segment_max(tf.range(tf.size(x, out_type=tf.int64)), place, n * c * cells)
         values = tf.where(last >= 0, tf.gather(x, tf.maximum(last, 0)), 0.0)
         top = from_caffe(tf.reshape(values, tf.stack([n, c, tf.cast(height, tf.int64), tf.cast(width, tf.int64)])))
@@ -169,6 +178,27 @@ class Upsample(Layer):
         sides = bottoms[-1].shape[1:3] if self.like else self.size or scaled
         top.set_shape([static[0], *sides, static[3]])
         return [top]
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses Resize; or ScatterElements in each plane, which has one cell more for values without a place."""
+        x = bottoms[0]
+        if len(bottoms) == 1:
+            return [_repeated_value(graph, x, self.scale)]
+        n, channels = size_of(graph, x, 0), x.known(1)
+        sides = [size_of(graph, x, axis) for axis in (2, 3)]
+        height, width = self._cells(sides, [size_of(graph, bottoms[-1], axis) for axis in (2, 3)])
+        flat, mask = (reshaped(graph, value, [n, channels, -1]) for value in bottoms[:2])
+        cells = graph.node("Mul", [vector(graph, [height]), vector(graph, [width])])
+        place, one = graph.cast(mask, "int64"), graph.integers([1])
+        # A place past the plane moves past the additional cell too, so that the run fails.
+        outside = graph.node("Less", [place, cells])
+        place = graph.node("Where", [outside, place, graph.node("Add", [place, one])])
+        place = graph.node("Where", [graph.node("Less", [place, graph.integers([0])]), cells, place])
+        shape = graph.node("Concat", [vector(graph, [n, channels]), graph.node("Add", [cells, one])], axis=0)
+        empty = graph.node("Expand", [graph.scalar(0.0, x), shape], shape=[x.shape[0], channels, None], finite=True)
+        spread = graph.node("ScatterElements", [empty, place, flat], axis=2)
+        planes = graph.node("Slice", [spread, graph.integers([0]), cells, graph.integers([2])])
+        return [reshaped(graph, planes, [n, channels, height, width])]
 
 
 @register("UpsampleDarknet")
@@ -211,3 +241,7 @@ class UpsampleDarknet(Layer):
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """Repeats cells."""
         return [_repeated_tensor(bottoms[0], (self.stride, self.stride))]
+
+    def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
+        """Uses Resize."""
+        return [_repeated_value(graph, bottoms[0], (self.stride, self.stride))]

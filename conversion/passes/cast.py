@@ -13,6 +13,7 @@ from conversion.errors import CastError, NetworkError
 from conversion.net.geometry import spans
 from conversion.net.network import Network
 from conversion.passes.bypass_flatten import bypass_flatten
+from conversion.passes.fit_upsampled import fit_upsampled
 from conversion.passes.inner_products import inner_products_to_convolutions
 from conversion.passes.keep_positions import keep_positions
 from conversion.passes.pooled_sizes import sizes_of_pooled_maps
@@ -25,6 +26,7 @@ from conversion.passes.slide_windows import slide_whole_windows
 PASSES: tuple[Callable[[Network], Network], ...] = (
     slide_whole_windows,
     sizes_of_pooled_maps,
+    fit_upsampled,
     norms_of_positions,
     reductions_to_poolings,
     bypass_flatten,

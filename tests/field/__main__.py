@@ -9,7 +9,7 @@ from pathlib import Path
 
 from conversion import DenseOptions, convert, load_dense, receptive_field, save
 from conversion.errors import DensecastError
-from tests.support.field_definitions import DEFINITIONS, is_classifier, options_of, seeded
+from tests.support.field_definitions import DEFINITIONS, has_dense_form, is_classifier, options_of, refusal, seeded
 
 
 def main(names: list[str]) -> int:
@@ -32,6 +32,9 @@ def main(names: list[str]) -> int:
 def converted(path: Path) -> str:
     """Inspects and converts one definition; returns the map's geometry and the worst difference."""
     options = options_of(path)
+    if not has_dense_form(path):
+        network = seeded(path)
+        return f"{len(network.layers)} layers, no dense form: {refusal(path) or 'not refused'}"
     dense = load_dense(path, options=DenseOptions(**options))
     geometry = receptive_field(dense.network, dense.output.blob)
     pairs = (geometry.stride, geometry.nominal_window)

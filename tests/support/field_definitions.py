@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from conversion import Network, load_network, random_parameters
+from conversion import DenseOptions, Network, load_dense, load_network, random_parameters, receptive_field
+from conversion.errors import CastError, DensecastError, NetworkError
 from conversion.layers.normalization import BatchNorm
 from tests.support.field import FIELD
 
@@ -20,6 +21,21 @@ _OPTIONS = re.compile(r"^# options: (.*)$", re.MULTILINE)
 def is_classifier(definition: Path) -> bool:
     """Whether its map has class probabilities; densecast converts no others."""
     return "# no classifier" not in definition.read_text()
+
+
+def has_dense_form(definition: Path) -> bool:
+    """Whether its map slides; the others are refused, with the reason."""
+    return "# no dense form" not in definition.read_text()
+
+
+def refusal(definition: Path) -> DensecastError | None:
+    """Why a definition has no dense form whose cells stand for pixels; None if it has one."""
+    try:
+        dense = load_dense(definition, options=DenseOptions(**options_of(definition)))
+        receptive_field(dense.network, dense.output.blob)
+    except (CastError, NetworkError) as error:
+        return error
+    return None
 
 
 def seeded(definition: Path) -> Network:

@@ -12,6 +12,7 @@ from conversion.errors import CastError, NetworkError
 from conversion.net.geometry import receptive_field
 from conversion.net.network import Network, to_definition
 from conversion.passes.dilate import dilate
+from conversion.passes.rounding import find_misfit
 from conversion.surgery import random_parameters
 from tests.support.definitions import convolution, data, inner_product, layer, pooling
 from tests.support.definitions import network as bare
@@ -117,6 +118,56 @@ def test_upsampling_by_mask_fits_at_every_size(stated: str):
     assert geometry.offset == (0, 0)
     again = bare(str(to_definition(dense)))
     assert again.shapes == dense.shapes
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("Upsample", {"upsample_param": "scale: 2"}),
+        ("UpsampleDarknet", {"upsample_darknet_param": "stride: 2"}),
+        (
+            "ResizeNearestNeighbor",
+            {"resize_nearest_neighbor_param": 'data_format: "NCHW" scale_height: 2 scale_width: 2'},
+        ),
+    ],
+    ids=["Upsample", "UpsampleDarknet", "ResizeNearestNeighbor"],
+)
+@pytest.mark.parametrize("join", ["Concat", "Eltwise"])
+def test_repeated_cells_fit_at_every_size(kind: str, fields: dict[str, str], join: str):
+    """As YOLO v3 joins them: at a size that its stride does not divide there are cells too many."""
+    text = MAP + convolution("d", "c", "num_output: 4 kernel_size: 3 stride: 2 pad: 1")
+    text += layer(kind, "u", "d", **fields) + layer("ReLU", "r", "u", "u") + layer(join, "j", "u c")
+    classifier = network(text)
+    dense = cast(classifier)
+    own = {"data": image(8, 8)}
+    np.testing.assert_array_equal(evaluate(dense, own)["j"], evaluate(classifier, own)["j"])
+    assert find_misfit(dense) is None
+    odd = {"data": image(11, 13)}
+    blobs = evaluate(dense, odd)
+    assert blobs["j"].shape[2:] == (11, 13)
+    np.testing.assert_array_equal(blobs["u-cut"], blobs["u"][:, :, :11, :13])
+    even = {"data": image(12, 14)}
+    np.testing.assert_array_equal(evaluate(dense, even)["j"], evaluate(classifier, even)["j"])
+    assert receptive_field(dense, "j").stride == (1, 1)
+    assert cast(dense) is not classifier
+    assert [one.name for one in cast(dense).layers] == [one.name for one in dense.layers]
+
+
+def test_enlarged_maps_fit_at_every_size():
+    """As ICNet joins them, with a convolution between."""
+    text = MAP.replace("dim: 8 dim: 8", "dim: 9 dim: 9")
+    text += convolution("d", "c", "num_output: 4 kernel_size: 3 stride: 2 pad: 1")
+    text += layer("Interp", "u", "d", interp_param="zoom_factor: 2")
+    text += convolution("v", "u", "num_output: 4 kernel_size: 3 pad: 2 dilation: 2") + layer("Eltwise", "j", "v c")
+    classifier = network(text)
+    dense = cast(classifier)
+    assert find_misfit(dense) is None
+    for size in ((9, 9), (13, 11)):
+        blobs = {"data": image(*size)}
+        np.testing.assert_array_equal(evaluate(dense, blobs)["j"], evaluate(classifier, blobs)["j"])
+    even = evaluate(dense, {"data": image(12, 14)})
+    assert even["j"].shape[2:] == (11, 13)
+    np.testing.assert_array_equal(even["c-cut"], even["c"][:, :, :11, :13])
 
 
 def test_places_of_resized_cells():

@@ -18,6 +18,7 @@ from conversion.net.build import build
 from conversion.net.network import Network, to_definition
 from conversion.passes.bypass_flatten import bypass_flatten
 from conversion.passes.cast import PASSES
+from conversion.passes.fit_upsampled import fit_upsampled
 from conversion.passes.inner_products import inner_products_to_convolutions
 from conversion.passes.keep_positions import keep_positions
 from conversion.passes.pooled_sizes import sizes_of_pooled_maps
@@ -188,6 +189,7 @@ def test_order_of_passes():
     order = (
         slide_whole_windows,
         sizes_of_pooled_maps,
+        fit_upsampled,
         norms_of_positions,
         reductions_to_poolings,
         bypass_flatten,

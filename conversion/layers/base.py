@@ -126,10 +126,13 @@ class Layer(ABC):
 
     @abstractmethod
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:
-        """Returns the tops in float64 NumPy, in simple code; the TensorFlow form must reproduce them."""
+        """Returns the tops in float64 NumPy, in simple code; the other forms must reproduce them."""
 
     def prepare(self, blobs: Sequence[Array]) -> list[Array]:
-        """Returns the learned blobs (float32) in the layout of the TensorFlow form, in which models keep them."""
+        """Returns the learned blobs (float32) in the layout of the TensorFlow form, in which models keep them.
+
+        The ONNX form takes the same ones, since a model directory holds them once.
+        """
         return list(blobs)
 
     def restore(self, variables: Sequence[Array]) -> list[Array]:

@@ -89,13 +89,15 @@ class LRN(ElementwiseLayer):
     def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
         """Uses LRN, which is Caffe's formula; within a channel an average of padded squares."""
         x, n = bottoms[0], self.local_size
+        # Otherwise 0 may be divided by 0, or a root taken of a negative number.
+        finite = x.finite and self.alpha >= 0 and (self.within_channel or self.k > 0)
         if not self.within_channel:
-            return [graph.node("LRN", [x], size=n, bias=self.k, alpha=self.alpha, beta=self.beta)]
+            return [graph.node("LRN", [x], finite=finite, size=n, bias=self.k, alpha=self.alpha, beta=self.beta)]
         squares = padded(graph, graph.node("Mul", [x, x]), [n // 2] * 4, 0.0)
         mean = graph.node("AveragePool", [squares], kernel_shape=[n, n])
         sums = graph.node("Mul", [mean, graph.scalar(self.alpha, x)])
         divisor = graph.node("Pow", [graph.node("Add", [sums, graph.scalar(1.0, x)]), graph.scalar(self.beta, x)])
-        return [graph.node("Div", [x, divisor])]
+        return [graph.node("Div", [x, divisor], finite=finite)]
 
 
 @register("BatchNorm")

@@ -222,7 +222,10 @@ class OnnxGraph:
         return self._memo[key]
 
     def shape_of(self, value: Value) -> Value:
-        """Returns the shape as a vector of int64, computed at run time."""
+        """Returns the shape as a vector of int64, a constant if every length is known."""
+        known = [length for length in value.shape if isinstance(length, int)]
+        if len(known) == value.rank:
+            return self.integers(known)
         key = (value.name, "Shape")
         if key not in self._memo:
             self._memo[key] = self.node("Shape", [value])
@@ -248,12 +251,6 @@ class OnnxGraph:
         nodes, renamed = self._named_outputs()
         used = {i for node in nodes for i in node.input}
         constants = [value for value in self._constants.values() if value.name in used]
-        initializers = [
-            self._tensors[value.name]
-            if value.name in self._tensors
-            else self._onnx.numpy_helper.from_array(value.array, value.name)
-            for value in constants
-        ]
         for node in nodes:
             for names in (node.input, node.output):
                 names[:] = [renamed.get(old, old) for old in names]
@@ -262,11 +259,13 @@ class OnnxGraph:
             name or "network",
             [self._info(value.name, value) for value in self._inputs],
             [self._info(name, value) for name, value in self._outputs],
-            initializers,
         )
         model: onnx.ModelProto = helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="densecast"
         )
+        for value in constants:  # one by one, into the model: all of them at once would be another copy in memory
+            tensor = self._tensors.get(value.name) or self._onnx.numpy_helper.from_array(value.array, value.name)
+            model.graph.initializer.add().CopyFrom(tensor)
         helper.set_model_props(model, dict(metadata or {}))
         return model
 
@@ -279,7 +278,8 @@ class OnnxGraph:
             if value.name in produced and value.name not in renamed:
                 renamed[value.name] = name
             else:  # an input, a constant, or a second name
-                copies.append(self._onnx.helper.make_node("Identity", [value.name], [name], f"{name}/Identity"))
+                label = self._name(f"{name}/Identity")
+                copies.append(self._onnx.helper.make_node("Identity", [value.name], [name], label))
         needed = {value.name for _, value in self._outputs}
         kept = []
         for node in reversed(self._nodes):

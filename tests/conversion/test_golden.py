@@ -84,6 +84,27 @@ def test_cast_equals_caffes_own_surgery(size: str, record_property: Record):
         assert_all_forms_agree(network, inputs, dict(expected))
 
 
+DENSE = ("densenet_piece", "googlenet_piece", "mobilenet_piece", "resnet_piece", "squeezenet_piece", "vgg_piece")
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_one_form_serves_every_size(name: str):
+    """The casts of whole nets: each form is built once, and rounds as Caffe does at every size."""
+    folder = GOLDEN / "nets" / name
+    network = cast(load_network(folder / "net.prototxt", folder / "net.caffemodel"))
+    forms = {form: build(network) for form, build in FORMS.items()}
+    (_, channels, height, width) = network.inputs["data"]
+    rng = np.random.default_rng(0)
+    for batch, more in ((2, (0, 0)), (1, (13, 38)), (1, (22, 5)), (1, (47, 3))):
+        image = rng.normal(0, 50, (batch, channels, height + more[0], width + more[1])).astype(np.float32)
+        reference = evaluate(network, {"data": image})
+        for form, run in forms.items():
+            blobs = run({"data": image})
+            assert blobs.keys() == reference.keys()
+            for blob, values in reference.items():
+                assert relative_error(blobs[blob], values) <= FORM_TOLERANCE, (form, blob, image.shape)
+
+
 def test_golden_classifier_is_the_source_of_the_fullconv_case():
     """The premise of the test above: the sibling's weights are those that were moved."""
     folder = GOLDEN / "nets" / "caffenet_small_fullconv"

@@ -191,6 +191,14 @@ def test_embed_of_three_axes_gives_a_map(dynamic: Callable[[Network], Run]) -> N
     assert_same(run(x), want)
 
 
+@pytest.mark.parametrize("index", [-1, 7])
+def test_embed_of_a_row_outside_the_table_fails(dynamic: Callable[[Network], Run], index: int) -> None:
+    """Also below 0, where ONNX counts from the end."""
+    subject = network(one("Embed", "embed_param { num_output: 5 input_dim: 7 }"), x=(2,))
+    with pytest.raises(REFUSALS):
+        dynamic(subject)({"x": np.array([0, index], np.float32)})
+
+
 def test_parameter_of_four_axes(dynamic: Callable[[Network], Run]) -> None:
     subject = network(
         one("Parameter", "parameter_param { shape { dim: 2 dim: 3 dim: 4 dim: 5 } }", "", "w"), x=(1, 1, 1, 1)

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import conversion
-from conversion import cast, convert, evaluate, load_network, receptive_field, save, to_tensorflow
+from conversion import cast, convert, evaluate, load_network, receptive_field, save
 from conversion.errors import CastError, ConversionError, NetworkError, UnsupportedError
 from conversion.export.savedmodel import load_savedmodel
 from conversion.export.verification import relative_error
@@ -21,6 +21,7 @@ from conversion.net.network import Network, to_definition
 from conversion.passes.dilate import dilate, multiply_adds_by_stride
 from models import entry
 from tests.support.definitions import convolution, data, inner_product, layer, network, pooling
+from tests.support.forms import FORMS
 from tests.support.golden_cases import GOLDEN
 
 
@@ -84,9 +85,12 @@ def test_golden_nets(name: str, stride: int, size: tuple[int, int]):
     blob = subject.layers[-1].bottoms[0]
     image = np.random.default_rng(0).standard_normal((1, 3, *size)) * 50
     found = assert_is_shift_and_stitch(subject, stride, blob, image)
-    module = to_tensorflow(dilate(subject, stride))
-    tensors = module({"data": image.astype(np.float32)})[blob].numpy()
-    assert relative_error(tensors, found) < 1e-4
+    assert_forms_give(dilate(subject, stride), blob, image, found)
+
+
+def assert_forms_give(fine: Network, blob: str, image: np.ndarray, expected: np.ndarray) -> None:
+    for form, build in FORMS.items():
+        assert relative_error(build(fine)({"data": image.astype(np.float32)})[blob], expected) < 1e-4, form
 
 
 def test_caffenet_small_at_every_stride():
@@ -96,9 +100,10 @@ def test_caffenet_small_at_every_stride():
     plain = run(subject, "fc8-conv", image)
     for stride in (16, 8, 4):
         fine = dilate(subject, stride)
-        tensors = to_tensorflow(fine)({"data": image.astype(np.float32)})["fc8-conv"].numpy()
-        assert tensors.shape[2] == (plain.shape[2] - 1) * 32 // stride + 1
-        assert relative_error(tensors[:, :, :: 32 // stride, :: 32 // stride], plain) < 1e-4
+        for build in FORMS.values():
+            found = build(fine)({"data": image.astype(np.float32)})["fc8-conv"]
+            assert found.shape[2] == (plain.shape[2] - 1) * 32 // stride + 1
+            assert relative_error(found[:, :, :: 32 // stride, :: 32 // stride], plain) < 1e-4
     # One shift, at the finest: pixels 4 and 8 further on.
     shifted = evaluate(subject, {"data": np.pad(image, [(0, 0)] * 2 + [(0, 32)] * 2)[:, :, 4:, 8:]})["pool2"]
     fine_pool = evaluate(dilate(subject, 4), {"data": np.pad(image, [(0, 0)] * 2 + [(0, 32)] * 2)})["pool2"]
@@ -147,8 +152,7 @@ def test_finer_maps_are_shift_and_stitch(drawn: tuple[str, int], height: int, wi
         assume(False)
     image = np.random.default_rng(seed).standard_normal((1, 2, height, width))
     found = assert_is_shift_and_stitch(subject, stride, "top", image)
-    tensors = to_tensorflow(dilate(subject, stride))({"data": image.astype(np.float32)})["top"].numpy()
-    assert relative_error(tensors, found) < 1e-4
+    assert_forms_give(dilate(subject, stride), "top", image, found)
 
 
 # --- geometry and cost

@@ -57,7 +57,7 @@ def test_every_option_is_passed_on(model: Path, tmp_path: Path):
 def test_wrong_usage(model: Path, tmp_path: Path):
     for arguments, message in (
         ([str(tmp_path), "m.onnx", "--format=onnx"], "is not a model"),
-        ([str(model), "m.onnx"], "--format"),
+        ([str(model), "m.bin"], "--format"),
         ([str(model), "m.onnx", "--format=caffe"], "caffe"),
         ([str(model), "m.onnx", "--format=onnx", "--input-size=1"], ""),
     ):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import apache_beam as beam
 
-from conversion import NETWORK_FILE, ModelMetadata, load_network, read_metadata
+from conversion import NETWORK_FILE, ModelMetadata, load_network, read_metadata, require_savedmodel
 from pipeline.engines import OpenEngine, TensorFlowEngineFactory
 from pipeline.engines.xla import BatchShape
 from pipeline.errors import JobError
@@ -112,6 +112,8 @@ class ScoreImages(beam.PTransform):
             raise JobError(f"rounding is {rounding!r}", remedy=f"write {' or '.join(Rounding)}")
         rounding = self._rounding = Rounding(rounding)
         metadata = read_metadata(model)
+        if open_engine is None:
+            require_savedmodel(model, metadata)
         recipe = self._recipe = (recipe or Recipe()).of_model(metadata.digest, grey=metadata.takes_grey)
         limits = limits or Limits()
         # Hosts are given up for this run alone, also where a process runs several.

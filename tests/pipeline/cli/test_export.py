@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 from conversion import convert
 from conversion.errors import ConversionError, ModelError
 from models import entry
+from pipeline import ScoreImages
 from pipeline.cli.commands.export import export
 from pipeline.cli.commands.model import inspect
 from pipeline.cli.commands.table import score
@@ -74,6 +75,8 @@ def test_inspect_shows_the_verification_of_the_onnx_form(model: Path):
 def test_what_needs_the_savedmodel_says_so(model: Path, tmp_path: Path):
     with pytest.raises(ModelError, match="the model has no SavedModel"):
         bench(str(model), batches=[1])
+    with pytest.raises(ModelError, match="the model has no SavedModel"):
+        ScoreImages(str(model), str(tmp_path / "maps"))
     result = CliRunner().invoke(score, [str(model), str(tmp_path), f"--output={tmp_path / 'maps'}"])
     assert isinstance(result.exception, ModelError)
     assert "--format both" in result.exception.remedy

@@ -71,7 +71,7 @@ class ScoreImages(beam.PTransform):
         storage_options: How object stores are opened, for images and table; None: as the environment says.
 
     Raises:
-        ModelError: `model` is not a model directory.
+        ModelError: `model` is not a model directory, or has no SavedModel.
         JobError: An argument is out of range, or `summary` is not JSON.
         TableError: The run id cannot be part of a file name, or the output cannot be a table's folder.
         SourceError: Where it is applied: the elements are not of type ImageReference. On a worker: one is not.

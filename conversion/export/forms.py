@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from conversion.errors import ConversionError, MissingExtraError, UnsupportedError
+from conversion.errors import ConversionError, MissingExtraError, UnsupportedError, VerificationError
 from conversion.export import savedmodel
 from conversion.export.metadata import NETWORK_FILE, Form, ModelMetadata, VerificationMetadata, read_metadata
 from conversion.export.onnx_model import ImageGraph, model_outputs, write_graph
@@ -135,7 +135,13 @@ def write_forms(
             raise
         note = f"there is no ONNX graph: {': '.join(filter(None, (error.where, error.what)))}"
         return metadata.model_copy(update={"forms": ("savedmodel",), "notes": (*metadata.notes, note)})
-    result = verify(stored_runner(graph, directory), examples, tolerance=tolerance)
+    try:
+        result = verify(stored_runner(graph, directory), examples, tolerance=tolerance)
+    except VerificationError as error:
+        if "savedmodel" not in forms:
+            raise
+        remedy = f"{error.remedy}; --format savedmodel, or form in Python, makes the model without its ONNX form"
+        raise VerificationError(error.what, where=error.where, why=error.why, remedy=remedy) from error
     return metadata.model_copy(update={"onnx_verification": result})
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import apache_beam as beam
 
-from conversion import NETWORK_FILE, ModelMetadata, load_network, read_metadata
+from conversion import NETWORK_FILE, ModelMetadata, load_network, read_metadata, require_savedmodel
 from pipeline.engines import OpenEngine, TensorFlowEngineFactory
 from pipeline.engines.xla import BatchShape
 from pipeline.errors import JobError
@@ -73,7 +73,7 @@ class ScoreImages(beam.PTransform):
         storage_options: How object stores are opened, for images and table; None: as the environment says.
 
     Raises:
-        ModelError: `model` is not a model directory.
+        ModelError: `model` is not a model directory, or has no SavedModel.
         JobError: An argument is out of range, or `summary` is not JSON.
         TableError: The run id cannot be part of a file name, or the output cannot be a table's folder.
         SourceError: Where it is applied: the elements are not of type ImageReference. On a worker: one is not.
@@ -114,6 +114,8 @@ class ScoreImages(beam.PTransform):
             raise JobError(f"rounding is {rounding!r}", remedy=f"write {' or '.join(Rounding)}")
         rounding = self._rounding = Rounding(rounding)
         metadata = read_metadata(model)
+        if open_engine is None:
+            require_savedmodel(model, metadata)
         recipe = self._recipe = (recipe or Recipe()).for_model(metadata)
         limits = limits or Limits()
         # Hosts are given up for this run alone, also where a process runs several.

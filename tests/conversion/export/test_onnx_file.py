@@ -21,7 +21,7 @@ from conversion.export.float16 import FP16_TOLERANCE
 from conversion.export.stored_network import load_classifier, load_stored, model_weights
 from conversion.layers.convolution import Convolution
 from tests.support.definitions import convolution, data, inner_product, layer, network, pooling
-from tests.support.golden_cases import GOLDEN
+from tests.support.golden_cases import GOLDEN, GoldenCase, cases
 
 CAFFENET = GOLDEN / "nets" / "caffenet_small"
 SIDE = load_network(CAFFENET / "net.prototxt").shapes["data"][2]
@@ -154,6 +154,28 @@ def test_the_classifier_as_it_was_trained(raw_input: bool, heads: Path, tmp_path
     assert (outputs["fc2"]["layout"], outputs["pool1"]["layout"]) == ("caffe", "NCHW" if raw_input else "NHWC")
     assert properties(tmp_path / "m.onnx")["kind"] == "classifier"
     assert "geometry" not in properties(tmp_path / "m.onnx")
+
+
+SMALL_NETS = [case for case in cases("nets") if case.name not in ("caffenet_small", "caffenet_small_fullconv")]
+
+
+@pytest.mark.parametrize("case", [c for c in SMALL_NETS if c.name != "fcn_piece"], ids=lambda case: case.name)
+def test_classifiers_of_the_golden_nets(case: GoldenCase, tmp_path: Path):
+    """Caffe's own answers, to what a model's weights give back; fcn_piece has no window of its own."""
+    convert(case.prototxt, case.weights, tmp_path / "model", mean=0, form="onnx")
+    export_onnx(tmp_path / "model", tmp_path / "m.onnx", classifier=True, raw_input=True)
+    inputs, answers = case.inputs("data"), case.outputs()
+    found = run(tmp_path / "m.onnx", inputs["data"])["probabilities"]
+    assert_close(found, answers[read_metadata(tmp_path / "model").output_blob.removesuffix("-conv")])
+
+
+def test_a_finer_map_has_the_same_classifier(tmp_path: Path):
+    model = made(HEADS, tmp_path, mean=MEAN, scale=0.02, output_blob="prob", output_stride=1)
+    export_onnx(model, tmp_path / "m.onnx", classifier=True)
+    net = load_network(tmp_path / "net.prototxt", tmp_path / "net.caffemodel")
+    batch = images(1, 13, 13)
+    expected = evaluate(net, {"data": Preprocessing(mean=MEAN, scale=0.02).reference(batch)})["prob"]
+    assert_close(run(tmp_path / "m.onnx", batch)["probabilities"], expected)
 
 
 def test_a_classifier_has_one_size(heads: Path, tmp_path: Path):

@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 from conversion import convert
 from conversion.errors import ConversionError, ModelError
 from models import entry
+from pipeline import ScoreImages
 from pipeline.cli.commands.export import export
 from pipeline.cli.commands.model import inspect
 from pipeline.cli.commands.table import score
@@ -57,7 +58,7 @@ def test_every_option_is_passed_on(model: Path, tmp_path: Path):
 def test_wrong_usage(model: Path, tmp_path: Path):
     for arguments, message in (
         ([str(tmp_path), "m.onnx", "--format=onnx"], "is not a model"),
-        ([str(model), "m.onnx"], "--format"),
+        ([str(model), "m.bin"], "--format"),
         ([str(model), "m.onnx", "--format=caffe"], "caffe"),
         ([str(model), "m.onnx", "--format=onnx", "--input-size=1"], ""),
     ):
@@ -74,6 +75,8 @@ def test_inspect_shows_the_verification_of_the_onnx_form(model: Path):
 def test_what_needs_the_savedmodel_says_so(model: Path, tmp_path: Path):
     with pytest.raises(ModelError, match="the model has no SavedModel"):
         bench(str(model), batches=[1])
+    with pytest.raises(ModelError, match="the model has no SavedModel"):
+        ScoreImages(str(model), str(tmp_path / "maps"))
     result = CliRunner().invoke(score, [str(model), str(tmp_path), f"--output={tmp_path / 'maps'}"])
     assert isinstance(result.exception, ModelError)
     assert "--format both" in result.exception.remedy

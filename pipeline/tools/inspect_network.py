@@ -219,6 +219,12 @@ def _model_facts(model: ModelMetadata) -> list[tuple[str, str]]:
         ("labels", f"{model.labels[0]} ... {model.labels[-1]}" if model.labels else "none given"),
         ("digest", model.digest),
     ]
+    if model.mean_image is not None:
+        rows.insert(
+            2, ("mean image", f"{_size(list(model.mean_image))}, kept for windows; the input has its channel mean")
+        )
+    elif model.lost_mean_image:
+        rows.insert(2, ("mean image", "not kept: windows need a new conversion, or its channel mean"))
     if model.random_weights:
         rows.insert(0, ("weights", "random: the classes mean nothing"))
     for form, v in model.verifications.items():

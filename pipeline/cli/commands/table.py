@@ -49,6 +49,7 @@ def score(ctx: click.Context, /, *, as_json: bool, **values: object) -> None:
     densecast score caffenet photos/ 'more/**/*.jpg' @list.csv --output maps
     densecast score caffenet 'shards/*.tar' --output maps --scales 1,0.7,0.5 --max-rejected 1%
     densecast score caffenet photos/ --output maps --accuracy-bound 0.01 --prune
+    densecast score caffenet photos/ --output features --windows ten --scales none --blob fc7 --blob fc7:before
     densecast score caffenet photos/ --output maps --runner FlinkRunner --flink-master localhost:8081
     """
     from pipeline.jobs.spec import describe_job

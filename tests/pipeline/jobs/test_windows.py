@@ -181,27 +181,36 @@ def test_a_model_whose_mean_image_is_lost_is_refused(work: Work, tmp_path: Path)
         count_outcomes(job, read_metadata(model))
 
 
-@pytest.mark.large
-def test_full_caffenets_window_has_the_numbers_that_caffe_computed(tmp_path: Path):
+@pytest.fixture(scope="module")
+def full_caffenet(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, np.ndarray]]:
+    """The full CaffeNet of the golden vectors, with a mean image, and an image: their folder, and Caffe's blobs."""
     vectors = GOLDEN / "caffenet_full" / "io.npz"
     if not vectors.exists():
         pytest.skip("the golden vectors of the full CaffeNet are not here")
+    folder = tmp_path_factory.mktemp("caffenet")
     with np.load(vectors) as file:
-        expected = {name: file[name] for name in ("pool5_227", "fc7_227", "fc8_227")}
+        expected = {name: file[f"{name}_227"] for name in ("pool5", "fc7", "fc8")}
         given = file["image_451"][:, :, :WINDOW, :WINDOW].astype(int)
     definition = entry("caffenet").definition
-    save(random_parameters(load_network(definition), seed=0), tmp_path / "net.prototxt", tmp_path / "net.caffemodel")
+    save(random_parameters(load_network(definition), seed=0), folder / "net.prototxt", folder / "net.caffemodel")
     images, mean = images_and_mean(given, np.random.default_rng(0))
-    np.save(tmp_path / "mean.npy", mean)
-    model = tmp_path / "model"
-    convert(definition, tmp_path / "net.caffemodel", model, mean=tmp_path / "mean.npy", form="savedmodel")
-    (tmp_path / "photos").mkdir()
-    Image.fromarray(images[0]).save(tmp_path / "photos" / "0.png")
-    values = {"model": str(model), "images": [str(tmp_path / "photos")], "output": str(tmp_path / "maps")}
+    np.save(folder / "mean.npy", mean)
+    weights, model = folder / "net.caffemodel", folder / "model"
+    convert(definition, weights, model, mean=folder / "mean.npy", form="savedmodel")
+    (folder / "photos").mkdir()
+    Image.fromarray(images[0]).save(folder / "photos" / "0.png")
+    return folder, expected
+
+
+@pytest.mark.large
+def test_full_caffenets_window_has_the_numbers_that_caffe_computed(
+    full_caffenet: tuple[Path, dict[str, np.ndarray]],
+):
+    folder, expected = full_caffenet
+    values = {"model": str(folder / "model"), "images": [str(folder / "photos")], "output": str(folder / "maps")}
     settings = {"windows": "center", "window_filter": "opencv", "scales": (), "features": ["pool5", "fc7", "fc8"]}
     run_job(describe_job(**values, **settings))
-    window = MapTable(tmp_path / "maps").read("0.png")
+    window = MapTable(folder / "maps").read("0.png")
     for name in ("fc7", "fc8"):
-        assert relative(window.features[name], expected[f"{name}_227"]) <= TOLERANCE, name
-    pool5 = expected["pool5_227"][0].transpose(1, 2, 0)
-    assert relative(window.features["pool5"], pool5) <= TOLERANCE
+        assert relative(window.features[name], expected[name]) <= TOLERANCE, name
+    assert relative(window.features["pool5"], expected["pool5"][0].transpose(1, 2, 0)) <= TOLERANCE

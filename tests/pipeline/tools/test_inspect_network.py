@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from models import entries
-from pipeline.tools.inspect_network import inspect, render
+from pipeline.tools.inspect_network import _model_facts, inspect, render
+from tests.support.fakes import METADATA
 
 MAPS = {  # cells at 451 x 451, window, stride
     "caffenet": (8, 227, 32),
@@ -39,3 +40,12 @@ def test_map_size_and_geometry_at_451(name: str):
     text = stream.getvalue()
     assert f"{cells}x{cells} cells" in text
     assert f"{window} pixels: the crop" in text
+
+
+def test_a_model_says_whether_its_mean_image_is_kept():
+    kept = METADATA.model_copy(update={"mean_image": (256, 256)})
+    lost = METADATA.model_copy(update={"notes": ("the mean image of 256x256 is reduced to its channel mean",)})
+    found = {name: dict(_model_facts(model)).get("mean image", "") for name, model in (("kept", kept), ("lost", lost))}
+    assert found["kept"].startswith("256x256, kept for windows")
+    assert found["lost"].startswith("not kept")
+    assert "mean image" not in dict(_model_facts(METADATA))

@@ -242,8 +242,9 @@ ENTRIES = (
     CatalogEntry(
         name="se_resnet50",
         title="SE-ResNet-50",
-        description="ResNet-50 whose blocks weigh their channels by the means of all. ILSVRC-2012 validation, center "
-        "crop: top-1 77.6 %, top-5 93.6 %. Provide SE-ResNet-50.caffemodel yourself: its link is to a page.",
+        description="ResNet-50 whose blocks weigh their channels by the means of the whole image, so that it has no "
+        "dense form: only the classifier at its own size. ILSVRC-2012 validation, center crop: top-1 77.6 %, top-5 "
+        "93.6 %. Provide SE-ResNet-50.caffemodel yourself: its link is to a page.",
         published=PublishedWeights(
             url="https://drive.google.com/file/d/0BwHV3BlNKkWlS2QwZHFzM3RjNzg/view?usp=sharing",
             sha1=None,

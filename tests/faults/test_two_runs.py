@@ -23,7 +23,7 @@ def _at_once(meet: Path, *jobs: dict[str, Any]) -> list[Ended]:
     return ended
 
 
-@pytest.mark.parametrize("which", ["first_night", "second_night"])
+@pytest.mark.parametrize("which", ["first_night", pytest.param("second_night", marks=pytest.mark.large)])
 def test_two_runs_over_the_same_images(which: str, tmp_path: Path, settle: Settle, request: pytest.FixtureRequest):
     night: Night = request.getfixturevalue(which)
     output = night.start(tmp_path / "maps")
@@ -38,6 +38,7 @@ def test_two_runs_over_the_same_images(which: str, tmp_path: Path, settle: Settl
     settle(f"{prefix}two runs over the same images at once", outcome, output, night.images.listed(), night.after)
 
 
+@pytest.mark.large
 def test_two_runs_over_different_images(first_night: Night, tmp_path: Path, settle: Settle):
     """On a table that neither has made: both publish, one after the other."""
     output, images = tmp_path / "maps", first_night.images

@@ -134,6 +134,7 @@ def test_devices_are_in_the_counts_of_a_bundle(tmp_path: Path):
     fn.teardown()
 
 
+@pytest.mark.large
 def test_logical_devices(small_model: Path):
     """Two logical devices on the CPU, in a separate process: TensorFlow takes the configuration only when it starts."""
     done = subprocess.run(

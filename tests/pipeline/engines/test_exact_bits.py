@@ -40,6 +40,7 @@ def scored(model: Path, images: Path, cache: Path, environment: dict[str, str], 
     return json.loads(done.stdout)
 
 
+@pytest.mark.large
 def test_bits_do_not_depend_on_order_and_division(small_model: Path, images: Path, tmp_path: Path):
     found = scored(small_model, images, tmp_path, {})
     assert found["images"] == 12

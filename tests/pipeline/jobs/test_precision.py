@@ -137,6 +137,7 @@ def test_a_run_with_xla_compiles_what_the_first_images_need(small_model: Path, p
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
+@pytest.mark.large
 def test_later_runs_compile_the_same_shapes(small_model: Path, photos: Path, tmp_path: Path):
     """Or an image's map would depend on what its collection begins with."""
     output, more = tmp_path / "maps", tmp_path / "more"

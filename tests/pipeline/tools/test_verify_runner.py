@@ -95,6 +95,7 @@ def test_the_collection_has_every_kind_of_row(kept: tuple[TrialReport, Path]):
     assert all(outcomes[name] for name in ("keep", "update", "score", "delete", "replaced", "probed", "still_rejected"))
 
 
+@pytest.mark.large
 @pytest.mark.parametrize(("tilt", "equal"), [(1e-7, True), (1e-5, False)])
 def test_floats_may_differ_by_what_kernels_round(model: Path, tilt: float, equal: bool):
     def rounds(job: ScoringJob) -> JobResult:
@@ -119,6 +120,7 @@ def test_an_exact_run_on_processors_of_one_kind_allows_no_rounding(model: Path):
     assert "all bits have to be equal: the runs were exact, on processors of one kind" in shown(report)
 
 
+@pytest.mark.large
 def test_other_processors_are_compared_within_the_bound(model: Path, monkeypatch: pytest.MonkeyPatch):
     def elsewhere(job: ScoringJob) -> JobResult:
         with monkeypatch.context() as patch, without_tensorflow(functools.partial(FullEngine, 1e-7)):

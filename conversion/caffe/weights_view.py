@@ -37,6 +37,8 @@ _DTYPES: dict[int, np.dtype[np.generic]] = {
     _BLOB["double_data"].number: np.dtype("<f8"),
 }
 _DIFFS = tuple(_BLOB[field].number for field in ("diff", "double_diff", "raw_diff"))
+_RAW_DATA = _BLOB["raw_data"].number
+_NOT_PARSED = frozenset({*_DTYPES, *_DIFFS, _RAW_DATA})  # values: a message would copy them
 # NVCaffe (caffe.proto of 0.16 and later): the types that weights are stored in.
 _RAW: dict[Type, np.dtype[np.generic]] = {DOUBLE: np.dtype("<f8"), FLOAT: np.dtype("<f4"), FLOAT16: np.dtype("<f2")}
 STORED = frozenset(
@@ -120,7 +122,8 @@ def _blob(walk: Walk, start: int, stop: int) -> StoredBlob:
     """Returns a blob, its values as a view where they are packed in one piece."""
     parts = list(walk.fields(start, stop))
     values = [part for part in parts if part[0] in _DTYPES]
-    rest = b"".join(walk.data[p[2] : p[4]] for p in parts if p[0] not in _DIFFS and p[0] not in _DTYPES)
+    raw = [part for part in parts if part[:2] == (_RAW_DATA, LENGTH)]
+    rest = b"".join(walk.data[p[2] : p[4]] for p in parts if p[0] not in _NOT_PARSED)
     view = None
     if len(values) == 1 and values[0][1] == LENGTH:
         number, _, _, at, end = values[0]
@@ -134,13 +137,23 @@ def _blob(walk: Walk, start: int, stop: int) -> StoredBlob:
         message = BlobProto.FromString(rest)
     except DecodeError as error:
         raise ReadingError(f"damaged: {error}", where=walk.where, why=walk.why) from error
-    if message.HasField("raw_data"):
-        return StoredBlob(message, raw_values(message, where=walk.where))
+    if raw:
+        *_, at, end = raw[-1]  # the last of a field that is given twice, as protobuf has it
+        both = bool(values)
+        return StoredBlob(message, raw_values(message, memoryview(walk.data)[at:end], where=walk.where, both=both))
     return StoredBlob(message, view)
 
 
-def raw_values(blob: BlobProto, *, where: str) -> Array:
-    """Returns the values of a blob in `raw_data`, as NVCaffe stores them.
+def raw_values(
+    blob: BlobProto, content: bytes | memoryview | None = None, *, where: str, both: bool | None = None
+) -> Array:
+    """Returns the values of a blob in `raw_data`, as NVCaffe stores them, without a copy.
+
+    Args:
+        blob: The message, with `raw_data_type`.
+        content: The bytes; by default the message's own.
+        where: File and layer, for errors.
+        both: Whether the blob has values in another field too; by default what the message has.
 
     Raises:
         ReadingError: The type is missing or not a floating one, the bytes are not a whole number of values, or the blob
@@ -154,14 +167,15 @@ def raw_values(blob: BlobProto, *, where: str) -> Array:
             where=where,
             why="weights are DOUBLE, FLOAT or FLOAT16",
         )
-    if blob.data or blob.double_data:
+    if blob.data or blob.double_data if both is None else both:
         raise ReadingError("a blob with raw_data and with data", where=where, why="only one of them can be its values")
     dtype = _RAW[blob.raw_data_type]
-    if len(blob.raw_data) % dtype.itemsize:
+    content = blob.raw_data if content is None else content
+    if len(content) % dtype.itemsize:
         raise ReadingError(
-            f"raw_data of {len(blob.raw_data):,} bytes is not a whole number of values",
+            f"raw_data of {len(content):,} bytes is not a whole number of values",
             where=where,
             remedy="the file is damaged or truncated: fetch it again",
         )
-    values: Array = np.frombuffer(blob.raw_data, dtype)
+    values: Array = np.frombuffer(content, dtype)
     return values

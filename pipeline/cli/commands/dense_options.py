@@ -40,7 +40,7 @@ def dense_options(command: Command) -> Command:
         ),
         click.option(
             *("--dialect",),
-            help="The fork of Caffe that the definition was written for, where names have several senses: caffe, fcn.",
+            help="The fork of Caffe that a definition is for, where a name has several senses; a wrong one lists all.",
         ),
     )
     for option in reversed(options):

@@ -105,6 +105,9 @@ NETS = {
     + convolution("top", "a", CONV.format(3, "pad: 1")),
     "max pooling": pooling("a", "data", "kernel_size: 3 stride: 2 pad: 1")
     + pooling("top", "a", "kernel_size: 2 stride: 2"),
+    "four pads": convolution("a", "data", CONV.format(3, "stride: 2 pad_t: 0 pad_b: 1 pad_l: 1 pad_r: 0"))
+    + pooling("b", "a", "kernel_size: 3 pad_t: 1 pad_b: 0 pad_l: 0 pad_r: 1")
+    + convolution("top", "b", CONV.format(3, "pad_t: 1 pad_b: 0 pad_l: 0 pad_r: 1")),
     "gaps between windows": pooling("top", "data", "pool: AVE kernel_size: 2 stride: 3"),
     "lrn across channels": layer("LRN", "top", "data"),
     "lrn within a channel": layer("LRN", "top", "data", lrn_param="norm_region: WITHIN_CHANNEL local_size: 5 alpha: 9"),
@@ -177,7 +180,13 @@ def test_receptive_field_is_what_perturbed_pixels_change(layers: str, axis: int)
 @pytest.mark.parametrize("axis", [2, 3], ids=["rows", "columns"])
 @pytest.mark.parametrize(
     "parameters",
-    ["kernel_size: 4 stride: 2 pad: 1", "kernel_size: 3 stride: 2", "kernel_size: [5, 2] stride: 3", "kernel_size: 2"],
+    [
+        "kernel_size: 4 stride: 2 pad: 1",
+        "kernel_size: 4 stride: 2 pad_t: 0 pad_b: 2 pad_l: 1 pad_r: 0",
+        "kernel_size: 3 stride: 2",
+        "kernel_size: [5, 2] stride: 3",
+        "kernel_size: 2",
+    ],
 )
 def test_receptive_field_through_a_deconvolution(parameters: str, axis: int):
     """Cells between two source cells see fewer of them: none sees beyond its field, and all together fill it."""
@@ -199,13 +208,16 @@ def test_receptive_field_through_a_deconvolution(parameters: str, axis: int):
         assert field[0] <= first
         assert end <= field[1]
         if cell in interior:
-            before.add(geometry.center(cell) - first)
-            after.add(end - geometry.center(cell))
+            middle = geometry.center(cell) + geometry.shift
+            before.add(middle - first)
+            after.add(end - middle)
     assert max(before) == Fraction(geometry.receptive_field - 1) / 2
     assert max(after) == Fraction(geometry.receptive_field - 1) / 2 + 1
 
 
-@pytest.mark.parametrize("name", ["padding", "average pooling", "residual branch", "dilation", "rectangular"])
+@pytest.mark.parametrize(
+    "name", ["padding", "four pads", "average pooling", "residual branch", "dilation", "rectangular"]
+)
 def test_nominal_window_is_the_image_that_gives_one_cell(name: str):
     """The crop that a classifier was trained on; one stride more gives one cell more, which ends with the image."""
     subject = plain(19, NETS[name])

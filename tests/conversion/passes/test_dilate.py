@@ -195,6 +195,20 @@ def test_weights_and_names_stay():
     assert all(a is b for n, v in subject.parameters.items() for a, b in zip(v, fine.parameters[n], strict=True))
 
 
+@pytest.mark.parametrize("rounding", ["", "round_mode: FLOOR"])
+@pytest.mark.parametrize("method", ["MAX", "AVE", "AVE_TF"])
+@pytest.mark.parametrize("size", [(20, 24), (21, 19)])
+def test_four_pads_are_dilated_each(method: str, rounding: str, size: tuple[int, int]):
+    text = (
+        data(1, 2, 20, 20)
+        + convolution("a", "data", "num_output: 2 kernel_size: 3 stride: 2 pad_t: 0 pad_b: 1 pad_l: 1 pad_r: 0")
+        + pooling("b", "a", f"pool: {method} kernel_size: 3 stride: 2 pad_t: 1 pad_b: 0 pad_l: 0 pad_r: 1 {rounding}")
+        + convolution("top", "b", "num_output: 2 kernel_size: 2 pad_r: 1 pad_b: 1")
+    )
+    subject = network(text, seed=0)
+    assert_is_shift_and_stitch(subject, 2, "top", np.random.default_rng(0).standard_normal((1, 2, *size)))
+
+
 def test_strides_that_do_not_divide_each_other():
     """3 then 2, made 4 of 12: the first is given up, since 4 is not a multiple of 3."""
     text = (

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner, Result
 
-from conversion import load_network, read_metadata
-from conversion.errors import ConversionError
+from conversion import load_network, read_metadata, save
+from conversion.errors import ConversionError, OptionError
 from pipeline.cli.commands.model import cast, convert, inspect, verify
-from tests.support.field import caffe_files
+from tests.support.field import FIELD, caffe_files
+from tests.support.field_definitions import seeded
 
 
 def invoke(command: click.Command, *arguments: object) -> Result:
@@ -22,7 +24,15 @@ def invoke(command: click.Command, *arguments: object) -> Result:
 @pytest.mark.parametrize("command", [convert, inspect, verify, cast], ids=lambda command: command.name)
 def test_four_commands_take_them(command: click.Command):
     flags = {flag for option in command.params for flag in option.opts}
-    assert flags >= {"--crop", "--stage", "--level", "--output-blob", "--output-stride", "--pooling-rounding"}
+    assert flags >= {
+        "--crop",
+        "--stage",
+        "--level",
+        "--output-blob",
+        "--output-stride",
+        "--pooling-rounding",
+        "--dialect",
+    }
 
 
 def test_a_stage_and_a_finer_map_together(tmp_path: Path):
@@ -39,6 +49,26 @@ def test_a_stage_and_a_finer_map_together(tmp_path: Path):
     definition, weights = caffe_files("a33_digits")
     done = invoke(verify, tmp_path / "m", "--definition", definition, "--weights", weights)
     assert "blobs at 3 sizes agree" in done.stdout
+
+
+def test_a_dialect_is_read_and_recorded(tmp_path: Path):
+    """The Crop of this definition states no offset: in Caffe it is 0, in the fork it is where the maps meet."""
+    definition = FIELD / "definitions" / "fcn_16s_dialect.prototxt"
+    weights = tmp_path / "net.caffemodel"
+    save(seeded(definition), tmp_path / "net.prototxt", weights)
+    done = invoke(convert, definition, weights, "-o", tmp_path / "m", "--mean", "0", "--dialect", "fcn")
+    assert done.exit_code == 0, done.output
+    metadata = read_metadata(tmp_path / "m")
+    assert metadata.options is not None
+    assert metadata.options.dialect == "fcn"
+    text = (tmp_path / "m" / "network.prototxt").read_text()
+    assert [int(found) for found in re.findall(r"offset: (\d+)", text)] == [5, 27]
+    plain = json.loads(invoke(inspect, definition, "--json").stdout)
+    crops = json.loads(invoke(inspect, definition, "--dialect", "fcn", "--json").stdout)
+    assert plain["geometry"] != crops["geometry"]
+    with pytest.raises(OptionError, match="no dialect 'x'") as caught:
+        invoke(inspect, definition, "--dialect", "x")
+    assert "the dialects are caffe, " in caught.value.why
 
 
 def test_inspect_says_which_blob_is_the_map(tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Self
@@ -103,6 +104,11 @@ class Interp(Layer):
                 raise self.invalid(f"pads {self.cut} cut all of {bottoms[0][2 + axis]} cells")
             cells.append(top)
         return [(*bottoms[0][:2], *cells)]
+
+    def workspace(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+        """Returns the two cells of each place and their mean, along the axis where these are more."""
+        once = math.prod(bottoms[0]) // bottoms[0][2] * tops[0][2]
+        return 3 * max(once, math.prod(tops[0]))
 
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:
         """Returns the step; None where it would be another one at another size."""

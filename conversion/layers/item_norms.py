@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Self
 
@@ -150,6 +151,10 @@ class _L2(ElementwiseLayer):
         if not 2 <= len(bottoms[0]) <= 4:
             raise self.invalid(f"a bottom of {len(bottoms[0])} axes", why="it is defined for N, C, H, W")
         return [bottoms[0]]
+
+    def workspace(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:  # noqa: ARG002
+        """Returns the squares, and the quotients before they are scaled."""
+        return 2 * math.prod(bottoms[0])
 
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:
         """Returns one cell, or None where the norm is that of a whole item."""

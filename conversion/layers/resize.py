@@ -100,6 +100,11 @@ class Resize(Layer):
                 raise self.invalid(f"{shape[place]} cells times {self.scale[axis]} are none")
         return [tuple(top)]
 
+    def workspace(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+        """Returns the two cells of each place and their mean, along the axis where these are more."""
+        once = math.prod(bottoms[0]) // bottoms[0][self.axes[0]] * tops[0][self.axes[0]]
+        return 3 * max(once, math.prod(tops[0]))
+
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:
         """Returns the step of whole factors; None where it would be another one at another size."""
         if self.axes != (2, 3) or self.align_corners or any(cells is not None for cells in self.size):

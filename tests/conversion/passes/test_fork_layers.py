@@ -7,15 +7,16 @@ import dataclasses
 import numpy as np
 import pytest
 
-from conversion import cast, evaluate, to_tensorflow
+from conversion import cast, evaluate, load_network, to_tensorflow
 from conversion.errors import CastError, NetworkError
 from conversion.net.geometry import receptive_field
-from conversion.net.network import Network, to_definition
+from conversion.net.network import Network, learned, to_definition
 from conversion.passes.dilate import dilate
 from conversion.passes.rounding import find_misfit
 from conversion.surgery import random_parameters
 from tests.support.definitions import convolution, data, inner_product, layer, pooling
 from tests.support.definitions import network as bare
+from tests.support.field import caffe_files
 
 MAP = data(1, 3, 8, 8) + convolution("c", "data", "num_output: 4 kernel_size: 3 pad: 1")
 
@@ -290,3 +291,42 @@ def test_finer_maps_stop_at_layers_that_resize():
     subject = dataclasses.replace(bare(trunk + resized))
     with pytest.raises(CastError, match="cannot be part of a finer map"):
         dilate(subject, 1)
+
+
+def test_excitation_as_a_public_net_has_it():
+    """It loads with its weights, and computes what its authors state; a map of it is refused."""
+    classifier = load_network(*caffe_files("a13_axpy"))
+    blobs = evaluate(classifier, {"data": image(14, 14) * 60})
+    np.testing.assert_array_equal(blobs["sc"], blobs["up"] * blobs["c"] + blobs["c"])
+    with pytest.raises(CastError, match="accepts one size only"):
+        cast(classifier)
+
+
+def test_batch_normalization_of_pspnet_loads():
+    classifier = load_network(caffe_files("a15_bn_param")[0])
+    assert [shape for one, shapes in learned(classifier) if one.name == "bn" for shape in shapes] == [(1, 4, 1, 1)] * 4
+    dense = cast(random_parameters(classifier))
+    assert evaluate(dense, {"data": image(14, 13)})["prob"].shape == (1, 3, 3, 2)
+
+
+@pytest.mark.parametrize("fields", ["bn_mode: INFERENCE", "bn_mode: LEARN", "eps: 0.125"])
+def test_stored_weights_mean_the_same_blobs(fields: str):
+    subject = network(MAP + layer("BN", "bn", "c", bn_param=fields))
+    one, blobs = subject.layer("bn"), subject.parameters["bn"]
+    stored = one.prepare(blobs)
+    again = dataclasses.replace(subject, parameters={**subject.parameters, "bn": tuple(one.restore(stored))})
+    x = {"data": image(8, 8)}
+    np.testing.assert_allclose(evaluate(again, x)["bn"], evaluate(subject, x)["bn"], rtol=1e-5, atol=1e-6)
+
+
+def test_random_weights_keep_normalized_nets_finite():
+    """Random numbers are not variances, and scales near 0 leave nothing of a deep net."""
+    block = (
+        layer("BatchNorm", "n#", "@", "@")
+        + layer("Scale", "s#", "@", "@")
+        + layer("BN", "b#", "@", "@", bn_param="eps: 0.1")
+    )
+    text = MAP + "".join(block.replace("#", str(i)).replace("@", "c") for i in range(6))
+    top = evaluate(network(text), {"data": image(8, 8)})["c"]
+    assert np.isfinite(top).all()
+    assert 0.05 < top.std() < 20

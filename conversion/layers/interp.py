@@ -24,6 +24,7 @@ from conversion.layers.sampling import (
     onnx_float,
     onnx_range,
     sampling_step,
+    tensor_ratio,
 )
 
 _FACTORS = ("zoom_factor", "shrink_factor", "full_zoom_factor")
@@ -148,7 +149,7 @@ class Interp(Layer):
         for axis in (0, 1):
             left, top = self._cells(axis, sizes[1 + axis], likes[1 + axis])
             # The only cell of a top of one is read at 0, whatever the scale.
-            scale = tf.cast(left - 1, tf.float32) / tf.cast(tf.maximum(top - 1, 1), tf.float32)
+            scale = tensor_ratio(left - 1, tf.maximum(top - 1, 1))
             place = tf.cast(tf.range(top), tf.float32) * scale
             lower = tf.cast(place, tf.int32)
             upper = tf.minimum(lower + 1, left - 1)

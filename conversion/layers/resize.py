@@ -28,6 +28,7 @@ from conversion.layers.sampling import (
     onnx_gathered,
     onnx_range,
     sampling_step,
+    tensor_ratio,
 )
 
 _AXES = {"NHWC": (1, 2), "NCHW": (2, 3)}  # of the blob, which is in Caffe's order of axes, whatever they are
@@ -132,10 +133,8 @@ class Resize(Layer):
             aligned = self.align_corners and cells > 1
             scale = np.float32(size - 1) / np.float32(cells - 1) if aligned else np.float32(size) / np.float32(cells)
             return np.arange(cells, dtype=np.float32), scale
-        scale = tf.cast(size, tf.float32) / tf.cast(cells, tf.float32)
-        if self.align_corners:
-            # The only cell of a top of one is read at 0, whatever the scale.
-            scale = tf.cast(size - 1, tf.float32) / tf.cast(tf.maximum(cells - 1, 1), tf.float32)
+        # The only cell of a top of one is read at 0 if corners are aligned, whatever the scale.
+        scale = tensor_ratio(size - 1, tf.maximum(cells - 1, 1)) if self.align_corners else tensor_ratio(size, cells)
         return tf.cast(tf.range(cells), tf.float32), scale
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002

@@ -68,6 +68,15 @@ def interpolated_tensor(x: Tensor, axis: int, taps: Taps) -> Tensor:
     return tf.gather(x, taps.lower, axis=axis) * (1.0 - weight) + tf.gather(x, taps.upper, axis=axis) * weight
 
 
+def tensor_ratio(size: Tensor, cells: Tensor) -> Tensor:
+    """Returns size / cells rounded to float32 once.
+
+    In float32 TensorFlow would multiply by the reciprocal of a constant, which is rounded twice: places would differ.
+    """
+    tf = import_tensorflow()
+    return tf.cast(tf.cast(size, tf.float64) / tf.cast(cells, tf.float64), tf.float32)
+
+
 def onnx_float(graph: OnnxGraph, size: Size) -> Value:
     """Returns a size as a vector of one float32."""
     return graph.cast(as_value(graph, size), "float32")

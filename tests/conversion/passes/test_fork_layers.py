@@ -9,6 +9,7 @@ import pytest
 
 from conversion import cast, evaluate, load_network, to_tensorflow
 from conversion.errors import CastError, NetworkError
+from conversion.layers.item_norms import BN
 from conversion.net.geometry import receptive_field
 from conversion.net.network import Network, learned, to_definition
 from conversion.passes.dilate import dilate
@@ -313,6 +314,7 @@ def test_batch_normalization_of_pspnet_loads():
 def test_stored_weights_mean_the_same_blobs(fields: str):
     subject = network(MAP + layer("BN", "bn", "c", bn_param=fields))
     one, blobs = subject.layer("bn"), subject.parameters["bn"]
+    assert isinstance(one, BN)
     stored = one.prepare(blobs)
     again = dataclasses.replace(subject, parameters={**subject.parameters, "bn": tuple(one.restore(stored))})
     x = {"data": image(8, 8)}

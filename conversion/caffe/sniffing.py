@@ -66,6 +66,8 @@ _SOLVER = frozenset(
 )
 _SOLVED = re.compile(r"""^\s*(?:train_)?net\s*:\s*["']([^"'\n]*)["']""", re.MULTILINE)
 _BEGINS_DEFINITION = re.compile(rb"(?:\xef\xbb\xbf)?(?:\s|#[^\n]*\n)*[A-Za-z_]+\s*[:{]")
+_WORDS = re.compile(rb"[\t\n\r -~]*")
+_FEW_LETTERS = 3
 _UTF_16 = Look(
     "text in UTF-16", "save it as UTF-8; Caffe reads no other: iconv --from-code UTF-16 --to-code UTF-8 FILE > NEW"
 )
@@ -102,10 +104,15 @@ def sniff(data: bytes) -> Look | None:
 
 
 def _is_wide(head: bytes) -> bool:
-    """Returns whether every second byte is 0, as in plain text of 16 bits a character without a mark."""
-    return len(head) > 1 and any(
-        not any(head[zeros::2]) and all(_TAB <= byte < 128 for byte in head[1 - zeros :: 2]) for zeros in (0, 1)
-    )
+    """Returns whether every second byte is 0 and the others are words: text of 16 bits a character without a mark.
+
+    A binary file of empty fields has such zeros too, but no words.
+    """
+    for zeros in (0, 1):
+        text = head[1 - zeros :: 2]
+        if not any(head[zeros::2]) and _WORDS.fullmatch(text) and len(set(re.findall(rb"[a-z]", text))) > _FEW_LETTERS:
+            return True
+    return False
 
 
 def is_definition(data: bytes) -> bool:

@@ -61,8 +61,13 @@ ATTACKS = [
     ),
     Attack("not UTF-8", data(1, 1) + layer("AbsVal", r"\377\376", "data", "y"), ReadingError, ("utf-8",)),
     Attack("a NUL in the text", data(1, 1) + "\0", ReadingError),
-    Attack("UTF-16", (data(1, 1) + layer("AbsVal", "a", "data")).encode("utf-16"), ReadingError, ("not text",)),
-    Attack("UTF-16 without a mark", (data(1, 1) + layer("AbsVal", "a", "data")).encode("utf-16-le"), ReadingError),
+    Attack("UTF-16", (data(1, 1) + layer("AbsVal", "a", "data")).encode("utf-16"), ReadingError, ("text in UTF-16",)),
+    Attack(
+        "UTF-16 without a mark",
+        (data(1, 1) + layer("AbsVal", "a", "data")).encode("utf-16-le"),
+        ReadingError,
+        ("text in UTF-16",),
+    ),
     Attack(
         "weights",
         binary(r"layer { name: 'a\033[2J' blobs { data: 1 } } layer { name: 'a\033[2J' blobs { data: 1 } }"),

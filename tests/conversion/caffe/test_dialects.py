@@ -213,4 +213,4 @@ def test_bilinear_filters_are_square():
 
 
 def test_the_files_of_the_field_are_small():
-    assert sum(path.stat().st_size for path in FIELD.rglob("*")) < 200_000
+    assert sum(path.stat().st_size for path in FIELD.rglob("*")) < 400_000

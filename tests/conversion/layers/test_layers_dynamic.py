@@ -412,6 +412,38 @@ def test_pooling_over_random_windows(
         np.testing.assert_array_equal(np.take_along_axis(planes, at, 2).reshape(found.shape)[found], want["y"][found])
 
 
+SPECIAL = (1.0, 1.0, 2.0, -3.0, np.nan, np.nan, np.inf, -np.inf, float(np.finfo(np.float32).min))
+
+
+@settings(PROPERTIES, max_examples=60)
+@given(
+    sides=SIDES, kernel=pairs(1, 4), stride=pairs(1, 4), pad=pairs(0, 2), mask=st.booleans(), seed=st.integers(0, 2**32)
+)
+def test_maxima_of_ties_and_values_that_are_no_numbers(
+    sides: tuple[int, int, int],
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    pad: tuple[int, int],
+    mask: bool,
+    seed: int,
+) -> None:
+    parameters = (
+        f"pooling_param {{ kernel_h: {kernel[0]} kernel_w: {kernel[1]} stride_h: {stride[0]} stride_w: {stride[1]}"
+        f" pad_h: {pad[0]} pad_w: {pad[1]} }}"
+    )
+    shape = (sides[0], 2, *sides[1:])
+    try:
+        subject = network(one("Pooling", parameters, top="y m" if mask else "y"), x=shape)
+    except NetworkError:
+        assume(False)
+    x = {"x": np.random.default_rng(seed).choice(np.array(SPECIAL, np.float32), shape)}
+    want = evaluate(subject, x)
+    for form in (eager_tensorflow, onnx_form):
+        found = form(subject)(x)
+        for blob in ("y", "m") if mask else ("y",):
+            np.testing.assert_array_equal(found[blob], want[blob].astype(np.float32), err_msg=blob)
+
+
 @st.composite
 def sliding(draw: st.DrawFn) -> tuple[str, int]:
     """(the fields of a convolution_param, input channels)."""

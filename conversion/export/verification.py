@@ -177,9 +177,9 @@ def compare_blobs(example: Example, runner: Runner, *, tolerance: float) -> Comp
         example: The images.
         runner: The form. It is asked for as many blobs at a time as take 1 GiB, at least one, in the order of the
             reference.
-        tolerance: The largest difference allowed, as a share of a blob's largest magnitude. A Softmax may also differ by
-            what the difference of its bottom explains: probabilities move by at most half of what the scores move by,
-            and the scores of a net with random weights are hundreds.
+        tolerance: The largest difference allowed, as a share of a blob's largest magnitude. A Softmax may also differ
+            by what the difference of its bottom explains: probabilities move by at most half of what the scores move
+            by, and the scores of a net with random weights are hundreds.
 
     Raises:
         VerificationError: A blob diverges; the message names the first layer that does.

@@ -89,6 +89,10 @@ class Resize(Layer):
                 raise self.invalid(f"{shape[place]} cells times {self.scale[axis]} are none")
         return [tuple(top)]
 
+    def workspace(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+        """Returns the neighbours of every cell, and their weights."""
+        return 5 * super().workspace(bottoms, tops)
+
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:
         """Returns the step of whole factors; None where it would be another one at another size."""
         if self.axes != (2, 3) or self.align_corners or any(cells is not None for cells in self.size):

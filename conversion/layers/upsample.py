@@ -114,6 +114,10 @@ class Upsample(Layer):
             raise self.invalid(f"a pooled map of {bottoms[2]} for a bottom of {bottoms[0]}")
         return [(*bottoms[0][:2], *self._cells(bottoms[0][2:], bottoms[-1][2:]))]
 
+    def workspace(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+        """Returns the places of the values, and the values."""
+        return 4 * super().workspace(bottoms, tops)
+
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:
         """Returns that of repeated cells, within which the mask places a value; None for a size that is fixed."""
         if self.size is not None:

@@ -73,6 +73,10 @@ class BN(ElementwiseLayer):
         """Returns one cell, or the whole bottom where the batch's own statistics are used."""
         return None if self.learn else super().step(bottoms)
 
+    def workspace(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+        """Returns two steps of the formula."""
+        return 2 * super().workspace(bottoms, tops)
+
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:
         """Computes the formula."""
         x = bottoms[0]

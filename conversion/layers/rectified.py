@@ -116,6 +116,10 @@ class HardSwish(ElementwiseLayer):
 class Mish(ElementwiseLayer):
     """x * tanh(log(1 + exp(x))) (Misra 2019; mish_layer.cpp of Synopsys' fork)."""
 
+    def workspace(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+        """Returns the two halves of the formula."""
+        return 2 * super().workspace(bottoms, tops)
+
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
         """Uses `np.logaddexp`, which does not overflow; the fork has x and exp(x) beyond 20 for it."""
         return [bottoms[0] * np.tanh(np.logaddexp(0.0, bottoms[0]))]
@@ -146,6 +150,10 @@ class SELU(ElementwiseLayer):
         """Reads `selu_param`; `lambda` is `scale` here."""
         message = definition.selu_param
         return cls(definition, getattr(message, "lambda"), message.alpha)
+
+    def workspace(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+        """Returns the two halves of the formula."""
+        return 2 * super().workspace(bottoms, tops)
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
         """Returns the formula, as a sum of two halves."""
@@ -200,6 +208,10 @@ class CReLU(Layer):
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:
         """Returns one cell; None if positions are joined."""
         return super().step(bottoms) if canonical_axis(self, self.axis, len(bottoms[0])) < 2 else None
+
+    def workspace(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+        """Returns the two halves of the top, before they are joined."""
+        return 2 * super().workspace(bottoms, tops)
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
         """Computes the formula."""

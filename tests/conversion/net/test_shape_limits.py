@@ -64,7 +64,11 @@ def test_the_figure_of_a_published_net_is_what_the_reference_needs(name: str):
     assert measured <= figure <= 2 * measured
 
 
-@pytest.mark.parametrize("layers", MAPS.values(), ids=MAPS.keys())
+# It states the size of its top.
+OF_ANY_SIZE = {name: layers for name, layers in MAPS.items() if name != "unpool_size"}
+
+
+@pytest.mark.parametrize("layers", OF_ANY_SIZE.values(), ids=OF_ANY_SIZE.keys())
 def test_no_layer_needs_more_than_its_workspace(layers: str):
     subject = network_of(layers, x=(64, 4, 41, 43))
     assert measured_peak(subject, subject.inputs) <= peak_bytes(subject, subject.inputs)

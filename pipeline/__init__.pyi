@@ -17,6 +17,9 @@ from .settings import Form as Form
 from .settings import Frames as Frames
 from .settings import Precision as Precision
 from .settings import Rounding as Rounding
+from .settings import WindowFilter as WindowFilter
+from .settings import WindowMean as WindowMean
+from .settings import Windows as Windows
 from .sources.permissions import Allowed as Allowed
 from .sources.reference import ImageReference as ImageReference
 from .sources.web import WebLimits as WebLimits

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -11,8 +11,10 @@ from pipeline.images.decode import MAX_WIDTH, DecodeLimits, decode, header, too_
 from pipeline.images.frames import count_frames
 from pipeline.images.resize import WINDOWS_SCALE, Scaling, Size, WindowResize, resample
 from pipeline.images.samples import Pixels
-from pipeline.images.window_filters import Floats32, resize_for_windows
 from pipeline.rejection import Reason, Rejected
+
+if TYPE_CHECKING:
+    from pipeline.images.window_filters import Floats32
 
 _BYTES_OF_A_PIXEL = 7
 """What decoding takes of memory: 4 bytes in Pillow's image, and 3 as RGB."""
@@ -175,8 +177,11 @@ def _for_windows(
         pixels = decode(data, limits.decode, grey=limits.grey).pixels if whole is None else whole
     except Rejected as rejected:
         return ScaledImage(WINDOWS_SCALE, rows, columns, None, rejected)
+    # A decoder process that starts loads only what it needs.
+    from pipeline.images.window_filters import resize_for_windows
+
     if limits.grey:
-        from conversion import luma  # a decoder process that starts loads only what it needs
+        from conversion import luma
 
         pixels = np.repeat(luma(pixels)[:, :, None], 3, axis=2)
     resized = resize_for_windows(pixels, (rows, columns), windows.filter)

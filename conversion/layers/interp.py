@@ -129,10 +129,6 @@ class Interp(Layer):
             steps.append(sampling_step(stride, Fraction(self.cut[0])))
         return steps[0], steps[1]
 
-    def workspace(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
-        """Returns the four neighbours of every cell."""
-        return 4 * super().workspace(bottoms, tops)
-
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
         """Resizes one axis after the other."""
         x = bottoms[0]

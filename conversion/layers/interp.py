@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Self
@@ -107,9 +106,8 @@ class Interp(Layer):
         return [(*bottoms[0][:2], *cells)]
 
     def workspace(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
-        """Returns the two cells of each place and their mean, along the axis where these are more."""
-        once = math.prod(bottoms[0]) // bottoms[0][2] * tops[0][2]
-        return 3 * max(once, math.prod(tops[0]))
+        """Returns the four neighbours of every cell."""
+        return 4 * super().workspace(bottoms, tops)
 
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:
         """Returns the step; None where it would be another one at another size."""

@@ -30,6 +30,7 @@ from pipeline.tools.verify import VerifyReport
 from pipeline.tools.verify_runner import Night, RunReport, TrialReport
 from tests.support import fakes, maintained
 from tests.support.command_table import all_commands
+from tests.support.golden_cases import GOLDEN
 
 _MARKS = "\x1b[2J\x1b]0;owned\x07\r\nFORGED\nFORGED\tline\u202egpj\u2028\x85\x9b31m\x7f\b[red]a[/z]b[/]:cat:"
 NAME = f"n{_MARKS}{'x' * 4096}"
@@ -91,6 +92,18 @@ def test_listings_of_a_table(table: Path, printed: Printed) -> None:
     printed("show", table, LONE, code=1)
 
 
+def test_exports_and_comparisons(table: Path, tmp_path: Path, printed: Printed) -> None:
+    for arguments in (
+        ("export", table, tmp_path / "maps.npz", "--blob", LONE),
+        ("export", FILE, tmp_path / "net.onnx"),
+    ):
+        printed(*arguments, code=1)
+    printed("export", table, tmp_path / "maps.npz")
+    printed("compare", table, tmp_path / "maps.npz", "--json")
+    printed("compare", table, tmp_path / "maps.npz")
+    printed("compare", table, FILE, code=1)
+
+
 def test_run_ids_and_models_of_summaries(table: Path, printed: Printed) -> None:
     [path] = table.glob("_densecast/runs/r2.json")
     path.write_text(json.dumps({**json.loads(path.read_text()), "run_id": LONE, "model_digest": LONE}))
@@ -144,7 +157,8 @@ def test_models_and_networks(tmp_path: Path, printed: Printed, monkeypatch: pyte
     # Not setattr, which would look at the real one and so import TensorFlow.
     monkeypatch.setattr("pipeline.cli.commands.model.need_tensorflow", lambda: None)
     monkeypatch.setitem(vars(conversion), "convert", lambda *_, **__: hostile)
-    assert "x1b[2J" in printed("convert", definition, definition, "-o", model, "--overwrite")
+    weights = GOLDEN / "nets" / "lenet_small" / "net.caffemodel"
+    assert "x1b[2J" in printed("convert", definition, weights, "-o", model, "--overwrite")
     printed("models", "seal", FILE, code=1)
 
 

@@ -11,7 +11,7 @@ from tests.support.definitions import convolution, data, inner_product, layer, p
 
 IMAGE = data(1, 3, 224, 224)
 PIXEL = data(1, 1, 1, 1)
-MEMORY = ("bytes for the blobs and weights", "--max-memory")
+MEMORY = ("bytes in use at once", "--max-memory")
 ELEMENTS = ("--max-elements",)
 ATTACKS = [
     Attack("an input", data(1, 1, 2**15, 2**15) + layer("Split", "s", "data", "a b c"), LimitError, MEMORY),

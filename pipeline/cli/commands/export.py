@@ -81,7 +81,7 @@ def export(source: str, output: str, *, form: str | None, overwrite: bool, as_js
             raise click.UsageError(f"{source} is a model, which is written as ONNX: --format onnx")
         _export_model(source, output, overwrite=overwrite, as_json=as_json, **kept)
         return
-    if form in _MODEL_FORMATS:
+    if form in _MODEL_FORMATS or (form is None and output.endswith(".onnx")):
         raise click.UsageError(f"{source} is not a model directory: it has no densecast.json")
     _export_table(source, output, form, overwrite=overwrite, as_json=as_json, **kept)
 

@@ -75,7 +75,11 @@ def test_what_no_rounding_evens_out_is_refused_without_that_remedy():
         floor_poolings(subject)
 
 
-@pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)
+# Each block of SE-ResNet reads the whole image: it has no dense form (tests/models/test_more_definitions.py).
+DENSE = [entry for entry in entries() if entry.name != "se_resnet50"]
+
+
+@pytest.mark.parametrize("entry", DENSE, ids=lambda entry: entry.name)
 def test_catalog_nets_fit_at_every_size(entry):
     assert find_misfit(cast(load_network(entry.definition))) is None
 

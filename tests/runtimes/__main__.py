@@ -30,7 +30,7 @@ def versions() -> dict[str, str]:
 
 
 def measure(*, large: bool) -> Measured:
-    small = golden("layers")
+    small = [*golden("layers"), *golden("dialects")]
     layers: dict[str, list[str]] = collections.defaultdict(list)
     for case in small:
         if case.outputs:

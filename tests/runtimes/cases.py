@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 
 from conversion import cast, load_network, random_parameters
 from conversion.errors import CastError
 from models import CatalogEntry
 from tests.runtimes.compare import Case, case_of
-from tests.support.golden_cases import cases
+from tests.support.golden_cases import GOLDEN, cases
 
 # What Caffe itself would fill at random is refused: these cases have no network.
 _REFUSED = ("fmt_weights_missing_layer", "caffenet_small_fullconv")
@@ -16,11 +18,13 @@ SMALL_NETS = ("digits", "squeezenet_1_1", "mobilenet", "open_nsfw", "densenet121
 
 
 def golden(kind: str) -> list[Case]:
-    """The golden cases as Caffe computed them, of `layers` or of `nets`."""
+    """The golden cases: `layers` and `nets` are Caffe's, `dialects` those of its forks."""
     found = []
+    index = json.loads((GOLDEN / kind / "index.json").read_text())
+    dialects = {entry["case"]: entry.get("dialect") for entry in index}
     for case in cases(kind):
         if case.name not in _REFUSED:
-            network = load_network(case.prototxt, case.weights)
+            network = load_network(case.prototxt, case.weights, dialect=dialects[case.name])
             found.append(case_of(case.name, network, case.inputs(next(iter(network.inputs), ""))))
     return found
 

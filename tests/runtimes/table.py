@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import json
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypedDict
@@ -45,7 +46,10 @@ def render(measured: Measured) -> str:
         for layer, names in measured["layers"].items()
         if all(_cell(names, measured["wrong"][runtime]) == "ok" for runtime in RUNTIMES)
     ]
-    lines += ["", f"All runtimes are right on all cases of: {', '.join(right)}.", ""]
+    alone = ", ".join(layer for layer in right if "+" not in layer)
+    together = sum(len(measured["layers"][layer]) for layer in right if "+" in layer)
+    right_text = f"All runtimes are right on all cases of: {alone}; and on {together} cases of several layers together."
+    lines += ["", *textwrap.wrap(right_text, 120), ""]
     lines += [f"| net | {' | '.join(titles)} |", f"|---|{'---|' * len(RUNTIMES)}"]
     for name in measured["nets"]:
         lines.append(f"| {name} | {' | '.join(_cell([name], measured['wrong'][r]) for r in RUNTIMES)} |")

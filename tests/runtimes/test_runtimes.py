@@ -30,7 +30,7 @@ def assert_as_listed(cases: list[Case], folder: Path, runtimes: Sequence[str] = 
 
 @installed
 @pytest.mark.parametrize("runtime", RUNTIMES)
-@pytest.mark.parametrize("kind", ["layers", "nets"])
+@pytest.mark.parametrize("kind", ["layers", "nets", "dialects"])
 def test_golden_cases(kind: str, runtime: str, tmp_path: Path) -> None:
     assert_as_listed(golden(kind), tmp_path, [runtime])
 

@@ -214,7 +214,7 @@ class RecipeSettings:
     window_mean: WindowMean | None = _setting(
         None,
         "What --windows subtract: the part of the mean image at the window, the mean image resized to a window, or its"
-        " channel mean. Default: resize with skimage, as pycaffe, or else crop, as Caffe's own tools.",
+        " channel mean. Default: channel without a mean image; resize with skimage or warp, as pycaffe; else crop.",
     )
 
 

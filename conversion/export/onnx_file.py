@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -197,13 +198,13 @@ def _write(export: _Export, metadata: ModelMetadata, target: Path, *, overwrite:
         if _save(proto, own):
             check_file_target(_data_file(target), overwrite=overwrite)
 
-        def all_blobs() -> Session:
+        def some_blobs(blobs: Sequence[str]) -> Session:
             file = folder / "blobs" / target.name
-            file.parent.mkdir()
-            _save(graph.build(export.add, blobs=True), file)
+            file.parent.mkdir(exist_ok=True)
+            _save(graph.build(export.add, blobs=blobs), file)
             return Session(file)
 
-        runner = OnnxRunner(graph, all_blobs, lambda: Session(own))
+        runner = OnnxRunner(graph, some_blobs, lambda: Session(own))
         tolerance = FP16_TOLERANCE if graph.fp16 else TOLERANCE
         try:
             result = verify(runner, examples, tolerance=tolerance)

@@ -63,21 +63,22 @@ class ImageGraph:
         return self.preprocessing.reference(images).astype("float32") if self.raw_input else images
 
     def build(
-        self, add_weights: AddWeights, properties: Mapping[str, str] | None = None, *, blobs: bool = False
+        self, add_weights: AddWeights, properties: Mapping[str, str] | None = None, *, blobs: Sequence[str] = ()
     ) -> onnx.ModelProto:
         """Returns the graph as a model.
 
         Args:
             add_weights: Adds the weights.
             properties: Written to `metadata_props`.
-            blobs: Whether the outputs are all blobs instead, each under `BLOB` and its name, in Caffe's axis order.
+            blobs: If there are any, they are the outputs instead, each under `BLOB` and its name, in Caffe's order of
+                axes.
 
         Raises:
             UnsupportedError: A layer has no ONNX form.
             NetworkError: A layer refuses the size.
             ConversionError: An output has the name of the input.
         """
-        network, names = self.network, {BLOB + blob: blob for blob in self.network.shapes} if blobs else self.outputs
+        network, names = self.network, {BLOB + blob: blob for blob in blobs} or self.outputs
         if self.input_name in names:
             raise ConversionError(
                 f"feature {self.input_name!r} has the name of the input",

@@ -61,6 +61,10 @@ def _check_model(proto: onnx.ModelProto, where: str) -> None:
             found[f"{node.op_type} with a graph of its own"] = node.name
         if any(attribute.t.external_data or attribute.t.data_location for attribute in node.attribute):
             found[f"{node.op_type} with a file of its own"] = node.name
+        if any(attribute.HasField("sparse_tensor") or attribute.sparse_tensors for attribute in node.attribute):
+            found[f"{node.op_type} with sparse weights"] = node.name
+        if any(attribute.tensors for attribute in node.attribute):
+            found[f"{node.op_type} with several tensors"] = node.name
     if found:
         shown = ", ".join(f"{op} (node {name!r})" for op, name in sorted(found.items())[:5])
         raise _refusal(f"the graph has operations that no layer needs: {shown}", where)

@@ -54,6 +54,7 @@ class Session:
         runtime = import_onnxruntime()
         options = runtime.SessionOptions()
         options.log_severity_level = _FATAL_ONLY
+        options.enable_cpu_mem_arena = False  # it would keep the most that any size needed
         if folder is not None:
             options.add_session_config_entry(_FOLDER, str(folder))
         source = graph if isinstance(graph, bytes) else str(graph)
@@ -68,11 +69,10 @@ class Session:
                 remedy="make the model again with: densecast convert PROTOTXT WEIGHTS --output MODEL",
             ) from error
 
-    def __call__(self, value: Array, names: Sequence[str] | None = None) -> dict[str, Array]:
-        """Returns outputs by name for the one input; all by default."""
+    def __call__(self, value: Array) -> dict[str, Array]:
+        """Returns all outputs by name for the one input."""
         (given,) = self._session.get_inputs()
-        if names is None:
-            names = [output.name for output in self._session.get_outputs()]
+        names = [output.name for output in self._session.get_outputs()]
         return dict(zip(names, self._session.run(names, {given.name: value}), strict=True))
 
 
@@ -81,35 +81,36 @@ class OnnxRunner:
 
     Args:
         graph: What it computes.
-        all_blobs: Loads the graph with all blobs as outputs.
-        own: Loads the graph that users run. Only one of the two is in memory at a time.
+        some_blobs: Loads the graph with these blobs as its outputs: ONNX Runtime keeps every output that a graph has.
+        own: Loads the graph that users run. Only one graph is in memory at a time.
     """
 
     form = "ONNX"
 
-    def __init__(self, graph: ImageGraph, all_blobs: Callable[[], Session], own: Callable[[], Session]) -> None:
-        self._graph, self._load = graph, {"all": all_blobs, "own": own}
-        self._loaded: tuple[str, Session] | None = None
+    def __init__(
+        self, graph: ImageGraph, some_blobs: Callable[[Sequence[str]], Session], own: Callable[[], Session]
+    ) -> None:
+        self._graph, self._some_blobs, self._own = graph, some_blobs, own
+        self._loaded: tuple[Sequence[str], Session] | None = None
         self.answered = set(graph.outputs.values())
 
     def blobs(self, images: Array, wanted: Sequence[str]) -> dict[str, Array]:
         """See `Runner.blobs`."""
-        found = self._run("all", images, [BLOB + blob for blob in wanted])
-        return {name.removeprefix(BLOB): value for name, value in found.items()}
+        return {name.removeprefix(BLOB): value for name, value in self._run(images, wanted).items()}
 
     def answers(self, images: Array) -> list[Answer]:
         """See `Runner.answers`."""
         outputs = self._graph.outputs
         return [
             Answer(f"output {name}", outputs[name], value if self._graph.raw_input else _nchw(value))
-            for name, value in self._run("own", images).items()
+            for name, value in self._run(images, ()).items()
         ]
 
-    def _run(self, which: str, images: Array, names: Sequence[str] | None = None) -> dict[str, Array]:
-        if self._loaded is None or self._loaded[0] != which:
+    def _run(self, images: Array, blobs: Sequence[str]) -> dict[str, Array]:
+        if self._loaded is None or self._loaded[0] != blobs:
             self._loaded = None  # frees its weights before the other's are loaded
-            self._loaded = which, self._load[which]()
-        return self._loaded[1](self._graph.image_input(images), names)
+            self._loaded = blobs, self._some_blobs(blobs) if blobs else self._own()
+        return self._loaded[1](self._graph.image_input(images))
 
 
 def stored_runner(graph: ImageGraph, model: Path) -> OnnxRunner:
@@ -117,7 +118,7 @@ def stored_runner(graph: ImageGraph, model: Path) -> OnnxRunner:
     add = add_stored(model)
     return OnnxRunner(
         graph,
-        lambda: Session(graph.build(add, blobs=True).SerializeToString(), model),
+        lambda blobs: Session(graph.build(add, blobs=blobs).SerializeToString(), model),
         lambda: Session(model / GRAPH_FILE),
     )
 

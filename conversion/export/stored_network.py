@@ -101,7 +101,9 @@ def _restored(layer: Layer, arrays: Sequence[Array], shapes: Sequence[Shape], wh
         blobs = tuple(layer.restore(arrays))
     except (ValueError, IndexError) as error:
         raise _unfit(layer, [array.shape for array in arrays], shapes, where) from error
-    if blobs and [blob.shape for blob in blobs] != list(shapes):
+    # BatchNorm over the batch's own statistics stores nothing, though it has blobs.
+    stores_all = type(layer).restore is Layer.restore
+    if (blobs or stores_all) and [blob.shape for blob in blobs] != list(shapes):
         raise _unfit(layer, [blob.shape for blob in blobs], shapes, where)
     return blobs
 

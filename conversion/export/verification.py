@@ -199,8 +199,10 @@ def compare_blobs(example: Example, runner: Runner, *, tolerance: float) -> Comp
         del value  # the reference computes the next blob meanwhile
         outside[blob] = _out_of_range(blob, expected)
         difference = Difference(blob, relative_error(actual.pop(blob), expected))
-        largest = float(np.abs(expected).max(initial=0.0))
-        moved[blob] = difference.error * largest
+        finite = expected[np.isfinite(expected)]
+        largest = float(np.abs(finite).max(initial=0.0))
+        # Infinite scores explain nothing: their probabilities are NaN.
+        moved[blob] = difference.error * largest if finite.size == expected.size else 0.0
         explained = moved.get(bottoms.get(blob, ""), 0.0) / 2 / largest if largest > 0 else 0.0
         tolerances[blob] = max(tolerance, explained)
         if not difference.error <= tolerances[blob]:

@@ -127,7 +127,7 @@ def read_index(model: str | Path) -> WeightsIndex:
         raise _invalid(path, error.errors(include_url=False, include_input=False)[0]["msg"]) from error
     for name, arrays in index.layers.items():
         for array in arrays:
-            if min(array.shape, default=0) < 0 or array.offset + array.size > size:
+            if min(array.shape, default=1) < 1 or array.offset + array.size > size:
                 raise _invalid(path, f"an array of layer {name!r} lies outside {index.file}")
     return index
 

@@ -32,6 +32,10 @@ class ReLU(ElementwiseLayer):
         """Reads `relu_param`."""
         return cls(definition, definition.relu_param.negative_slope, definition.relu_param.relu6)
 
+    def workspace(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+        """Returns the values before the bound of `relu6`, and which are below it."""
+        return (3 if self.relu6 else 1) * super().workspace(bottoms, tops)
+
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
         """Computes the formula."""
         x = bottoms[0]

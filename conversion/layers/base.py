@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -280,8 +281,15 @@ def _of_another_package(caffe_type: str) -> type[Layer] | None:
     check_class(found, Layer, own.where)
     if not (isinstance(found, type) and issubclass(found, Layer)):
         return None
-    found.caffe_type, found.package = own.caffe_type, own.package
-    return found
+    return _named_class(found, own.caffe_type, own.package)
+
+
+@functools.cache
+def _named_class(found: type[Layer], caffe_type: str, package: str) -> type[Layer]:
+    """Returns the class under a type: a package may offer one class for several types."""
+    return type(
+        found.__name__, (found,), {"__module__": found.__module__, "caffe_type": caffe_type, "package": package}
+    )
 
 
 def canonical_axis(layer: Layer, axis: int, rank: int, field: str = "axis") -> int:

@@ -11,6 +11,7 @@ from types import ModuleType
 import numpy as np
 
 from conversion.arrays import Array, Shape, Size, Tensor
+from conversion.caffe.caffe_pb2 import LayerParameter
 from conversion.errors import UnsupportedError
 from conversion.layers.base import Narrow, Step, register
 from conversion.layers.convolution import SlidingLayer, onnx_filters
@@ -28,6 +29,12 @@ class Deconvolution(SlidingLayer):
     `pad_t`, `pad_b`, `pad_l` and `pad_r` cut off cells at each end (synopsys-caffe, deconv_layer.cpp).
     Blob (C_in, num_output / group, kh, kw) and bias (num_output). Two spatial axes only.
     """
+
+    def settled(self, bottoms: Sequence[Shape]) -> LayerParameter | None:
+        """Raises UnsupportedError for `pad_type`: in the fork the sizes and the values contradict each other there."""
+        if self.definition.convolution_param.pad_type:
+            raise UnsupportedError("pad_type of a Deconvolution", where=self.where)
+        return super().settled(bottoms)
 
     def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         """Returns the shapes that the class states."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Self
@@ -56,6 +57,10 @@ class Interp(Layer):
         """Reads `interp_param`; what the fork would not look at is left out."""
         message = definition.interp_param
         layer = cls(definition, cut=(-message.pad_beg, -message.pad_end))
+        if len(definition.bottom) > 1 and any(message.HasField(field) for field in (*_FACTORS, "height", "width")):
+            raise layer.invalid(
+                "a second bottom and a stated size", why="the forks that read a second bottom accept one or the other"
+            )
         for field in _FACTORS:
             if message.HasField(field) and getattr(message, field) < 1:
                 raise layer.invalid(f"{field} {getattr(message, field)} is below 1")
@@ -106,8 +111,9 @@ class Interp(Layer):
         return [(*bottoms[0][:2], *cells)]
 
     def workspace(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
-        """Returns the four neighbours of every cell."""
-        return 4 * super().workspace(bottoms, tops)
+        """Returns the four neighbours of every cell, of the largest map: rows are resized before columns."""
+        rows = math.prod(bottoms[0][:2]) * tops[0][2] * bottoms[0][3]
+        return 4 * max(super().workspace(bottoms, tops), rows)
 
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:
         """Returns the step; None where it would be another one at another size."""
@@ -124,7 +130,8 @@ class Interp(Layer):
                 same = 1 in (stride.numerator, stride.denominator) and (left == 1) == (top == 1)
             if not same:
                 return None
-            steps.append(sampling_step(stride, Fraction(self.cut[0])))
+            step = sampling_step(stride, Fraction(self.cut[0]))
+            steps.append(dataclasses.replace(step, pad_after=step.pad + self.cut[0] - self.cut[1]))
         return steps[0], steps[1]
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002

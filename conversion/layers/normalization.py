@@ -161,7 +161,8 @@ class BatchNorm(ElementwiseLayer):
             return []
         mean, scale = variables
         with np.errstate(divide="ignore"):
-            variance = 1.0 / scale.astype(np.float64) ** 2 - self.eps
+            inverse = 1.0 / scale.astype(np.float64)
+            variance = inverse**2 - self.eps if self.eps_before else (inverse - self.eps) ** 2
         return [mean, variance.astype(np.float32), np.ones(1, np.float32)]
 
     def plausible(self, blobs: Sequence[Array]) -> list[Array]:

@@ -40,10 +40,10 @@ class _Padded(Layer):
         return [top]
 
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:
-        """Returns one cell, shifted by the padding before."""
+        """Returns one cell, between the padding."""
         if len(bottoms[0]) != 4:
             return None
-        y, x = (Step(pad=Fraction(before)) for before, _ in self.pads(4)[2:])
+        y, x = (Step(pad=Fraction(before), pad_after=Fraction(after)) for before, after in self.pads(4)[2:])
         return y, x
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002

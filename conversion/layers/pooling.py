@@ -119,7 +119,7 @@ class Pooling(Layer):
 
     def settled(self, bottoms: Sequence[Shape]) -> LayerParameter | None:
         """Returns the layer with stated pads where `pad_type` is TensorFlow's SAME; it has ceil(H / stride) windows."""
-        if self.definition.pooling_param.pad_type != SAME:
+        if self.definition.pooling_param.pad_type != SAME or len(bottoms[0]) != 4:  # which `output_shapes` refuses
             return None
         message = LayerParameter()
         message.CopyFrom(self.definition)

@@ -124,8 +124,10 @@ class Upsample(Layer):
         return [(*bottoms[0][:2], *self._cells(bottoms[0][2:], bottoms[-1][2:]))]
 
     def workspace(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
-        """Returns the places of all values, and for each cell of the top the value that it gets, as long integers."""
-        return 0 if len(bottoms) == 1 else 4 * math.prod(bottoms[0]) + 3 * math.prod(tops[0])
+        """Returns the repeated rows; or the places of all values, and what each cell of the top gets, as integers."""
+        if len(bottoms) == 1:
+            return math.prod(bottoms[0]) * self.scale[0]  # rows are repeated before columns
+        return 4 * math.prod(bottoms[0]) + 3 * math.prod(tops[0])
 
     def step(self, bottoms: Sequence[Shape]) -> tuple[Step, Step] | None:
         """Returns that of repeated cells, within which the mask places a value; None for a size that is fixed."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from conversion.caffe.caffe_pb2 import LayerParameter
 from conversion.layers.arithmetic import Eltwise
 from conversion.layers.base import Layer
@@ -33,16 +35,18 @@ def fit_upsampled(network: Network) -> Network:
     larger: set[str] = set()  # where cells were repeated
     smaller: set[str] = set()  # where corners stay
     messages: list[LayerParameter] = []
+    cuts: dict[tuple[str, str], str] = {}
     for layer, message in zip(network.layers, to_definition(network).layer, strict=True):
         if _joins(layer):
             for blob, like in _cuts(layer, larger, smaller):
-                if blob + _CUT not in taken and network.shapes[blob][2:] == network.shapes[like][2:]:
-                    taken.add(blob + _CUT)
-                    messages.append(
-                        LayerParameter(name=blob + _CUT, type="Crop", bottom=[blob, like], top=[blob + _CUT])
-                    )
+                if network.shapes[blob][2:] != network.shapes[like][2:]:
+                    continue
+                if (blob, like) not in cuts:
+                    cut = cuts[blob, like] = _free_name(blob + _CUT, taken)
+                    taken.add(cut)
+                    messages.append(LayerParameter(name=cut, type="Crop", bottom=[blob, like], top=[cut]))
                     messages[-1].crop_param.axis = 2
-                    message.bottom[:] = [blob + _CUT if bottom == blob else bottom for bottom in message.bottom]
+                message.bottom[:] = [cuts[blob, like] if bottom == blob else bottom for bottom in message.bottom]
         messages.append(message)
         for kind, upsamples in ((larger, _repeats), (smaller, _enlarges)):
             keeps = bool(layer.bottoms) and layer.bottoms[0] in kind and _keeps_size(network, layer)
@@ -53,6 +57,10 @@ def fit_upsampled(network: Network) -> Network:
     del fitted.layer[:]
     fitted.layer.extend(messages)
     return rebuild(network, fitted)
+
+
+def _free_name(name: str, taken: set[str]) -> str:
+    return next(n for n in itertools.chain([name], (f"{name}_{i}" for i in itertools.count(2))) if n not in taken)
 
 
 def _cuts(layer: Layer, larger: set[str], smaller: set[str]) -> list[tuple[str, str]]:

@@ -81,12 +81,12 @@ class Comparison(BaseModel):
     blobs: tuple[BlobComparison, ...]
 
     def within(self, tolerance: float) -> bool:
-        """Returns whether both sets have the same images, and every value of the blobs differs by at most `tolerance`.
+        """Returns whether the new set has the old one's images and blobs, and values differ by at most `tolerance`.
 
         Args:
             tolerance: A share of the largest magnitude of a blob in the old set.
         """
-        if self.only_old or self.only_new:
+        if self.only_old or self.only_new or self.only_old_blobs:
             return False
         return all(
             not blob.other_shape
@@ -183,7 +183,16 @@ class _Sums:
 
     def add(self, one: NDArray[np.float64], other: NDArray[np.float64], name: str) -> None:
         """Adds the values of one image, [n] of each set."""
-        difference = np.abs(one - other)
+        with np.errstate(invalid="ignore", over="ignore"):  # infinities; equal ones do not differ
+            self._add(one, other, np.where(one == other, 0.0, np.abs(one - other)), name)
+
+    def _add(
+        self,
+        one: NDArray[np.float64],
+        other: NDArray[np.float64],
+        difference: NDArray[np.float64],
+        name: str,
+    ) -> None:
         largest = float(difference.max(initial=0.0))
         self.images += 1
         self.values += one.size
@@ -193,7 +202,7 @@ class _Sums:
         self.magnitude = max(self.magnitude, float(np.abs(one).max(initial=0.0)))
         self._merge(one, other)
         lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
-        if lengths > 0:
+        if 0 < lengths < math.inf:
             cosine = float(one @ other) / lengths
             self.cosine = cosine if self.cosine is None else min(cosine, self.cosine)
 
@@ -211,7 +220,7 @@ class _Sums:
     def correlation(self) -> float | None:
         """Returns Pearson's correlation; None if one of the sets has one value throughout."""
         spread = float(self._moments[0, 0] * self._moments[1, 1])
-        return float(self._moments[0, 1] / math.sqrt(spread)) if spread > 0 else None
+        return float(self._moments[0, 1] / math.sqrt(spread)) if 0 < spread < math.inf else None
 
 
 def _compare_blob(name: str, old: FeatureSet, new: FeatureSet, pairs: Sequence[tuple[int, int]]) -> BlobComparison:

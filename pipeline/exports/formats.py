@@ -185,13 +185,15 @@ _MATLAB_CLASSES = {"float64": b"double", "float32": b"single", "int32": b"int32"
 
 
 def matlab_name(name: str) -> str:
-    """Returns a name as a variable of MATLAB, at most 63 characters: `fc7_before` of `fc7:before`.
+    """Returns a name as a variable of MATLAB: `fc7_before` of `fc7:before`.
+
+    It has at most 57 characters: with `_shape` they are MATLAB's 63.
 
     >>> matlab_name("fc7:before"), matlab_name("1x1/out")
     ('fc7_before', 'x1x1_out')
     """
     safe = "".join(c if c.isascii() and c.isalnum() else "_" for c in name)
-    return (safe if safe[:1].isalpha() else f"x{safe}")[:63]
+    return (safe if safe[:1].isalpha() else f"x{safe}")[:57]
 
 
 def _write_mat(gathered: Gathered, path: Path) -> None:
@@ -206,6 +208,7 @@ def _write_mat(gathered: Gathered, path: Path) -> None:
             # MATLAB has no float16, and counts axes from the other end.
             dtype = np.dtype(np.float32) if array.dtype == np.float16 else array.dtype
             dataset = file.create_dataset(names[name], array.shape[::-1], dtype)
+            dataset.attrs[ABOUT] = name
             dataset.attrs["MATLAB_class"] = np.bytes_(_MATLAB_CLASSES[dtype.name])
             for start, piece in _chunks(array):
                 dataset[..., start : start + len(piece)] = piece.astype(dtype, copy=False).transpose()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -153,6 +154,7 @@ def _chosen(table: TableRoot, map_: ClassificationMap, selection: Selection) -> 
     return {name: known[name] for name in selection.blobs}
 
 
+@functools.lru_cache(maxsize=64)
 def _output_blob(table: TableRoot, digest: str) -> str:
     return str(read_model(table, digest).get("output_blob", PROBABILITIES))
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from conversion import temporary_folder
 from pipeline.errors import TableError
 from pipeline.exports.export_table import format_of
-from pipeline.exports.formats import SHAPE_SUFFIX, ExportFormat, matlab_name, names_file
+from pipeline.exports.formats import ABOUT, SHAPE_SUFFIX, ExportFormat, matlab_name, names_file
 from pipeline.exports.gather import Selection, gather
 from pipeline.exports.spool import Spool, Values
 from pipeline.storage.address import is_remote, local_path
@@ -32,7 +32,7 @@ _MATLAB_NUMBERS = (b"single", b"double", b"int32")
 _REMEDY = "give a table, or a file that `densecast export` wrote"
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class FeatureSet:
     """Features of images, which are read one by one.
 
@@ -85,7 +85,8 @@ def read_features(where: TableRoot | str, selection: Selection) -> Iterator[Feat
 def _chosen(found: FeatureSet, wanted: Sequence[str]) -> FeatureSet:
     if not wanted:
         return found
-    blobs = {name: found.blobs.get(name) or found.blobs.get(matlab_name(name)) for name in wanted}
+    of_matlab = {matlab_name(name): row for name, row in found.blobs.items()}
+    blobs = {name: found.blobs.get(name) or of_matlab.get(matlab_name(name)) for name in wanted}
     missing = [name for name, row in blobs.items() if row is None]
     if missing:
         raise TableError(
@@ -96,11 +97,19 @@ def _chosen(found: FeatureSet, wanted: Sequence[str]) -> FeatureSet:
 
 
 def _set(path: Path, names: Mapping[str, Sequence[str]], blobs: Mapping[str, Row], images: int) -> FeatureSet:
-    uris, ids = (list(names.get(name, ())) for name in _NAMES)
+    uris, ids = ([_text(path, text) for text in names.get(name, ())] for name in _NAMES)
     for texts in (uris, ids):
         if len(texts) not in (0, images):
             raise TableError(f"{len(texts)} names for {images} images", where=str(path), remedy=_REMEDY)
     return FeatureSet(str(path), uris, ids or [""] * images, blobs, images)
+
+
+def _text(path: Path, name: object) -> str:
+    if isinstance(name, bytes):
+        return name.decode("utf-8", "surrogateescape")
+    if not isinstance(name, str):
+        raise TableError(f"a name is {name!r}, not a text", where=str(path), remedy=_REMEDY)
+    return name
 
 
 def _rows(array: Any, shapes: Values | None) -> Row:
@@ -116,6 +125,10 @@ def _read_npy(path: Path, stack: ExitStack) -> FeatureSet:  # noqa: ARG001 - one
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     beside = names_file(path)
     names: dict[str, Any] = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+    if not isinstance(names, dict):
+        raise TableError(
+            "the names are not a JSON object", where=str(beside), remedy='write {"uri": [...], "name": "fc7"}'
+        )
     if array.ndim < 1:
         raise TableError("an array without axes has no rows", where=str(path))
     return _set(path, names, {str(names.get("name", path.stem)): _rows(array, None)}, len(array))
@@ -186,7 +199,10 @@ def _read_mat(path: Path, stack: ExitStack) -> FeatureSet:
     kinds = {name: item.attrs.get("MATLAB_class", b"") for name, item in variables}
     texts = {name: _characters(file[name]) for name in _NAMES if kinds.get(name) == b"char"}
     numbers = {name: _Transposed(file[name]) for name, kind in kinds.items() if kind in _MATLAB_NUMBERS}
-    return _of_arrays(path, texts, numbers, "_shape")
+    found = _of_arrays(path, texts, numbers, "_shape")
+    # A variable of MATLAB cannot have every blob's name.
+    own = {name: str(file[name].attrs.get(ABOUT, name)) for name in found.blobs}
+    return dataclasses.replace(found, blobs={own[name]: row for name, row in found.blobs.items()})
 
 
 def _characters(dataset: Any) -> list[str]:

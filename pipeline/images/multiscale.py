@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 _BYTES_OF_A_PIXEL = 7
 """What decoding takes of memory: 4 bytes in Pillow's image, and 3 as RGB."""
 
+_BYTES_OF_A_WINDOW_PIXEL = 128
+"""What resizing for windows takes at most for a pixel of the result: float64 of three channels, several times."""
+_LARGEST_FOR_WINDOWS = 1 << 24
+"""Pixels of an image that windows are cut from: a strip whose shorter side grows to 256 may be 65,536 long."""
 _BYTES_OF_A_WEBP_PIXEL = 16
 """The same of WebP, whose decoder for animations has pictures of its own."""
 
@@ -133,6 +137,7 @@ def decode_scaled(
     wanted = [(rows, columns) for scale, rows, columns in sizes if not refusals[scale] and scale not in unread]
     of_a_pixel = _BYTES_OF_A_WEBP_PIXEL if head.format == "WEBP" else _BYTES_OF_A_PIXEL
     needed = of_a_pixel * height * width + sum(3 * rows * columns for rows, columns in wanted)
+    needed += _needed_for_windows(scaling.windows, height, width)
     # An image that is too large is rejected by `decode`, at no cost.
     if (
         (wanted or scaling.windows)
@@ -165,13 +170,22 @@ def decode_scaled(
     return ScaledImages(height, width, tuple(images), count_frames(data))
 
 
+def _needed_for_windows(windows: WindowResize | None, height: int, width: int) -> int:
+    """Returns the bytes that resizing an image for windows takes."""
+    if windows is None:
+        return 0
+    rows, columns = windows.target_size(height, width)
+    return _BYTES_OF_A_WINDOW_PIXEL * min(rows * columns, _LARGEST_FOR_WINDOWS)
+
+
 def _for_windows(
     data: bytes, limits: ScalingLimits, windows: WindowResize, *, size: Size, whole: Pixels | None
 ) -> ScaledImage:
     """Returns an image of (height, width) `size`, resized for windows; `whole` are its pixels, if they are known."""
     rows, columns = windows.target_size(*size)
-    if rows * columns > limits.decode.max_pixels:
-        detail = f"{rows} x {columns} is {rows * columns} pixels; at most {limits.decode.max_pixels}"
+    most = min(limits.decode.max_pixels, _LARGEST_FOR_WINDOWS)
+    if rows * columns > most:
+        detail = f"{rows} x {columns} is {rows * columns} pixels; at most {most}"
         return ScaledImage(WINDOWS_SCALE, rows, columns, None, Rejected(Reason.TOO_MANY_PIXELS, detail))
     try:
         pixels = decode(data, limits.decode, grey=limits.grey).pixels if whole is None else whole

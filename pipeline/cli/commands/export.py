@@ -144,7 +144,7 @@ def _export_table(
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0),
-    help="Exit with 6 if a value differs by a larger share of its blob's largest magnitude, or images are missing.",
+    help="Exit with 6 if a value differs by a larger share of its blob's largest magnitude, or images or blobs lack.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison for programs.")
 @storage_options

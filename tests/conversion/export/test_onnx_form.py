@@ -322,6 +322,8 @@ def place(key: str, value: str) -> Callable:
     return first_stored(change)
 
 
+SPARSE = onnx.SparseTensorProto()
+SPARSE.values.external_data.add(key="location", value="../secret.bin")
 SUBGRAPH = onnx.helper.make_graph([], "g", [], [])
 
 
@@ -331,6 +333,7 @@ SUBGRAPH = onnx.helper.make_graph([], "g", [], [])
         (node("RandomNormalLike"), "RandomNormalLike (node 'odd')"),
         (node("Conv", domain="com.microsoft"), "com.microsoft.Conv"),
         (node("If", then_branch=SUBGRAPH, else_branch=SUBGRAPH), "If"),
+        (node("Constant", sparse_value=SPARSE), "Constant with sparse weights"),
         (node("Relu", g=SUBGRAPH), "Relu with a graph of its own"),
         (lambda proto: proto.functions.append(onnx.FunctionProto(name="f")), "functions"),
         (lambda proto: proto.graph.sparse_initializer.add(), "sparse"),

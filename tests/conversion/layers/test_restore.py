@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 
 import numpy as np
 import pytest
@@ -10,21 +11,24 @@ import pytest
 from conversion import load_network
 from conversion.errors import CastError
 from conversion.layers import registered
+from conversion.layers.item_norms import BN
 from conversion.layers.normalization import BatchNorm
 from conversion.passes.cast import cast
-from tests.support.golden_cases import GoldenCase, cases
+from tests.support.golden_cases import GOLDEN, GoldenCase, cases
 
 WITH_WEIGHTS = [
     case
-    for kind in ("layers", "nets")
+    for kind in ("layers", "nets", "dialects")
     for case in cases(kind)
     if case.weights.exists() and case.name != "fmt_weights_missing_layer"
 ]
 
+DIALECTS = {entry["case"]: entry["dialect"] for entry in json.loads((GOLDEN / "dialects" / "index.json").read_text())}
+
 
 @pytest.mark.parametrize("case", WITH_WEIGHTS, ids=lambda case: case.name)
 def test_what_prepare_returns_gives_the_blobs_back(case: GoldenCase):
-    network = load_network(case.prototxt, case.weights)
+    network = load_network(case.prototxt, case.weights, dialect=DIALECTS.get(case.name))
     networks = [network]
     with contextlib.suppress(CastError):
         networks.append(cast(network))
@@ -33,7 +37,7 @@ def test_what_prepare_returns_gives_the_blobs_back(case: GoldenCase):
             blobs = net.parameters.get(layer.name, ())
             prepared = layer.prepare(blobs)
             restored = layer.restore(prepared)
-            if isinstance(layer, BatchNorm):  # `prepare` computes: what it computes of the restored blobs is equal
+            if isinstance(layer, (BatchNorm, BN)):  # `prepare` computes: of the restored blobs it computes the same
                 for found, expected in zip(layer.prepare(restored), prepared, strict=True):
                     np.testing.assert_allclose(found, expected, rtol=1e-6)
                 continue

@@ -172,6 +172,25 @@ def test_enlarged_maps_fit_at_every_size():
     np.testing.assert_array_equal(even["c-cut"], even["c"][:, :, :11, :13])
 
 
+def test_a_map_that_is_joined_twice_fits_at_every_size():
+    text = MAP + pooling("small", "c", "pool: MAX kernel_size: 2 stride: 2")
+    text += layer("Upsample", "u", "small", upsample_param="scale: 2")
+    text += layer("Concat", "both", "u c") + layer("Eltwise", "sum", "u c")
+    dense = cast(network(text))
+    shapes = dense.shapes_at({"data": (1, 3, 33, 35)})
+    assert shapes["both"] == (1, 8, 33, 35)
+    assert shapes["sum"] == (1, 4, 33, 35)
+
+
+def test_padding_has_the_geometry_of_the_pads_of_a_convolution():
+    padded = data(1, 3, 16, 16) + layer("Padding", "p", "data", padding_param="pad_b: 2 pad_r: 2")
+    apart = network(padded + convolution("c", "p", "num_output: 4 kernel_size: 3 stride: 2"))
+    together = network(
+        data(1, 3, 16, 16) + convolution("c", "data", "num_output: 4 kernel_size: 3 stride: 2 pad_b: 2 pad_r: 2")
+    )
+    assert receptive_field(apart, "c") == receptive_field(together, "c")
+
+
 def test_places_of_resized_cells():
     """Cells of an upsampled map stand for the pixels that change them."""
     text = data(1, 1, 12, 12) + pooling("p", "data", "pool: AVE kernel_size: 2 stride: 2")

@@ -67,6 +67,24 @@ def test_a_value_that_is_not_a_number_is_no_match():
     assert not comparison.within(1e9)
 
 
+def test_equal_infinities_are_equal():
+    values = np.array([[1.0, np.inf, 3.0], [4.0, 5.0, 6.0]])
+    comparison = compare_features(feature_set(values), feature_set(values))
+    assert comparison.within(0)
+    assert comparison.blobs[0].correlation is None
+    other = np.where(np.isinf(values), -values, values)
+    assert not compare_features(feature_set(values), feature_set(other)).within(1e9)
+
+
+def test_a_blob_that_the_new_set_lacks_is_beyond_every_tolerance():
+    def both(*names: str) -> FeatureSet:
+        rows = {name: np.ones((2, 3)).__getitem__ for name in names}
+        return FeatureSet("here", ["a", "b"], ["a", "b"], rows, 2)
+
+    assert not compare_features(both("fc7", "prob"), both("prob")).within(1)
+    assert compare_features(both("prob"), both("fc7", "prob")).within(1)
+
+
 def test_images_are_matched_by_name_in_any_order():
     old, new = np.arange(6.0).reshape(3, 2), np.arange(6.0).reshape(3, 2)[::-1]
     uris = ["x/a.jpg", "x/b.jpg", "x/c.jpg"]
@@ -111,6 +129,7 @@ def test_every_export_is_equal_to_its_table(table: Path, name: str):
     output = str(table.with_name(name))
     export_table(TableRoot(str(table)), output, format_of(output), Selection())
     for pair in ((table, Path(output)), (Path(output), table)):
+        assert compared(*pair).only_old_blobs == compared(*pair).only_new_blobs == ()
         comparison = compared(*pair, "fc7", "fc7:before")
         assert [blob.blob for blob in comparison.blobs] == ["fc7", "fc7:before"]
         assert (comparison.matched, comparison.within(0)) == (3, True)
@@ -128,6 +147,15 @@ def test_arrays_of_ones_own(tmp_path: Path):
     assert compared(tmp_path / "old.npy", tmp_path / "new.npy").within(0)
     np.savez(tmp_path / "new.npz", uri=["a", "b", "c", "d"], fc7=values)
     assert compared(tmp_path / "old.npy", tmp_path / "new.npz").within(0)
+    np.savez(tmp_path / "bytes.npz", uri=[b"a", b"b", b"c", b"d"], fc7=values)
+    assert compared(tmp_path / "old.npy", tmp_path / "bytes.npz").within(0)
+    for names, message in (([1, 2, 3, 4], "a name is 1, not a text"), (["d"], "1 names for 4 images")):
+        (tmp_path / "new.json").write_text(json.dumps({"uri": names, "name": "fc7"}))
+        with pytest.raises(TableError, match=message):
+            compared(tmp_path / "old.npy", tmp_path / "new.npy")
+    (tmp_path / "new.json").write_text(json.dumps(["d", "c", "b", "a"]))
+    with pytest.raises(TableError, match="not a JSON object"):
+        compared(tmp_path / "old.npy", tmp_path / "new.npy")
     (tmp_path / "new.json").write_text(json.dumps({"uri": ["d"], "name": "fc7"}))
     with pytest.raises(TableError, match="1 names for 4 images"):
         compared(tmp_path / "old.npy", tmp_path / "new.npy")

@@ -10,7 +10,7 @@ from PIL import Image
 
 from conversion import luma
 from pipeline.images.decode import DecodeLimits, decode
-from pipeline.images.multiscale import ScaledImages, ScalingLimits, decode_scaled
+from pipeline.images.multiscale import NeededBytes, ScaledImages, ScalingLimits, decode_scaled
 from pipeline.images.resize import WINDOWS_SCALE, Scaling, WindowResize
 from pipeline.images.window_filters import resize_for_windows
 from pipeline.rejection import Reason, Rejected
@@ -75,6 +75,19 @@ def test_an_image_that_is_read_by_rows_has_windows_if_it_may_be_decoded_whole():
     small = DecodeLimits(max_pixels=1000)
     dense, windows = scaled(data, Scaling(windows=OPENCV), decode=small, whole_pixels=1).images
     assert dense.by_rows
+    assert windows.rejected is not None
+    assert windows.rejected.reason is Reason.TOO_MANY_PIXELS
+
+
+def test_a_strip_that_would_grow_costs_what_is_granted_at_most():
+    """369 bytes whose shorter side grows to 256: 6.5 million pixels, in float64 several times."""
+    strip = encoded("PNG", np.zeros((1, 100, 3), np.uint8))
+    scaling = Scaling(scales=(), windows=WindowResize(WindowFilter.SKIMAGE, 256))
+    needed = decode_scaled(strip, ScalingLimits(decode=DecodeLimits()), scaling, 10_000_000)
+    assert isinstance(needed, NeededBytes)
+    assert needed.size > 100 * 256 * 25_600
+    longer = encoded("PNG", np.zeros((1, 300, 3), np.uint8))
+    [windows] = scaled(longer, scaling).images
     assert windows.rejected is not None
     assert windows.rejected.reason is Reason.TOO_MANY_PIXELS
 

@@ -1,6 +1,6 @@
-"""Measures what runtimes make of the ONNX form: `python -m tests.runtimes docs/onnx-runtimes.md [--large]`.
+"""Measures what runtimes make of the ONNX form: `python -m tests.runtimes docs/onnx-runtimes.md [large]`.
 
-It writes `measured.json` beside this file, and the tables into the page, between two marks. With `--large` it also
+It writes `measured.json` beside this file, and the tables into the page, between two marks. With `large` it also
 measures the nets of the catalog that take long; without, what was measured of them is kept.
 """
 
@@ -66,4 +66,4 @@ def main(page: Path, *, large: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), large="--large" in sys.argv)
+    main(Path(sys.argv[1]), large="large" in sys.argv)

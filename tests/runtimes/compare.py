@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypedDict
@@ -124,7 +125,7 @@ def _judged(
 
 def _refused(error: str, folder: Path) -> str:
     line = " ".join(error.replace(f"{folder}/", "").replace(f"{ROOT}/", "").split())
-    return f"refused: {line[:_LONGEST]}"
+    return f"refused: {textwrap.shorten(line, _LONGEST, placeholder=' ...')}"
 
 
 def _difference(case: Case, result: Path, expected: Arrays) -> str:

@@ -21,12 +21,23 @@ MAPS = {  # cells at 451 x 451, window, stride
     "squeezenet_1_0": (15, 227, 16),
     "squeezenet_1_1": (15, 227, 16),
     "resnet50": (9, 224, 32),
+    "mobilenet": (9, 224, 32),
+    "densenet121": (9, 224, 32),
+    "places205": (8, 227, 32),
+    "places365": (8, 227, 32),
+    "age_levi": (8, 227, 32),
+    "gender_levi": (8, 227, 32),
+    "flickr_style": (8, 227, 32),
+    "oxford102": (8, 227, 32),
+    "open_nsfw": (9, 224, 32),
+    "rcnn_ilsvrc13": (8, 227, 32),
     "digits": (106, 32, 4),
 }
+NO_MAP = {"se_resnet50"}  # it has no dense form
 
 
 def test_every_entry_has_its_expectation():
-    assert {entry.name for entry in entries()} == set(MAPS)
+    assert {entry.name for entry in entries()} == {*MAPS, *NO_MAP}
 
 
 @pytest.mark.parametrize("name", MAPS)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from rich.table import Table
 
-from pipeline.cli.console import fits, say, say_fields, say_json, say_lines, show
+from pipeline.cli.console import fits, say, say_fields, say_json, say_lines, show, start_printing
 from pipeline.cli.main import main
 from pipeline.jobs.night_report import Report
 from pipeline.jobs.run import JobResult
@@ -24,6 +24,13 @@ from tests.support.maintained import publish_rows
 Capture = pytest.CaptureFixture[str]
 Patch = pytest.MonkeyPatch
 LOST = "densecast: the output cannot be printed: "
+
+
+@pytest.fixture(autouse=True)
+def streams_as_at_the_start() -> Iterator[None]:
+    """What a test's streams refused would keep later tests of the process from printing."""
+    yield
+    start_printing()
 
 
 def test_a_line_is_one_line_and_fields_stay_fields(capsys: Capture) -> None:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from conversion.errors import ConversionError, MissingExtraError, UnsupportedError, VerificationError
 from conversion.export import savedmodel
-from conversion.export.metadata import NETWORK_FILE, Form, ModelMetadata, VerificationMetadata, read_metadata
+from conversion.export.metadata import Form, ModelMetadata, VerificationMetadata, read_metadata
 from conversion.export.onnx_model import ImageGraph, model_outputs, write_graph
 from conversion.export.onnx_ops import check_onnx
 from conversion.export.onnx_properties import properties
@@ -19,11 +19,10 @@ from conversion.export.onnx_session import stored_runner
 from conversion.export.savedmodel_verification import verify_savedmodel
 from conversion.export.seal import check_files
 from conversion.export.signatures import feature_blobs
+from conversion.export.stored_network import load_model_network
 from conversion.export.verification import TOLERANCE, Example, verify
 from conversion.export.weights_store import index_bundle, write_weights
 from conversion.layers.layout import import_tensorflow
-from conversion.limits import UNLIMITED
-from conversion.net.load import load_network
 from conversion.net.network import Network
 
 FormChoice = Literal["savedmodel", "onnx", "both"]
@@ -168,7 +167,7 @@ def verify_forms(
     if "onnx" in metadata.forms:
         check_files(model, metadata)
         check_onnx(model)
-        graph = image_graph(load_network(Path(model) / NETWORK_FILE, limits=UNLIMITED), metadata)
+        graph = image_graph(load_model_network(model), metadata)
         results["onnx"] = verify(stored_runner(graph, Path(model)), examples, tolerance=tolerance)
     return results
 

@@ -29,6 +29,17 @@ def needs_tensorflow(model: str | Path) -> bool:
     return not (Path(model) / INDEX_FILE).exists()
 
 
+def load_model_network(model: str | Path) -> Network:
+    """Returns the fully convolutional network of a model directory, without weights.
+
+    The limits of a conversion held when the model was made, and may have been raised for it: none hold here.
+
+    Raises:
+        ReadingError: The directory has no definition.
+    """
+    return load_network(Path(model) / NETWORK_FILE, limits=UNLIMITED)
+
+
 def model_weights(model: str | Path) -> Weights:
     """Returns the weights of a model by layer, as `Layer.prepare` returned them, whatever the model's format is.
 
@@ -52,7 +63,7 @@ def load_stored(model: str | Path, weights: Weights) -> Network:
     Raises:
         ModelError: The weights do not fit the network.
     """
-    network = load_network(Path(model) / NETWORK_FILE, limits=UNLIMITED)
+    network = load_model_network(model)
     restored: dict[tuple[int, ...], tuple[Array, ...]] = {}  # shared arrays stay shared
     parameters = {}
     for layer, shapes in learned(network):

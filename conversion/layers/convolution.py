@@ -81,6 +81,26 @@ class SlidingLayer(Layer):
             per_axis(self, message, "dilation", count=spatial, default=1),
         )
 
+    def onnx_windows(
+        self, op_type: str, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]
+    ) -> list[Value]:
+        """Returns a node of Conv or ConvTranspose for each bottom, with the filters of all groups as one."""
+        kernels = variables[:-1] if self.bias_term else variables
+        weights = onnx_filters(graph, kernels, self.group)
+        kernel, stride, pad, after, dilation = self.windows(bottoms[0].rank - 2)
+        return [
+            graph.node(
+                op_type,
+                [bottom, weights, *variables[len(kernels) :]],
+                kernel_shape=kernel,
+                strides=stride,
+                pads=[*pad, *after],
+                dilations=dilation,
+                group=self.group,
+            )
+            for bottom in bottoms
+        ]
+
     def channel_axis(self, bottom: Shape) -> int:
         """Returns the canonical channel axis; the axes after it are spatial."""
         return canonical_axis(self, self.axis, len(bottom))
@@ -268,22 +288,8 @@ class Convolution(SlidingLayer):
         return y if spatial == 2 else tf.transpose(y, [0, spatial + 1, *range(1, spatial + 1)])
 
     def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:
-        """Uses Conv, which rounds as Caffe does, with the filters of all groups as one."""
-        kernels = variables[:-1] if self.bias_term else variables
-        weights = onnx_filters(graph, kernels, self.group)
-        kernel, stride, pad, after, dilation = self.windows(bottoms[0].rank - 2)
-        return [
-            graph.node(
-                "Conv",
-                [bottom, weights, *variables[len(kernels) :]],
-                kernel_shape=kernel,
-                strides=stride,
-                pads=[*pad, *after],
-                dilations=dilation,
-                group=self.group,
-            )
-            for bottom in bottoms
-        ]
+        """Uses Conv, which rounds as Caffe does."""
+        return self.onnx_windows("Conv", graph, bottoms, variables)
 
 
 @register("InnerProduct")

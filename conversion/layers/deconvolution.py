@@ -14,7 +14,7 @@ from conversion.arrays import Array, Shape, Size, Tensor
 from conversion.caffe.caffe_pb2 import LayerParameter
 from conversion.errors import UnsupportedError
 from conversion.layers.base import Narrow, Step, register
-from conversion.layers.convolution import SlidingLayer, onnx_filters
+from conversion.layers.convolution import SlidingLayer
 from conversion.layers.layout import import_tensorflow
 from conversion.layers.onnx_graph import OnnxGraph, Value
 from conversion.layers.windows import taps
@@ -161,22 +161,8 @@ class Deconvolution(SlidingLayer):
         return tf.nn.bias_add(y, variables[-1]) if self.bias_term else y
 
     def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:
-        """Uses ConvTranspose, whose size is Caffe's, with the filters of all groups as one."""
-        kernels = variables[:-1] if self.bias_term else variables
-        weights = onnx_filters(graph, kernels, self.group)
-        kernel, stride, pad, after, dilation = self.windows(2)
-        return [
-            graph.node(
-                "ConvTranspose",
-                [bottom, weights, *variables[len(kernels) :]],
-                kernel_shape=kernel,
-                strides=stride,
-                pads=[*pad, *after],
-                dilations=dilation,
-                group=self.group,
-            )
-            for bottom in bottoms
-        ]
+        """Uses ConvTranspose, whose size is Caffe's."""
+        return self.onnx_windows("ConvTranspose", graph, bottoms, variables)
 
     def _static(self, spatial: Sequence[int | None]) -> list[int | None]:
         """Returns cells before `pad` is removed, along each axis whose size is known."""

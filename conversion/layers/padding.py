@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Self
@@ -27,9 +28,9 @@ class _Padded(Layer):
 
     may_be_in_place = False
 
+    @abstractmethod
     def pads(self, rank: int) -> list[tuple[int, int]]:
         """Returns the cells to add before and after each axis, in Caffe's order; raises NetworkError."""
-        raise NotImplementedError
 
     def output_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         """Returns the padded shape."""

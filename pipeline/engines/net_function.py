@@ -9,13 +9,11 @@ from typing import Any, TypeAlias
 from conversion import (
     BEFORE_SUFFIX,
     CAST_SUFFIX,
-    NETWORK_FILE,
-    UNLIMITED,
     ModelMetadata,
     Narrow,
     apply_network,
     import_tensorflow,
-    load_network,
+    load_model_network,
     load_savedmodel,
 )
 from pipeline.maps.features import Wanted
@@ -188,7 +186,7 @@ def _rebuilt(model: str | Path, loaded: Any, precision: Precision) -> tuple[_Blo
     on GPUs and bfloat16 only on CPUs. Here the layers say what is computed in 16 bits, equally on every device.
     """
     tf = import_tensorflow()
-    network = load_network(Path(model) / NETWORK_FILE, limits=UNLIMITED)
+    network = load_model_network(model)
     (blob,) = network.inputs
     kind = None if precision is Precision.FLOAT32 else tf.as_dtype(str(precision))
     weights = {}

@@ -12,7 +12,7 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
-from conversion import NETWORK_FILE, UNLIMITED, ModelMetadata, import_tensorflow, load_network, read_metadata
+from conversion import ModelMetadata, import_tensorflow, load_model_network, read_metadata
 from pipeline.engines.base import EngineOutOfMemoryError
 from pipeline.engines.device_pool import ThreadCounts
 from pipeline.engines.devices import Device, open_devices
@@ -68,9 +68,7 @@ class TensorFlowEngine:
         windows: WindowInput | None = None,
     ) -> None:
         self._metadata = read_metadata(model)
-        self._features = parse_features(
-            features, self._metadata, lambda: load_network(Path(model) / NETWORK_FILE, limits=UNLIMITED)
-        )
+        self._features = parse_features(features, self._metadata, lambda: load_model_network(model))
         self._windows = windows
         self._k = min(k, self._metadata.classes)
         self._form = form

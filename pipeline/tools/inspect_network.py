@@ -11,8 +11,6 @@ from rich.table import Table
 
 from conversion import (
     DEFAULT_LIMITS,
-    NETWORK_FILE,
-    UNLIMITED,
     DensecastError,
     DenseOptions,
     GeometryMetadata,
@@ -23,7 +21,7 @@ from conversion import (
     Output,
     choose_output,
     load_dense,
-    load_network,
+    load_model_network,
     read_metadata,
     receptive_field,
 )
@@ -104,7 +102,7 @@ def inspect(
                 why="a model keeps the shape that it was converted with",
                 remedy="inspect the definition with these options, or convert it again",
             )
-        network = load_network(Path(path) / NETWORK_FILE, limits=UNLIMITED)
+        network = load_model_network(path)
         output = choose_output(network, path, model.options.output_blob if model.options else model.output_blob)
         return _report(network, size, output, model=model)
     known = {entry.name: entry.definition for entry in entries()}

@@ -9,14 +9,12 @@ from pydantic import BaseModel
 from rich.console import Group, RenderableType
 
 from conversion import (
-    NETWORK_FILE,
-    UNLIMITED,
     DenseOptions,
     Network,
     VerificationMetadata,
     digest,
     load_dense,
-    load_network,
+    load_model_network,
     read_metadata,
     verification_examples,
     verification_sizes,
@@ -110,7 +108,7 @@ def _compare_with_caffe(
     dense = load_dense(definition, weights, options, features=list(metadata.features))
     dense.require_sizes()
     network = dense.network
-    own = load_network(Path(model) / NETWORK_FILE, limits=UNLIMITED)
+    own = load_model_network(model)
     stride = metadata.geometry.y.stride, metadata.geometry.x.stride
     ((_, _, *window),) = network.inputs.values()
     sizes = verification_sizes(window, stride)

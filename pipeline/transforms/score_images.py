@@ -8,11 +8,10 @@ import os
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import apache_beam as beam
 
-from conversion import NETWORK_FILE, UNLIMITED, ModelMetadata, load_network, read_metadata, require_savedmodel
+from conversion import ModelMetadata, load_model_network, read_metadata, require_savedmodel
 from pipeline.engines import OpenEngine, TensorFlowEngineFactory
 from pipeline.engines.xla import BatchShape
 from pipeline.errors import JobError
@@ -209,7 +208,7 @@ def _uncut(model: str, metadata: ModelMetadata, recipe: Recipe, limits: Limits) 
     Raises:
         JobError: The tiles are too small for the model, it has no such feature, or a window has not one cell.
     """
-    network = functools.cache(lambda: load_network(Path(model) / NETWORK_FILE, limits=UNLIMITED))
+    network = functools.cache(lambda: load_model_network(model))
     wanted = parse_features(recipe.features, metadata, network)
     if recipe.windows is not None:
         check_window(network(), metadata)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from conversion.export.metadata import FILE_NAME, ModelMetadata
+from conversion.export.metadata import FILE_NAME, NETWORK_FILE, ModelMetadata
 from conversion.export.preprocessing import Preprocessing
 from conversion.net.geometry import AxisGeometry, ReceptiveField
 from pipeline.engines import EngineOutOfMemoryError
@@ -36,6 +36,12 @@ def write_model(folder: Path) -> Path:
     folder.mkdir()
     (folder / FILE_NAME).write_text(METADATA.model_dump_json())
     return folder
+
+
+def write_network(model: Path) -> None:
+    """Gives such a model the definition of a net whose blobs are data and prob."""
+    net = 'input: "data" input_shape { dim: 1 dim: 4 dim: 8 dim: 8 }\n'
+    (model / NETWORK_FILE).write_text(f'{net}layer {{ name: "prob" type: "Softmax" bottom: "data" top: "prob" }}\n')
 
 
 def probabilities(pixels: np.ndarray) -> np.ndarray:

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conversion import NETWORK_FILE
 from conversion.errors import OptionError, UsageError
 from conversion.export.preprocessing import channel_mean
 from pipeline.cli.interruption import interruptible
@@ -52,8 +51,7 @@ def run(*arguments: object) -> int:
 )
 def test_settings_that_cannot_be_are_wrong_usage(flags: tuple[str, ...], tmp_path: Path, capsys: Capture) -> None:
     model = fakes.write_model(tmp_path / "model")
-    net = 'input: "data" input_shape { dim: 1 dim: 4 dim: 8 dim: 8 }\n'
-    (model / NETWORK_FILE).write_text(f'{net}layer {{ name: "prob" type: "Softmax" bottom: "data" top: "prob" }}\n')
+    fakes.write_network(model)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").touch()
     assert run("score", model, tmp_path / "photos", "-o", tmp_path / "maps", *flags) == 2

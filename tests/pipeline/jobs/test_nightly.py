@@ -24,7 +24,6 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from tenacity import wait_none
 
-from conversion import NETWORK_FILE
 from pipeline import MapTable, ScoreImages
 from pipeline.cli.commands.nightly_command import drift as drift_command
 from pipeline.cli.commands.nightly_command import nightly as nightly_command
@@ -45,7 +44,7 @@ from pipeline.jobs.toml_file import load_jobfile
 from pipeline.table.commit import Changes, commit
 from pipeline.table.lease import Lease
 from pipeline.table.log import open_delta
-from tests.support.fakes import METADATA, FakeEngine, write_model
+from tests.support.fakes import METADATA, FakeEngine, write_model, write_network
 from tests.support.stored_rows import MODEL_JSON, scored, write
 
 DAY = date(2026, 11, 23)
@@ -513,9 +512,7 @@ class TestDryRun:
     def test_what_would_fail_fails(self, job: Job, text: str, kind: str):
         (job.folder / "list.csv").write_text("colour\nred\n")
         job.path.write_text(f'model = "models/v1"\noutput = "maps"\ntop-k = 2\n{text}\n')
-        net = 'input: "data" input_shape { dim: 1 dim: 4 dim: 8 dim: 8 }\n'
-        net += 'layer { name: "prob" type: "Softmax" bottom: "data" top: "prob" }\n'
-        (job.folder / "models" / "v1" / NETWORK_FILE).write_text(net)
+        write_network(job.folder / "models" / "v1")
         before = job.files()
         code, found, result = job.run("--dry-run")
         assert (code, found["status"], found["error"]["type"]) == (1 + (kind == "SettingError"), "failed", kind)

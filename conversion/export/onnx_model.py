@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conversion.arrays import Array
+from conversion.arrays import Array, Shape
 from conversion.errors import ConversionError
 from conversion.export.onnx_net import apply_network
 from conversion.export.preprocessing import Preprocessing
-from conversion.export.weights_store import Weights, read_index, read_weights
+from conversion.export.weights_store import Weights, WeightsIndex, read_index, read_weights
 from conversion.layers.onnx_graph import Dim, OnnxGraph, Value
 from conversion.layers.onnx_value import import_onnx
 from conversion.net.network import Network
@@ -126,19 +127,26 @@ def add_stored(model: Path) -> AddWeights:
     """Returns a function that adds the weights of a model directory, as places in their file."""
     index = read_index(model)
     weights = read_weights(model, index)
+    return lambda graph: add_arrays(graph, weights, stored_tensor(index))
+
+
+def stored_tensor(index: WeightsIndex) -> Callable[[str, int], onnx.TensorProto | None]:
+    """Returns a function that says how a graph refers to an array of a layer, by its place there; see `add_arrays`."""
 
     def tensor(layer: str, place: int) -> onnx.TensorProto | None:
         stored = index.layers[layer][place]
-        if stored.size <= _INLINE:
-            return None
-        proto: onnx.TensorProto = import_onnx().TensorProto(
-            data_type=_FLOAT, dims=stored.shape, data_location=_EXTERNAL
-        )
-        for key, value in (("location", index.file), ("offset", stored.offset), ("length", stored.size)):
-            proto.external_data.add(key=key, value=str(value))
-        return proto
+        return None if stored.size <= _INLINE else external_tensor(stored.shape, index.file, stored.offset)
 
-    return lambda graph: add_arrays(graph, weights, tensor)
+    return tensor
+
+
+def external_tensor(shape: Shape, file: str, offset: int = 0) -> onnx.TensorProto:
+    """Returns how a graph refers to float32 values in a file; its path is relative to the graph's folder."""
+    proto: onnx.TensorProto = import_onnx().TensorProto(data_type=_FLOAT, dims=shape, data_location=_EXTERNAL)
+    size = math.prod(shape) * 4
+    for key, value in (("location", file), ("offset", offset), ("length", size)):
+        proto.external_data.add(key=key, value=str(value))
+    return proto
 
 
 def add_arrays(

@@ -128,6 +128,8 @@ def apply_network(
     weights: Mapping[str, Sequence[Value]],
     inputs: Mapping[str, Value],
     narrow: bool = False,
+    own_form: Callable[[Layer, Value], Value | None] | None = None,
+    first: dict[str, Value] | None = None,
 ) -> dict[str, Value]:
     """Adds a network to a graph and returns every blob, in the type that its layer computes in.
 
@@ -137,6 +139,8 @@ def apply_network(
         weights: From `add_weights`.
         inputs: The net's inputs, float32, by blob.
         narrow: Whether layers compute in float16 where `Layer.narrow` allows it.
+        own_form: Returns the top of a layer for its bottom where the layer's ONNX form is not to be used; else None.
+        first: Gets the first value of every blob that a layer writes: before later layers change it in place.
     """
     check_inputs(network, inputs)
 
@@ -146,7 +150,12 @@ def apply_network(
             if narrow:
                 dtype = "float16" if layer.narrows([b.dtype == "float16" for b in bottoms]) else "float32"
                 bottoms, own = [graph.cast(b, dtype) for b in bottoms], [graph.cast(w, dtype) for w in own]
-            return layer.onnx(graph, bottoms, own)
+            formed = [own_form(layer, bottom) for bottom in bottoms] if own_form is not None else []
+            tops = [top for top in formed if top is not None] or layer.onnx(graph, bottoms, own)
+        if first is not None:
+            for top, value in zip(layer.tops, tops, strict=True):
+                first.setdefault(top, value)
+        return tops
 
     def view(value: Value, like: Value) -> Value:
         return reshaped(graph, value, [size_of(graph, like, axis) for axis in range(like.rank)])

@@ -27,10 +27,15 @@ class OnnxGraph:
     """A graph that grows by one node at a time, each with the shapes of its outputs.
 
     Names of values follow the scope (the layer) that is open; they are unique, and differ from every reserved one.
+
+    Args:
+        reserved: Names that no value gets.
+        opset: The version of ONNX's operations.
     """
 
-    def __init__(self, reserved: Iterable[str] = ()) -> None:
+    def __init__(self, reserved: Iterable[str] = (), *, opset: int = OPSET) -> None:
         self._onnx = import_onnx()
+        self._opset = opset
         self._taken = set(reserved)
         self._scope = ""
         self._nodes: list[onnx.NodeProto] = []
@@ -90,6 +95,13 @@ class OnnxGraph:
             tensor.name = value.name
         return value
 
+    def declared(self, tensor: onnx.TensorProto) -> Value:
+        """Returns a learned blob whose values lie outside the graph and are not looked at; they are finite."""
+        value = Value(self._name("weights"), "float32", tuple(tensor.dims), finite=True, stored=True)
+        tensor.name = value.name
+        self._constants[value.name], self._tensors[value.name] = value, tensor
+        return value
+
     def _known(self, array: Array, kind: str, *, stored: bool = False) -> Value:
         value = Value(
             self._name(kind), str(array.dtype), array.shape, bool(np.isfinite(array).all()), array, stored=stored
@@ -123,7 +135,7 @@ class OnnxGraph:
         """Adds a node and returns its outputs.
 
         Args:
-            op_type: An operation of `OPSET`.
+            op_type: An operation of the graph's opset.
             inputs: None for an optional input that is left out.
             outputs: How many outputs it has.
             shape: Lengths of axes of the first output that ONNX's shape inference cannot know; it fills in the rest.
@@ -152,14 +164,14 @@ class OnnxGraph:
             if i.array is not None and i.array.size <= _FEW
         }
         types = self._onnx.shape_inference.infer_node_outputs(
-            self._onnx.defs.get_schema(op_type, OPSET, ""),
+            self._onnx.defs.get_schema(op_type, self._opset, ""),
             node,
             {
                 name: helper.make_tensor_type_proto(element_type(self._onnx, i.dtype), i.shape)
                 for name, i in given.items()
             },
             small,
-            opset_imports=[helper.make_opsetid("", OPSET)],
+            opset_imports=[helper.make_opsetid("", self._opset)],
             ir_version=IR_VERSION,
         )
         self._nodes.append(node)
@@ -261,7 +273,10 @@ class OnnxGraph:
             [self._info(name, value) for name, value in self._outputs],
         )
         model: onnx.ModelProto = helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="densecast"
+            graph,
+            opset_imports=[helper.make_opsetid("", self._opset)],
+            ir_version=IR_VERSION,
+            producer_name="densecast",
         )
         for value in constants:  # one by one, into the model: all of them at once would be another copy in memory
             tensor = self._tensors.get(value.name) or self._onnx.numpy_helper.from_array(value.array, value.name)

@@ -1,0 +1,186 @@
+"""The ONNX graph that an engine of ours runs: images in, the best classes of every cell and features out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from conversion.arrays import Array
+from conversion.errors import ModelError
+from conversion.export.cellwise import OPSET_OF_PRODUCTS, cell_products, is_cellwise
+from conversion.export.metadata import ModelMetadata
+from conversion.export.onnx_model import IMAGES, PROBABILITIES, add_arrays, external_tensor, stored_tensor
+from conversion.export.onnx_net import apply_network
+from conversion.export.stored_network import load_model_network, needs_tensorflow
+from conversion.export.weights_store import read_index, read_weights
+from conversion.layers.base import Layer
+from conversion.layers.minimal_filtering import transformed_filters
+from conversion.layers.onnx_graph import OnnxGraph, Value
+from conversion.net.network import Network
+from conversion.passes.cast_names import CAST_SUFFIX
+from conversion.passes.prune import prune
+
+CLASSES, SCORES = "classes", "scores"
+
+
+class KeptBlob(NamedTuple):
+    """A blob that a graph returns besides the map.
+
+    Attributes:
+        name: The name of the output.
+        blob: The blob, by its own name or by the classifier's.
+        before: Whether its value is wanted before layers change it in place.
+    """
+
+    name: str
+    blob: str
+    before: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class InferenceGraph:
+    """A graph with its weights.
+
+    Attributes:
+        proto: The ONNX model. Its weights are places in the files of the model directory, but for those that `arrays`
+            yields.
+        derived: The names of the initializers that are computed from a layer's filters, and those filters.
+    """
+
+    proto: bytes
+    derived: Sequence[tuple[Sequence[str], Array]]
+
+    def arrays(self) -> Iterator[tuple[str, Array]]:
+        """Yields the weights that are computed from those of the model, by the names of their initializers.
+
+        They are computed one by one: all of them take more memory than the model.
+        """
+        for names, filters in self.derived:
+            yield from zip(names, transformed_filters(filters), strict=True)
+
+
+def inference_graph(
+    model: str | Path,
+    metadata: ModelMetadata,
+    *,
+    best: int | None = None,
+    features: Sequence[KeptBlob] = (),
+    narrow: bool = False,
+    prepared: bool = False,
+    filtered: bool = True,
+) -> InferenceGraph:
+    """Returns the graph of a model for inference.
+
+    Its input is `images`, uint8 RGB [N, H, W, 3]. Its outputs are `classes` int64 [N, h, w, k] and `scores` float32,
+    best first, of equal ones the lower class first; or `probabilities` float32 [N, h, w, C]; and the features, float32
+    [N, h', w', channels].
+
+    Args:
+        model: The model directory.
+        metadata: Its `densecast.json`.
+        best: Number of classes that are returned of each cell; None for all probabilities.
+        features: The blobs to return with the map.
+        narrow: Whether layers compute in float16 where `Layer.narrow` allows it.
+        prepared: Whether the input is what the network's input blob holds, float32 [N, H, W, C].
+        filtered: Whether layers that were InnerProducts are run as products over cells (see `cellwise`). Only in
+            float32.
+
+    Raises:
+        ModelError: The model has no weights that can be read without TensorFlow.
+        UnsupportedError: A layer has no ONNX form.
+        MissingExtraError: onnx is not installed.
+    """
+    if needs_tensorflow(model):
+        raise ModelError(
+            "the model has no weights that ONNX Runtime could read",
+            where=str(model),
+            why="an older version of densecast made it",
+            remedy="make the model again with: densecast convert PROTOTXT WEIGHTS --output MODEL; or use TensorFlow",
+        )
+    whole = load_model_network(model)
+    names = {kept.blob: kept.blob if kept.blob in whole.shapes else kept.blob + CAST_SUFFIX for kept in features}
+    network = prune(whole, [metadata.output_blob, *names.values()])
+    ((data, (_, channels, _, _)),) = network.inputs.items()
+    outputs = [CLASSES, SCORES, PROBABILITIES, *(kept.name for kept in features)]
+    graph = OnnxGraph(reserved=(*network.shapes, *outputs, IMAGES), opset=OPSET_OF_PRODUCTS)
+    weights = _Weights(graph, Path(model), network, cellwise=filtered and not narrow)
+    if prepared:
+        given = graph.input(IMAGES, "float32", ("batch", "height", "width", channels), finite=True)
+        values = graph.transposed(given, [0, 3, 1, 2])
+    else:
+        images = graph.input(IMAGES, "uint8", ("batch", "height", "width", 3), finite=True)
+        with graph.scope("preprocessing"):
+            values = metadata.preprocessing.onnx(graph, images)
+    first: dict[str, Value] = {}
+    last = apply_network(
+        network, graph, weights=weights.plain, inputs={data: values}, narrow=narrow, own_form=weights.top, first=first
+    )
+    probabilities = _channels_last(graph, last[metadata.output_blob])
+    if best is None:
+        graph.output(PROBABILITIES, probabilities)
+    else:
+        scores, classes = graph.nodes("TopK", [probabilities, graph.integers([best])], 2, axis=-1)
+        graph.output(CLASSES, dataclasses.replace(classes, dtype="int64"))
+        graph.output(SCORES, scores)
+    for kept in features:
+        blob = names[kept.blob]
+        graph.output(kept.name, _channels_last(graph, (first if kept.before else last)[blob]))
+    return InferenceGraph(graph.model(network.name).SerializeToString(), weights.derived)
+
+
+def _channels_last(graph: OnnxGraph, value: Value) -> Value:
+    value = graph.cast(value, "float32")
+    return graph.transposed(value, [0, 2, 3, 1]) if value.rank == 4 else value
+
+
+class _Weights:
+    """The weights of a graph.
+
+    Args:
+        graph: The graph; they are added to it.
+        model: The model directory.
+        network: Its layers, as far as they are needed.
+        cellwise: Whether layers that can be are run as products over cells.
+
+    Attributes:
+        plain: The weights of the other layers, as `Layer.prepare` returns them.
+        derived: See `InferenceGraph`.
+    """
+
+    def __init__(self, graph: OnnxGraph, model: Path, network: Network, *, cellwise: bool) -> None:
+        self._graph = graph
+        index = read_index(model)
+        arrays = read_weights(model, index)
+        products = [
+            layer.name
+            for layer in network.layers
+            if cellwise and layer.name in arrays and is_cellwise(layer, arrays[layer.name])
+        ]
+        others = {layer.name: arrays.get(layer.name, ()) for layer in network.layers if layer.name not in products}
+        self.plain: Mapping[str, Sequence[Value]] = {
+            **add_arrays(graph, others, stored_tensor(index)),
+            **dict.fromkeys(products, ()),
+        }
+        self.derived: list[tuple[Sequence[str], Array]] = []
+        self._products: dict[str, tuple[list[Value], list[Value]]] = {}
+        for name in products:
+            filters, *biases = arrays[name]
+            shape = filters.shape[2:]
+            with graph.scope(name):
+                if len(filters) == 1:
+                    stored = index.layers[name][0]
+                    matrices = [graph.declared(external_tensor(shape, index.file, stored.offset))]
+                else:
+                    matrices = [
+                        graph.declared(external_tensor(shape, "memory")) for _ in range((len(filters) + 1) ** 2)
+                    ]
+                    self.derived.append(([matrix.name for matrix in matrices], filters))
+                self._products[name] = matrices, [graph.constant(array) for array in biases]
+
+    def top(self, layer: Layer, bottom: Value) -> Value | None:
+        """Returns the top of a layer that is run as products over cells; None for any other."""
+        if layer.name not in self._products:
+            return None
+        return cell_products(self._graph, bottom, *self._products[layer.name])

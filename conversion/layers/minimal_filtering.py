@@ -1,0 +1,94 @@
+"""Minimal filtering: two outputs of a filter of k taps from k + 1 products instead of 2 k.
+
+The algorithm F(2, k) of S. Winograd, Arithmetic Complexity of Computations (1980), by interpolation at k points and at
+infinity (Toom-Cook); in two dimensions it is nested (A. Lavin, S. Gray, Fast Algorithms for Convolutional Neural
+Networks, 2016): four outputs from (k + 1)^2 products instead of 4 k^2, for k = 6 a saving of 66 %.
+
+The products at finite points alone give the first of the two outputs. So a single output costs k products: no more than
+without the algorithm.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+
+from conversion.arrays import Array
+
+OUTPUTS = 2
+LARGEST_KERNEL = 7
+_PAIRS = (Fraction(1), Fraction(2), Fraction(1, 2))
+
+
+class Filtering(NamedTuple):
+    """The matrices of F(2, k); the last row or column belongs to infinity, the others to finite points.
+
+    The outputs are outputs @ ((filters @ g) * (inputs @ d)) for k taps g and k + 1 inputs d.
+
+    Attributes:
+        outputs: float64 [2, k + 1]; the first row is ones, and 0 at infinity.
+        filters: float64 [k + 1, k].
+        inputs: float64 [k + 1, k + 1]; only the last row reads the last input.
+    """
+
+    outputs: Array
+    filters: Array
+    inputs: Array
+
+
+def filtering(taps: int) -> Filtering:
+    """Returns the matrices of F(2, `taps`).
+
+    The points are small powers of two with their negatives: products with them are exact in binary, and on filters of 6
+    x 6 over 256 channels float32 keeps 3e-6 of the largest output.
+
+    Args:
+        taps: k, 2 to `LARGEST_KERNEL`.
+
+    Raises:
+        ValueError: `taps` is out of range.
+    """
+    if not 2 <= taps <= LARGEST_KERNEL:
+        raise ValueError(f"{taps} taps; minimal filtering is for 2 to {LARGEST_KERNEL}")
+    points = [Fraction(0)] * (taps % 2) + [s * p for p in _PAIRS[: taps // 2] for s in (1, -1)]
+    others = [[q for q in points if q != p] for p in points]
+    scales = [math.prod((p - q for q in rest), start=Fraction(1)) for p, rest in zip(points, others, strict=True)]
+    outputs = [[p**row for p in points] + [Fraction(row)] for row in range(OUTPUTS)]
+    filters = [[p**tap / scale for tap in range(taps)] for p, scale in zip(points, scales, strict=True)]
+    filters.append([Fraction(0)] * (taps - 1) + [Fraction(1)])
+    inputs = [[*_polynomial(rest), Fraction(0)] for rest in others]
+    inputs.append(_polynomial(points))
+    a, g, b = (np.array([[float(x) for x in row] for row in rows]) for rows in (outputs, filters, inputs))
+    # Powers of two make both factors of a product equally large, and change no digit.
+    balance = 2.0 ** np.round(np.log2(np.linalg.norm(b, axis=1) / np.linalg.norm(g, axis=1)) / 2)
+    return Filtering(a, g * balance[:, np.newaxis], b / balance[:, np.newaxis])
+
+
+def _polynomial(roots: Sequence[Fraction]) -> list[Fraction]:
+    """Returns the coefficients of the product of (x - root), lowest first."""
+    coefficients = [Fraction(1)]
+    for root in roots:
+        shifted, scaled = [Fraction(0), *coefficients], [root * c for c in coefficients] + [Fraction(0)]
+        coefficients = [s - t for s, t in zip(shifted, scaled, strict=True)]
+    return coefficients
+
+
+def transformed_filters(weights: Array) -> Iterator[Array]:
+    """Yields the (k + 1)^2 matrices of the nested algorithm, row of points by row of points.
+
+    Args:
+        weights: float32 [k, k, inside, outside].
+
+    Yields:
+        float32 [inside, outside], with memory of its own.
+    """
+    taps = len(weights)
+    matrix = filtering(taps).filters.astype(np.float32)
+    for vertical in matrix:
+        row = np.tensordot(vertical, weights, 1)  # [k, inside, outside]
+        for horizontal in matrix:
+            yield np.tensordot(horizontal, row, 1)

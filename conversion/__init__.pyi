@@ -9,6 +9,9 @@ from .export.dense import load_dense as load_dense
 from .export.forms import FormChoice as FormChoice
 from .export.forms import choose_forms as choose_forms
 from .export.forms import verify_forms as verify_forms
+from .export.inference_graph import InferenceGraph as InferenceGraph
+from .export.inference_graph import KeptBlob as KeptBlob
+from .export.inference_graph import inference_graph as inference_graph
 from .export.mean_file import read_mean_image as read_mean_image
 from .export.metadata import MEAN_FILE as MEAN_FILE
 from .export.metadata import NETWORK_FILE as NETWORK_FILE
@@ -22,6 +25,7 @@ from .export.net_module import apply_network as apply_network
 from .export.net_module import to_tensorflow as to_tensorflow
 from .export.onnx_file import OnnxReport as OnnxReport
 from .export.onnx_file import export_onnx as export_onnx
+from .export.onnx_session import import_onnxruntime as import_onnxruntime
 from .export.options import DenseOptions as DenseOptions
 from .export.preprocessing import ChannelOrder as ChannelOrder
 from .export.preprocessing import Preprocessing as Preprocessing

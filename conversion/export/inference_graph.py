@@ -46,19 +46,22 @@ class InferenceGraph:
     Attributes:
         proto: The ONNX model. Its weights are places in the files of the model directory, but for those that `arrays`
             yields.
-        derived: The names of the initializers that are computed from a layer's filters, and those filters.
+        model: The model directory.
+        derived: The names of the initializers that are computed from a layer's filters, by layer.
     """
 
     proto: bytes
-    derived: Sequence[tuple[Sequence[str], Array]]
+    model: Path
+    derived: Mapping[str, Sequence[str]]
 
     def arrays(self) -> Iterator[tuple[str, Array]]:
         """Yields the weights that are computed from those of the model, by the names of their initializers.
 
         They are computed one by one: all of them take more memory than the model.
         """
-        for names, filters in self.derived:
-            yield from zip(names, transformed_filters(filters), strict=True)
+        weights = read_weights(self.model) if self.derived else {}
+        for layer, names in self.derived.items():
+            yield from zip(names, transformed_filters(weights[layer][0]), strict=True)
 
 
 def inference_graph(
@@ -127,7 +130,7 @@ def inference_graph(
     for kept in features:
         blob = names[kept.blob]
         graph.output(kept.name, _channels_last(graph, (first if kept.before else last)[blob]))
-    return InferenceGraph(graph.model(network.name).SerializeToString(), weights.derived)
+    return InferenceGraph(graph.model(network.name).SerializeToString(), Path(model), weights.derived)
 
 
 def _channels_last(graph: OnnxGraph, value: Value) -> Value:
@@ -163,7 +166,7 @@ class _Weights:
             **add_arrays(graph, others, stored_tensor(index)),
             **dict.fromkeys(products, ()),
         }
-        self.derived: list[tuple[Sequence[str], Array]] = []
+        self.derived: dict[str, Sequence[str]] = {}
         self._products: dict[str, tuple[list[Value], list[Value]]] = {}
         for name in products:
             filters, *biases = arrays[name]
@@ -176,7 +179,7 @@ class _Weights:
                     matrices = [
                         graph.declared(external_tensor(shape, "memory")) for _ in range((len(filters) + 1) ** 2)
                     ]
-                    self.derived.append(([matrix.name for matrix in matrices], filters))
+                    self.derived[name] = [matrix.name for matrix in matrices]
                 self._products[name] = matrices, [graph.constant(array) for array in biases]
 
     def top(self, layer: Layer, bottom: Value) -> Value | None:

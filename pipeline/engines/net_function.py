@@ -16,11 +16,9 @@ from conversion import (
     load_model_network,
     load_savedmodel,
 )
+from pipeline.engines.cell_scores import FEATURE
 from pipeline.maps.features import Wanted
 from pipeline.maps.recipe import Precision
-
-FEATURE = "feature/"
-"""Prefix of a feature's name among a function's outputs."""
 
 Tensor: TypeAlias = Any
 """A tf.Tensor. TensorFlow has no types: its functions and models are `Any` as well."""

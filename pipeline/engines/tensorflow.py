@@ -14,17 +14,19 @@ from numpy.typing import NDArray
 
 from conversion import ModelMetadata, import_tensorflow, load_model_network, read_metadata
 from pipeline.engines.base import EngineOutOfMemoryError
+from pipeline.engines.cell_scores import cell_scores
 from pipeline.engines.device_pool import ThreadCounts
 from pipeline.engines.devices import Device, open_devices
 from pipeline.engines.load_tensorflow import load_tensorflow
-from pipeline.engines.net_function import FEATURE, NetFunction, Tensor
+from pipeline.engines.net_function import NetFunction, Tensor
+from pipeline.engines.windows_of_batch import score_prepared
 from pipeline.engines.xla import BatchShape, CompiledFunction
 from pipeline.errors import EngineError, JobError
 from pipeline.malloc_trim import release_free_memory
-from pipeline.maps.classification_map import DEFAULT_K, CellScores, Feature, MapError, residual_mass, top_k
-from pipeline.maps.features import Wanted, parse_features
+from pipeline.maps.classification_map import DEFAULT_K, CellScores
+from pipeline.maps.features import parse_features
 from pipeline.maps.recipe import Form, Precision
-from pipeline.maps.windows import WindowInput, as_map
+from pipeline.maps.windows import WindowInput
 
 # All weights of nets without large InnerProducts (ResNet-50's largest takes 9.4 MB), whose BatchNorms TensorFlow then
 # folds into the convolutions; of CaffeNet and VGG all but the three InnerProducts.
@@ -115,16 +117,9 @@ class TensorFlowEngine:
 
     def score_windows(self, windows: NDArray[np.float32]) -> list[CellScores]:
         """See `WindowEngine`."""
-        if self._windows is None:
-            raise EngineError("the engine was opened without windows", remedy="open it with a recipe that has windows")
-        count = windows.shape[1]
-        data = self._windows.prepare(windows)
-        data = data.reshape(-1, *data.shape[2:])
-        maps = self._guarded(data, lambda: self._score(self._tf.constant(data)))
-        try:
-            return [as_map(maps[start : start + count]) for start in range(0, len(maps), count)]
-        except MapError as error:
-            raise EngineError(error.what, why=error.why, remedy=error.remedy) from error
+        return score_prepared(
+            windows, self._windows, lambda data: self._guarded(data, lambda: self._score(self._tf.constant(data)))
+        )
 
     def _guarded(self, images: NDArray[np.generic], score: Callable[[], list[CellScores]]) -> list[CellScores]:
         """Returns the maps of a batch; its errors are those of `Engine.score`."""
@@ -155,20 +150,8 @@ class TensorFlowEngine:
         return self._counts.take()
 
     def _score(self, images: Tensor) -> list[CellScores]:
-        out = self._run(images)
-        if self._form is Form.TOP_K:
-            classes, scores = out["classes"].numpy(), out["scores"].numpy()
-            maps = [CellScores(*cells) for cells in zip(classes, scores, residual_mass(scores), strict=True)]
-        else:
-            dtype = np.float16 if self._form is Form.FLOAT16 else np.float32
-            probabilities = out["probabilities"].numpy()
-            maps = [top_k(p, self._k)._replace(probabilities=p.astype(dtype, copy=False)) for p in probabilities]
-        if not self._features:
-            return maps
-        blobs = [_values(out[FEATURE + wanted.name].numpy(), wanted) for wanted in self._features]
-        return [
-            cells._replace(features=features) for cells, features in zip(maps, zip(*blobs, strict=True), strict=True)
-        ]
+        out = {name: value.numpy() for name, value in self._run(images).items()}
+        return cell_scores(out, self._form, self._k, self._features)
 
     def _given(self, images: Tensor) -> Tensor:
         """Returns images as the function takes them: a function for windows takes them prepared, as windows are."""
@@ -228,8 +211,3 @@ def _release() -> None:
     """
     gc.collect()
     release_free_memory()
-
-
-def _values(batch: NDArray[np.float32], wanted: Wanted) -> list[Feature]:
-    with np.errstate(over="ignore"):  # `check_values` reports infinity
-        return [Feature(wanted.name, values) for values in batch.astype(wanted.dtype, copy=False)]

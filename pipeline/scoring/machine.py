@@ -15,6 +15,8 @@ from pathlib import Path
 
 import platformdirs
 
+from pipeline.engines.threads import usable_cores
+
 # Variables by which TensorFlow, oneDNN, OpenMP and CUDA choose kernels and numbers of threads.
 _CHOOSES_KERNELS = re.compile(r"(TF|XLA|ONEDNN|DNNL|OMP|KMP|MKL|OPENBLAS|CUDA|NVIDIA|ORT|OPENVINO)_")
 # Of x86 the name and the instructions, of Arm the numbers that stand for them.
@@ -24,8 +26,7 @@ _FACTS = re.compile(r"^(model name|flags|Features|CPU \w+)\s*:\s*(.*)$", re.MULT
 def processor_name() -> str:
     """Returns processor and usable cores for people: `AMD EPYC 7763 64-Core Processor, 2 cores`."""
     names = [value for name, value in _processor_facts() if name == "model name"]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return f"{', '.join(names) or platform.processor() or platform.machine()}, {cores} cores"
+    return f"{', '.join(names) or platform.processor() or platform.machine()}, {usable_cores()} cores"
 
 
 def machine_facts() -> list[str]:

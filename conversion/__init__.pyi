@@ -39,6 +39,8 @@ from .export.seal import seal as seal
 from .export.signatures import Output as Output
 from .export.signatures import choose_output as choose_output
 from .export.stored_network import load_model_network as load_model_network
+from .export.stored_network import load_stored as load_stored
+from .export.stored_network import model_weights as model_weights
 from .export.stored_network import needs_tensorflow as needs_tensorflow
 from .export.verification import Example as Example
 from .export.verification import verification_examples as verification_examples

@@ -43,6 +43,14 @@ class Precision(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
+class EngineName(StrEnum):
+    """What runs a model. `AUTO`: the fastest that is installed and agrees with the NumPy reference of the model."""
+
+    AUTO = "auto"
+    ONNXRUNTIME = "onnxruntime"
+    TENSORFLOW = "tensorflow"
+
+
 class Rounding(StrEnum):
     """Which bits of a map may differ when an image is scored again, on a machine of the same kind.
 
@@ -298,6 +306,12 @@ class ExecutionSettings:
         "auto: GPUs, or the CPU where there are none. gpu: GPUs, or an error.",
         changes_maps=False,
         metavar="auto|cpu|gpu|gpu:N",
+    )
+    engine: EngineName = _setting(
+        EngineName.AUTO,
+        "What runs the net. auto: the fastest that is installed and agrees with the NumPy reference; measured once for"
+        " a machine and a model.",
+        changes_maps=False,
     )
     rounding: Rounding = _setting(
         Rounding.EXACT,

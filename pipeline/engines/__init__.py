@@ -2,17 +2,15 @@
 
 from pipeline.engines.base import Engine, EngineOutOfMemoryError, OpenEngine, WindowEngine
 from pipeline.engines.device_pool import Counting, DevicePool, counts_of
-from pipeline.engines.factory import TensorFlowEngineFactory
-from pipeline.engines.tensorflow import TensorFlowEngine
+from pipeline.engines.factory import EngineFactory
 
 __all__ = [
     "Counting",
     "DevicePool",
     "Engine",
+    "EngineFactory",
     "EngineOutOfMemoryError",
     "OpenEngine",
-    "TensorFlowEngine",
-    "TensorFlowEngineFactory",
     "WindowEngine",
     "counts_of",
 ]

@@ -11,57 +11,69 @@ from pipeline.engines.base import Engine
 from pipeline.engines.device_pool import DevicePool
 from pipeline.engines.devices import AUTO, CPU, Device, check_wanted, open_devices
 from pipeline.engines.load_tensorflow import load_tensorflow
-from pipeline.engines.tensorflow import TensorFlowEngine
 from pipeline.engines.xla import BatchShape
+from pipeline.errors import SettingError
 from pipeline.maps.recipe import Recipe
 from pipeline.maps.windows import WindowInput
+from pipeline.settings import EngineName
+
+_THE_CPU = Device("CPU", "CPU")
 
 
 @dataclass(frozen=True)
-class TensorFlowEngineFactory:
+class EngineFactory:
     """Opens a model on the devices of the calling process; it is pickled to get to the workers.
 
     Attributes:
         model: The model directory.
         recipe: How maps are computed and stored.
+        engine: What runs the model; not `AUTO`, which is decided once where a run starts.
         device: `auto`, `cpu`, `gpu` or `gpu:1`, see `open_devices`.
-        compiled: Shapes of batches that XLA compiles when an engine is opened.
+        compiled: Shapes of batches that XLA compiles when an engine is opened; only by TensorFlow.
+
+    Raises:
+        SettingError: There is no such device, or the engine is not decided.
     """
 
     model: str
     recipe: Recipe
+    engine: EngineName
     device: str = AUTO
     compiled: tuple[BatchShape, ...] = ()
 
     def __post_init__(self) -> None:
         check_wanted(self.device)
+        if self.engine is EngineName.AUTO:
+            raise SettingError("the engine is not decided", remedy="decide it with choose_engine, or name an engine")
 
     def check(self) -> None:
-        """Raises EngineError if a GPU is requested and there is none; TensorFlow is loaded only for that."""
+        """Raises EngineError if a GPU is requested and there is none; an engine is loaded only for that."""
         if self.device not in (AUTO, CPU):
-            _devices(self.device)
+            self._devices()
 
     def __call__(self) -> Engine:
         """Returns an engine for all threads of this process, on all of its devices."""
-        return DevicePool(self._open, _devices(self.device), first=os.getpid())
+        return DevicePool(self._open, self._devices(), first=os.getpid())
+
+    def _devices(self) -> tuple[Device, ...]:
+        if self.engine is not EngineName.TENSORFLOW:
+            return (_THE_CPU,)
+        load_tensorflow(debug=logging.getLogger().isEnabledFor(logging.INFO))
+        return open_devices(self.device)
 
     def _open(self, device: Device) -> Engine:
+        """Returns the engine of a device. The modules of the engines are imported here, each with its own library."""
         recipe = self.recipe
         windows = None
         if recipe.windows is not None:
             windows = WindowInput.of(self.model, read_metadata(self.model), recipe)
+        how = (self.model, recipe.k, recipe.form, recipe.features)
+        if self.engine is EngineName.ONNXRUNTIME:
+            from pipeline.engines.onnxruntime import OnnxRuntimeEngine
+
+            return OnnxRuntimeEngine(*how, precision=recipe.precision, windows=windows)
+        from pipeline.engines.tensorflow import TensorFlowEngine
+
         return TensorFlowEngine(
-            self.model,
-            recipe.k,
-            recipe.form,
-            recipe.features,
-            device=device,
-            precision=recipe.precision,
-            compiled=self.compiled,
-            windows=windows,
+            *how, device=device, precision=recipe.precision, compiled=self.compiled, windows=windows
         )
-
-
-def _devices(device: str) -> tuple[Device, ...]:
-    load_tensorflow(debug=logging.getLogger().isEnabledFor(logging.INFO))
-    return open_devices(device)

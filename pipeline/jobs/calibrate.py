@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from conversion import ModelMetadata
-from pipeline.engines import Engine, TensorFlowEngineFactory, counts_of
+from pipeline.engines import Engine, EngineFactory, counts_of
 from pipeline.engines.xla import BatchShape
 from pipeline.images.samples import Pixels
 from pipeline.jobs.spec import ScoringJob
@@ -23,6 +23,7 @@ from pipeline.scoring.calibration.form import Choice, choose_form
 from pipeline.scoring.calibration.parity import Parity, measure_parity
 from pipeline.scoring.calibration.sample import sample, sample_sizes
 from pipeline.scoring.calibration.xla_shapes import coming_shapes
+from pipeline.scoring.engine_choice import EngineChoice, choose_engine
 from pipeline.sources import list_images
 from pipeline.table.log import open_delta
 from pipeline.table.reader import MapTable
@@ -39,6 +40,7 @@ class Calibration:
 
     Attributes:
         job: The job, with the form of its maps.
+        engine: The engine of the run; None where it is not decided yet: `ScoreImages` decides it.
         choice: What the form was chosen by; None where the job names it.
         parity: What the job's precision does to the maps; None in float32.
         compiled: The batches that XLA compiles; empty without XLA.
@@ -46,6 +48,7 @@ class Calibration:
     """
 
     job: ScoringJob
+    engine: EngineChoice | None = None
     choice: Choice | None = None
     parity: Parity | None = None
     compiled: tuple[BatchShape, ...] = ()
@@ -66,12 +69,27 @@ class Calibration:
         return summary
 
 
-def calibrate(job: ScoringJob, metadata: ModelMetadata) -> Calibration:
+def decide_engine(job: ScoringJob, metadata: ModelMetadata) -> EngineChoice:
+    """Returns the engine of a run, and checks that there is a GPU if one is asked for.
+
+    Raises:
+        EngineError: The engine cannot run the job, none can, or there is no GPU.
+    """
+    settings = job.execution
+    device = job.launcher_device()
+    recipe = job.map_recipe()
+    choice = choose_engine(settings.engine, job.model, metadata, recipe, device=settings.device, xla=settings.xla)
+    EngineFactory(job.model, recipe, choice.engine, device).check()
+    return choice
+
+
+def calibrate(job: ScoringJob, metadata: ModelMetadata, engine: EngineChoice) -> Calibration:
     """Chooses what a job leaves open.
 
     Args:
         job: The job.
         metadata: The model's.
+        engine: The engine of the run.
 
     Raises:
         ParityError: The job's precision changes the maps by more than it allows.
@@ -83,9 +101,9 @@ def calibrate(job: ScoringJob, metadata: ModelMetadata) -> Calibration:
     if job.policy.allow_empty and _is_open(job):
         listed = tuple(argument for argument in job.images if _has_images(job, argument))
         if not listed:
-            return Calibration(job)  # nothing is scored, so nothing is chosen; the next run with images chooses
+            return Calibration(job, engine)  # nothing is scored, so nothing is chosen; the next run with images chooses
         job = dataclasses.replace(job, images=listed)
-    calibration = _calibrate(job, metadata)
+    calibration = _calibrate(job, metadata, engine)
     return dataclasses.replace(calibration, job=dataclasses.replace(calibration.job, images=whole.images))
 
 
@@ -99,20 +117,20 @@ def _has_images(job: ScoringJob, argument: str) -> bool:
     return next(list_images([argument], job.listing()), None) is not None
 
 
-def _calibrate(job: ScoringJob, metadata: ModelMetadata) -> Calibration:
+def _calibrate(job: ScoringJob, metadata: ModelMetadata, engine: EngineChoice) -> Calibration:
     """Chooses what a job leaves open; each of its arguments has images."""
     parity = choice = None
     compiled: tuple[BatchShape, ...] = ()
     if job.recipe.precision is not Precision.FLOAT32:
-        parity = _parity(job, metadata)
+        parity = _parity(job, metadata, engine)
         parity.check()
     if job.recipe.accuracy_bound is not None:
-        choice = _choice(job, metadata, job.recipe.accuracy_bound)
+        choice = _choice(job, metadata, engine, job.recipe.accuracy_bound)
         job = dataclasses.replace(job, recipe=dataclasses.replace(job.recipe, scores=choice.form))
     if job.execution.xla:
         compiled = _shapes(job, metadata)
         _log.info("XLA compiles %s", ", ".join("x".join(map(str, shape)) for shape in compiled) or "nothing")
-    return Calibration(job, choice, parity, compiled)
+    return Calibration(job, engine, choice, parity, compiled)
 
 
 def _earlier(job: ScoringJob, metadata: ModelMetadata) -> Iterator[Mapping[str, Any]]:
@@ -122,7 +140,7 @@ def _earlier(job: ScoringJob, metadata: ModelMetadata) -> Iterator[Mapping[str, 
             yield run
 
 
-def _choice(job: ScoringJob, metadata: ModelMetadata, bound: float) -> Choice:
+def _choice(job: ScoringJob, metadata: ModelMetadata, engine: EngineChoice, bound: float) -> Choice:
     """Returns the form of the table's maps if it was chosen by the same bound, or the form that a sample asks for."""
     settings = job.recipe
     for run in _earlier(job, metadata):
@@ -130,10 +148,10 @@ def _choice(job: ScoringJob, metadata: ModelMetadata, bound: float) -> Choice:
         same_precision = recipe.get("precision", Precision.FLOAT32) == settings.precision
         if same_precision and recipe.get("k") == settings.top_k and accuracy.get("bound") == bound:
             return Choice.model_validate(run["accuracy"])
-    return choose_form(_engine(job, settings.precision), _sample(job, metadata), bound, settings.top_k)
+    return choose_form(_engine(job, engine, settings.precision), _sample(job, metadata), bound, settings.top_k)
 
 
-def _parity(job: ScoringJob, metadata: ModelMetadata) -> Parity:
+def _parity(job: ScoringJob, metadata: ModelMetadata, engine: EngineChoice) -> Parity:
     """Returns what was measured for the table's maps by the same bounds, or measures it now on a sample."""
     precision = job.recipe.precision
     bounds = {"max_error": job.execution.max_parity_error, "max_flips": job.execution.max_parity_flips}
@@ -141,7 +159,7 @@ def _parity(job: ScoringJob, metadata: ModelMetadata) -> Parity:
         measured = run.get("parity", {})
         if measured.get("precision") == precision and all(measured.get(name) == bounds[name] for name in bounds):
             return Parity.model_validate(measured)
-    exact, narrow = _engine(job, Precision.FLOAT32), _engine(job, precision)
+    exact, narrow = _engine(job, engine, Precision.FLOAT32), _engine(job, engine, precision)
     parity = measure_parity(exact, narrow, _sample(job, metadata), precision)
     devices = [name.removeprefix("devices.") for name in counts_of(narrow) if name.startswith("devices.")]
     return parity.model_copy(update={**bounds, "devices": tuple(sorted(devices))})
@@ -167,10 +185,10 @@ def _shapes(job: ScoringJob, metadata: ModelMetadata) -> tuple[BatchShape, ...]:
     return coming_shapes(sizes, tiles, limits.budget, tile_pixels=limits.tile_pixels, most=most)
 
 
-def _engine(job: ScoringJob, precision: Precision) -> Engine:
+def _engine(job: ScoringJob, engine: EngineChoice, precision: Precision) -> Engine:
     """Opens the model so that it gives all probabilities, and no features."""
     recipe = dataclasses.replace(job.map_recipe(), precision=precision, form=Form.FLOAT32, features=(), windows=None)
-    return TensorFlowEngineFactory(job.model, recipe, job.launcher_device())()
+    return EngineFactory(job.model, recipe, engine.engine, job.launcher_device())()
 
 
 def _sample(job: ScoringJob, metadata: ModelMetadata) -> Iterator[Pixels]:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from conversion import ModelMetadata, read_metadata
 from conversion.errors import DensecastError
-from pipeline.engines.factory import TensorFlowEngineFactory
 from pipeline.errors import TableError
 from pipeline.exit_codes import ExitCode
 from pipeline.jobs.attempts import find_attempt, make_date
+from pipeline.jobs.calibrate import decide_engine
 from pipeline.jobs.night_report import Night, Report
 from pipeline.jobs.nightly import Model, Output, code_of, failure_of, report_of, resolve_model
 from pipeline.jobs.notify import check_reporting
@@ -131,7 +131,7 @@ def _check_job(job: ScoringJob, digest: str) -> None:
     check_other_models(job, digest)
     target = open_target(job)
     check_pipeline(job, target)
-    TensorFlowEngineFactory(job.model, job.map_recipe(), job.launcher_device()).check()
+    decide_engine(job, read_metadata(job.model))
 
 
 def count_outcomes(job: ScoringJob, metadata: ModelMetadata) -> dict[str, int]:

@@ -8,13 +8,12 @@ import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from conversion import check_files, partial_name, read_metadata, require_savedmodel
+from conversion import check_files, partial_name, read_metadata
 from pipeline.beam_counters import counters
 from pipeline.counters import LEFT_OUT, OUTSIDE_ROOT
-from pipeline.engines.factory import TensorFlowEngineFactory
 from pipeline.errors import TableError
 from pipeline.jobs import progress
-from pipeline.jobs.calibrate import calibrate
+from pipeline.jobs.calibrate import calibrate, decide_engine
 from pipeline.jobs.other_models import check_other_models
 from pipeline.jobs.spec import ScoringJob
 from pipeline.jobs.submit import open_target, submit
@@ -68,17 +67,16 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
         What the run did.
 
     Raises:
-        ModelError: The model cannot be read, or has no SavedModel.
+        ModelError: The model cannot be read.
         TableError: The output cannot be a table, its addresses are not relative to a root as those of the job, or the
             commit failed. ConflictError: another run has committed the same images meanwhile; run the job again.
         StorageError: The table cannot be written; this is found before an image is read.
         SourceError: The images cannot be listed.
-        EngineError: There is no GPU where one is asked for, or the engine failed.
+        EngineError: No engine can run the model, there is no GPU where one is asked for, or the engine failed.
         ParityError: The precision changes the maps by more than the job allows.
         JobError: The pipeline failed in another way.
     """
     metadata = read_metadata(job.model)
-    require_savedmodel(job.model, metadata)
     if metadata.random_weights:
         _log.warning("the weights of the model %s are random: its classes mean nothing", metadata.name)
     if job.execution.runner != LOCAL:
@@ -91,11 +89,11 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
     check_other_models(job, metadata.digest)
     target = open_target(job)
     check_image_root(job.table, delta, job.listing().root, rescore=job.policy.rescore)
-    TensorFlowEngineFactory(job.model, job.map_recipe(), job.launcher_device()).check()
+    engine = decide_engine(job, metadata)
     if job.execution.runner == LOCAL:
         check_files(job.model, metadata)
     with watch("scoring") as watching:
-        calibration = calibrate(job, metadata)
+        calibration = calibrate(job, metadata, engine)
         result = submit(calibration, target, watching.show)
         seconds = watching.seconds()
     summary = read_summary(job.table, job.run_id)

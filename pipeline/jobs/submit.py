@@ -117,6 +117,7 @@ def build_pipeline(calibration: Calibration, pipeline: beam.Pipeline, *, check: 
             limits=job.worker_limits(),
             summary=calibration.summary(),
             device=job.execution.device,
+            engine=calibration.engine or job.execution.engine,
             rounding=job.execution.rounding,
             storage_options=job.storage,
             compiled=calibration.compiled,

@@ -15,8 +15,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from conversion import NETWORK_FILE, load_network
-from pipeline.engines import Engine, TensorFlowEngine
+from pipeline.engines import Engine
 from pipeline.engines.devices import open_devices
+from pipeline.engines.tensorflow import TensorFlowEngine
 from pipeline.errors import JobError
 from pipeline.settings import ExecutionSettings
 

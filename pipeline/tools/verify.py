@@ -21,7 +21,7 @@ from conversion import (
     verify_forms,
 )
 from conversion.errors import VerificationError
-from pipeline.engines import TensorFlowEngine
+from pipeline.engines.tensorflow import TensorFlowEngine
 from pipeline.errors import SourceError
 from pipeline.images.decode import DecodedImage, DecodeLimits
 from pipeline.images.decoder_process import IsolatedDecoder

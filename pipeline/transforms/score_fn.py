@@ -9,7 +9,7 @@ from apache_beam.utils.shared import Shared
 from apache_beam.utils.windowed_value import WindowedValue
 
 from pipeline.beam_counters import count
-from pipeline.engines import Engine, OpenEngine, TensorFlowEngineFactory, counts_of
+from pipeline.engines import Engine, EngineFactory, OpenEngine, counts_of
 from pipeline.errors import EngineError
 from pipeline.maps.recipe import Recipe
 from pipeline.scoring.batch_effect import batch_effect
@@ -67,7 +67,7 @@ class ScoreFn(beam.DoFn):
         Raises:
             EngineError: There is no GPU.
         """
-        if isinstance(self._open_engine, TensorFlowEngineFactory):
+        if isinstance(self._open_engine, EngineFactory):
             self._open_engine.check()
         self._scorer: Scorer | None = None
 
@@ -131,7 +131,7 @@ class ScoreFn(beam.DoFn):
 
     def _open(self) -> _EngineReference:
         engine = self._open_engine()
-        compiled = self._open_engine.compiled if isinstance(self._open_engine, TensorFlowEngineFactory) else ()
+        compiled = self._open_engine.compiled if isinstance(self._open_engine, EngineFactory) else ()
         effect = batch_effect(engine, self._rounding, self._limits.budget, compiled)
         # The images of a measurement are not images of the run; the seconds in which XLA compiled are its own.
         self._seconds |= {name: value for name, value in counts_of(engine).items() if name.startswith("seconds.")}

@@ -11,16 +11,17 @@ from dataclasses import replace
 
 import apache_beam as beam
 
-from conversion import ModelMetadata, load_model_network, read_metadata, require_savedmodel
-from pipeline.engines import OpenEngine, TensorFlowEngineFactory
+from conversion import ModelMetadata, load_model_network, read_metadata
+from pipeline.engines import EngineFactory, OpenEngine
 from pipeline.engines.xla import BatchShape
 from pipeline.errors import JobError
 from pipeline.maps.features import check_tileable, parse_features
 from pipeline.maps.recipe import Recipe
 from pipeline.maps.tiling import cut
 from pipeline.maps.windows import check_window
+from pipeline.scoring.engine_choice import EngineChoice, choose_engine, engine_named
 from pipeline.scoring.scorer import UNALIGNED, Limits
-from pipeline.settings import ExecutionSettings, PolicySettings, Rounding, declared
+from pipeline.settings import EngineName, ExecutionSettings, PolicySettings, Rounding, declared
 from pipeline.sources.reference import ImageReference, resolve
 from pipeline.storage.options import StorageOptions
 from pipeline.table.image_root import ROOT
@@ -47,8 +48,8 @@ class ScoreImages(beam.PTransform):
     transaction. The collection must be bounded. Its windows and triggers are replaced by the global window and the
     default trigger, since a run is one transaction.
 
-    The settings `retry_rejected`, `rescore`, `prune`, `max_pruned`, `root`, `device` and `rounding` are declared in
-    `pipeline.settings`.
+    The settings `retry_rejected`, `rescore`, `prune`, `max_pruned`, `root`, `device`, `engine` and `rounding` are
+    declared in `pipeline.settings`.
 
     Args:
         model: A model directory that `conversion.convert` wrote. Workers must reach it under the same name.
@@ -65,14 +66,16 @@ class ScoreImages(beam.PTransform):
         limits: What is read and decoded at all, and how.
         flush_bytes: Size in bytes of gathered rows at which a part file is written.
         summary: More to keep with the run, as JSON.
-        open_engine: Makes the engine on the worker; TensorFlow by default, on `device`.
+        engine: What runs the net, see `choose_engine`, or a choice that was made already.
+        open_engine: Makes the engine on the worker; by default `engine`, on `device`.
         device: `auto` (a GPU where there is one), `cpu`, `gpu` (all GPUs of a process, or an error), `gpu:1`.
         rounding: `exact` (the same bits for the same image on machines of one kind), or `bounded`.
         compiled: Batches (images, rows, columns) that XLA compiles when a model is opened; others run without XLA.
         storage_options: How object stores are opened, for images and table; None: as the environment says.
 
     Raises:
-        ModelError: `model` is not a model directory, or has no SavedModel.
+        ModelError: `model` is not a model directory.
+        EngineError: The engine cannot run the model, or none can.
         JobError: An argument is out of range, or `summary` is not JSON.
         TableError: The run id cannot be part of a file name, or the output cannot be a table's folder.
         SourceError: Where it is applied: the elements are not of type ImageReference. On a worker: one is not.
@@ -95,6 +98,7 @@ class ScoreImages(beam.PTransform):
         summary: Mapping[str, object] | None = None,
         open_engine: OpenEngine | None = None,
         device: str = ExecutionSettings.device,
+        engine: EngineChoice | EngineName | str = ExecutionSettings.engine,
         rounding: Rounding | str = ExecutionSettings.rounding,
         compiled: Sequence[BatchShape] = (),
         storage_options: StorageOptions | Mapping[str, str] | None = None,
@@ -113,9 +117,13 @@ class ScoreImages(beam.PTransform):
             raise JobError(f"rounding is {rounding!r}", remedy=f"write {' or '.join(Rounding)}")
         rounding = self._rounding = Rounding(rounding)
         metadata = read_metadata(model)
-        if open_engine is None:
-            require_savedmodel(model, metadata)
         recipe = self._recipe = (recipe or Recipe()).for_model(metadata)
+        if open_engine is None:
+            if not isinstance(engine, EngineChoice):
+                wanted = engine_named(engine)
+                engine = choose_engine(wanted, model, metadata, recipe, device=device, xla=bool(compiled))
+            open_engine = EngineFactory(model, recipe, engine.engine, device, tuple(compiled))
+            summary = {"engine": engine.as_json(), **(summary or {})}
         limits = limits or Limits()
         # Hosts are given up for this run alone, also where a process runs several.
         self._limits = replace(limits, web=replace(limits.web, run=limits.web.run or secrets.token_hex(8)))
@@ -128,7 +136,7 @@ class ScoreImages(beam.PTransform):
             rules=recipe.rules,
         )
         self._score = ScoreFn(
-            open_engine or TensorFlowEngineFactory(model, recipe, device, tuple(compiled)),
+            open_engine,
             self._output,
             self.run_id,
             self._recipe,

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from pipeline.engines import TensorFlowEngine
 from pipeline.engines.devices import open_devices
+from pipeline.engines.tensorflow import TensorFlowEngine
 from pipeline.maps.recipe import Form, Precision
 from pipeline.scoring.calibration.parity import measure_parity
 from tests.benchmarks.caffenet import caffenet

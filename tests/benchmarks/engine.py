@@ -12,7 +12,7 @@ from rich.console import Console
 
 from conversion import cast, load_network, save
 from models import entry
-from pipeline.engines import TensorFlowEngine
+from pipeline.engines.tensorflow import TensorFlowEngine
 from pipeline.tools.benchmark import bench, render
 from tests.benchmarks.caffenet import NETWORK, WEIGHTS, caffenet
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from pipeline.engines import TensorFlowEngine
+from pipeline.engines.tensorflow import TensorFlowEngine
 from pipeline.scoring.prefetch import LookAhead
 from tests.benchmarks.caffenet import caffenet
 from tests.benchmarks.engines import idle_model

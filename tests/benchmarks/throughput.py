@@ -21,7 +21,8 @@ import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
 from rich.console import Console
 
-from pipeline.engines import Engine, TensorFlowEngine
+from pipeline.engines import Engine
+from pipeline.engines.tensorflow import TensorFlowEngine
 from pipeline.images.decode import DecodeLimits, decode
 from pipeline.runners.registry import open_runner
 from pipeline.scoring.batching import batch_size

@@ -1,7 +1,7 @@
 """Scores images in two orders and two divisions, and prints the digests of all maps: the bits that a run makes here.
 
-`python -m tests.support.exact_bits MODEL FOLDER [exact|bounded]`, in a process of its own, whose environment chooses
-the kernels.
+`python -m tests.support.exact_bits MODEL FOLDER [exact|bounded [ENGINE]]`, in a process of its own, whose environment
+chooses the kernels.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from conversion import read_metadata
-from pipeline.engines import Engine, TensorFlowEngineFactory
+from pipeline.engines import Engine, EngineFactory
 from pipeline.maps.recipe import Form, Recipe
 from pipeline.scoring.batch_effect import batch_effect
 from pipeline.scoring.batching import BatchBudget, BatchEffect
 from pipeline.scoring.scorer import Limits, Scorer, Tiles
-from pipeline.settings import Rounding
+from pipeline.settings import EngineName, Rounding
 from pipeline.sources import ImageReference
 
 
@@ -35,10 +35,10 @@ def digests(engine: Engine, recipe: Recipe, bundles: Sequence[Sequence[Path]], e
     return found
 
 
-def main(model: str, folder: str, rounding: str = Rounding.EXACT) -> None:
+def main(model: str, folder: str, rounding: str = Rounding.EXACT, name: str = EngineName.TENSORFLOW) -> None:
     """Prints the effect that batches respect, and the images whose bits differ between the orders."""
     recipe = Recipe(read_metadata(model).digest, form=Form.FLOAT32)
-    engine = TensorFlowEngineFactory(model, recipe, "cpu")()
+    engine = EngineFactory(model, recipe, EngineName(name), "cpu")()
     effect = batch_effect(engine, Rounding(rounding), BatchBudget())
     images = sorted(Path(folder).iterdir())
     together = digests(engine, recipe, [images], effect)

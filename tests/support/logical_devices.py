@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from conversion.layers.layout import import_tensorflow
-from pipeline.engines import DevicePool, TensorFlowEngine
+from pipeline.engines import DevicePool
 from pipeline.engines.devices import Device, open_devices
+from pipeline.engines.tensorflow import TensorFlowEngine
 from pipeline.maps.classification_map import CellScores
 from pipeline.maps.recipe import Form, Precision
 from pipeline.table.rounding import TOLERANCE

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.cli.main import cli
-from pipeline.engines import TensorFlowEngineFactory
+from pipeline.engines import EngineFactory
 from pipeline.engines.devices import check_wanted, open_devices
 from pipeline.engines.gpu_diagnosis import GpuFacts, explain, gather
 from pipeline.errors import EngineError, JobError
@@ -18,6 +18,7 @@ from pipeline.jobs.run import run_job
 from pipeline.jobs.spec import describe_job
 from pipeline.maps.recipe import Recipe
 from pipeline.scoring.scorer import Limits
+from pipeline.settings import EngineName
 from pipeline.transforms.score_fn import ScoreFn
 from tests.support.fake_tensorflow import FakeTensorFlow
 from tests.support.fakes import METADATA, write_model
@@ -163,11 +164,15 @@ def test_a_local_job_is_refused_before_its_images_are_listed(tmp_path: Path, wan
 @pytest.mark.usefixtures("no_gpu")
 def test_a_worker_is_refused_in_setup():
     recipe = Recipe(METADATA.digest)
-    fn = ScoreFn(TensorFlowEngineFactory("/nowhere", recipe, "gpu"), "table", "run", recipe, limits=Limits())
+
+    def score_fn(device: str) -> ScoreFn:
+        factory = EngineFactory("/nowhere", recipe, EngineName.TENSORFLOW, device)
+        return ScoreFn(factory, "table", "run", recipe, limits=Limits())
+
     with pytest.raises(EngineError, match="TensorFlow sees no GPU"):
-        fn.setup()
+        score_fn("gpu").setup()
     for device in ("auto", "cpu"):
-        ScoreFn(TensorFlowEngineFactory("/nowhere", recipe, device), "table", "run", recipe, limits=Limits()).setup()
+        score_fn(device).setup()
 
 
 @pytest.mark.usefixtures("no_gpu")

@@ -18,9 +18,10 @@ import pytest
 from PIL import Image
 
 from conversion.layers.layout import import_tensorflow
-from pipeline.engines import DevicePool, TensorFlowEngine
+from pipeline.engines import DevicePool
 from pipeline.engines.devices import Device, open_devices
 from pipeline.engines.gpu_diagnosis import explain, gather
+from pipeline.engines.tensorflow import TensorFlowEngine
 from pipeline.maps.recipe import Form, Precision
 from pipeline.scoring.calibration.parity import measure_parity
 from pipeline.table.rounding import TOLERANCE
@@ -119,7 +120,7 @@ def test_a_map_depends_on_its_image_alone(small_model: Path, gpu: Device, precis
 SCORES = """
 import json, sys
 import numpy as np
-from pipeline.engines import TensorFlowEngine
+from pipeline.engines.tensorflow import TensorFlowEngine
 from pipeline.engines.devices import open_devices
 engine = TensorFlowEngine(sys.argv[1], k=3, device=open_devices("gpu")[0])
 maps = []
@@ -172,7 +173,7 @@ def test_a_gpu_cut_into_two_logical_devices(small_model: Path):
 MEMORY = """
 import json, subprocess, sys
 import numpy as np
-from pipeline.engines import TensorFlowEngine
+from pipeline.engines.tensorflow import TensorFlowEngine
 from pipeline.engines.devices import open_devices
 def memory():
     query = ["nvidia-smi", "--query-gpu=memory.used,memory.total", "--format=csv,noheader,nounits"]
@@ -197,7 +198,8 @@ import numpy as np
 import tensorflow as tf
 [gpu, *_] = tf.config.list_physical_devices("GPU")
 tf.config.set_logical_device_configuration(gpu, [tf.config.LogicalDeviceConfiguration(memory_limit=768)])
-from pipeline.engines import EngineOutOfMemoryError, TensorFlowEngine
+from pipeline.engines import EngineOutOfMemoryError
+from pipeline.engines.tensorflow import TensorFlowEngine
 from pipeline.engines.devices import open_devices
 engine = TensorFlowEngine(sys.argv[1], device=open_devices("gpu:0")[0])
 try:

@@ -11,8 +11,8 @@ import pytest
 import tensorflow as tf
 
 from conversion import ModelMetadata, cast, convert, evaluate, load_network, read_metadata
-from pipeline.engines import TensorFlowEngine
 from pipeline.engines.net_function import NetFunction
+from pipeline.engines.tensorflow import TensorFlowEngine
 from pipeline.errors import JobError
 from pipeline.maps.classification_map import MapError, check_values
 from pipeline.maps.recipe import Form, Precision

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from conversion.layers.layout import import_tensorflow
-from pipeline.engines import EngineOutOfMemoryError, TensorFlowEngine
+from pipeline.engines import EngineOutOfMemoryError
 from pipeline.engines.net_function import NetFunction
+from pipeline.engines.tensorflow import TensorFlowEngine
 from pipeline.engines.xla import CompiledFunction
 from pipeline.errors import EngineError
 from pipeline.maps.recipe import Form, Precision

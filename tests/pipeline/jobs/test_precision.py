@@ -12,7 +12,7 @@ from PIL import Image
 
 from conversion.layers.layout import import_tensorflow
 from pipeline import MapTable
-from pipeline.engines import TensorFlowEngine
+from pipeline.engines.tensorflow import TensorFlowEngine
 from pipeline.jobs.run import JobResult, run_job
 from pipeline.jobs.spec import describe_job
 from pipeline.maps.recipe import Form, Precision

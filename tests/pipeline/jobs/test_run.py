@@ -27,7 +27,7 @@ def test_an_output_that_cannot_be_written_is_found_before_scoring(
         raise Reached
 
     monkeypatch.setattr(run, "calibrate", calibrate)
-    monkeypatch.setattr("pipeline.jobs.run.TensorFlowEngineFactory.check", lambda _: None)
+    monkeypatch.setattr(run, "decide_engine", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     Path("file").write_text("")
     Path("dangling").symlink_to("/proc/nowhere")

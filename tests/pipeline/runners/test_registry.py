@@ -81,7 +81,7 @@ def test_a_run_checks_its_runner_before_it_opens_anything(job: dict[str, Any], m
     def work(*_: object, **__: object) -> Any:
         raise AssertionError("the model is opened, or images are read, before the runner is checked")
 
-    monkeypatch.setattr("pipeline.jobs.run.TensorFlowEngineFactory", work)
+    monkeypatch.setattr("pipeline.jobs.run.decide_engine", work)
     monkeypatch.setattr("pipeline.jobs.run.calibrate", work)
     monkeypatch.setattr("shutil.which", lambda _: None)
     with pytest.raises(JobError, match="needs the program prism"):

@@ -1,0 +1,94 @@
+"""Which engines can run a model as a recipe asks for it: by what is installed, and by what the model has."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from conversion import ModelMetadata, needs_tensorflow
+from pipeline.engines.devices import CPU
+from pipeline.maps.recipe import Precision
+from pipeline.settings import EngineName
+
+_NEEDS: Mapping[EngineName, tuple[str, ...]] = {
+    EngineName.ONNXRUNTIME: ("onnx", "onnxruntime"),
+    EngineName.TENSORFLOW: ("tensorflow",),
+}
+"""The modules of each engine, in the order in which `auto` prefers engines of equal speed."""
+_DISTRIBUTIONS: Mapping[EngineName, tuple[str, ...]] = {
+    EngineName.ONNXRUNTIME: ("onnxruntime", "onnxruntime-gpu"),
+    EngineName.TENSORFLOW: ("tensorflow", "tensorflow-cpu"),
+}
+_EXTRAS = {EngineName.ONNXRUNTIME: "cpu", EngineName.TENSORFLOW: "cpu"}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What an engine has to do.
+
+    Attributes:
+        model: The model directory.
+        metadata: Its `densecast.json`.
+        precision: The type to compute in.
+        device: `auto`, `cpu`, `gpu` or `gpu:1`.
+        xla: Whether XLA compiles the net.
+    """
+
+    model: str
+    metadata: ModelMetadata
+    precision: Precision
+    device: str
+    xla: bool = False
+
+
+def refusals(wish: Wish) -> dict[EngineName, tuple[str, str]]:
+    """Returns for every engine why it cannot do what is asked, and the way out; two empty texts if it can."""
+    return {name: _missing(name) or _unable(name, wish) or ("", "") for name in _NEEDS}
+
+
+def _missing(engine: EngineName) -> tuple[str, str] | None:
+    missing = [name for name in _NEEDS[engine] if importlib.util.find_spec(name) is None]
+    if not missing:
+        return None
+    return (
+        f"{' and '.join(missing)} not installed",
+        f"install densecast with its extra `{_EXTRAS[engine]}`, from its source: pip install '.[{_EXTRAS[engine]}]'",
+    )
+
+
+def _unable(engine: EngineName, wish: Wish) -> tuple[str, str] | None:
+    """Returns why an engine that is installed cannot do it, from facts that need no engine."""
+    again = "convert it again where {} is installed: densecast convert PROTOTXT WEIGHTS --output MODEL --format both"
+    if engine is EngineName.TENSORFLOW:
+        if "savedmodel" in wish.metadata.forms:
+            return None
+        return f"the model {wish.metadata.name} has no SavedModel", again.format("TensorFlow")
+    if "onnx" not in wish.metadata.forms or needs_tensorflow(wish.model):
+        return f"the model {wish.metadata.name} has no ONNX graph", again.format("the extra `onnx`")
+    if wish.precision is Precision.BFLOAT16:
+        return "it does not compute in bfloat16", "use --precision float16 or float32, or --engine tensorflow"
+    if wish.xla:
+        return "XLA compiles nets of TensorFlow only", "leave out --xla, or use --engine tensorflow"
+    if wish.device.startswith("gpu"):
+        return "it runs on CPUs only", "use --device cpu, or --engine tensorflow"
+    return None
+
+
+def prefers_gpu(engine: EngineName, device: str) -> bool:
+    """Returns whether an engine would use a GPU: the machine has one, and the installed build uses it."""
+    if device == CPU or not Path("/dev/nvidia0").exists():
+        return False
+    return engine is EngineName.TENSORFLOW and "tensorflow" in versions(engine)
+
+
+def versions(engine: EngineName) -> dict[str, str]:
+    """Returns the version of each distribution that is installed of an engine's library."""
+    found = {}
+    for name in _DISTRIBUTIONS[engine]:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

@@ -1,0 +1,155 @@
+"""Chooses the engine of a run, once, where the run starts."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from conversion import ModelMetadata
+from pipeline.engines.candidates import Wish, prefers_gpu, refusals, versions
+from pipeline.errors import EngineError, SettingError
+from pipeline.maps.recipe import Recipe
+from pipeline.scoring.machine import recall, remember
+from pipeline.settings import EngineName
+
+AGREEMENT = 1e-4
+"""The most that an engine's probabilities may differ from the NumPy reference: the tolerance of a conversion."""
+_TIMEOUT_S = 600
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """The engine of a run.
+
+    Attributes:
+        engine: The engine.
+        reason: Why it is this one, for people.
+    """
+
+    engine: EngineName
+    reason: str
+
+    def as_json(self) -> dict[str, object]:
+        """Returns what the run's summary keeps."""
+        return {"name": self.engine, "reason": self.reason, "versions": versions(self.engine)}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What an engine did with one image.
+
+    Attributes:
+        milliseconds: Median time, pixels to probabilities.
+        error: Largest difference of a probability from the NumPy reference.
+    """
+
+    milliseconds: float
+    error: float
+
+
+def engine_named(name: str) -> EngineName:
+    """Returns the engine of that name; raises SettingError if there is none."""
+    if name not in list(EngineName):
+        raise SettingError(f"{name!r} is not an engine", remedy=f"write {', '.join(EngineName)}")
+    return EngineName(name)
+
+
+def choose_engine(
+    wanted: EngineName,
+    model: str,
+    metadata: ModelMetadata,
+    recipe: Recipe,
+    *,
+    device: str,
+    xla: bool = False,
+) -> EngineChoice:
+    """Returns the engine that a run uses.
+
+    `AUTO` takes the engine that would use a GPU of this machine. Without one it tries, in a process of its own, every
+    engine but TensorFlow on an image, and takes the fastest that agrees with the NumPy reference. The result is kept
+    for the next run on this machine with this model. TensorFlow is not tried, since its start takes longer than its
+    speed could win back: `AUTO` takes it where no other engine can do what the recipe asks for.
+
+    Args:
+        wanted: The engine, or `AUTO`.
+        model: The model directory.
+        metadata: Its `densecast.json`.
+        recipe: How maps are computed.
+        device: `auto`, `cpu`, `gpu` or `gpu:1`.
+        xla: Whether XLA compiles the net.
+
+    Raises:
+        EngineError: The engine cannot do it, or none can: it is not installed, the model has no form for it, it does
+            not have the precision or the device.
+    """
+    wish = Wish(model, metadata, recipe.precision, device, xla)
+    against = refusals(wish)
+    if wanted is not EngineName.AUTO:
+        why, remedy = against[wanted]
+        if why:
+            raise EngineError(f"--engine {wanted} cannot run this job", where=model, why=why, remedy=remedy)
+        return EngineChoice(wanted, "asked for by its name")
+    able = [name for name, (why, _) in against.items() if not why]
+    if not able:
+        raise EngineError(
+            "no engine can run this job",
+            where=model,
+            why="; ".join(f"{name}: {why}" for name, (why, _) in against.items()),
+            remedy=next(remedy for _, remedy in against.values()),
+        )
+    others = "; ".join(f"{name}: {why}" for name, (why, _) in against.items() if why)
+    for name in able:
+        if prefers_gpu(name, device):
+            return EngineChoice(name, "it uses the GPU of this machine")
+    tried = [name for name in able if name is not EngineName.TENSORFLOW]
+    if not tried:
+        return EngineChoice(able[0], f"no other engine can run this job ({others})" if others else "")
+    trials = _trials(tried, wish)
+    agreeing = {name: trial for name, trial in trials.items() if trial.error <= AGREEMENT}
+    found = ", ".join(f"{name} {t.milliseconds:.0f} ms, off by {t.error:.1e}" for name, t in trials.items())
+    if not agreeing:
+        if EngineName.TENSORFLOW in able:
+            return EngineChoice(EngineName.TENSORFLOW, f"no other engine agrees with the NumPy reference ({found})")
+        raise EngineError(
+            f"no engine agrees with the NumPy reference to {AGREEMENT:.0e}",
+            where=model,
+            why=found or "none could be tried",
+            remedy="name one with --engine if that suffices",
+        )
+    best = min(agreeing, key=lambda name: agreeing[name].milliseconds)
+    return EngineChoice(best, f"the fastest of those that agree with the NumPy reference ({found})")
+
+
+def _trials(engines: Sequence[EngineName], wish: Wish) -> dict[EngineName, Trial]:
+    """Returns the trial of each engine that can be tried; remembered where this machine has tried the model before."""
+    known = [f"{name} {versions(name)}" for name in engines]
+    key = ("engine", wish.metadata.digest, wish.precision, *known)
+    try:
+        kept = json.loads(recall(key) or "")
+        return {EngineName(name): Trial(*values) for name, values in kept.items()}
+    except (ValueError, TypeError):
+        pass
+    trials: dict[EngineName, Trial] = {}
+    for name in engines:
+        trial = _tried(name, wish)
+        if trial is not None:
+            trials[name] = trial
+    remember(key, json.dumps({name: (trial.milliseconds, trial.error) for name, trial in trials.items()}))
+    return trials
+
+
+def _tried(engine: EngineName, wish: Wish) -> Trial | None:
+    """Returns a trial; None if it failed. It has a process of its own, whose memory ends with it, and a crash too."""
+    command = [sys.executable, "-m", "pipeline.scoring.engine_trial", engine, wish.model, wish.precision]
+    done = subprocess.run(  # noqa: S603 - our own interpreter and code
+        command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S
+    )
+    if done.returncode:
+        _log.warning("%s cannot be tried: %s", engine, done.stderr.strip()[-1000:] or f"exit status {done.returncode}")
+        return None
+    return Trial(*json.loads(done.stdout.splitlines()[-1]))

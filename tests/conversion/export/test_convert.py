@@ -370,7 +370,7 @@ def test_weights_of_another_net_are_refused(files, models: Path):
 def test_without_tensorflow_the_error_names_the_extra(files, models: Path, monkeypatch: pytest.MonkeyPatch):
     prototxt, weights = files()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match="its extra `tensorflow`"):
+    with pytest.raises(MissingExtraError, match="its extra `cpu`"):
         convert(prototxt, weights, models / "m")
     assert not list(models.iterdir())
 

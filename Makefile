@@ -32,7 +32,7 @@ $(USE_STAMP): pyproject.toml constraints.txt
 	touch $@
 
 $(STAMP): $(USE_STAMP)
-	$(PIP) --editable '.[cpu,notebook,bench,docs,dev]'
+	$(PIP) --editable '.[cpu,openvino,notebook,bench,docs,dev]'
 	touch $@
 
 demo: $(USE_STAMP)

@@ -78,6 +78,20 @@ class MissingExtraError(DensecastError):
     """An optional dependency (TensorFlow, say) is not installed; the remedy names the extra."""
 
 
+def install_extra(extra: str, *, gpu: str = "") -> str:
+    """Returns the remedy of a MissingExtraError: how an extra is installed.
+
+    Args:
+        extra: The extra that has what is missing.
+        gpu: The extra that has it for NVIDIA GPUs; empty if there is none.
+
+    >>> install_extra("onnx", gpu="gpu")
+    "install densecast with its extra `onnx`, or `gpu` for NVIDIA GPUs, from its source: pip install '.[onnx]'"
+    """
+    other = f", or `{gpu}` for NVIDIA GPUs," if gpu else ","
+    return f"install densecast with its extra `{extra}`{other} from its source: pip install '.[{extra}]'"
+
+
 class ReadingError(DensecastError):
     """A file is missing, unreadable, or not what its reader expects."""
 

@@ -15,9 +15,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("conversion", "models", "pipeline")
+DEVELOPMENT = {"dev", "docs", "bench", "fuzz", "build"}
+GPU_EXTRAS = ("gpu", "gpu-tensorflow")
+GPU_CONSTRAINTS = ROOT / "infra/docker/constraints-gpu.txt"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
@@ -150,7 +154,7 @@ def test_what_only_development_needs_is_not_shipped(built: dict[str, set[str]]):
 
 def test_no_package_imports_what_only_development_needs():
     groups = requirements()
-    needed = {name for group in ("", "cpu", "gpu") for name in groups[group]}
+    needed = {name for extra, names in groups.items() if extra not in DEVELOPMENT for name in names}
     modules = {"scikit-learn": "sklearn", "pyyaml": "yaml", "opencv-python-headless": "cv2"}
     extra = {modules.get(name, name.replace("-", "_")) for group in ("dev", "docs", "bench") for name in groups[group]}
     for path in sources(*PACKAGES):
@@ -203,14 +207,21 @@ def test_constraints_are_exact_and_sorted_out():
 
 
 def test_constraints_cover_every_dependency():
-    """Of every extra that one environment can hold; `gpu` is the other build of `cpu`'s TensorFlow."""
-    wanted = {extra: names - {"densecast"} for extra, names in requirements().items()}  # which names extras of its own
-    assert wanted.pop("gpu") == {"tensorflow"}
-    assert wanted["cpu"] == {"tensorflow-cpu"}
-    missing = {name for names in wanted.values() for name in names} - set(pins())
-    assert not missing
-    cpu, gpu = (PROJECT["project"]["optional-dependencies"][extra][0] for extra in ("cpu", "gpu"))
-    assert cpu.removeprefix("tensorflow-cpu") == gpu.removeprefix("tensorflow[and-cuda]")
+    """What GPUs need is in the image's own file: no environment of `make` and no CPU takes it."""
+    of_gpus = {normalised(line.partition("==")[0]) for line in GPU_CONSTRAINTS.read_text().splitlines()}
+    assert set(GPU_EXTRAS) <= set(PROJECT["project"]["optional-dependencies"])
+    for extra, names in requirements().items():
+        known = set(pins()) | {"densecast"} | (of_gpus if extra in GPU_EXTRAS else set())
+        assert names <= known, extra
+    assert not of_gpus & set(pins())
+
+
+def test_both_builds_of_tensorflow_have_one_version():
+    """A model that one machine converts is scored on others."""
+    assert pins()["tensorflow"] == pins()["tensorflow-cpu"]
+    lines = [line for lines in PROJECT["project"]["optional-dependencies"].values() for line in lines]
+    versions = {str(Requirement(line).specifier) for line in lines if line.startswith("tensorflow")}
+    assert len(versions) == 1
 
 
 # --- who imports whom

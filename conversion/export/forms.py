@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from conversion.errors import ConversionError, MissingExtraError, UnsupportedError, VerificationError
+from conversion.errors import ConversionError, MissingExtraError, UnsupportedError, VerificationError, install_extra
 from conversion.export import savedmodel
 from conversion.export.metadata import Form, ModelMetadata, VerificationMetadata, read_metadata
 from conversion.export.onnx_model import ImageGraph, model_outputs, write_graph
@@ -72,8 +72,7 @@ def choose_forms(wanted: FormChoice | None = None) -> tuple[Form, ...]:
         raise MissingExtraError(
             "neither TensorFlow nor onnx and ONNX Runtime are installed",
             why="a model is written as a SavedModel or as an ONNX graph, and verified by running it",
-            remedy="install densecast with its extra `cpu`, `gpu` (a machine with an NVIDIA GPU) or `onnx` (without "
-            "TensorFlow), from its source: pip install '.[cpu]'",
+            remedy=f"{install_extra('cpu', gpu='gpu')}; without TensorFlow: the extra `onnx`",
         )
     return possible
 
@@ -194,7 +193,7 @@ def _require(form: Form) -> None:
     raise MissingExtraError(
         f"{' and '.join(missing)} not installed",
         why="the ONNX form is written by onnx and verified by ONNX Runtime",
-        remedy="install densecast with its extra `onnx`, from its source: pip install '.[onnx]'",
+        remedy=install_extra("onnx", gpu="gpu"),
     )
 
 

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from conversion.arrays import Array
-from conversion.errors import MissingExtraError, ModelError
+from conversion.errors import MissingExtraError, ModelError, install_extra
 from conversion.export.onnx_model import BLOB, GRAPH_FILE, ImageGraph, add_stored
 from conversion.export.verification import Answer
 
@@ -34,7 +34,7 @@ def import_onnxruntime() -> ModuleType:
         raise MissingExtraError(
             "ONNX Runtime is not installed",
             why="the ONNX form of a model is verified by running it",
-            remedy="install densecast with its extra `onnx`, from its source: pip install '.[onnx]'",
+            remedy=install_extra("onnx", gpu="gpu"),
         )
     return importlib.import_module("onnxruntime")
 

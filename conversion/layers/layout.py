@@ -11,7 +11,7 @@ import os
 from types import ModuleType
 
 from conversion.arrays import Tensor
-from conversion.errors import MissingExtraError
+from conversion.errors import MissingExtraError, install_extra
 
 _NHWC_FROM_NCHW = {0: 0, 1: 3, 2: 1, 3: 2}
 
@@ -26,8 +26,7 @@ def import_tensorflow() -> ModuleType:
         raise MissingExtraError(
             "TensorFlow is not installed",
             why="scoring, and a model's SavedModel, need it; reading Caffe files and the ONNX form do not",
-            remedy="install densecast with its extra `cpu`, or `gpu` on a machine with an NVIDIA GPU, from its source: "
-            "pip install '.[cpu]'",
+            remedy=install_extra("tensorflow", gpu="gpu-tensorflow"),
         )
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     return importlib.import_module("tensorflow")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from conversion.arrays import Array
-from conversion.errors import MissingExtraError
+from conversion.errors import MissingExtraError, install_extra
 
 if TYPE_CHECKING:
     import onnx
@@ -32,7 +32,7 @@ def import_onnx() -> ModuleType:
         raise MissingExtraError(
             "onnx is not installed",
             why="writing the ONNX form of a model needs it",
-            remedy="install densecast with its extra `onnx`, from its source: pip install '.[onnx]'",
+            remedy=install_extra("onnx", gpu="gpu"),
         )
     importlib.import_module("onnx.shape_inference")
     return importlib.import_module("onnx")

@@ -60,12 +60,12 @@ def explain(facts: GpuFacts) -> tuple[str, str]:
     """Returns why there is no GPU and what to do; the first thing to fix comes first.
 
     >>> explain(GpuFacts(cuda_build=False, device_files=("/dev/nvidia0",)))
-    ('this TensorFlow is built without CUDA', 'install densecast with its extra `gpu` instead of `cpu`')
+    ('this TensorFlow is built without CUDA', 'install densecast in a new environment, with its extra `gpu-tensorflow`')
     """
     whys, remedies = [], []
     if not facts.cuda_build:
         whys.append("this TensorFlow is built without CUDA")
-        remedies.append("install densecast with its extra `gpu` instead of `cpu`")
+        remedies.append("install densecast in a new environment, with its extra `gpu-tensorflow`")
     if not facts.device_files:
         whys.append("there is no NVIDIA device file (/dev/nvidia0): no GPU, no driver, or a container without access")
         remedies.append("start the container with the GPU (docker run --gpus all; nvidia.com/gpu in Kubernetes)")

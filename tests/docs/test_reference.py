@@ -45,7 +45,16 @@ OTHER_FLAGS = {
         "--service_port",
     ),
     *("--center_only", "--resize_height", "--resize_width"),  # of Caffe's programs
-    *("--constraint", "--only-binary", "--no-binary", "--format", "--help", "--max-...", "--version"),
+    *(
+        "--constraint",
+        "--only-binary",
+        "--no-binary",
+        "--format",
+        "--help",
+        "--max-...",
+        "--python-platform",
+        "--version",
+    ),
 }
 """Flags of Beam and of other programs, and those that every command has."""
 

@@ -70,10 +70,6 @@ def test_flink_is_one_that_beam_supports():
     assert docker_arguments()["FLINK"] in FlinkRunnerOptions.PUBLISHED_FLINK_VERSIONS
 
 
-def test_tensorflow_is_the_same_with_and_without_gpu():
-    assert pins("infra/docker/constraints-gpu.txt")["tensorflow"] == pins()["tensorflow-cpu"]
-
-
 @pytest.mark.parametrize("name", ["gpu", "gcp"])
 def test_no_second_opinion_on_a_version(name: str):
     """What both files name they would have to agree on; so each distribution is in one."""
@@ -95,7 +91,7 @@ def test_there_is_no_other_version_in_it():
             assert "==" not in rest, rest
             for command in re.findall(r"pip install.*?(?=&&|$)", rest):
                 assert "--constraint constraints.txt" in command, rest
-    wanted = {"cpu": [], "gpu": ["constraints-gpu.txt"], "dataflow": ["constraints-gcp.txt"]}
+    wanted = {"densecast": ["constraints-gpu.txt"], "dataflow": ["constraints-gcp.txt"]}
     for stage, files in wanted.items():
         (installation,) = (rest for word, rest in stages()[stage] if word == "RUN")
         assert re.findall(r"--constraint (\S+)", installation) == ["constraints.txt", *files]
@@ -104,17 +100,22 @@ def test_there_is_no_other_version_in_it():
 # --- what is in it
 
 
-@pytest.mark.parametrize("target", ["cpu", "gpu"])
-def test_it_runs_as_an_ordinary_user(target: str):
-    users = [rest for word, rest in [*stages()["base"], *stages()[target]] if word == "USER"]
+def test_it_runs_as_an_ordinary_user():
+    users = [rest for word, rest in [*stages()["base"], *stages()["densecast"]] if word == "USER"]
     assert users == ["10001:10001"]  # by number, or Kubernetes cannot tell that it is not root
-    assert ("ENTRYPOINT", '["/opt/apache/beam/boot"]') in stages()[target]
+    assert ("ENTRYPOINT", '["/opt/apache/beam/boot"]') in stages()["densecast"]
 
 
-@pytest.mark.parametrize("target", ["cpu", "gpu"])
-def test_workers_start_where_that_user_may_write(target: str):
+def test_it_takes_the_extras_that_are_named():
+    (installation,) = (rest for word, rest in stages()["densecast"] if word == "RUN")
+    assert '"$1[${EXTRAS}]"' in installation
+    # An ARG before the first FROM has its default in a stage only where the stage names it too.
+    assert stages()["densecast"].index(("ARG", "EXTRAS")) < stages()["densecast"].index(("RUN", installation))
+
+
+def test_workers_start_where_that_user_may_write():
     """Beam's boot leaves a file in its current folder, or ends; and a virtual environment beside itself, or ends."""
-    assert [rest for word, rest in stages()[target] if word == "WORKDIR"][-1] == "/tmp"  # noqa: S108
+    assert [rest for word, rest in stages()["densecast"] if word == "WORKDIR"][-1] == "/tmp"  # noqa: S108
     (environment,) = (rest for word, rest in stages()["base"] if word == "ENV")
     assert "RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT=1" in environment.split()
 

@@ -70,4 +70,4 @@ def dockerfile() -> list[tuple[str, str]]:
 
 def docker_arguments() -> dict[str, str]:
     """The Dockerfile's ARGs and their defaults."""
-    return dict(rest.split("=", 1) for word, rest in dockerfile() if word == "ARG")
+    return dict(rest.split("=", 1) for word, rest in dockerfile() if word == "ARG" and "=" in rest)

@@ -160,7 +160,7 @@ def test_without_tensorflow_the_command_writes_the_onnx_form_and_says_so(files: 
     assert done.stdout.startswith("ONNX graph: ")
     done = run_without_tensorflow(code, "convert", *arguments, "--overwrite", "--format", "both")
     assert done.returncode == 1
-    assert "its extra `cpu`" in done.stderr
+    assert "its extra `tensorflow`" in done.stderr
 
 
 def hide(monkeypatch: pytest.MonkeyPatch, *hidden: str) -> None:
@@ -187,7 +187,7 @@ def test_the_default_is_what_is_installed(monkeypatch: pytest.MonkeyPatch):
     hide(monkeypatch, "onnx", "tensorflow")
     with pytest.raises(MissingExtraError, match="neither TensorFlow nor onnx") as caught:
         choose_forms()
-    assert "`onnx` (without TensorFlow)" in caught.value.remedy
+    assert "without TensorFlow: the extra `onnx`" in caught.value.remedy
 
 
 def test_a_layer_without_an_onnx_form(files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -115,13 +115,13 @@ DRIVER = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 
 @pytest.mark.parametrize(
     ("facts", "why", "remedy"),
     [
-        (GpuFacts(False, device_files=("/dev/nvidia0",)), "built without CUDA", "its extra `gpu`"),
+        (GpuFacts(False, device_files=("/dev/nvidia0",)), "built without CUDA", "its extra `gpu-tensorflow`"),
         (GpuFacts(True), "no NVIDIA device file", "--gpus all"),
         (GpuFacts(True, "12.5", "", ("/dev/nvidia0",), "550.1"), "CUDA_VISIBLE_DEVICES='' hides", "unset"),
         (GpuFacts(True, "12.5", "-1,0", ("/dev/nvidia0",), "550.1"), "CUDA_VISIBLE_DEVICES='-1,0' hides", "unset"),
         (GpuFacts(True, "12.5", "0", ("/dev/nvidia0",)), "driver is not loaded", "nvidia-smi"),
         (GpuFacts(True, "12.5", None, ("/dev/nvidia0",), "450.1"), "driver is 450.1.*CUDA 12.5.*too old", "nvidia-smi"),
-        (GpuFacts(False), "built without CUDA; there is no NVIDIA device file", "instead of `cpu`.*--gpus all"),
+        (GpuFacts(False), "built without CUDA; there is no NVIDIA device file", "in a new environment.*--gpus all"),
     ],
 )
 def test_why_there_is_no_gpu(facts: GpuFacts, why: str, remedy: str):

@@ -48,6 +48,7 @@ class EngineName(StrEnum):
 
     AUTO = "auto"
     ONNXRUNTIME = "onnxruntime"
+    OPENVINO = "openvino"
     TENSORFLOW = "tensorflow"
 
 

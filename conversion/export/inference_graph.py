@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from conversion.arrays import Array
-from conversion.errors import ModelError
+from conversion.errors import ConversionError, ModelError
 from conversion.export.cellwise import OPSET_OF_PRODUCTS, cell_products, is_cellwise
 from conversion.export.metadata import ModelMetadata
 from conversion.export.onnx_model import IMAGES, PROBABILITIES, add_arrays, external_tensor, stored_tensor
 from conversion.export.onnx_net import apply_network
 from conversion.export.stored_network import load_model_network, needs_tensorflow
-from conversion.export.weights_store import read_index, read_weights
+from conversion.export.weights_store import MOST_WEIGHT_BYTES, mapped_file, read_index, read_weights
 from conversion.layers.base import Layer
 from conversion.layers.minimal_filtering import transformed_filters
 from conversion.layers.onnx_graph import OnnxGraph, Value
+from conversion.layers.onnx_value import import_onnx
 from conversion.net.network import Network
 from conversion.passes.cast_names import CAST_SUFFIX
 from conversion.passes.prune import prune
@@ -53,6 +54,37 @@ class InferenceGraph:
     proto: bytes
     model: Path
     derived: Mapping[str, Sequence[str]]
+
+    def whole(self) -> bytes:
+        """Returns the ONNX model with all of its weights inside, up to protobuf's 2 GiB.
+
+        Raises:
+            ConversionError: They are larger.
+        """
+        onnx = import_onnx()
+        proto = onnx.ModelProto.FromString(self.proto)
+        computed = dict(self.arrays())
+        places = read_index(self.model)
+        file = mapped_file(self.model / places.file)
+        size = 0
+        for tensor in proto.graph.initializer:
+            if tensor.data_location != tensor.EXTERNAL:
+                continue
+            place = {entry.key: entry.value for entry in tensor.external_data}
+            start, length = int(place["offset"]), int(place["length"])
+            array = computed.pop(tensor.name, None)
+            size += length
+            if size > MOST_WEIGHT_BYTES:
+                raise ConversionError(
+                    "the weights do not fit in one ONNX file",
+                    where=str(self.model),
+                    why="protobuf, its format, ends at 2 GiB",
+                    remedy="use another engine, such as --engine onnxruntime",
+                )
+            tensor.raw_data = file[start : start + length].tobytes() if array is None else array.tobytes()
+            del tensor.external_data[:]
+            tensor.data_location = tensor.DEFAULT
+        return bytes(proto.SerializeToString())
 
     def arrays(self) -> Iterator[tuple[str, Array]]:
         """Yields the weights that are computed from those of the model, by the names of their initializers.

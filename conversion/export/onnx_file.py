@@ -28,6 +28,7 @@ from conversion.export.verification import (
     verification_sizes,
     verify,
 )
+from conversion.export.weights_store import MOST_WEIGHT_BYTES
 from conversion.files import PARTIAL_SUFFIX, temporary_folder
 from conversion.layers.onnx_value import import_onnx
 from conversion.net.network import Network
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     import onnx
 
 DATA_SUFFIX = ".data"
-_LARGEST = (2 << 30) - (64 << 20)  # bytes of weights; protobuf ends at 2 GiB, and a graph takes some
 _SMALL = 1024  # bytes of an array that stays in the file where the others do not
 
 
@@ -231,7 +231,7 @@ def _write(export: _Export, metadata: ModelMetadata, target: Path, *, overwrite:
 
 def _save(proto: onnx.ModelProto, path: Path) -> bool:
     """Writes a model; returns whether its weights are in a second file, being larger than protobuf allows."""
-    large = sum(len(tensor.raw_data) for tensor in proto.graph.initializer) > _LARGEST
+    large = sum(len(tensor.raw_data) for tensor in proto.graph.initializer) > MOST_WEIGHT_BYTES
     if large:
         helper = importlib.import_module("onnx.external_data_helper")
         helper.convert_model_to_external_data(

@@ -25,6 +25,8 @@ INDEX_FILE = "weights.json"
 OWN_FILE = "weights.bin"
 BUNDLE_FILE = "variables/variables.data-00000-of-00001"
 _BUNDLE_INDEX = "variables/variables.index"
+MOST_WEIGHT_BYTES = (2 << 30) - (64 << 20)
+"""What one ONNX file holds of weights: protobuf ends at 2 GiB, and a graph takes some."""
 _ALIGNMENT = 64  # bytes, a line of the cache
 _MAX_INDEX_BYTES = 64 << 20
 _DTYPE = np.dtype("<f4")
@@ -97,7 +99,7 @@ def index_bundle(weights: Mapping[str, Iterable[Array]], directory: Path) -> Non
     by_size: dict[int, list[int]] = {}
     for place in bundle_places(directory / _BUNDLE_INDEX):
         by_size.setdefault(place.size, []).append(place.offset)
-    data = _mapped(directory / BUNDLE_FILE)
+    data = mapped_file(directory / BUNDLE_FILE)
     layers = {
         name: tuple(
             StoredArray(shape=blob.shape, offset=_find(data, blob, by_size.get(blob.nbytes, ()), name))
@@ -145,7 +147,7 @@ def read_weights(model: str | Path, index: WeightsIndex | None = None) -> dict[s
         ModelError: The index is missing or not valid, or the file cannot be read.
     """
     index = index or read_index(model)
-    data = _mapped(Path(model) / index.file)
+    data = mapped_file(Path(model) / index.file)
     arrays: dict[StoredArray, Array] = {}
     for stored in (array for layer in index.layers.values() for array in layer):
         values = data[stored.offset : stored.offset + stored.size].view(_DTYPE)
@@ -172,7 +174,7 @@ def _find(data: Array, blob: Array, offsets: Sequence[int], layer: str) -> int:
     )
 
 
-def _mapped(path: Path) -> Array:
+def mapped_file(path: Path) -> Array:
     """Returns the bytes of a file, uint8; they are read when they are used."""
     try:
         with path.open("rb") as file:

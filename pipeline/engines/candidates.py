@@ -10,20 +10,27 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from conversion import ModelMetadata, needs_tensorflow
+from conversion.errors import install_extra
 from pipeline.engines.devices import CPU
 from pipeline.maps.recipe import Precision
 from pipeline.settings import EngineName
 
 _NEEDS: Mapping[EngineName, tuple[str, ...]] = {
     EngineName.ONNXRUNTIME: ("onnx", "onnxruntime"),
+    EngineName.OPENVINO: ("onnx", "openvino"),
     EngineName.TENSORFLOW: ("tensorflow",),
 }
 """The modules of each engine, in the order in which `auto` prefers engines of equal speed."""
 _DISTRIBUTIONS: Mapping[EngineName, tuple[str, ...]] = {
     EngineName.ONNXRUNTIME: ("onnxruntime", "onnxruntime-gpu"),
+    EngineName.OPENVINO: ("openvino",),
     EngineName.TENSORFLOW: ("tensorflow", "tensorflow-cpu"),
 }
-_EXTRAS = {EngineName.ONNXRUNTIME: "cpu", EngineName.TENSORFLOW: "cpu"}
+_PRECISIONS = {
+    EngineName.ONNXRUNTIME: (Precision.FLOAT32, Precision.FLOAT16),
+    EngineName.OPENVINO: (Precision.FLOAT32,),
+}
+_EXTRAS = {EngineName.ONNXRUNTIME: "cpu", EngineName.OPENVINO: "openvino", EngineName.TENSORFLOW: "cpu"}
 
 
 @dataclass(frozen=True)
@@ -54,10 +61,7 @@ def _missing(engine: EngineName) -> tuple[str, str] | None:
     missing = [name for name in _NEEDS[engine] if importlib.util.find_spec(name) is None]
     if not missing:
         return None
-    return (
-        f"{' and '.join(missing)} not installed",
-        f"install densecast with its extra `{_EXTRAS[engine]}`, from its source: pip install '.[{_EXTRAS[engine]}]'",
-    )
+    return f"{' and '.join(missing)} not installed", install_extra(_EXTRAS[engine])
 
 
 def _unable(engine: EngineName, wish: Wish) -> tuple[str, str] | None:
@@ -69,8 +73,9 @@ def _unable(engine: EngineName, wish: Wish) -> tuple[str, str] | None:
         return f"the model {wish.metadata.name} has no SavedModel", again.format("TensorFlow")
     if "onnx" not in wish.metadata.forms or needs_tensorflow(wish.model):
         return f"the model {wish.metadata.name} has no ONNX graph", again.format("the extra `onnx`")
-    if wish.precision is Precision.BFLOAT16:
-        return "it does not compute in bfloat16", "use --precision float16 or float32, or --engine tensorflow"
+    if wish.precision not in _PRECISIONS[engine]:
+        known = " or ".join(_PRECISIONS[engine])
+        return f"it does not compute in {wish.precision}", f"use --precision {known}, or --engine tensorflow"
     if wish.xla:
         return "XLA compiles nets of TensorFlow only", "leave out --xla, or use --engine tensorflow"
     if wish.device.startswith("gpu"):

@@ -72,6 +72,10 @@ class EngineFactory:
             from pipeline.engines.onnxruntime import OnnxRuntimeEngine
 
             return OnnxRuntimeEngine(*how, precision=recipe.precision, windows=windows)
+        if self.engine is EngineName.OPENVINO:
+            from pipeline.engines.openvino import OpenVinoEngine
+
+            return OpenVinoEngine(*how, precision=recipe.precision, windows=windows)
         from pipeline.engines.tensorflow import TensorFlowEngine
 
         return TensorFlowEngine(

@@ -247,7 +247,7 @@ def test_the_file_says_what_it_is(caffenet: Path, tmp_path: Path):
 def test_weights_beyond_protobufs_limit_lie_beside_the_file(
     caffenet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(onnx_file, "_LARGEST", 10_000)
+    monkeypatch.setattr(onnx_file, "MOST_WEIGHT_BYTES", 10_000)
     folder = tmp_path / "made"
     report = export_onnx(caffenet, folder / "m.onnx")
     assert sorted(report.files) == [str(folder / "m.onnx"), str(folder / "m.onnx.data")]

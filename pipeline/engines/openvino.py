@@ -1,0 +1,59 @@
+"""The OpenVINO engine: runs a model's ONNX graph on the CPU. It needs no TensorFlow."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import io
+import threading
+from typing import Any
+
+from conversion import InferenceGraph
+from conversion.errors import MissingExtraError, install_extra
+from pipeline.engines.cell_scores import Arrays
+from pipeline.engines.graph_engine import IMAGES, GraphEngine, Images
+from pipeline.engines.threads import usable_cores
+from pipeline.malloc_trim import release_free_memory
+
+
+class OpenVinoEngine(GraphEngine):
+    """Runs a model by OpenVINO; see `GraphEngine`.
+
+    It makes a program for every shape that it meets and keeps some of them, and it holds the weights several times
+    while it loads.
+    """
+
+    filtered = False  # it reorders the weights of its own convolutions, which are faster than products of matrices
+
+    @property
+    def _library_errors(self) -> tuple[type[Exception], ...]:
+        return (RuntimeError,)
+
+    def _load(self) -> str:
+        if importlib.util.find_spec("openvino") is None:
+            raise MissingExtraError(
+                "OpenVINO is not installed", why="the engine openvino runs it", remedy=install_extra("openvino")
+            )
+        self._openvino = importlib.import_module("openvino")
+        return f"OpenVINO {self._openvino.__version__}, CPU, {usable_cores()} threads"
+
+    def _open(self, graph: InferenceGraph) -> None:
+        core = self._openvino.Core()
+        model = core.read_model(io.BytesIO(graph.whole()))
+        settings = {
+            "EXECUTION_MODE_HINT": "ACCURACY",
+            "INFERENCE_NUM_THREADS": usable_cores(),
+            "INFERENCE_PRECISION_HINT": "f32",
+            "NUM_STREAMS": 1,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        compiled = core.compile_model(model, "CPU", settings)
+        self._request: Any = compiled.create_infer_request()
+        self._lock = threading.Lock()
+        del model
+        release_free_memory()
+
+    def _compute(self, images: Images) -> Arrays:
+        with self._lock:  # a request computes one batch at a time
+            out = self._request.infer({IMAGES: images})
+            return {output.get_any_name(): value.copy() for output, value in out.items()}

@@ -59,11 +59,14 @@ def score(ctx: click.Context, /, *, as_json: bool, **values: object) -> None:
         raise click.UsageError("give --scores or --accuracy-bound, not both: the bound chooses what is kept")
     check_tensorflow()
     job = describe_job(storage=given_storage(), **values, beam_options=beam_flags(ctx))
-    import_lean_beam()  # takes seconds, for which wrong usage does not wait
-    from pipeline.jobs.run import run_job
+    from pipeline.jobs.ahead import starting_decoders
 
-    printing_does_not_count()
-    result = run_job(job)
+    with starting_decoders(job):
+        import_lean_beam()  # takes seconds, for which wrong usage does not wait
+        from pipeline.jobs.run import run_job
+
+        printing_does_not_count()
+        result = run_job(job)
     if as_json:
         more = {"seconds_total": result.seconds, "failed": result.failed, "left_out": dict(result.left_out)}
         more["outside_root"] = result.outside_root

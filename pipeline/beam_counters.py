@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from typing import Any
 
@@ -15,8 +16,14 @@ NAMESPACE = "densecast"
 
 def count(name: str, amount: int = 1) -> None:
     """Adds to a counter of Beam (for all runners) and of this process (for the local runner)."""
-    Metrics.counter(NAMESPACE, name).inc(amount)
+    _counter(name).inc(amount)
     PROCESS.add(name, amount)
+
+
+@functools.cache
+def _counter(name: str) -> Any:
+    """Returns a counter; it adds to that of the stage that runs in the calling thread."""
+    return Metrics.counter(NAMESPACE, name)
 
 
 def counters(result: Any) -> dict[str, int] | None:

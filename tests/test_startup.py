@@ -104,3 +104,24 @@ def test_errors_of_conversion_load_nothing_else_of_it():
 def test_reading_a_table_loads_neither_beam_nor_tensorflow_nor_rich():
     modules, _ = loaded("from pipeline import MapTable; MapTable")
     assert not {name.split(".")[0] for name in modules} & {"apache_beam", "tensorflow", "keras", "rich", "click"}
+
+
+LEAN = """
+from pipeline.quiet_beam import import_lean_beam
+import_lean_beam()
+import pipeline.jobs.run, pyarrow, numpy
+pyarrow.array([numpy.zeros(3, "f4"), None], type=pyarrow.list_(pyarrow.float32()))
+"""
+
+
+def test_a_command_that_scores_loads_nothing_for_packages_that_it_does_not_use():
+    modules, _ = loaded(LEAN)
+    assert "apache_beam" in modules
+    packages = {name.split(".")[0] for name in modules}
+    assert not packages & {"pandas", "pymongo", "bson", "tensorflow", "onnx", "onnxruntime"}
+    assert "apache_beam.io.gcp.bigquery" not in modules
+
+
+def test_what_is_not_loaded_at_the_start_can_be_imported_later():
+    modules, _ = loaded(f"{LEAN}import bson, apache_beam.io.gcp.bigquery, apache_beam.io.mongodbio")
+    assert {"bson", "apache_beam.io.gcp.bigquery"} <= modules

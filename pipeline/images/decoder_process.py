@@ -7,6 +7,7 @@ which runs the user's main script again in a child that is not forked, and which
 have children.
 """
 
+import contextlib
 import os
 import pickle
 import select
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -154,7 +155,8 @@ class IsolatedDecoder:
             self._child = None
         if self._child is None:
             self._check_open()
-            child = self._child = _Child(self._function, self._memory_bytes, self._clock)
+            child = _take_spare(self._function, self._memory_bytes) or _Child(self._function, self._memory_bytes)
+            child.clock, self._child = self._clock, child
             ready = False
             try:
                 child.receive(_START_S)
@@ -224,7 +226,7 @@ _ENVIRONMENT = {
 class _Child:
     """A process that runs `pipeline.images.decoder_child.serve`, and the socket to it."""
 
-    def __init__(self, function: str, memory_bytes: int, clock: Callable[[float], WaitClock]) -> None:
+    def __init__(self, function: str, memory_bytes: int) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             for end in (ours, theirs):
@@ -248,7 +250,8 @@ class _Child:
                 ) from error
         ours.setblocking(False)
         self._socket = ours
-        self._clock = clock
+        self.kind = (function, memory_bytes)
+        self.clock: Callable[[float], WaitClock] = _Clock
         self._writable, self._readable = select.poll(), select.poll()
         self._writable.register(ours, select.POLLOUT)
         self._readable.register(ours, select.POLLIN)
@@ -267,7 +270,7 @@ class _Child:
         """Sends a request."""
         pickled = pickle.dumps((arguments, options), decoder_child.PROTOCOL)
         head = decoder_child.LENGTHS.pack(len(pickled), 0, len(data)) + pickled
-        clock = self._clock(timeout_s)
+        clock = self.clock(timeout_s)
         for piece in decoder_child.joined([head, data]):
             rest = memoryview(piece)
             while rest:
@@ -285,7 +288,7 @@ class _Child:
             _HungError: No answer came within `timeout_s`.
             _DiedError: The child has ended.
         """
-        clock = self._clock(timeout_s)
+        clock = self.clock(timeout_s)
         lengths = decoder_child.LENGTHS.unpack(self._exactly(decoder_child.LENGTHS.size, clock))
         pickled, table, buffers = (self._exactly(length, clock) for length in lengths)
         outcome: decoder_child.Outcome = decoder_child.content(pickled, table, buffers)
@@ -337,3 +340,40 @@ class _Clock:
             self._left -= _SLICE_S
             if self._left <= 0:
                 raise _HungError("no answer in time")
+
+
+_spares: list[_Child] = []
+
+
+@contextlib.contextmanager
+def decoders_ahead(count: int, function: str, memory_bytes: int = MEMORY_BYTES) -> Iterator[None]:
+    """Starts children for the decoders that will be used in a block, so that their start is not waited for.
+
+    A decoder with the same function and memory takes a child that was started, instead of starting one.
+
+    Args:
+        count: How many children are started. Those that no decoder has taken end with the block.
+        function: See `IsolatedDecoder`.
+        memory_bytes: See `IsolatedDecoder`.
+
+    Raises:
+        IsolationError: A child cannot be started.
+    """
+    try:
+        _spares.extend(_Child(function, memory_bytes) for _ in range(count))
+        yield
+    finally:
+        while (child := _take_spare(function, memory_bytes)) is not None:
+            child.end()
+
+
+def _take_spare(function: str, memory_bytes: int) -> _Child | None:
+    """Removes and returns a child of this process that was started ahead and lives; None where there is none."""
+    for child in list(_spares):
+        if child.kind == (function, memory_bytes) and child.is_ours():
+            with contextlib.suppress(ValueError):  # another thread has taken it
+                _spares.remove(child)
+                if child.process.poll() is None:
+                    return child
+                child.end()
+    return None

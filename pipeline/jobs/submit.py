@@ -26,6 +26,7 @@ from pipeline.errors import (
     TableError,
     WorkerError,
 )
+from pipeline.jobs.ahead import scores_all
 from pipeline.jobs.calibrate import Calibration
 from pipeline.jobs.spec import ScoringJob
 from pipeline.runners.flink import FlinkCluster
@@ -76,13 +77,16 @@ def open_target(job: ScoringJob) -> Target:
     return Target(runner, cluster.flags(flags, name), name, cluster)
 
 
-def build_pipeline(calibration: Calibration, pipeline: beam.Pipeline, *, check: bool = True) -> beam.Pipeline:
+def build_pipeline(
+    calibration: Calibration, pipeline: beam.Pipeline, *, check: bool = True, open_ahead: bool = False
+) -> beam.Pipeline:
     """Puts a job's transforms into a pipeline.
 
     Args:
         calibration: The job.
         pipeline: An empty pipeline, with its runner and options.
         check: Whether the images are looked for here first, for an early error; this machine must be able to read them.
+        open_ahead: Whether this process starts to open the model meanwhile, since it will run it.
 
     Returns:
         The pipeline.
@@ -91,38 +95,36 @@ def build_pipeline(calibration: Calibration, pipeline: beam.Pipeline, *, check: 
         DensecastError: The model or the images cannot be read.
     """
     job = calibration.job
-    _ = (
-        pipeline
-        | "List images"
-        >> ListImages(
-            list(job.images),
-            check=check,
-            frames=job.limits.frames,
-            root=job.policy.root,
-            storage_options=job.storage,
-            allowed=job.listing().allowed,
-            allow_empty=job.policy.allow_empty,
-        )
-        | "Score images"
-        >> ScoreImages(
-            job.model,
-            job.output,
-            job.map_recipe(),
-            retry_rejected=job.policy.retry_rejected,
-            rescore=job.policy.rescore,
-            prune=job.policy.prune,
-            max_pruned=job.policy.max_pruned,
-            root=job.policy.root,
-            run_id=job.run_id,
-            limits=job.worker_limits(),
-            summary=calibration.summary(),
-            device=job.execution.device,
-            engine=calibration.engine or job.execution.engine,
-            rounding=job.execution.rounding,
-            storage_options=job.storage,
-            compiled=calibration.compiled,
-        )
+    list_images = ListImages(
+        list(job.images),
+        check=check,
+        frames=job.limits.frames,
+        root=job.policy.root,
+        storage_options=job.storage,
+        allowed=job.listing().allowed,
+        allow_empty=job.policy.allow_empty,
     )
+    score_images = ScoreImages(
+        job.model,
+        job.output,
+        job.map_recipe(),
+        retry_rejected=job.policy.retry_rejected,
+        rescore=job.policy.rescore,
+        prune=job.policy.prune,
+        max_pruned=job.policy.max_pruned,
+        root=job.policy.root,
+        run_id=job.run_id,
+        limits=job.worker_limits(),
+        summary=calibration.summary(),
+        device=job.execution.device,
+        engine=calibration.engine or job.execution.engine,
+        rounding=job.execution.rounding,
+        storage_options=job.storage,
+        compiled=calibration.compiled,
+    )
+    if open_ahead:
+        score_images.open_ahead()
+    _ = pipeline | "List images" >> list_images | "Score images" >> score_images
     return pipeline
 
 
@@ -153,7 +155,8 @@ def submit(calibration: Calibration, target: Target, show: ShowCounts) -> Pipeli
     job = calibration.job
     # A list even where it is empty: without flags Beam would read this process's own command line.
     options = PipelineOptions(list(target.flags))
-    pipeline = build_pipeline(calibration, beam.Pipeline(runner=target.runner, options=options))
+    pipeline = beam.Pipeline(runner=target.runner, options=options)
+    build_pipeline(calibration, pipeline, open_ahead=scores_all(job) and not job.policy.allow_empty)
     result = None
     try:
         if isinstance(target.runner, FnApiRunner):

@@ -332,9 +332,8 @@ def check_values(where: str, cells: CellScores) -> None:
         ("residual", cells.residual),
         ("probabilities", cells.probabilities),
     ):
-        if (
-            values is not None and not ((values >= -_ROUNDING) & (values <= 1 + _ROUNDING)).all()
-        ):  # NaN fails both comparisons
+        # The least and the greatest value are NaN where one is, and NaN fails both comparisons.
+        if values is not None and values.size and not (values.min() >= -_ROUNDING and values.max() <= 1 + _ROUNDING):
             raise MapError(f"{name} are not all between 0 and 1", where=where, why="a map holds probabilities")
     for feature in cells.features:
         if not np.isfinite(feature.values).all():

@@ -91,15 +91,16 @@ def original_geometry(geometry: Geometry, original: Size, scored: Size) -> Geome
         original: Height and width of the image as it was read.
         scored: Height and width that it was scaled to.
     """
-    axes = zip((geometry.y, geometry.x), original, scored, strict=True)
-    return Geometry.of(*(_enlarged(axis, length / scaled) for axis, length, scaled in axes))
-
-
-def _enlarged(axis: AxisGeometry, factor: float) -> AxisGeometry:
-    return AxisGeometry(
-        stride=axis.stride * factor,
-        offset=(float(axis.offset) + 0.5) * factor - 0.5,
-        window=axis.window * factor,
-        receptive_field=axis.receptive_field * factor,
-        shift=axis.shift * factor,
+    y, x = original[0] / scored[0], original[1] / scored[1]
+    return Geometry(
+        stride_y=geometry.stride_y * y,
+        stride_x=geometry.stride_x * x,
+        offset_y=(geometry.offset_y + 0.5) * y - 0.5,
+        offset_x=(geometry.offset_x + 0.5) * x - 0.5,
+        window_y=geometry.window_y * y,
+        window_x=geometry.window_x * x,
+        receptive_field_y=geometry.receptive_field_y * y,
+        receptive_field_x=geometry.receptive_field_x * x,
+        shift_y=geometry.shift_y * y,
+        shift_x=geometry.shift_x * x,
     )

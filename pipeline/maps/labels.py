@@ -1,5 +1,6 @@
 """The classes of a map for people: short names, and the share of the cells that each class has."""
 
+import functools
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -32,6 +33,7 @@ class Share(NamedTuple):
     share: float
 
 
+@functools.lru_cache(1 << 16)  # a run names the best classes of every map
 def short_name(label: str) -> str:
     """Returns the first of a label's names, printable and without WordNet's number.
 
@@ -61,7 +63,7 @@ def best_labels(classes: Integers, labels: Sequence[str]) -> list[str] | None:
     """Returns the short names of the classes that are best in most cells, the one with most cells first.
 
     Args:
-        classes: [h, w, k] the best classes of each cell, the best first.
+        classes: [h, w, k] the best classes of each cell, the best first; from 0.
         labels: The names of all classes, by number; empty where the model has none.
 
     Returns:
@@ -73,8 +75,9 @@ def best_labels(classes: Integers, labels: Sequence[str]) -> list[str] | None:
     """
     if not labels:
         return None
-    numbers, counts = np.unique(classes[..., 0], return_counts=True)
-    largest = numbers[np.argsort(-counts, kind="stable")[:BEST_LABELS]]
+    counts = np.bincount(classes[..., 0].reshape(-1))
+    numbers = np.flatnonzero(counts)
+    largest = numbers[np.argsort(-counts[numbers], kind="stable")[:BEST_LABELS]]
     return [_name_of(number, labels)[:LABEL_LENGTH] for number in largest.tolist()]
 
 

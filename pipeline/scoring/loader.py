@@ -20,7 +20,8 @@ from pipeline.storage.options import StorageOptions
 from pipeline.table.rows import ImageFacts
 from pipeline.timing import timed
 
-_DECODE = "pipeline.images.multiscale:decode_scaled"
+DECODE = "pipeline.images.multiscale:decode_scaled"
+"""What the decoder's process of each loading thread calls."""
 
 _COPIES = 3
 """How often a file is in memory while it is decoded: here, in the decoder's process, and there in one piece."""
@@ -88,7 +89,7 @@ class Loader:
     @contextlib.contextmanager
     def open(self) -> Iterator[Callable[[ImageReference], Loaded]]:
         """Yields a function that loads one image; it is for one thread."""
-        decoder = IsolatedDecoder(self._timeout_s, function=_DECODE)
+        decoder = IsolatedDecoder(self._timeout_s, function=DECODE)
         with Reader(self._max_image_bytes, web=self._web, options=self._options) as reader, decoder:
             yield functools.partial(self._load, reader, decoder)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TypeAlias
@@ -14,7 +15,7 @@ import numpy as np
 from conversion import ModelMetadata
 from pipeline import counters
 from pipeline.byte_budget import PROCESS
-from pipeline.engines import Engine, EngineOutOfMemoryError, WindowEngine
+from pipeline.engines import Engine, EngineOutOfMemoryError
 from pipeline.errors import EngineError
 from pipeline.images.decode import DecodeLimits
 from pipeline.images.decoder_process import TIMEOUT_S
@@ -31,6 +32,7 @@ from pipeline.maps.tiling import Tile, TileGrid, cut
 from pipeline.maps.windows import cut_windows, window_geometry
 from pipeline.rejection import Reason, Rejected
 from pipeline.scoring.batching import Batch, BatchBudget, BatchEffect, Batcher
+from pipeline.scoring.inference import Inference
 from pipeline.scoring.loader import Loaded, Loader
 from pipeline.scoring.prefetch import LookAhead, Prefetcher
 from pipeline.scoring.tiles import tiles_of
@@ -38,7 +40,6 @@ from pipeline.settings import LimitSettings
 from pipeline.sources import MAX_IMAGE_BYTES, ImageReference, WebLimits
 from pipeline.storage.options import StorageOptions
 from pipeline.table.rows import ImageFacts, MapRow, Placement, rejected_row, scored_row, with_labels
-from pipeline.timing import timed
 
 UNALIGNED = "the model has no tile alignment: it was converted by an older version, or its cells see the whole image"
 
@@ -90,6 +91,19 @@ class _Pending:
     facts: ImageFacts
     image: ScaledImage
     pixels: Pixels | Floats32
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A batch that the engine runs, or has run.
+
+    Attributes:
+        batch: The batch.
+        maps: The map at each of its places, or the engine's error.
+    """
+
+    batch: Batch[_Pending]
+    maps: Future[list[CellScores]]
 
 
 class TilesFailedError(Exception):
@@ -160,6 +174,8 @@ class Scorer:
         self._loads = Prefetcher(loader.open, Loaded.weight, limits.look_ahead)
         self.counts: defaultdict[str, float] = defaultdict(float)
         """Images read, and seconds by stage."""
+        self._inference = Inference(engine, self.counts)
+        self._running: _Running | None = None
 
     def add(self, reference: ImageReference) -> Iterator[Scored]:
         """Adds an image, and yields the rows that are ready: possibly of earlier images, in any order."""
@@ -170,17 +186,22 @@ class Scorer:
         yield from self._score_all(self._loads.drain())
         for batch in (*self._batcher.flush(), *self._windows_batcher.flush()):
             yield from self._infer(batch)
+        yield from self._settle()
 
     def reset(self) -> None:
-        """Drops all images that wait."""
+        """Drops all images that wait; the batch that runs is waited for."""
         self._loads.discard()
+        running, self._running = self._running, None
+        if running is not None and not running.maps.cancel():
+            wait([running.maps])
         self._batcher = Batcher(self._limits.budget, self._effect)
         self._windows_batcher = Batcher(self._limits.budget, self._effect)
         self.counts.clear()
 
     def close(self) -> None:
-        """Drops all images that wait, and ends the loading threads and the decoder processes."""
+        """Drops all images that wait, and ends the threads and the decoder processes."""
         self._loads.close()
+        self._inference.close()
 
     def _score_all(self, loads: Iterator[tuple[ImageReference, Loaded | Rejected]]) -> Iterator[Scored]:
         for _, loaded in loads:
@@ -204,6 +225,7 @@ class Scorer:
                 for batch in self._add_windows(loaded.facts, image, image.for_windows):
                     yield from self._infer(batch)
             elif image.pixels is None or image.height * image.width > self._limits.tile_pixels:
+                yield from self._settle()
                 yield Tiles(self._tiled(loaded, image))
             else:
                 pending = _Pending(loaded.facts, image, image.pixels)
@@ -219,26 +241,28 @@ class Scorer:
         shape = (len(cut) * size[0], size[1])
         return self._windows_batcher.add(_Pending(facts, image, cut), shape, _lane_key(facts))
 
-    def _score(self, pixels: Pixels) -> list[CellScores]:
-        with timed(self.counts, "infer"):
-            return self._engine.score(pixels)
-
-    def _score_batch(self, images: Sequence[Pixels | Floats32]) -> list[CellScores]:
-        """Returns the maps of a batch of images, or of their windows."""
-        stacked = np.stack(images)
-        if stacked.dtype == np.uint8:
-            return self._score(stacked.astype(np.uint8, copy=False))
-        if not isinstance(self._engine, WindowEngine):
-            raise EngineError(f"{type(self._engine).__name__} does not classify windows", remedy="leave out --windows")
-        with timed(self.counts, "infer"):
-            return self._engine.score_windows(stacked.astype(np.float32, copy=False))
-
     def _infer(self, batch: Batch[_Pending]) -> Iterator[MapRow]:
+        """Starts a batch, and yields the rows of the one that was started before it."""
+        before, self._running = self._running, self._start(batch)
+        if before is not None:
+            yield from self._rows(before)
+
+    def _settle(self) -> Iterator[MapRow]:
+        """Yields the rows of the batch that runs, if there is one; the engine is idle afterwards."""
+        running, self._running = self._running, None
+        if running is not None:
+            yield from self._rows(running)
+
+    def _start(self, batch: Batch[_Pending]) -> _Running:
         images = [batch.items[-1].pixels] * batch.size
         for item, place in zip(batch.items, batch.places, strict=True):
             images[place] = item.pixels
+        return _Running(batch, self._inference.start(images))
+
+    def _rows(self, running: _Running) -> Iterator[MapRow]:
+        batch = running.batch
         try:
-            maps = self._score_batch(images)
+            maps = running.maps.result()
         except EngineOutOfMemoryError as error:
             yield from self._halve(batch, error)
             return
@@ -259,7 +283,7 @@ class Scorer:
                 yield self._reject(item.facts, item.image, *_rejection(error))
             return
         for half in batch.halves():
-            yield from self._infer(half)
+            yield from self._rows(self._start(half))
 
     def _one_by_one(self, batch: Batch[_Pending], error: EngineError) -> Iterator[MapRow]:
         """Runs the images of a batch that failed one by one, so that an image that fails does not affect the others.
@@ -271,7 +295,7 @@ class Scorer:
                 yield self._reject(item.facts, item.image, *_rejection(error))
             return
         for single in batch.alone():
-            yield from self._infer(single)
+            yield from self._rows(self._start(single))
 
     def _tiled(self, loaded: Loaded, image: ScaledImage) -> Iterator[MapRow]:
         """Yields the rows of an image's tiles; an image without pixels is read while the rows are requested."""
@@ -280,7 +304,7 @@ class Scorer:
             grid = self._cut(image)
             with self._pieces(loaded, grid, image) as pieces:
                 for tile, piece in pieces:
-                    [cells] = self._score(piece[np.newaxis])
+                    [cells] = self._inference.start([piece]).result()
                     position = (tile.index, len(grid), tile.cell_y, tile.cell_x)
                     placement = Placement(image.scale, image.height, image.width, *position)
                     yield self._row(facts, image, cells.part(tile.kept), placement)

@@ -1,7 +1,7 @@
 """The rows of the table: an image, or a tile of a huge one, at one scale; scored, rejected or deleted."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any
 
@@ -15,6 +15,8 @@ from pipeline.maps.labels import best_labels
 from pipeline.maps.recipe import Recipe
 from pipeline.rejection import Reason
 from pipeline.table.schema import ARRAYS, DETAIL_LENGTH, SCHEMA, Status
+
+_GEOMETRY = tuple(field.name for field in fields(Geometry))
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +167,7 @@ def scored_row(
         detail=None,
         map_height=height,
         map_width=width,
-        geometry={name: float(value) for name, value in asdict(geometry).items()},
+        geometry={name: float(getattr(geometry, name)) for name in _GEOMETRY},
         class_count=class_count,
         map_digest=map_digest(height, width, **arrays),
         best_labels=None,

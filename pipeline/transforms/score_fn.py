@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
+from threading import Thread
 
 import apache_beam as beam
 from apache_beam.utils.shared import Shared
@@ -100,14 +102,35 @@ class ScoreFn(beam.DoFn):
         yield in_global_window(StageCounts(counts))
         self._scorer.reset()
 
+    def open_ahead(self) -> Thread:
+        """Starts to open the engine in a thread; the first bundle in this process then waits for it, or has it.
+
+        An error is not raised here: the bundle opens the engine again, and raises it.
+
+        Returns:
+            The thread, which has started. It does not hold up the end of the process.
+        """
+        thread = Thread(target=self._acquire_quietly, name="densecast-open-engine", daemon=True)
+        thread.start()
+        return thread
+
     def teardown(self) -> None:
         """Ends the threads and processes that load images."""
         if self._scorer is not None:
             self._scorer.close()
 
+    def _acquire(self) -> _EngineReference:
+        reference: _EngineReference = self._shared.acquire(self._open, tag=f"{self._recipe.digest} {self._rounding}")
+        return reference
+
+    def _acquire_quietly(self) -> None:
+        with contextlib.suppress(Exception):
+            self._acquire()
+
     def _new_scorer(self) -> Scorer:
         # Kept here too: Shared drops an object once another one with a new tag is acquired.
-        self._reference = self._shared.acquire(self._open, tag=f"{self._recipe.digest} {self._rounding}")
+        self._reference = self._acquire()
+        self._seconds |= self._reference.take_seconds()
         engine = self._reference.engine
         digest = engine.metadata.digest
         if digest != self._recipe.model_digest:
@@ -134,8 +157,8 @@ class ScoreFn(beam.DoFn):
         compiled = self._open_engine.compiled if isinstance(self._open_engine, EngineFactory) else ()
         effect = batch_effect(engine, self._rounding, self._limits.budget, compiled)
         # The images of a measurement are not images of the run; the seconds in which XLA compiled are its own.
-        self._seconds |= {name: value for name, value in counts_of(engine).items() if name.startswith("seconds.")}
-        return _EngineReference(engine, effect)
+        seconds = {name: value for name, value in counts_of(engine).items() if name.startswith("seconds.")}
+        return _EngineReference(engine, effect, seconds)
 
     def _new_writer(self) -> PartWriter:
         return PartWriter(
@@ -195,5 +218,10 @@ class ScoreFn(beam.DoFn):
 class _EngineReference:
     """An object that holds an engine: Shared keeps weak references, which not every engine allows."""
 
-    def __init__(self, engine: Engine, effect: BatchEffect) -> None:
-        self.engine, self.effect = engine, effect
+    def __init__(self, engine: Engine, effect: BatchEffect, seconds: dict[str, float]) -> None:
+        self.engine, self.effect, self._seconds = engine, effect, seconds
+
+    def take_seconds(self) -> dict[str, float]:
+        """Returns the seconds that opening it took, by name, once: later only an empty dictionary."""
+        seconds, self._seconds = self._seconds, {}
+        return seconds

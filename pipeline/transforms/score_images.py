@@ -158,6 +158,10 @@ class ScoreImages(beam.PTransform):
             max_pruned=max_pruned,
         )
 
+    def open_ahead(self) -> None:
+        """Starts to open the model in this process, for a runner that works here and certainly scores something."""
+        self._score.open_ahead()
+
     def type_check_inputs(self, references: object) -> None:
         """Checks the input as Beam does before `expand`, with errors that say what to do.
 

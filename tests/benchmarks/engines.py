@@ -17,7 +17,7 @@ _K = 2
 class IdleEngine:
     """Gives a map of the right size that is the same for every image, without looking at any."""
 
-    metadata = METADATA
+    metadata, identity = METADATA, "idle"
 
     def score(self, images: np.ndarray) -> list[CellScores]:
         height, width = ((side - WINDOW) // STRIDE + 1 for side in images.shape[1:3])

@@ -21,6 +21,7 @@ from pipeline.cli.commands.options import (
 from pipeline.cli.console import printing_does_not_count, say, say_json, say_lines, show
 from pipeline.cli.param_types import SHARE, Parsed
 from pipeline.exit_codes import ExitCode
+from pipeline.quiet_beam import import_lean_beam
 
 if TYPE_CHECKING:
     from pipeline.drift.measure import DriftReport
@@ -84,6 +85,7 @@ def nightly(
     densecast nightly photos.toml --date 2026-11-23 --dry-run
     densecast nightly photos.toml --backfill 2026-11-01..2026-11-05
     """
+    import_lean_beam()
     from pipeline.jobs.night_report import Failure, Report
     from pipeline.jobs.nightly import Output, failed, run_nights
     from pipeline.jobs.notify import announce

@@ -23,6 +23,7 @@ from pipeline.cli.console import show as show_renderable
 from pipeline.cli.param_types import CELL
 from pipeline.cli.setting_options import setting_options
 from pipeline.exit_codes import ExitCode
+from pipeline.quiet_beam import import_lean_beam
 
 if TYPE_CHECKING:
     from pipeline.jobs.run import JobResult
@@ -58,10 +59,14 @@ def score(ctx: click.Context, /, *, as_json: bool, **values: object) -> None:
         raise click.UsageError("give --scores or --accuracy-bound, not both: the bound chooses what is kept")
     check_tensorflow()
     job = describe_job(storage=given_storage(), **values, beam_options=beam_flags(ctx))
-    from pipeline.jobs.run import run_job  # loads Beam, for which wrong usage does not wait
+    from pipeline.jobs.ahead import starting_decoders
 
-    printing_does_not_count()
-    result = run_job(job)
+    with starting_decoders(job):
+        import_lean_beam()  # takes seconds, for which wrong usage does not wait
+        from pipeline.jobs.run import run_job
+
+        printing_does_not_count()
+        result = run_job(job)
     if as_json:
         more = {"seconds_total": result.seconds, "failed": result.failed, "left_out": dict(result.left_out)}
         more["outside_root"] = result.outside_root
@@ -221,6 +226,7 @@ def demo(output: str, pages: int, seed: int) -> None:
 
     densecast ships all that it needs. The model has never seen the digits of these pages.
     """
+    import_lean_beam()
     from pipeline.tools.demo import run_demo
 
     need_tensorflow()

@@ -482,3 +482,29 @@ def test_an_interrupt_does_not_leave_an_answer_for_the_next_image(hostile, sign)
     with pytest.raises(KeyboardInterrupt):
         decoder.call(f"wait_for {sign}".encode(), LIMITS)
     assert decoder.call(b"name_process", LIMITS)[0] == decoder.pid != first
+
+
+DECODE = "pipeline.images.decode:decode"
+
+
+def test_a_decoder_takes_a_process_that_was_started_ahead_and_the_rest_end():
+    data = encoded("PNG")
+    with decoder_process.decoders_ahead(2, DECODE):
+        ahead = [child.process.pid for child in decoder_process._spares]
+        with IsolatedDecoder(function=DECODE) as taker, IsolatedDecoder(function=DECODE, memory_bytes=2**32) as other:
+            np.testing.assert_array_equal(taker.call(data, LIMITS).pixels, PIXELS)
+            assert taker.pid in ahead
+            other.call(data, LIMITS)
+            assert other.pid not in ahead, "it has another limit of memory"
+        [left] = [child.process for child in decoder_process._spares]
+    assert left.returncode is not None
+    assert not decoder_process._spares
+
+
+def test_a_process_started_ahead_that_has_died_is_not_taken():
+    with decoder_process.decoders_ahead(1, DECODE), IsolatedDecoder(function=DECODE) as decoder:
+        [child] = decoder_process._spares
+        child.process.kill()
+        child.process.wait()
+        np.testing.assert_array_equal(decoder.call(encoded("PNG"), LIMITS).pixels, PIXELS)
+        assert decoder.pid != child.process.pid

@@ -63,6 +63,41 @@ def test_one_engine_serves_all_threads_of_a_process():
     assert len(opened) == 1
 
 
+def test_an_engine_that_is_opened_ahead_is_the_one_that_scores():
+    opened = []
+
+    def open_engine() -> FakeEngine:
+        opened.append(1)
+        return FakeEngine()
+
+    work = pack([ImageReference("/nowhere/a.jpg")])
+    fn = ScoreFn(open_engine, "table", "run", Recipe(METADATA.digest, k=2), limits=Limits())
+    fn.open_ahead().join()
+    assert opened == [1]
+    fn.setup()
+    fn.start_bundle()
+    list(fn.process(work))
+    list(fn.finish_bundle())
+    fn.teardown()
+    assert opened == [1]
+
+
+def test_an_engine_that_cannot_be_opened_ahead_is_opened_again_and_its_error_raised():
+    opened = []
+
+    def open_engine() -> FakeEngine:
+        opened.append(1)
+        raise EngineError("no memory")
+
+    fn = ScoreFn(open_engine, "table", "run", Recipe(METADATA.digest, k=2), limits=Limits())
+    fn.open_ahead().join()
+    fn.setup()
+    fn.start_bundle()
+    with pytest.raises(EngineError, match="no memory"):
+        list(fn.process(pack([ImageReference("/nowhere/a.jpg")])))
+    assert opened == [1, 1]
+
+
 def bundle(
     tmp_path: Path, references: list[ImageReference], flush_bytes: int = FLUSH_BYTES, **limits: Any
 ) -> list[Receipt]:

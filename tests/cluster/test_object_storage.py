@@ -377,7 +377,7 @@ def _interrupted(server: Server, values: dict[str, Any], point: str, meet: Path)
     deadline = time.monotonic() + PATIENCE_S
     while not list(meet.iterdir()):
         assert time.monotonic() < deadline, "the run did not come to the point"
-        assert child.process.poll() is None, child.end().about
+        assert child.process.is_alive(), child.end().about
         time.sleep(0.01)
     server.crash()
     (meet / "us").touch()

@@ -1,12 +1,17 @@
-"""A process to be disturbed: a job, a compaction or a restore that dies at a point, or waits there for another."""
+"""A process to be disturbed: a job, a compaction or a restore that dies at a point, or waits there for another.
+
+Most of a process's time would go into importing Beam. So one process imports it, and each child is a fork of that one,
+which has run nothing yet.
+"""
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +24,18 @@ from tests.faults import points
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 100.0
 """For a child, or for what it waits for: a machine may be slow."""
+
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(
+    [
+        "apache_beam.runners.portability.fn_api_runner.fn_runner",
+        "pipeline.cli.console",
+        "pipeline.jobs.run",
+        "pipeline.maintenance.compact",
+        "pipeline.maintenance.restore",
+        "tests.faults.collection",
+    ]
+)
 
 
 @dataclass
@@ -53,22 +70,45 @@ class Child:
         self, values: dict[str, Any], point: str = "", meet: Path | None = None, party: int = 2, command: str = "score"
     ) -> None:
         told = {"values": values, "point": point, "meet": str(meet or ""), "party": party, "command": command}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.driver", json.dumps(told)],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        self._said = tempfile.TemporaryDirectory(prefix="densecast-child-")
+        self.process = _FORKS.Process(target=_run, args=(told, dict(os.environ), self._said.name))
+        self.process.start()
+
+    def wait_until_started(self) -> None:
+        """Waits until the job begins."""
+        deadline = time.monotonic() + PATIENCE_S
+        while "started" not in self._lines():
+            assert self.process.exitcode is None, self.end().about
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
 
     def end(self) -> Ended:
         try:
-            out, err = self.process.communicate(timeout=PATIENCE_S)
+            self.process.join(PATIENCE_S)
         finally:
             self.process.kill()
-        lines = out.splitlines()
+        self.process.join()
+        lines, errors = self._lines(), Path(self._said.name, "stderr").read_text()
+        self._said.cleanup()
         last = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
-        return Ended(self.process.returncode, "reached" in lines, last.get("error", ""), last.get("about", err))
+        status = self.process.exitcode
+        assert status is not None
+        return Ended(status, "reached" in lines, last.get("error", ""), last.get("about", errors))
+
+    def _lines(self) -> list[str]:
+        said = Path(self._said.name, "stdout")
+        return said.read_text().splitlines() if said.exists() else []
+
+
+def _run(told: dict[str, Any], environment: dict[str, str], folder: str) -> None:
+    """A child: it has the environment of the test, and writes what it says into files of a folder."""
+    os.environ.clear()
+    os.environ.update(environment)
+    for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr)):
+        file = os.open(Path(folder, name), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(file, stream.fileno())
+        os.close(file)
+    sys.exit(main(told))
 
 
 def main(told: dict[str, Any]) -> int:
@@ -115,7 +155,3 @@ def _meeting(folder: Path, party: int) -> Callable[[], None]:
             time.sleep(0.005)
 
     return meet
-
-
-if __name__ == "__main__":
-    sys.exit(main(json.loads(sys.argv[1])))

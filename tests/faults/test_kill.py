@@ -95,8 +95,7 @@ def test_a_run_that_is_killed_again_and_again_gets_done(images: Images, tmp_path
     moments, killed = random.Random(4), 0
     for _ in range(3):
         child = Child(images.values(output))
-        assert child.process.stdout is not None
-        assert child.process.stdout.readline() == "started\n"
+        child.wait_until_started()
         time.sleep(moments.uniform(0.0, 1.2))
         child.process.kill()
         killed += child.end().status == -signal.SIGKILL

@@ -12,7 +12,7 @@ def test_a_reader_who_looks_all_the_time(second_night: Night, tmp_path: Path, se
     output = second_night.start(tmp_path / "maps")
     child = Child(second_night.images.values(output, **second_night.options))
     seen = []
-    while child.process.poll() is None:
+    while child.process.is_alive():
         seen.append(second_night.check_readable(output))
     assert child.end().status == 0
     seen.append(second_night.check_readable(output))

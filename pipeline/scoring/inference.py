@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from pipeline.engines import Engine, WindowEngine
+from pipeline.engines import Engine, WindowEngine, counts_of
 from pipeline.errors import EngineError
 from pipeline.images.samples import Pixels
 from pipeline.images.window_filters import Floats32
@@ -20,7 +20,7 @@ class Inference:
 
     Args:
         engine: The engine.
-        counts: Where the seconds of the engine are added, under `seconds.infer`.
+        counts: Where the seconds of the engine are added, and what it counts: it counts by thread.
     """
 
     def __init__(self, engine: Engine, counts: MutableMapping[str, float]) -> None:
@@ -43,12 +43,18 @@ class Inference:
         self._thread.shutdown(cancel_futures=True)
 
     def _score(self, images: Sequence[Pixels | Floats32]) -> list[CellScores]:
+        try:
+            with timed(self._counts, "infer"):
+                return self._call(images)
+        finally:
+            for name, count in counts_of(self._engine).items():
+                self._counts[name] = self._counts.get(name, 0) + count
+
+    def _call(self, images: Sequence[Pixels | Floats32]) -> list[CellScores]:
         # One image is not copied.
         stacked = np.stack(images) if len(images) > 1 else images[0][np.newaxis]
         if stacked.dtype == np.uint8:
-            with timed(self._counts, "infer"):
-                return self._engine.score(stacked.astype(np.uint8, copy=False))
+            return self._engine.score(stacked.astype(np.uint8, copy=False))
         if not isinstance(self._engine, WindowEngine):
             raise EngineError(f"{type(self._engine).__name__} does not classify windows", remedy="leave out --windows")
-        with timed(self._counts, "infer"):
-            return self._engine.score_windows(stacked.astype(np.float32, copy=False))
+        return self._engine.score_windows(stacked.astype(np.float32, copy=False))

@@ -77,7 +77,6 @@ class ScoreFn(beam.DoFn):
         """Drops what a failed bundle left: bundles share no state."""
         if self._scorer is not None:
             self._scorer.reset()
-            counts_of(self._reference.engine)
         self._writer = self._new_writer()
         self._seconds: dict[str, float] = {}
 
@@ -98,7 +97,7 @@ class ScoreFn(beam.DoFn):
         if last is not None:
             yield in_global_window(last)
         processor = {f"processors.{processor_name()}": self._scorer.counts["read"]}
-        counts = {**self._scorer.counts, **self._seconds, **processor, **counts_of(self._reference.engine)}
+        counts = {**self._scorer.counts, **self._seconds, **processor}
         yield in_global_window(StageCounts(counts))
         self._scorer.reset()
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from pipeline.engines import EngineOutOfMemoryError
 from pipeline.engines.graph_engine import GraphEngine
-from pipeline.engines.onnxruntime import OnnxRuntimeEngine
+from pipeline.engines.onnxruntime import OnnxRuntimeEngine, Weights
 from pipeline.engines.openvino import OpenVinoEngine
 from pipeline.errors import EngineError
 from pipeline.maps.recipe import Precision
@@ -54,20 +56,23 @@ def test_an_unknown_precision_is_refused_before_the_model_is_read(small_model: P
     assert "--engine tensorflow" in caught.value.remedy
 
 
-def test_weights_that_a_session_refers_to_stay(small_model: Path, monkeypatch: pytest.MonkeyPatch):
-    """Where ONNX Runtime packs nothing, it reads the arrays themselves at every call."""
+@pytest.mark.parametrize("refers", [False, True])
+def test_weights_that_a_session_refers_to_stay(small_model: Path, monkeypatch: pytest.MonkeyPatch, *, refers: bool):
+    """It refers to them if a map changes when they are overwritten; they then have their values again."""
     monkeypatch.setattr("conversion.export.cellwise._LEAST_WEIGHTS", 1)
-    packed = OnnxRuntimeEngine(small_model)
-    runtime = packed._runtime
-    plain = runtime.SessionOptions
+    given: list[Weights] = []
+    new_session = OnnxRuntimeEngine._new_session
 
-    def without_packing() -> object:
-        options = plain()
-        options.add_session_config_entry("session.disable_prepacking", "1")
-        return options
+    def remembered(engine: OnnxRuntimeEngine, graph: bytes, weights: Weights) -> Any:
+        given.append({name: array.copy() for name, array in weights.items()})
+        return new_session(engine, graph, weights)
 
-    monkeypatch.setattr(runtime, "SessionOptions", without_packing)
-    referring = OnnxRuntimeEngine(small_model)
-    assert (len(packed._kept), len(referring._kept) > 0) == (0, True)
-    one, other = packed.score(IMAGES)[0], referring.score(IMAGES)[0]
-    np.testing.assert_allclose(one.scores, other.scores, rtol=0, atol=1e-5)
+    monkeypatch.setattr(OnnxRuntimeEngine, "_new_session", remembered)
+    if refers:
+        counted = itertools.count()
+        monkeypatch.setattr(OnnxRuntimeEngine, "_compute", lambda *_: {"map": np.array(next(counted))})
+    kept = OnnxRuntimeEngine(small_model)._kept
+    assert len(given[0]) == 49
+    assert kept.keys() == (given[0].keys() if refers else set())
+    for name, array in kept.items():
+        np.testing.assert_array_equal(array, given[0][name])

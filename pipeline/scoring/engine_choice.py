@@ -8,13 +8,16 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from conversion import ModelMetadata
+from conversion import ModelMetadata, read_metadata
+from pipeline.engines import Engine, EngineFactory
 from pipeline.engines.candidates import Wish, prefers_gpu, refusals, versions
+from pipeline.engines.devices import CPU
 from pipeline.errors import EngineError, SettingError
 from pipeline.maps.recipe import Recipe
 from pipeline.scoring.machine import recall, remember
-from pipeline.settings import EngineName
+from pipeline.settings import EngineName, ExecutionSettings
 
 AGREEMENT = 1e-4
 """The most that an engine's probabilities may differ from the NumPy reference: the tolerance of a conversion."""
@@ -123,6 +126,27 @@ def choose_engine(
         )
     best = min(agreeing, key=lambda name: agreeing[name].milliseconds)
     return EngineChoice(best, f"the fastest of those that agree with the NumPy reference ({found})")
+
+
+def open_model(
+    model: str | Path, recipe: Recipe | None = None, *, engine: str = ExecutionSettings.engine, device: str = CPU
+) -> Engine:
+    """Opens a model in this process, for commands that score no collection.
+
+    Args:
+        model: The model directory.
+        recipe: How maps are computed; by default the top 5 classes.
+        engine: The engine; see `choose_engine`.
+        device: `auto`, `cpu`, `gpu` or `gpu:1`.
+
+    Raises:
+        SettingError: There is no such engine or device.
+        EngineError: See `choose_engine`.
+    """
+    metadata = read_metadata(model)
+    recipe = (recipe or Recipe()).for_model(metadata)
+    choice = choose_engine(engine_named(engine), str(model), metadata, recipe, device=device)
+    return EngineFactory(str(model), recipe, choice.engine, device)()
 
 
 def _trials(engines: Sequence[EngineName], wish: Wish) -> dict[EngineName, Trial]:

@@ -14,11 +14,10 @@ from pydantic import BaseModel
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from conversion import NETWORK_FILE, load_network
+from conversion import load_model_network
 from pipeline.engines import Engine
-from pipeline.engines.devices import open_devices
-from pipeline.engines.tensorflow import TensorFlowEngine
 from pipeline.errors import JobError
+from pipeline.scoring.engine_choice import open_model
 from pipeline.settings import ExecutionSettings
 
 _PEAK_SIZE = 2048
@@ -69,7 +68,7 @@ class BenchReport(BaseModel):
 
     Attributes:
         model: The model's name.
-        device: The device that it was measured on.
+        engine: What was measured: the library, its version, the device and the settings.
         peak_gflops: The matrix-multiply peak, in 1e9 operations a second.
         repeats: How many timed runs each median is of.
         timings: One for each size and batch.
@@ -77,7 +76,7 @@ class BenchReport(BaseModel):
     """
 
     model: str
-    device: str
+    engine: str
     peak_gflops: float
     repeats: int
     timings: list[Timing]
@@ -127,6 +126,7 @@ def bench(
     repeats: int = 7,
     clock: Callable[[], float] = time.perf_counter,
     device: str = ExecutionSettings.device,
+    engine: str = ExecutionSettings.engine,
 ) -> BenchReport:
     """Times a model.
 
@@ -137,10 +137,11 @@ def bench(
         repeats: How many timed runs; the median counts.
         clock: Seconds, monotonic.
         device: `auto`, `cpu`, `gpu` or `gpu:1`; the first of several devices.
+        engine: What runs the net.
 
     Raises:
         ModelError: The directory is not a model.
-        EngineError: There is no such device.
+        EngineError: There is no such device, or the engine cannot run the model.
         JobError: A batch, a size or the number of repeats is below 1, or no batch is named.
     """
     if not batches or min(*batches, *sizes, repeats) < 1:
@@ -149,12 +150,11 @@ def bench(
             why="each is a count, from 1; name a batch",
         )
     stopwatch = _Stopwatch(repeats, clock)
-    opened = open_devices(device)[0]
-    engine = TensorFlowEngine(model, device=opened)
-    network = load_network(f"{model}/{NETWORK_FILE}")
+    opened = open_model(model, engine=engine, device=device)
+    network = load_model_network(model)
     (blob,) = network.inputs
     channels = network.inputs[blob][1]
-    y, x = engine.metadata.geometry.y, engine.metadata.geometry.x
+    y, x = opened.metadata.geometry.y, opened.metadata.geometry.x
     window = (int(y.window), int(x.window))
     eight = (int(y.window + 7 * y.stride), int(x.window + 7 * x.stride))
     shapes = [(s, s) for s in sizes] or [window, eight, (2 * eight[0], 2 * eight[1])]
@@ -164,8 +164,8 @@ def bench(
         operations = 2 * network.multiply_adds({blob: (1, channels, height, width)})
         for batch in batches:
             images = _images(batch, height, width)
-            maps = engine.score(images)
-            (seconds,) = stopwatch.medians([partial(engine.score, images)])
+            maps = opened.score(images)
+            (seconds,) = stopwatch.medians([partial(opened.score, images)])
             gflops = operations * batch / seconds / 1e9
             timings.append(
                 Timing(
@@ -178,9 +178,14 @@ def bench(
                     share_of_peak=gflops / peak,
                 )
             )
-    claim = _claim(engine, window, eight, batches, stopwatch=stopwatch)
+    claim = _claim(opened, window, eight, batches, stopwatch=stopwatch)
     return BenchReport(
-        model=engine.metadata.name, device=opened.label, peak_gflops=peak, repeats=repeats, timings=timings, claim=claim
+        model=opened.metadata.name,
+        engine=opened.identity,
+        peak_gflops=peak,
+        repeats=repeats,
+        timings=timings,
+        claim=claim,
     )
 
 
@@ -223,7 +228,7 @@ def _images(batch: int, height: int, width: int) -> NDArray[np.uint8]:
 def render(report: BenchReport) -> RenderableType:
     """Returns the report for a terminal."""
     table = Table(
-        title=f"{report.model} on {report.device}: median of {report.repeats}; "
+        title=f"{report.model}, {report.engine}: median of {report.repeats}; "
         f"peak {report.peak_gflops:.0f} GFLOP/s (NumPy sgemm)"
     )
     for column in ("pixels", "batch", "map", "ms a batch", "images/s", "GFLOP/s", "of peak"):

@@ -21,13 +21,13 @@ from conversion import (
     verify_forms,
 )
 from conversion.errors import VerificationError
-from pipeline.engines.tensorflow import TensorFlowEngine
 from pipeline.errors import SourceError
 from pipeline.images.decode import DecodedImage, DecodeLimits
 from pipeline.images.decoder_process import IsolatedDecoder
 from pipeline.images.samples import Pixels
-from pipeline.maps.recipe import Form
+from pipeline.maps.recipe import Form, Recipe
 from pipeline.rejection import Rejected
+from pipeline.scoring.engine_choice import open_model
 from pipeline.sources import Reader, list_images
 from pipeline.tools import crops as crop_comparison
 from pipeline.tools.crops import CropsReport, compare_with_crops, example_images
@@ -79,7 +79,7 @@ def verify_model(
     report = VerifyReport(caffe=forms.get("savedmodel"), onnx=forms.get("onnx"))
     if not crops:
         return report
-    engine = TensorFlowEngine(model, form=Form.FLOAT32)
+    engine = open_model(model, Recipe(form=Form.FLOAT32))
     given = _decoded(images, grey=engine.metadata.takes_grey)
     return report.model_copy(update={"crops": compare_with_crops(engine, given or example_images(engine))})
 

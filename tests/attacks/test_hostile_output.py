@@ -164,7 +164,7 @@ def test_reports(printed: Printed, monkeypatch: pytest.MonkeyPatch) -> None:
     printed("verify", FILE, "--crops", code=1)
     printed("bench", FILE, code=1)
     claim = DenseClaim(map_size=[8, 8], map_ms=1, window_ms=1, crops_ms=1, crops_batch=1)
-    bench = BenchReport(model=LONE, device=LONE, peak_gflops=1, repeats=1, timings=[], claim=claim)
+    bench = BenchReport(model=LONE, engine=LONE, peak_gflops=1, repeats=1, timings=[], claim=claim)
     monkeypatch.setattr("pipeline.tools.benchmark.bench", lambda *_, **__: bench)
     assert "[red]a[/z]b" in printed("bench", "model")
     assert json.loads(printed("bench", "model", "--json"))["model"] == LONE

@@ -59,6 +59,7 @@ FLAGS: dict[str, object] = {
     "--window-filter": "skimage",
     "--window-resize": None,
     "--window-mean": None,
+    "--engine": "auto",
     "--max-parity-error": 0.01,
     "--max-parity-flips": 0.01,
     "--xla": False,
@@ -98,7 +99,7 @@ def test_keys_are_those_of_the_declarations():
 def test_arguments_in_python_have_the_declared_defaults():
     parameters = inspect.signature(ScoreImages).parameters
     shared = parameters.keys() & declared().keys()
-    assert shared == {"retry_rejected", "rescore", "prune", "max_pruned", "root", "device", "rounding"}
+    assert shared == {"retry_rejected", "rescore", "prune", "max_pruned", "root", "device", "engine", "rounding"}
     assert all(parameters[name].default == declared()[name].default for name in shared)
     job = describe_job(**SUBJECT)
     assert job.map_recipe() == Recipe()

@@ -131,8 +131,11 @@ def inspect(network: str, input_size: tuple[int, int] | None, as_json: bool, **o
     "--repeats", type=click.IntRange(min=1), default=7, show_default=True, help="Timed runs; the median counts."
 )
 @setting_option("device")
+@setting_option("engine")
 @click.option("--json", "as_json", is_flag=True, help="Print the report for programs.")
-def bench(model: str, *, sizes: list[int], batches: list[int], repeats: int, device: str, as_json: bool) -> None:
+def bench(
+    model: str, *, sizes: list[int], batches: list[int], repeats: int, device: str, engine: str, as_json: bool
+) -> None:
     """Measure images a second, and the share of this machine's matrix-multiply peak.
 
     \b
@@ -141,8 +144,7 @@ def bench(model: str, *, sizes: list[int], batches: list[int], repeats: int, dev
     from pipeline.tools.benchmark import bench as bench_model
     from pipeline.tools.benchmark import render
 
-    need_tensorflow()
-    report = bench_model(model, sizes, batches, repeats=repeats, device=device)
+    report = bench_model(model, sizes, batches, repeats=repeats, device=device, engine=engine)
     print_report(report, render, as_json=as_json)
 
 
@@ -180,7 +182,7 @@ def verify(
         raise click.UsageError("give --crops, or --definition and --weights")
     if bool(definition) != bool(weights):
         raise click.UsageError("--definition and --weights belong together")
-    if crops or "savedmodel" in read_metadata(model).forms:
+    if definition and "savedmodel" in read_metadata(model).forms:
         need_tensorflow()
     shape = take_dense_options(options)
     if shape.given() and not definition:

@@ -129,6 +129,7 @@ def test_every_extra_that_is_named_exists():
         ("conversion.layers.layout:import_tensorflow", "tensorflow", "tensorflow-cpu"),
         ("conversion.layers.onnx_value:import_onnx", "onnx", "onnx"),
         ("conversion.export.onnx_session:import_onnxruntime", "onnxruntime", "onnxruntime"),
+        ("pipeline.engines.load_openvino:import_openvino", "openvino", "openvino"),
     ],
 )
 def test_the_message_about_a_missing_library_names_an_extra_that_has_it(
@@ -138,7 +139,7 @@ def test_the_message_about_a_missing_library_names_an_extra_that_has_it(
     holder, _, function = raiser.partition(":")
     with pytest.raises(MissingExtraError) as caught:
         getattr(importlib.import_module(holder), function)()
-    extra, of_gpus = re.findall(r"`([\w-]+)`", caught.value.remedy)
+    extra, *of_gpus = re.findall(r"`([\w-]+)`", caught.value.remedy)
     assert f"'.[{extra}]'" in caught.value.remedy
     assert distribution in resolved(extra)
-    assert any(name.startswith(module) for name in resolved(of_gpus))
+    assert all(any(name.startswith(module) for name in resolved(other)) for other in of_gpus)

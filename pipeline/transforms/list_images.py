@@ -19,7 +19,7 @@ from pipeline.sources.reference import ImageReference, resolve
 from pipeline.sources.spelling import is_location
 from pipeline.storage.options import StorageOptions
 from pipeline.storage.options import storage_options as parse_storage_options
-from pipeline.transforms.shuffle import pack, unpack
+from pipeline.transforms.shuffle import pack, spread, unpack
 
 
 class _Argument(NamedTuple):
@@ -92,16 +92,10 @@ class ListImages(beam.PTransform):
                 remedy="write pipeline | ListImages([...]); beam.Map(ImageReference) makes references of addresses",
             )
         listed = functools.partial(_list, self._how)
-        files = (
-            pipeline
-            | "Arguments" >> beam.Create(self._arguments, reshuffle=True)
-            | "List files" >> beam.FlatMap(listed).with_outputs(_CONTAINERS, main=_IMAGES)
-        )
-        members = (
-            files[_CONTAINERS]
-            | "Spread containers" >> beam.Reshuffle()
-            | "List containers" >> beam.FlatMap(functools.partial(_list_packed, self._how.options))
-        )
+        arguments = spread(pipeline | "Arguments" >> beam.Create(self._arguments, reshuffle=False), "Spread arguments")
+        files = arguments | "List files" >> beam.FlatMap(listed).with_outputs(_CONTAINERS, main=_IMAGES)
+        containers = spread(files[_CONTAINERS], "Spread containers")
+        members = containers | "List containers" >> beam.FlatMap(functools.partial(_list_packed, self._how.options))
         # Packed up to here: a runner may hold flattened elements, 25 bytes an image packed and 300 as a reference.
         return (
             (files[_IMAGES], members)

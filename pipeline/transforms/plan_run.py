@@ -24,7 +24,7 @@ from pipeline.transforms.decide_fn import EDITS, PROBES, WORK, DecideFn, ProbeFn
 from pipeline.transforms.reconcile import Known, Policy
 from pipeline.transforms.reports import Base, in_global_window
 from pipeline.transforms.rewrite_fn import RewriteFn
-from pipeline.transforms.shuffle import bucket_of, pack, unpack
+from pipeline.transforms.shuffle import bucket_of, pack, spread, unpack
 
 _MAX_HELD = 1 << 14  # records of a bundle
 _PARTS, _ORPHANS = "parts", "orphans"
@@ -75,17 +75,13 @@ class PlanRun(beam.PTransform):
 
     def expand(self, references: Any) -> Planned:
         """Implements the transform; see the class."""
-        inventories = (
-            references.pipeline
-            | "Run" >> beam.Create([self._run_id])
-            | "Inventory" >> beam.Map(functools.partial(_take_inventory, self._table, self._root, self._policy.rescore))
-            # One element, kept: a runner that computed it twice might see two versions of the table.
-            | "Keep inventory" >> beam.Reshuffle()
-            | "Parts of it" >> beam.FlatMap(_split_inventory).with_outputs(_PARTS, _ORPHANS, main="base")
-        )
+        inventory_of = functools.partial(_take_inventory, self._table, self._root, self._policy.rescore)
+        taken = references.pipeline | "Run" >> beam.Create([self._run_id]) | "Inventory" >> beam.Map(inventory_of)
+        # One element, kept: a runner that computed it twice might see two versions of the table.
+        kept = spread(taken, "Keep inventory")
+        inventories = kept | "Parts of it" >> beam.FlatMap(_split_inventory).with_outputs(_PARTS, _ORPHANS, main="base")
         known = [
-            inventories[name]
-            | f"Spread {name}" >> beam.Reshuffle()
+            spread(inventories[name], f"Spread {name}")
             | f"Read {name}" >> beam.FlatMap(functools.partial(read, self._table))
             for name, read in (
                 (_PARTS, _read_part),
@@ -99,14 +95,9 @@ class PlanRun(beam.PTransform):
         decided = joined | "Decide" >> beam.ParDo(DecideFn(self._policy)).with_outputs(
             WORK, PROBES, EDITS, main="counts"
         )
-        probed = (
-            decided[PROBES]
-            | "Spread probes" >> beam.Reshuffle()
-            | "Probe"
-            >> beam.ParDo(
-                ProbeFn(self._recipe, self._policy, self._max_bytes, self._table.options, web=self._web)
-            ).with_outputs(WORK, EDITS, main="counts")
-        )
+        probed = spread(decided[PROBES], "Spread probes") | "Probe" >> beam.ParDo(
+            ProbeFn(self._recipe, self._policy, self._max_bytes, self._table.options, web=self._web)
+        ).with_outputs(WORK, EDITS, main="counts")
         rewritten = (
             (decided[EDITS], probed[EDITS])
             | "All edits" >> beam.Flatten()

@@ -32,12 +32,13 @@ def lifetimes(layers: Sequence[Layer]) -> Lifetimes:
     made: dict[str, int] = {}
     read: dict[str, int] = {}
     for index, layer in enumerate(layers):
-        read.update(dict.fromkeys(layer.bottoms, index))
+        bottoms = dict.fromkeys(layer.bottoms, index)
+        read.update(bottoms)
         for top in layer.tops:
-            if top in layer.bottoms:
+            if top in bottoms:
                 written[memory[top]] = index
             else:
-                memory[top] = memory[layer.bottoms[0]] if layer.shares_memory else top
+                memory[top] = memory[next(iter(bottoms))] if layer.shares_memory else top
                 made[top] = index
     lives = Lifetimes([[] for _ in layers], [[] for _ in layers], memory)
     for blob, index in made.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from conversion.arrays import Shape
@@ -27,7 +28,10 @@ class ShapeLimits:
         self._where = where
         lives = lifetimes(layers)
         self._unused, self._memory = iter(lives.unused), lives.memory
-        self._values: dict[str, int] = {}  # of every blob that is still in use
+        self._used: set[str] = set()  # the blobs that are still in use
+        self._users: Counter[str] = Counter()  # and how many of them share each memory
+        self._sizes: dict[str, int] = {}  # of each memory in use, in values
+        self._total = 0  # of these: summed anew at each layer, the cost would grow with the square of the net
         self._inputs: set[str] = set()
         self._weights = 0  # in values
         self._computed = 0
@@ -50,11 +54,10 @@ class ShapeLimits:
         learned = layer.blob_shapes(bottoms)
         for shape in learned:
             self._check(layer, shape, "weights")
-        # A blob in place is a new array while its bottom is read.
-        before = {self._memory[blob]: values for blob, values in self._values.items()}
         own = sum(map(math.prod, learned))
+        # A blob in place is a new array while its bottom is read.
         new = 0 if layer.shares_memory else sum(map(math.prod, tops))
-        computed = sum(before.values()) + new + layer.workspace(bottoms, tops) + own
+        computed = self._total + new + layer.workspace(bottoms, tops) + own
         self._computed = max(self._computed, computed)
         self._weights += own
         self._limits.check(
@@ -63,11 +66,27 @@ class ShapeLimits:
             f"{layer.where}: {self.peak:,} bytes in use at once",
             where=self._where,
         )
-        self._values.update(zip(layer.tops, map(math.prod, tops), strict=True))
+        for blob, values in zip(layer.tops, map(math.prod, tops), strict=True):
+            self._use(blob, values)
         self._inputs.update(() if layer.bottoms else layer.tops)  # whoever gives their values keeps them
         for blob in next(self._unused):
             if blob not in self._inputs:
-                del self._values[blob]
+                self._free(blob)
+
+    def _use(self, blob: str, values: int) -> None:
+        memory = self._memory[blob]
+        if blob not in self._used:
+            self._used.add(blob)
+            self._users[memory] += 1
+        self._total += values - self._sizes.get(memory, 0)
+        self._sizes[memory] = values
+
+    def _free(self, blob: str) -> None:
+        memory = self._memory[blob]
+        self._used.remove(blob)
+        self._users[memory] -= 1
+        if not self._users[memory]:
+            self._total -= self._sizes.pop(memory)
 
     def _check(self, layer: Layer, shape: Shape, kind: str) -> None:
         where = f"{self._where}: {layer.where}" if self._where else layer.where

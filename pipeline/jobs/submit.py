@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineResult, PipelineRunner
 
@@ -30,6 +29,7 @@ from pipeline.jobs.ahead import scores_all
 from pipeline.jobs.calibrate import Calibration
 from pipeline.jobs.spec import ScoringJob
 from pipeline.runners.flink import FlinkCluster
+from pipeline.runners.options import SharedViews
 from pipeline.runners.registry import RUNNER_LOST, beam_flags, open_runner, runner_lost
 from pipeline.stopping import run_stoppable
 from pipeline.storage.errors import AccessError, OutageError, StorageError, UnavailableError
@@ -134,7 +134,7 @@ def check_pipeline(job: ScoringJob, target: Target) -> None:
     Raises:
         DensecastError: The model or the images cannot be read, or a setting does not fit the model.
     """
-    build_pipeline(Calibration(job), beam.Pipeline(runner=target.runner))
+    build_pipeline(Calibration(job), beam.Pipeline(runner=target.runner, options=SharedViews([])))
 
 
 def submit(calibration: Calibration, target: Target, show: ShowCounts) -> PipelineResult:
@@ -154,7 +154,7 @@ def submit(calibration: Calibration, target: Target, show: ShowCounts) -> Pipeli
     """
     job = calibration.job
     # A list even where it is empty: without flags Beam would read this process's own command line.
-    options = PipelineOptions(list(target.flags))
+    options = SharedViews(list(target.flags))
     pipeline = beam.Pipeline(runner=target.runner, options=options)
     build_pipeline(calibration, pipeline, open_ahead=scores_all(job) and not job.policy.allow_empty)
     result = None

@@ -9,7 +9,6 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pytest
-from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing import test_stream
 from apache_beam.transforms.trigger import AccumulationMode, AfterCount, AfterProcessingTime, AfterWatermark, Repeatedly
 from apache_beam.transforms.window import FixedWindows, GlobalWindows, Sessions, SlidingWindows, TimestampedValue
@@ -17,6 +16,7 @@ from PIL import Image
 
 from pipeline import ImageReference, ListImages, MapTable, ScoreImages
 from pipeline.errors import JobError, SourceError
+from pipeline.runners.options import SharedViews
 from pipeline.runners.registry import open_runner
 from pipeline.transforms.accept_references import AcceptReferences
 from tests.support.fakes import FakeEngine, write_model
@@ -64,7 +64,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def new_pipeline(*flags: str) -> beam.Pipeline:
-    return beam.Pipeline(runner=open_runner("local"), options=PipelineOptions([*flags]))
+    return beam.Pipeline(runner=open_runner("local"), options=SharedViews([*flags]))
 
 
 @pytest.mark.parametrize("windowing", WINDOWINGS)

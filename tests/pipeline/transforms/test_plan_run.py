@@ -14,7 +14,6 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pytest
-from apache_beam.options.pipeline_options import PipelineOptions
 from PIL import Image
 
 from pipeline import ListImages, MapTable, ScoreImages
@@ -24,6 +23,7 @@ from pipeline.jobs.run import too_many_rejected
 from pipeline.jobs.spec import describe_job
 from pipeline.maintenance.check import check
 from pipeline.maps.recipe import Recipe
+from pipeline.runners.options import SharedViews
 from pipeline.runners.registry import open_runner
 from pipeline.settings import Frames
 from pipeline.table.schema import IDENTITY
@@ -58,7 +58,7 @@ class Collection:
         score = ScoreImages(
             self.model, output or self.output, recipe or Recipe(k=2), run_id=run_id, open_engine=FakeEngine, **options
         )
-        with beam.Pipeline(runner=open_runner("local"), options=PipelineOptions([])) as pipeline:
+        with beam.Pipeline(runner=open_runner("local"), options=SharedViews([])) as pipeline:
             _ = pipeline | listing | score
         return read_summary(str(output or self.output), run_id)
 

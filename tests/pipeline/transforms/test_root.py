@@ -8,7 +8,6 @@ from pathlib import Path
 
 import apache_beam as beam
 import pytest
-from apache_beam.options.pipeline_options import PipelineOptions
 from PIL import Image
 from rich.console import Console
 
@@ -17,6 +16,7 @@ from pipeline.errors import TableError
 from pipeline.jobs.run import JobResult, run_job
 from pipeline.jobs.spec import describe_job
 from pipeline.maintenance.check import check
+from pipeline.runners.options import SharedViews
 from pipeline.runners.registry import open_runner
 from pipeline.sources import Reader, locate
 from pipeline.tools.show import Picture, show
@@ -102,7 +102,7 @@ def test_the_first_root_of_a_table_is_said_and_not_silently_scored(tmp_path: Pat
         score(tmp_path, photos, root=str(photos))
     with (
         pytest.raises(RuntimeError, match="its addresses are absolute"),
-        beam.Pipeline(runner=open_runner("local"), options=PipelineOptions([])) as pipeline,
+        beam.Pipeline(runner=open_runner("local"), options=SharedViews([])) as pipeline,
     ):
         _ = (
             pipeline

@@ -18,6 +18,7 @@ class IdleEngine:
     """Gives a map of the right size that is the same for every image, without looking at any."""
 
     metadata = METADATA
+    identity = "idle"
 
     def score(self, images: np.ndarray) -> list[CellScores]:
         height, width = ((side - WINDOW) // STRIDE + 1 for side in images.shape[1:3])

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import io
 import threading
 from typing import Any
 
 from conversion import InferenceGraph
-from conversion.errors import MissingExtraError, install_extra
 from pipeline.engines.cell_scores import Arrays
 from pipeline.engines.graph_engine import IMAGES, GraphEngine, Images
+from pipeline.engines.load_openvino import import_openvino
 from pipeline.engines.threads import usable_cores
 from pipeline.malloc_trim import release_free_memory
 
@@ -30,11 +28,7 @@ class OpenVinoEngine(GraphEngine):
         return (RuntimeError,)
 
     def _load(self) -> str:
-        if importlib.util.find_spec("openvino") is None:
-            raise MissingExtraError(
-                "OpenVINO is not installed", why="the engine openvino runs it", remedy=install_extra("openvino")
-            )
-        self._openvino = importlib.import_module("openvino")
+        self._openvino = import_openvino()
         return f"OpenVINO {self._openvino.__version__}, CPU, {usable_cores()} threads"
 
     def _open(self, graph: InferenceGraph) -> None:

@@ -1,4 +1,4 @@
-"""Engines that cost next to nothing: what is left is what the pipeline costs."""
+"""The engine that a job runs, and one that costs next to nothing: what is left is what the pipeline costs."""
 
 from __future__ import annotations
 
@@ -7,11 +7,19 @@ from pathlib import Path
 
 import numpy as np
 
+from conversion import read_metadata
 from conversion.export.metadata import FILE_NAME
+from pipeline.engines import Engine, TensorFlowEngineFactory
 from pipeline.maps.classification_map import CellScores
+from pipeline.maps.recipe import Recipe
 from tests.support.fakes import METADATA, STRIDE, WINDOW
 
 _K = 2
+
+
+def open_engine(model: Path) -> Engine:
+    """The engine that a scoring job opens for a model by default."""
+    return TensorFlowEngineFactory(str(model), Recipe().for_model(read_metadata(model)))()
 
 
 class IdleEngine:

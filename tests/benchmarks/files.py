@@ -9,6 +9,8 @@ import numpy as np
 from PIL import Image
 
 DISTINCT = 64
+MIXED = (300, 640)
+"""The least and the greatest side of photographs of mixed size, in pixels."""
 _PER_FOLDER = 1000
 
 
@@ -23,6 +25,20 @@ def photographs(folder: Path, count: int, side: int = 451) -> Path:
             if not name.exists():
                 scene(number, side).save(name, "JPEG", quality=90)
         _fill(done, count, lambda number, path: os.link(names[number % DISTINCT], path), ".jpg")
+    return done
+
+
+def mixed_photographs(folder: Path, count: int, sides: tuple[int, int] = MIXED) -> Path:
+    """`count` different JPEG files, quality 90, whose heights and widths are spread evenly over `sides`, in pixels."""
+    done = folder / f"mixed-{sides[0]}-{sides[1]}-{count}"
+    if not done.exists():
+        sizes = np.random.default_rng(count).integers(sides[0], sides[1], (count, 2), endpoint=True)
+
+        def save(number: int, path: Path) -> None:
+            height, width = sizes[number].tolist()
+            scene(number, height, width).save(path, "JPEG", quality=90)
+
+        _fill(done, count, save, ".jpg")
     return done
 
 
@@ -44,14 +60,21 @@ def thumbnails(folder: Path, count: int, side: int = 32) -> Path:
     return done
 
 
-def scene(seed: int, side: int) -> Image.Image:
-    """Colours that change slowly, edges and some noise: a file of it has about the size of a photograph's."""
+def scene(seed: int, height: int, width: int = 0) -> Image.Image:
+    """Colours that change slowly, edges and some noise: a file of it has about the size of a photograph's.
+
+    Args:
+        seed: The seed.
+        height: In pixels.
+        width: In pixels; 0: as high as wide.
+    """
+    width = width or height
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
-    fine = Image.fromarray(rng.integers(0, 256, (max(1, side // 6),) * 2 + (3,), dtype=np.uint8))
-    size = (side, side)
+    fine = Image.fromarray(rng.integers(0, 256, (max(1, height // 6), max(1, width // 6), 3), dtype=np.uint8))
+    size = (width, height)
     smooth, detail = (np.asarray(i.resize(size, Image.Resampling.BICUBIC), np.float32) for i in (coarse, fine))
-    noise = rng.normal(0, 3, (side, side, 1)).astype(np.float32)
+    noise = rng.normal(0, 3, (height, width, 1)).astype(np.float32)
     return Image.fromarray(np.clip(0.7 * smooth + 0.3 * detail + noise, 0, 255).astype(np.uint8))
 
 

@@ -1,8 +1,6 @@
 """One run in a process of its own, measured: `python -m tests.benchmarks.one_run '{...}'` prints JSON.
 
-So that one run's memory and start do not count for another. What the children held at most is read from /proc while
-they live: `ru_maxrss` of a child that was started by vfork is at least its parent's size (Linux keeps the larger of the
-two across exec).
+So that one run's memory and start do not count for another.
 """
 
 from __future__ import annotations
@@ -17,6 +15,8 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+
+from tests.benchmarks.processes import children_of, held
 
 _REPOSITORY = Path(__file__).parents[2]
 
@@ -90,26 +90,8 @@ class Watched:
 
     def _run(self) -> None:
         while not self._stop.wait(0.25):
-            for child in _children():
+            for child in children_of():
                 self._peaks[child] = max(self._peaks.get(child, 0.0), held(child).get("VmHWM", 0.0))
-
-
-def _children() -> list[int]:
-    tasks = Path("/proc/self/task").iterdir()
-    return [int(child) for task in tasks for child in _text(task / "children").split()]
-
-
-def held(pid: int | str = "self") -> dict[str, float]:
-    """Megabytes of a process by the names of /proc/PID/status; empty where it is gone."""
-    lines = (line.split() for line in _text(Path(f"/proc/{pid}/status")).splitlines())
-    return {words[0].rstrip(":"): int(words[1]) / 1024 for words in lines if words[-1:] == ["kB"]}
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:  # it has ended
-        return ""
 
 
 def cpu_seconds() -> tuple[float, float]:

@@ -42,11 +42,11 @@ def huge(folder: Path, console: Console) -> None:
         console.print(f"{WIDTH} x {WIDTH}, {ending}: {_told(found, output)}")
 
 
-def picture(folder: Path, height: int, ending: str) -> Path:
-    """A folder with one image of height x `WIDTH` pixels: JPEG, or TIFF in deflated strips."""
+def picture(folder: Path, height: int, ending: str, width: int = WIDTH) -> Path:
+    """A folder with one image of height x width pixels: JPEG, or TIFF in deflated strips."""
     if not folder.exists():
         piece = np.asarray(scene(5, _PIECE))
-        pixels = np.tile(piece, (-(-height // _PIECE), WIDTH // _PIECE, 1))[:height]
+        pixels = np.tile(piece, (-(-height // _PIECE), -(-width // _PIECE), 1))[:height, :width]
         partial = folder.with_name(folder.name + ".partial")
         partial.mkdir(parents=True, exist_ok=True)
         options = {"quality": 85} if ending == "jpg" else {"compression": "tiff_deflate", "tiffinfo": {278: 64}}

@@ -15,14 +15,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.benchmarks.ruler.figures import Kind
 from tests.benchmarks.ruler.ours import OURS, PRODUCT
 from tests.benchmarks.ruler.peers import PEERS
-from tests.benchmarks.ruler.serve import Job
 
 ROOT = Path(__file__).parents[3]
 PEERS_PYTHON = ROOT / ".venv-peers" / "bin" / "python"
@@ -66,14 +65,14 @@ class Child:
 
     Args:
         command: What serves.
-        job: What is computed.
+        job: What is computed, a `Job`.
 
     Raises:
         LeftOutError: It is not installed, refuses the net, or dies.
     """
 
-    def __init__(self, command: Sequence[str], job: Job) -> None:
-        self._said = tempfile.TemporaryFile("w+", errors="replace")
+    def __init__(self, command: Sequence[str], job: Mapping[str, object]) -> None:
+        self._said = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115  # closed by `close`
         started = time.perf_counter()
         self._process = subprocess.Popen(
             [*_installed(command), json.dumps(job)],
@@ -135,7 +134,7 @@ class Child:
         return " ".join(self._said.read()[-_KEPT:].split())
 
 
-def convert(entrant: Entrant, job: Job) -> None:
+def convert(entrant: Entrant, job: Mapping[str, object]) -> None:
     """Makes the form of a net that an entrant reads, unless it is there; raises LeftOutError if that fails."""
     if not entrant.convert:
         return
@@ -154,4 +153,6 @@ def _installed(command: Sequence[str]) -> Sequence[str]:
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": "", "OPENCV_LOG_LEVEL": "SILENT"}
+    """Python may keep what it compiles: TensorFlow's modules take 20 s to compile, at each start where it may not."""
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**inherited, "PYTHONPATH": "", "OPENCV_LOG_LEVEL": "SILENT"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal, TypeVar
 
 Kind = Literal["ours", "peer", "peak"]
@@ -66,14 +66,15 @@ class Outcome:
     left_out: dict[str, str]
 
     @property
-    def peers(self) -> list[Contestant]:
-        """The peers that ran."""
-        return [each for each in self.contestants if each.kind == "peer"]
+    def engines(self) -> list[Contestant]:
+        """Ours and the peers that ran."""
+        return [each for each in self.contestants if each.kind != "peak"]
 
     @property
     def fastest(self) -> Contestant | None:
         """The peer whose median is the least; None without peers."""
-        return min(self.peers, key=lambda peer: peer.milliseconds, default=None)
+        peers = [each for each in self.contestants if each.kind == "peer"]
+        return min(peers, key=lambda peer: peer.milliseconds, default=None)
 
     @property
     def peak(self) -> float | None:
@@ -93,12 +94,14 @@ class Outcome:
 
 
 def order(names: Sequence[T], round_: int) -> list[T]:
-    """Returns who comes when in a round: each round another begins, and every other round goes backwards.
+    """Returns who comes when in a round: in every second round another begins, and the next goes backwards.
+
+    So over twice as many rounds as there are names, each begins twice, and comes as often after as before another.
 
     >>> [order("abc", round_) for round_ in range(3)]
-    [['a', 'b', 'c'], ['a', 'c', 'b'], ['c', 'a', 'b']]
+    [['a', 'b', 'c'], ['c', 'b', 'a'], ['b', 'c', 'a']]
     """
-    first = round_ % max(1, len(names))
+    first = round_ // 2 % max(1, len(names))
     turned = [*names[first:], *names[:first]]
     return turned[::-1] if round_ % 2 else turned
 
@@ -109,8 +112,3 @@ def seconds_of(runs: Sequence[float]) -> float:
     In the first run threads wake up, and weights are read that others have pushed out of the processor's caches.
     """
     return statistics.median(runs[1:] or runs)
-
-
-def by_label(contestants: Sequence[Contestant]) -> Mapping[str, Contestant]:
-    """Returns them by label."""
-    return {each.label: each for each in contestants}

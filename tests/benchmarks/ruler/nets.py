@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
 import itertools
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import onnx
 
 from conversion import Network, cast, convert, load_network, random_parameters, read_metadata, save
 from conversion.export.onnx_net import free_shapes, to_onnx
@@ -109,7 +109,7 @@ class NetFiles:
         if form == "classifier":
             shapes = {blob: (shape[0], *network.inputs[blob][1:]) for blob, shape in shapes.items()}
         partial = onnx_file.with_suffix(".partial")
-        importlib.import_module("onnx").save(to_onnx(network, outputs=outputs(network), shapes=shapes, finite=True), partial)
+        onnx.save(to_onnx(network, outputs=outputs(network), shapes=shapes, finite=True), partial)
         partial.rename(onnx_file)
 
 

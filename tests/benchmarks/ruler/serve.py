@@ -67,7 +67,7 @@ class Opened(NamedTuple):
     """
 
     version: str
-    run: Run
+    run: Callable[[], object]
 
 
 class MissingError(Exception):

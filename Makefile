@@ -84,7 +84,8 @@ package: $(STAMP)
 	.ci/package
 
 bench: $(STAMP)
-	$(BIN)/python -m tests.benchmarks
+	tests/benchmarks/install
+	$(BIN)/python -m tests.benchmarks --json build/bench.json --plot build/bench.svg
 
 clean:
 	rm -rf $(VENV) demo-output build

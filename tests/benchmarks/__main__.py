@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks [NAME ...] [--folder FOLDER] [--all] [--json FILE]`: measures, and prints figures."""
+"""Measures, and prints what it found: `python -m tests.benchmarks [NAME ...] [--all] [--json FOLDER] [--plot FILE]`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from pathlib import Path
 from rich.console import Console
 
 from pipeline.cli.console import quiet_libraries
-from pipeline.engines.load_tensorflow import load_tensorflow
 from tests.benchmarks import (
     devices,
     engine,
@@ -25,58 +24,65 @@ from tests.benchmarks import (
     throughput,
     tiles,
 )
+from tests.benchmarks.ruler import nets
+from tests.benchmarks.ruler import report as ruler
 
-Figures = Mapping[str, object]
-"""What is written as JSON."""
+KEPT = Path("build/bench")
+"""Where the ruler's nets are made unless a folder is named: to convert them takes longer than to measure them."""
 
-_ALL: dict[str, Callable[[Path, Console], None]] = {
+_DAILY = ("ruler", "pipelines")
+"""What is measured if nothing is named."""
+
+_PRINTED: Mapping[str, Callable[[Path, Console], None]] = {
     "engine": engine.report,
     "throughput": throughput.report,
     "memory": memory.report,
     "overhead": overhead.report,
     "incremental": incremental.report,
     "tiles": tiles.report,
-}
-_ON_DEMAND: dict[str, Callable[[Path, Console], None]] = {
     "settings": settings.report,
     "devices": devices.report,
     "huge": tiles.huge,
 }
 """They take long, and answer what is not asked every day."""
-_FIGURES: dict[str, Callable[..., Figures]] = {"pipelines": pipelines.report}
-_FIGURES_ON_DEMAND: dict[str, Callable[..., Figures]] = {"growth": growth.report}
+
+_FIGURES: Mapping[str, Callable[..., Mapping[str, object]]] = {"pipelines": pipelines.report, "growth": growth.report}
 """They return figures, and measure more where `everything` is asked for."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    usual = [*_ALL, *_FIGURES]
-    known = {**_ALL, **_ON_DEMAND, **_FIGURES, **_FIGURES_ON_DEMAND}
-    rest = [name for name in known if name not in usual]
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(usual)} (the default); {', '.join(rest)}")
+    known = ["ruler", *_FIGURES, *_PRINTED]
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(known)}; else {', '.join(_DAILY)}")
     parser.add_argument("--folder", type=Path, help="where files and models are made, and kept for the next time")
-    parser.add_argument("--all", action="store_true", help="measure more: larger collections, more rounds")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures of pipelines and growth")
+    parser.add_argument("--all", action="store_true", help="measure more: every net at every size, larger collections")
+    parser.add_argument("--json", type=Path, metavar="FOLDER", help="write ruler.json, pipelines.json, growth.json")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="ruler: draw the times, as .svg")
     arguments = parser.parse_args()
-    unknown = set(arguments.names) - known.keys()
+    unknown = set(arguments.names) - set(known)
     if unknown:
         parser.error(f"there is no {', '.join(sorted(unknown))}")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     quiet_libraries(debug=False)
-    load_tensorflow(debug=False)
     console = Console(soft_wrap=True)
-    with tempfile.TemporaryDirectory() as name:
-        folder = arguments.folder or Path(name)
+    cells = nets.EVERYTHING if arguments.all else nets.DAILY
+    kept = arguments.json
+    if kept:
+        kept.mkdir(parents=True, exist_ok=True)
+    wanted = ruler.Wanted(cells, json=kept and kept / "ruler.json", plot=arguments.plot)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        figures: dict[str, Figures] = {}
-        for name in arguments.names or usual:
+        for name in arguments.names or _DAILY:
             console.rule(name)
-            if name in (*_FIGURES, *_FIGURES_ON_DEMAND):
-                figures[name] = known[name](folder, console, everything=arguments.all)
+            if name == "ruler":
+                ruler.report(arguments.folder or KEPT, console, wanted)
+            elif name in _FIGURES:
+                figures = _FIGURES[name](folder, console, everything=arguments.all)
+                if kept:
+                    (kept / f"{name}.json").write_text(json.dumps(figures, indent=1) + "\n")
             else:
-                known[name](folder, console)
-        if arguments.json:
-            arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+                _PRINTED[name](folder, console)
 
 
 if __name__ == "__main__":

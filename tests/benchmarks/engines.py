@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from conversion import read_metadata
 from conversion.export.metadata import FILE_NAME
-from pipeline.engines import Engine, TensorFlowEngineFactory
+from pipeline.engines import Engine
 from pipeline.maps.classification_map import CellScores
-from pipeline.maps.recipe import Recipe
+from pipeline.scoring.engine_choice import open_model
 from tests.support.fakes import METADATA, STRIDE, WINDOW
 
 _K = 2
@@ -19,7 +18,7 @@ _K = 2
 
 def open_engine(model: Path) -> Engine:
     """The engine that a scoring job opens for a model by default."""
-    return TensorFlowEngineFactory(str(model), Recipe().for_model(read_metadata(model)))()
+    return open_model(model)
 
 
 class IdleEngine:

@@ -21,12 +21,13 @@ from rich.table import Table
 from conversion import NETWORK_FILE, convert, load_network
 from models import entry
 from pipeline.tools.demo import convert_digits
-from tests.benchmarks.caffenet import WEIGHTS, caffenet
+from tests.benchmarks.caffenet import caffenet
 from tests.benchmarks.engine import in_turns
 from tests.benchmarks.engines import idle_model, open_engine
 from tests.benchmarks.files import mixed_photographs, photographs, thumbnails
 from tests.benchmarks.one_run import measure
 from tests.benchmarks.pipelines import Speed, map_times, score, speed
+from tests.benchmarks.ruler.nets import NetFiles
 from tests.benchmarks.tiles import picture
 
 COUNTS, MOST = (1_000, 10_000), 50_000
@@ -187,7 +188,8 @@ def finer(folder: Path, stride: int) -> Path:
     caffenet(folder)
     known, model = entry("caffenet"), folder / f"caffenet-stride-{stride}"
     if not model.exists():
-        convert(known.definition, folder / WEIGHTS, model, mean=known.mean, output_stride=stride)
+        weights = NetFiles("caffenet", folder).file("classifier", ".caffemodel")
+        convert(known.definition, weights, model, mean=known.mean, output_stride=stride)
     return model
 
 

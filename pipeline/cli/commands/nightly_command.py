@@ -13,7 +13,6 @@ from click.core import ParameterSource
 
 from conversion.errors import DensecastError
 from pipeline.cli.commands.options import (
-    check_tensorflow,
     given_storage,
     storage_options,
     table_root,
@@ -103,7 +102,6 @@ def nightly(
         file = load_jobfile(jobfile)
         if (given := given_storage()) is not None:
             file = dataclasses.replace(file, storage=given.over(file.storage))
-        check_tensorflow()
         output = Output(report=_silent if as_json else say, warn=_warn)
         if not dry_run:
             printing_does_not_count()

@@ -81,14 +81,6 @@ def table_root(table: str) -> TableRoot:
     return TableRoot(table, given_storage())
 
 
-def check_tensorflow() -> None:
-    """Raises MissingExtraError if TensorFlow is not installed; does not import it, since a run may not need it."""
-    from importlib.util import find_spec
-
-    if find_spec("tensorflow") is None:
-        need_tensorflow()
-
-
 def need_tensorflow() -> None:
     """Imports TensorFlow; hides what it prints unless `--debug` was given.
 

@@ -57,9 +57,11 @@ def verify_runner(
     densecast verify-runner --runner PrismRunner
     densecast verify-runner --runner FlinkRunner --flink-master localhost:8081 --output /shared/trials
     """
+    from conversion import choose_forms
     from pipeline.tools.verify_runner import Trial, render, try_runner
 
-    need_tensorflow()
+    if "savedmodel" in choose_forms():
+        need_tensorflow()
     described = Trial(storage=given_storage(), **trial)
     report = try_runner(runner, beam_flags(ctx), flink_master=flink_master, trial=described)
     print_report(report, render, as_json=as_json)

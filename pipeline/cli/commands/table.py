@@ -12,7 +12,6 @@ from click.core import ParameterSource
 from pipeline.cli.commands.options import (
     PassThrough,
     beam_flags,
-    check_tensorflow,
     given_storage,
     need_tensorflow,
     storage_options,
@@ -57,7 +56,6 @@ def score(ctx: click.Context, /, *, as_json: bool, **values: object) -> None:
 
     if values["accuracy_bound"] is not None and ctx.get_parameter_source("scores") is ParameterSource.COMMANDLINE:
         raise click.UsageError("give --scores or --accuracy-bound, not both: the bound chooses what is kept")
-    check_tensorflow()
     job = describe_job(storage=given_storage(), **values, beam_options=beam_flags(ctx))
     from pipeline.jobs.ahead import starting_decoders
 
@@ -227,8 +225,10 @@ def demo(output: str, pages: int, seed: int) -> None:
     densecast ships all that it needs. The model has never seen the digits of these pages.
     """
     import_lean_beam()
+    from conversion import choose_forms
     from pipeline.tools.demo import run_demo
 
-    need_tensorflow()
+    if "savedmodel" in choose_forms():
+        need_tensorflow()
     printing_does_not_count()
     run_demo(Path(output), pages, seed, say)

@@ -45,16 +45,8 @@ OTHER_FLAGS = {
         "--service_port",
     ),
     *("--center_only", "--resize_height", "--resize_width"),  # of Caffe's programs
-    *(
-        "--constraint",
-        "--only-binary",
-        "--no-binary",
-        "--format",
-        "--help",
-        "--max-...",
-        "--python-platform",
-        "--version",
-    ),
+    *("--constraint", "--only-binary", "--no-binary", "--python-platform", "--opt_out"),  # of installers, of OpenVINO
+    *("--format", "--help", "--max-...", "--version"),
 }
 """Flags of Beam and of other programs, and those that every command has."""
 

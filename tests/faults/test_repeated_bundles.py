@@ -29,6 +29,9 @@ class RepeatedFn(beam.DoFn):
     def __init__(self, mode: str, *args: Any, **options: Any) -> None:
         self._mode, self._args, self._options = mode, args, options
 
+    def open_ahead(self) -> None:
+        """Each attempt opens an engine of its own."""
+
     def start_bundle(self) -> None:
         self._work: list[bytes] = []
 

@@ -6,8 +6,11 @@ BIN := $(VENV)/bin
 USE_STAMP := $(VENV)/.installed-for-use
 STAMP := $(VENV)/.installed
 # Two processes: TensorFlow tests leave a core idle now and then, and the two of a small machine are enough for both.
-PYTEST_ARGS ?= --numprocesses 2
+# Each keeps the tests of a file together, as far as it can, so that what a file prepares is prepared once.
+PYTEST_ARGS ?= --numprocesses 2 --dist worksteal
 export TF_CPP_MIN_LOG_LEVEL ?= 2
+# pip compiles nothing here (below), so a process that kept no bytecode would compile all that it imports, every time.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test test-large test-cluster test-runners lint format types docs package coverage bench clean
 

@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -51,7 +52,7 @@ _FIGURES_ON_DEMAND: dict[str, Callable[..., Figures]] = {"growth": growth.report
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     usual = [*_ALL, *_FIGURES]
-    known = {**_ALL, **_ON_DEMAND, **_FIGURES, **_FIGURES_ON_DEMAND}
+    known: dict[str, Callable[..., Any]] = {**_ALL, **_ON_DEMAND, **_FIGURES, **_FIGURES_ON_DEMAND}
     rest = [name for name in known if name not in usual]
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(usual)} (the default); {', '.join(rest)}")
     parser.add_argument("--folder", type=Path, help="where files and models are made, and kept for the next time")

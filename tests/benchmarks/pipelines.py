@@ -210,7 +210,7 @@ def read_files(output: Path) -> dict[str, Map]:
 def map_times(output: Path) -> list[float]:
     """Returns when each row of a densecast table was made, in seconds since 1970."""
     parts = (pq.read_table(part, columns=["scored_at"])["scored_at"] for part in output.glob("part-*.parquet"))
-    return [stamp.timestamp() for part in parts for stamp in part.to_pylist()]
+    return [stamp.timestamp() for part in parts for stamp in part.to_pylist() if stamp is not None]
 
 
 def densecast(model: Path, images: Path, *flags: str) -> Pipeline:

@@ -11,8 +11,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from PIL import Image
 from rich.console import Console
 
-from conversion import cast, load_network
-from conversion.passes.dilate import finer
+from conversion import cast, dilate, load_network
 from models import entry
 from pipeline.runners.flags import check_flags
 from tests.benchmarks import growth
@@ -86,7 +85,7 @@ def test_idle_counts_the_difference(tmp_path, monkeypatch):
 def test_by_stride(tmp_path, monkeypatch):
     network = cast(load_network(entry("caffenet").definition))
     monkeypatch.setattr(growth, "finer", lambda folder, stride: tmp_path / str(stride))
-    monkeypatch.setattr(growth, "load_network", lambda file: finer(network, int(file.parent.name)))
+    monkeypatch.setattr(growth, "load_network", lambda file: dilate(network, int(file.parent.name)))
     monkeypatch.setattr(growth, "open_engine", lambda model: FakeEngine())
     first, second = growth.by_stride(tmp_path, (32, 8), size=451)
     assert first.figures["time a multiply-add to the first"] == 1
@@ -107,4 +106,5 @@ def test_all_parts_are_shown(tmp_path, monkeypatch):
 def test_copies_are_names_of_one_file(tmp_path):
     files = sorted(growth.copies(tmp_path, 30, 3).iterdir())
     assert len({file.stat().st_ino for file in files}) == 1
-    assert Image.open(files[0]).size == (30, 30)
+    with Image.open(files[0]) as image:
+        assert image.size == (30, 30)

@@ -7,6 +7,7 @@ import sys
 import pytest
 from rich.console import Console
 
+from models import entry
 from tests.benchmarks.ruler.children import Child, LeftOutError, entrants
 from tests.benchmarks.ruler.nets import DAILY, EVERYTHING, Cell
 from tests.benchmarks.ruler.report import Wanted, report
@@ -57,7 +58,7 @@ def test_at_its_own_size_peers_take_the_classifier_also_in_batches(folder):
     peers = [each for each in installed() if each.kind == "peer"]
     [outcome] = report(folder, Console(file=io.StringIO()), Wanted([Cell("digits", 3, 0)], 1, entrants=peers))
     assert {each.label for each in outcome.contestants} == {"ONNX Runtime", "OpenCV"}
-    assert outcome.side == 28
+    assert outcome.side == entry("digits").crop
     assert (folder / "digits-classifier.onnx").exists()
 
 

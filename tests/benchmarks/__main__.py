@@ -41,7 +41,7 @@ def main() -> None:
     known = [*_DAILY, *_ON_DEMAND]
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(known)}; else {', '.join(_DAILY)}")
     parser.add_argument("--folder", type=Path, help="where files and models are made, and kept for the next time")
-    parser.add_argument("--all", action="store_true", help="ruler: every net at every size, which takes over an hour")
+    parser.add_argument("--all", action="store_true", help="ruler: every net at every size")
     parser.add_argument("--json", type=Path, metavar="FILE", help="ruler: writes all figures")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="ruler: draws the times, as .svg")
     arguments = parser.parse_args()

@@ -12,6 +12,9 @@ from conversion import ModelMetadata
 from pipeline.errors import EngineError
 from pipeline.maps.classification_map import CellScores
 
+BatchShape = tuple[int, int, int]
+"""Images, rows and columns of a batch."""
+
 
 class EngineOutOfMemoryError(EngineError):
     """A batch does not fit in the device's memory; a smaller one may fit."""

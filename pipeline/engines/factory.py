@@ -7,11 +7,10 @@ import os
 from dataclasses import dataclass
 
 from conversion import read_metadata
-from pipeline.engines.base import Engine
+from pipeline.engines.base import BatchShape, Engine
 from pipeline.engines.device_pool import DevicePool
 from pipeline.engines.devices import AUTO, CPU, Device, check_wanted, open_devices
 from pipeline.engines.load_tensorflow import load_tensorflow
-from pipeline.engines.xla import BatchShape
 from pipeline.errors import SettingError
 from pipeline.maps.recipe import Recipe
 from pipeline.maps.windows import WindowInput

@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conversion import ModelMetadata, import_tensorflow, load_model_network, read_metadata
-from pipeline.engines.base import EngineOutOfMemoryError
+from pipeline.engines.base import BatchShape, EngineOutOfMemoryError
 from pipeline.engines.cell_scores import cell_scores
 from pipeline.engines.device_pool import ThreadCounts
 from pipeline.engines.devices import Device, open_devices
 from pipeline.engines.load_tensorflow import load_tensorflow
 from pipeline.engines.net_function import NetFunction, Tensor
 from pipeline.engines.windows_of_batch import score_prepared
-from pipeline.engines.xla import BatchShape, CompiledFunction
+from pipeline.engines.xla import CompiledFunction
 from pipeline.errors import EngineError, JobError
 from pipeline.malloc_trim import release_free_memory
 from pipeline.maps.classification_map import DEFAULT_K, CellScores

@@ -6,10 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from conversion import import_tensorflow
+from pipeline.engines.base import BatchShape
 from pipeline.engines.net_function import Tensor
-
-BatchShape = tuple[int, int, int]
-"""Images, rows and columns of a batch."""
 
 Program: TypeAlias = Callable[[Tensor], dict[str, Tensor]]
 """images uint8 [N, H, W, 3] -> tensors by name."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from conversion import ModelMetadata
 from pipeline.engines import Engine, EngineFactory, counts_of
-from pipeline.engines.xla import BatchShape
+from pipeline.engines.base import BatchShape
 from pipeline.images.samples import Pixels
 from pipeline.jobs.spec import ScoringJob
 from pipeline.maps.recipe import Form, Precision

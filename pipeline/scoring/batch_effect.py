@@ -9,7 +9,7 @@ import numpy as np
 
 from conversion import ModelMetadata
 from pipeline.engines import Engine
-from pipeline.engines.xla import BatchShape
+from pipeline.engines.base import BatchShape
 from pipeline.errors import EngineError
 from pipeline.maps.classification_map import CellScores
 from pipeline.scoring.batching import BatchBudget, BatchEffect, Shape, batch_size

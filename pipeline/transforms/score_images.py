@@ -13,7 +13,7 @@ import apache_beam as beam
 
 from conversion import ModelMetadata, load_model_network, read_metadata
 from pipeline.engines import EngineFactory, OpenEngine
-from pipeline.engines.xla import BatchShape
+from pipeline.engines.base import BatchShape
 from pipeline.errors import JobError
 from pipeline.maps.features import check_tileable, parse_features
 from pipeline.maps.recipe import Recipe

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from pipeline.engines.xla import BatchShape
+from pipeline.engines.base import BatchShape
 from pipeline.scoring.batching import BatchBudget, Shape, batch_size
 from pipeline.settings import ExecutionSettings
 

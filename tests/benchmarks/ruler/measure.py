@@ -95,7 +95,7 @@ class _Field:
                 self.left_out[label] = str(reason)
                 del self._running[label]
                 continue
-            contestant.peak_mb = answer["peak_mb"]
+            contestant.peak_mb = max(contestant.peak_mb, answer["peak_mb"])
             if round_:
                 contestant.turns.append(seconds_of(answer["seconds"]))
 

@@ -100,7 +100,9 @@ def serve(open_run: Callable[[], Opened], open_scores: Callable[[], Run]) -> Non
     except Exception as error:  # noqa: BLE001  # whatever a runtime raises is its answer
         answer(error=f"{type(error).__name__}: {error}")
         return
-    answer(version=opened.version, held_mb=memory("VmRSS"), peak_mb=memory("VmHWM"))
+    held, peak = memory("VmRSS"), memory("VmHWM")
+    # The kernel counts both only roughly: the peak may be some kilobytes behind.
+    answer(version=opened.version, held_mb=held, peak_mb=max(held, peak))
     for line in sys.stdin:
         request = json.loads(line)
         try:

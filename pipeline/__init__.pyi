@@ -1,6 +1,6 @@
+from .engines.base import BatchShape as BatchShape
 from .engines.base import Engine as Engine
 from .engines.base import OpenEngine as OpenEngine
-from .engines.xla import BatchShape as BatchShape
 from .images.decode import DecodeLimits as DecodeLimits
 from .maps.classification_map import CellScores as CellScores
 from .maps.classification_map import ClassificationMap as ClassificationMap

@@ -28,7 +28,7 @@ def measure(cell: Cell, folder: Path, entrants: Sequence[Entrant], rounds: int) 
         entrants: Who takes part, if it can.
         rounds: How many are counted; one more comes first.
     """
-    files = NetFiles(cell.net, folder)
+    files = NetFiles(cell.net, folder.absolute())
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         scratch = Path(name)
         asked = job(files, cell, scratch)

@@ -5,6 +5,7 @@ It runs in the environment of the development, and in that of the peers, which h
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import shutil
@@ -117,12 +118,14 @@ def _tensor(mnn, array: np.ndarray):
 def _to_mnn(job: Job) -> None:
     import _tools  # what MNN's own command calls, which then installs a package that reports the use
 
-    target, partial = job["stem"] + _MNN, job["stem"] + ".partial"
-    if Path(target).exists():
+    target = Path(job["stem"] + _MNN)
+    if target.exists():
         return
     arguments = ["-f", "CAFFE", "--modelFile", job["caffemodel"], "--prototxt", job["prototxt"]]
-    _tools.mnnconvert(["mnnconvert", *arguments, "--MNNModel", partial, "--bizCode", "ruler"])
-    Path(partial).rename(target)
+    # Of large nets it writes a file into the folder where it runs.
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder, contextlib.chdir(folder):
+        _tools.mnnconvert(["mnnconvert", *arguments, "--MNNModel", target.name, "--bizCode", "ruler"])
+        Path(target.name).rename(target)
 
 
 def _ncnn(job: Job, output: int) -> Run:

@@ -88,7 +88,8 @@ package: $(STAMP)
 
 bench: $(STAMP)
 	tests/benchmarks/install
-	$(BIN)/python -m tests.benchmarks --json build/bench.json --plot build/bench.svg
+	tests/benchmarks/install-pipelines
+	$(BIN)/python -m tests.benchmarks --json build/bench --plot build/bench/ruler.svg
 
 clean:
 	rm -rf $(VENV) demo-output build

@@ -25,11 +25,19 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def scored(model: Path, images: Path, cache: Path, environment: dict[str, str], cores: int | None = None) -> Any:
+def scored(
+    model: Path,
+    images: Path,
+    cache: Path,
+    environment: dict[str, str],
+    cores: int | None = None,
+    *,
+    engine: str = "tensorflow",
+) -> Any:
     """What `exact_bits` prints in a process with this environment, on the first cores."""
     usable = sorted(os.sched_getaffinity(0))[:cores]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.support.exact_bits", str(model), str(images)],
+        [sys.executable, "-m", "tests.support.exact_bits", str(model), str(images), "exact", engine],
         env={**os.environ, "XDG_CACHE_HOME": str(cache), **environment},
         preexec_fn=lambda: os.sched_setaffinity(0, usable),
         capture_output=True,
@@ -40,9 +48,9 @@ def scored(model: Path, images: Path, cache: Path, environment: dict[str, str], 
     return json.loads(done.stdout)
 
 
-@pytest.mark.large
-def test_bits_do_not_depend_on_order_and_division(small_model: Path, images: Path, tmp_path: Path):
-    found = scored(small_model, images, tmp_path, {})
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino", pytest.param("tensorflow", marks=pytest.mark.large)])
+def test_bits_do_not_depend_on_order_and_division(small_model: Path, images: Path, tmp_path: Path, engine: str):
+    found = scored(small_model, images, tmp_path, {}, engine=engine)
     assert found["images"] == 12
     assert found["differing"] == []
     assert len(list((tmp_path / "densecast" / "measured").iterdir())) == 1

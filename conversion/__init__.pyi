@@ -20,7 +20,6 @@ from .export.metadata import ModelMetadata as ModelMetadata
 from .export.metadata import VerificationMetadata as VerificationMetadata
 from .export.metadata import digest as digest
 from .export.metadata import read_metadata as read_metadata
-from .export.metadata import require_savedmodel as require_savedmodel
 from .export.net_module import apply_network as apply_network
 from .export.net_module import to_tensorflow as to_tensorflow
 from .export.onnx_file import OnnxReport as OnnxReport

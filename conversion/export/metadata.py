@@ -187,7 +187,7 @@ def require_savedmodel(model: str | Path, metadata: ModelMetadata) -> None:
         raise ModelError(
             "the model has no SavedModel",
             where=str(model),
-            why=f"it was converted to {' and '.join(metadata.forms)} only, and scoring runs SavedModels",
+            why=f"it was converted to {' and '.join(metadata.forms)} only, and TensorFlow runs SavedModels",
             remedy="convert it again where TensorFlow is installed: densecast convert PROTOTXT WEIGHTS --output MODEL "
             "--format both",
         )

@@ -9,12 +9,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from conversion import convert
-from conversion.errors import ConversionError, ModelError
+from conversion.errors import ConversionError
 from models import entry
 from pipeline import ScoreImages
 from pipeline.cli.commands.export import export
 from pipeline.cli.commands.model import inspect
 from pipeline.cli.commands.table import score
+from pipeline.errors import EngineError
 from pipeline.tools.benchmark import bench
 
 DIGITS = entry("digits")
@@ -72,12 +73,16 @@ def test_inspect_shows_the_verification_of_the_onnx_form(model: Path):
     assert "onnx: 11 blobs at 3 sizes" in output
 
 
-def test_what_needs_the_savedmodel_says_so(model: Path, tmp_path: Path):
-    with pytest.raises(ModelError, match="the model has no SavedModel"):
-        bench(str(model), batches=[1])
-    with pytest.raises(ModelError, match="the model has no SavedModel"):
-        ScoreImages(str(model), str(tmp_path / "maps"))
-    result = CliRunner().invoke(score, [str(model), str(tmp_path), f"--output={tmp_path / 'maps'}"])
-    assert isinstance(result.exception, ModelError)
+def test_a_model_without_a_savedmodel_is_run_but_by_tensorflow(model: Path, tmp_path: Path):
+    report = bench(str(model), sizes=[40], batches=[1], repeats=1, engine="onnxruntime")
+    assert report.engine.startswith("ONNX Runtime")
+    with pytest.raises(EngineError, match="--engine tensorflow cannot run this job"):
+        bench(str(model), batches=[1], engine="tensorflow")
+    with pytest.raises(EngineError, match="--engine tensorflow cannot run this job"):
+        ScoreImages(str(model), str(tmp_path / "maps"), engine="tensorflow")
+    arguments = [str(model), str(tmp_path), f"--output={tmp_path / 'maps'}", "--engine=tensorflow"]
+    result = CliRunner().invoke(score, arguments)
+    assert isinstance(result.exception, EngineError)
+    assert "has no SavedModel" in result.exception.why
     assert "--format both" in result.exception.remedy
     assert not (tmp_path / "maps").exists()

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from pipeline.cli.console import quiet_libraries
 from pipeline.engines.load_tensorflow import load_tensorflow
-from tests.benchmarks import devices, engine, incremental, memory, overhead, settings, throughput, tiles
+from tests.benchmarks import engine, incremental, memory, overhead, settings, throughput, tiles
 
 _ALL: dict[str, Callable[[Path, Console], None]] = {
     "engine": engine.report,
@@ -24,7 +24,6 @@ _ALL: dict[str, Callable[[Path, Console], None]] = {
 }
 _ON_DEMAND: dict[str, Callable[[Path, Console], None]] = {
     "settings": settings.report,
-    "devices": devices.report,
     "huge": tiles.huge,
 }
 """They take long, and answer what is not asked every day."""

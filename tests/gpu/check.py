@@ -101,14 +101,15 @@ def multiply_adds(graph: onnx.ModelProto, side: int) -> int:
     inferred = onnx.shape_inference.infer_shapes(sized, data_prop=True).graph
     shapes = {tensor.name: list(tensor.dims) for tensor in inferred.initializer}
     for value in (*inferred.input, *inferred.value_info, *inferred.output):
-        shapes[value.name] = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        kind = value.type.tensor_type
+        shapes[value.name] = [dim.dim_value for dim in kind.shape.dim] if kind.HasField("shape") else [0]
     total = 0
     for node in inferred.node:
         if node.op_type not in ("Conv", "MatMul", "Gemm"):
             continue
         top, weights = shapes.get(node.output[0], [0]), shapes.get(node.input[1], [0])
         each = math.prod(weights[1:]) if node.op_type == "Conv" else weights[0]
-        if not math.prod(top) * each:
+        if not math.prod(top) * math.prod(weights):
             raise ValueError(f"the shapes of {node.op_type} {node.name} are not known")
         total += math.prod(top) * each
     return total

@@ -18,6 +18,7 @@ from onnx import TensorProto, helper
 
 from conversion import InferenceGraph, inference_graph, read_metadata
 from pipeline.engines import EngineFactory, EngineOutOfMemoryError
+from pipeline.engines.candidates import _NEEDS, Wish, prefers_gpu, refusals
 from pipeline.engines.cuda_driver import visible_gpus
 from pipeline.engines.devices import Device
 from pipeline.engines.gpu_diagnosis import GpuFacts, gather_for_onnxruntime
@@ -25,13 +26,14 @@ from pipeline.engines.node_placement import PlacedNode, in_words, misplaced, pla
 from pipeline.engines.onnxruntime import OnnxRuntimeEngine
 from pipeline.engines.onnxruntime_devices import CUDA, open_onnxruntime_devices
 from pipeline.engines.onnxruntime_gpu import OnnxRuntimeGpuEngine
+from pipeline.engines.onnxruntime_packages import has_cuda
 from pipeline.errors import EngineError, SettingError
 from pipeline.maps.recipe import Form, Precision, Recipe
 from pipeline.settings import EngineName
+from tests.support.bound_on_cpu import GPU, BoundOnCpu
 from tests.support.map_distance import distance
 
 CPU = "CPUExecutionProvider"
-GPU = Device("/device:GPU:0", "GPU:0 NVIDIA H100")
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 240, 300, 3), dtype=np.uint8)
 ENGINES = "pipeline.engines."
 
@@ -49,16 +51,6 @@ class FakeRuntime(SimpleNamespace):
     def preload_dlls(self) -> None:
         self.loaded += 1
         sys.stdout.write(self.says)
-
-
-class OnCpu(OnnxRuntimeGpuEngine):
-    """The engine with the CPU's provider in place of CUDA's."""
-
-    provider = CPU
-    memory = "cpu"
-
-    def _providers(self) -> list[Any]:
-        return [CPU]
 
 
 # --- devices
@@ -163,7 +155,7 @@ def test_the_driver_is_asked(monkeypatch: pytest.MonkeyPatch, status: int, expec
 def test_a_bound_engine_gives_the_maps_of_the_engine_for_cpus(small_model: Path):
     """Its graph has convolutions where the other has products over cells."""
     options: dict[str, Any] = {"k": 5, "features": ("fc7", "pool5")}
-    bound = OnCpu(small_model, **options, device=GPU)
+    bound = BoundOnCpu(small_model, **options, device=GPU)
     plain = OnnxRuntimeEngine(small_model, **options)
     assert distance(bound.score(IMAGES), plain.score(IMAGES)) <= 1e-5
     for cells, expected in zip(bound.score(IMAGES), plain.score(IMAGES), strict=True):
@@ -173,13 +165,13 @@ def test_a_bound_engine_gives_the_maps_of_the_engine_for_cpus(small_model: Path)
 
 
 def test_float16(small_model: Path):
-    narrow = OnCpu(small_model, form=Form.FLOAT32, device=GPU, precision=Precision.FLOAT16)
+    narrow = BoundOnCpu(small_model, form=Form.FLOAT32, device=GPU, precision=Precision.FLOAT16)
     exact = OnnxRuntimeEngine(small_model, form=Form.FLOAT32)
     assert 0 < distance(narrow.score(IMAGES), exact.score(IMAGES), classes=False) < 0.01
 
 
 def test_tf32_is_off_and_kernels_are_not_timed(small_model: Path):
-    engine = OnCpu(small_model, device=Device("/device:GPU:3", "GPU:3"))
+    engine = BoundOnCpu(small_model, device=Device("/device:GPU:3", "GPU:3"))
     (provider, options), fallback = OnnxRuntimeGpuEngine._providers(engine)
     assert (provider, fallback) == (CPU, CPU)
     assert (options["device_id"], options["use_tf32"], options["cudnn_conv_algo_search"]) == ("3", "0", "HEURISTIC")
@@ -196,12 +188,12 @@ def test_a_session_without_cuda_is_refused(small_model: Path, monkeypatch: pytes
 
 def test_nodes_that_would_run_on_the_cpu_are_refused_by_name(small_model: Path, monkeypatch: pytest.MonkeyPatch):
     placed = [PlacedNode(CUDA, "conv1/Conv", "Conv"), PlacedNode(CPU, "pool1/MaxPool", "MaxPool")]
-    monkeypatch.setattr(OnCpu, "provider", CUDA)
+    monkeypatch.setattr(BoundOnCpu, "provider", CUDA)
     monkeypatch.setattr(ENGINES + "onnxruntime_gpu.placement", lambda _: placed)
     session = SimpleNamespace(get_providers=lambda: [CUDA, CPU], get_outputs=list)
-    monkeypatch.setattr(OnCpu, "_new_session", lambda *_: session)
+    monkeypatch.setattr(BoundOnCpu, "_new_session", lambda *_: session)
     with pytest.raises(EngineError, match="would run 1 of the model's operations on the CPU, not on GPU:0") as caught:
-        OnCpu(small_model, device=GPU)
+        BoundOnCpu(small_model, device=GPU)
     assert "no CUDA kernels for MaxPool pool1/MaxPool" in caught.value.why
     assert "--device cpu" in caught.value.remedy
 
@@ -210,9 +202,9 @@ def test_a_library_that_fails_while_a_session_is_made_is_told(small_model: Path,
     def failing(*_: object) -> Any:
         raise RuntimeError("CUDA failure 35: driver version is insufficient")
 
-    monkeypatch.setattr(OnCpu, "_new_session", failing)
+    monkeypatch.setattr(BoundOnCpu, "_new_session", failing)
     with pytest.raises(EngineError, match="does not load the model: CUDA failure 35"):
-        OnCpu(small_model, device=GPU)
+        BoundOnCpu(small_model, device=GPU)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +218,7 @@ def test_a_library_that_fails_while_a_session_is_made_is_told(small_model: Path,
     ],
 )
 def test_memory_that_a_gpu_lacks_is_told(small_model: Path, monkeypatch: pytest.MonkeyPatch, message: str):
-    engine = OnCpu(small_model, device=GPU)
+    engine = BoundOnCpu(small_model, device=GPU)
 
     def failing(_: object) -> Any:
         raise RuntimeError(message)
@@ -239,7 +231,7 @@ def test_memory_that_a_gpu_lacks_is_told(small_model: Path, monkeypatch: pytest.
 def test_a_factory_opens_one_session_a_gpu(small_model: Path, monkeypatch: pytest.MonkeyPatch):
     opened: list[Device] = []
 
-    class Remembered(OnCpu):
+    class Remembered(BoundOnCpu):
         def __init__(self, *how: Any, device: Device, **options: Any) -> None:
             opened.append(device)
             super().__init__(*how, device=device, **options)
@@ -292,7 +284,7 @@ def test_nodes_that_compute_sizes_may_be_on_the_cpu_and_no_others():
 
 
 def test_a_session_tells_its_placement(small_model: Path):
-    engine = OnCpu(small_model, device=GPU)
+    engine = BoundOnCpu(small_model, device=GPU)
     placed = placement(engine._session)
     assert {node.provider for node in placed} == {CPU}
     assert {"Conv", "MaxPool", "LRN", "Softmax", "TopK"} <= {node.operation for node in placed}
@@ -303,3 +295,70 @@ def test_a_session_tells_its_placement(small_model: Path):
 def test_many_nodes_are_cut_short():
     nodes = [PlacedNode(CPU, f"n{number}", "Conv") for number in range(11)]
     assert in_words(nodes).endswith("Conv n7, and 3 more")
+
+
+# --- which engine a machine with a GPU uses
+
+
+def wish(model: Path, **changed: Any) -> Wish:
+    return Wish(**{"model": str(model), "metadata": read_metadata(model), "precision": Precision.FLOAT32, **changed})
+
+
+@pytest.mark.parametrize("built", [False, True])
+def test_onnxruntime_is_asked_for_a_gpu_only_if_it_is_built_with_cuda(
+    small_model: Path, monkeypatch: pytest.MonkeyPatch, *, built: bool
+):
+    monkeypatch.setattr(ENGINES + "candidates.has_cuda", lambda: built)
+    found = refusals(wish(small_model, device="gpu:1"))
+    assert found[EngineName.ONNXRUNTIME][0] == (
+        "" if built else "the ONNX Runtime that is installed is built without CUDA"
+    )
+    assert "CPUs only" in found[EngineName.OPENVINO][0]
+    narrow = refusals(wish(small_model, device="gpu", precision=Precision.BFLOAT16))[EngineName.ONNXRUNTIME]
+    assert "opset 22" in narrow[0]
+    assert "--engine tensorflow" in narrow[1]
+
+
+@pytest.mark.parametrize(
+    ("device", "built", "visible", "expected"),
+    [
+        ("auto", True, None, True),
+        ("gpu:0", True, "0", True),
+        ("auto", False, None, False),
+        ("cpu", True, None, False),
+        ("auto", True, "", False),
+        ("auto", True, "-1", False),
+    ],
+)
+def test_auto_prefers_onnxruntime_with_cuda(
+    monkeypatch: pytest.MonkeyPatch, device: str, visible: str | None, *, built: bool, expected: bool
+):
+    monkeypatch.setattr("pathlib.Path.exists", lambda _: True)  # /dev/nvidia0
+    monkeypatch.setattr(ENGINES + "candidates.has_cuda", lambda: built)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert prefers_gpu(EngineName.ONNXRUNTIME, device) is expected
+    assert not prefers_gpu(EngineName.OPENVINO, device)
+    assert next(iter(_NEEDS)) is EngineName.ONNXRUNTIME, "the first that prefers a GPU is taken"
+
+
+def test_without_a_device_file_no_engine_prefers_a_gpu(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("pathlib.Path.exists", lambda _: False)
+    monkeypatch.setattr(ENGINES + "candidates.has_cuda", lambda: True)
+    assert not any(prefers_gpu(name, "auto") for name in _NEEDS)
+
+
+@pytest.mark.parametrize("built", [False, True])
+def test_a_build_with_cuda_is_known_by_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, built: bool):
+    (tmp_path / "capi").mkdir()
+    if built:
+        (tmp_path / "capi" / "libonnxruntime_providers_cuda.so").touch()
+    found = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: found)
+    assert has_cuda() is built
+
+
+def test_no_onnxruntime_has_no_cuda(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert not has_cuda()

@@ -115,5 +115,7 @@ class OnnxRuntimeGpuEngine(OnnxRuntimeEngine):
         binding.bind_ortvalue_input(IMAGES, self._runtime.OrtValue.ortvalue_from_numpy(images, *place))
         for name in self._outputs:
             binding.bind_output(name, *place)
+        binding.synchronize_inputs()  # the session computes in a stream of its own
         self._session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
         return dict(zip(self._outputs, binding.copy_outputs_to_cpu(), strict=True))

@@ -164,7 +164,9 @@ class Ruler:
         binding.bind_ortvalue_input(session.get_inputs()[0].name, value)
         for name in names:
             binding.bind_output(name, self.memory, 0)
+        binding.synchronize_inputs()
         session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
         return dict(zip(names, binding.copy_outputs_to_cpu(), strict=True))
 
     def median(self, call: Callable[[], object]) -> float:

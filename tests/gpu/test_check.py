@@ -22,9 +22,9 @@ OTHERS = ("apache_beam", "deltalake", "PIL", "pyarrow", "pydantic", "rich", "cli
 
 
 @pytest.fixture(scope="module")
-def graphs(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def graphs(onnx_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("gpu") / "graphs"
-    export(small_model, folder)
+    export(onnx_model, folder)
     return folder
 
 
@@ -116,8 +116,8 @@ def test_what_runs_elsewhere_is_an_error(graphs: Path, monkeypatch: pytest.Monke
         ruler.session(graph)
 
 
-def test_size_nodes_are_those_of_the_engine(small_model: Path):
-    graph = inference_graph(small_model, read_metadata(small_model), best=3)
+def test_size_nodes_are_those_of_the_engine(onnx_model: Path):
+    graph = inference_graph(onnx_model, read_metadata(onnx_model), best=3)
     assert check._size_nodes(onnx.ModelProto.FromString(graph.proto)) == graph.size_nodes()
 
 

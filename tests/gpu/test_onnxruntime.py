@@ -28,9 +28,9 @@ ROOT = Path(__file__).parents[2]
 SHAPES = [(1, 227, 227), (3, 227, 227), (2, 451, 451), (1, 300, 517)]
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def gpu() -> Device:
-    """The first GPU."""
+    """The first GPU. It comes before a model is converted, so that nothing is done where there is none."""
     runtime = import_onnxruntime()
     if CUDA not in runtime.get_available_providers() or not visible_gpus():
         pytest.skip(f"no GPU: {explain(gather_for_onnxruntime(runtime))[0]}")
@@ -47,11 +47,11 @@ def test_auto_takes_it():
 
 
 @pytest.mark.parametrize("form", [Form.TOP_K, Form.FLOAT32])
-def test_float32_maps_are_those_of_the_cpu(small_model: Path, gpu: Device, form: Form):
+def test_float32_maps_are_those_of_the_cpu(onnx_model: Path, gpu: Device, form: Form):
     """As near as float32 allows; TF32 is a hundred times further off."""
     options: dict[str, Any] = {"k": 40, "form": form, "features": ("fc7",)}
-    ours = OnnxRuntimeGpuEngine(small_model, **options, device=gpu)
-    theirs = OnnxRuntimeEngine(small_model, **options)
+    ours = OnnxRuntimeGpuEngine(onnx_model, **options, device=gpu)
+    theirs = OnnxRuntimeEngine(onnx_model, **options)
     for shape in SHAPES:
         for cells, expected in zip(ours.score(images(*shape)), theirs.score(images(*shape)), strict=True):
             np.testing.assert_allclose(np.sort(cells.scores), np.sort(expected.scores), atol=2e-5)
@@ -59,16 +59,16 @@ def test_float32_maps_are_those_of_the_cpu(small_model: Path, gpu: Device, form:
                 np.testing.assert_allclose(feature.values, other.values, atol=1e-4 * np.abs(other.values).max())
 
 
-def test_float16_is_near(small_model: Path, gpu: Device, record_property: Any):
-    exact = OnnxRuntimeEngine(small_model, form=Form.FLOAT32)
-    narrow = OnnxRuntimeGpuEngine(small_model, form=Form.FLOAT32, device=gpu, precision=Precision.FLOAT16)
+def test_float16_is_near(onnx_model: Path, gpu: Device, record_property: Any):
+    exact = OnnxRuntimeEngine(onnx_model, form=Form.FLOAT32)
+    narrow = OnnxRuntimeGpuEngine(onnx_model, form=Form.FLOAT32, device=gpu, precision=Precision.FLOAT16)
     parity = measure_parity(exact, narrow, [images(240, 300, seed=n) for n in range(8)], Precision.FLOAT16)
     record_property("parity", parity.model_dump_json())
     assert 0 < parity.largest < 0.005
 
 
-def test_a_map_depends_on_its_image_alone(small_model: Path, gpu: Device):
-    engine = OnnxRuntimeGpuEngine(small_model, form=Form.FLOAT32, device=gpu)
+def test_a_map_depends_on_its_image_alone(onnx_model: Path, gpu: Device):
+    engine = OnnxRuntimeGpuEngine(onnx_model, form=Form.FLOAT32, device=gpu)
     batch = images(4, 240, 260)
     straight = engine.score(batch)
     for place in range(4):
@@ -91,9 +91,9 @@ print(digest.hexdigest())
 """
 
 
-def test_another_process_gives_the_same_maps(small_model: Path):
+def test_another_process_gives_the_same_maps(onnx_model: Path):
     """cuDNN would choose among its kernels by timing them."""
-    command = [sys.executable, "-c", SCORES, str(small_model)]
+    command = [sys.executable, "-c", SCORES, str(onnx_model)]
     found = {
         subprocess.run(command, capture_output=True, text=True, check=True, timeout=600, cwd=ROOT).stdout
         for _ in range(3)
@@ -102,7 +102,7 @@ def test_another_process_gives_the_same_maps(small_model: Path):
 
 
 def test_a_batch_that_does_not_fit_is_told_and_a_smaller_one_fits(
-    small_model: Path, gpu: Device, monkeypatch: pytest.MonkeyPatch
+    onnx_model: Path, gpu: Device, monkeypatch: pytest.MonkeyPatch
 ):
     """What the scorer halves batches by."""
     plain = OnnxRuntimeGpuEngine._providers
@@ -112,15 +112,15 @@ def test_a_batch_that_does_not_fit_is_told_and_a_smaller_one_fits(
         return [(provider, {**options, "gpu_mem_limit": str(256 << 20)}), cpu]
 
     monkeypatch.setattr(OnnxRuntimeGpuEngine, "_providers", limited)
-    engine = OnnxRuntimeGpuEngine(small_model, device=gpu)
+    engine = OnnxRuntimeGpuEngine(onnx_model, device=gpu)
     with pytest.raises(EngineOutOfMemoryError, match="32 images of 1500 x 1500 does not fit in memory"):
         engine.score(images(32, 1500, 1500))
     assert len(engine.score(images(2, 240, 300))) == 2
 
 
-def test_threads_share_the_gpus(small_model: Path):
+def test_threads_share_the_gpus(onnx_model: Path):
     devices = open_onnxruntime_devices("gpu")
-    shared = DevicePool(lambda device: OnnxRuntimeGpuEngine(small_model, device=device), devices)
+    shared = DevicePool(lambda device: OnnxRuntimeGpuEngine(onnx_model, device=device), devices)
     batch = images(2, 240, 300)
     with ThreadPoolExecutor(2 * len(devices)) as threads:
         results = list(threads.map(lambda _: shared.score(batch), range(8 * len(devices))))
@@ -129,13 +129,13 @@ def test_threads_share_the_gpus(small_model: Path):
 
 
 @pytest.mark.parametrize("engine", ["auto", "onnxruntime"])
-def test_a_run(small_model: Path, tmp_path: Path, engine: str):
+def test_a_run(onnx_model: Path, tmp_path: Path, engine: str):
     from PIL import Image
 
     for n in range(4):
         Image.fromarray(images(240, 260, seed=n)).save(tmp_path / f"p{n}.png")
     code = "import sys; from pipeline.cli.main import main; sys.exit(main())"
-    command = ["score", small_model, tmp_path, "--output", tmp_path / "maps", "--json", "--device", "gpu"]
+    command = ["score", onnx_model, tmp_path, "--output", tmp_path / "maps", "--json", "--device", "gpu"]
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, command), "--engine", engine],
         capture_output=True,

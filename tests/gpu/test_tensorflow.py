@@ -32,9 +32,9 @@ ON_CPU = Device("/device:CPU:0", "CPU")
 NARROW = {Precision.FLOAT16: 0.005, Precision.BFLOAT16: 0.05}
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def gpu() -> Device:
-    """The first GPU."""
+    """The first GPU. It comes before a model is converted, so that nothing is done where there is none."""
     tf = import_tensorflow()
     if not tf.config.list_physical_devices("GPU"):
         pytest.skip(f"no GPU: {explain(gather(tf))[0]}")

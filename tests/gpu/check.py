@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
-IMAGES, PROBABILITIES = "images", "probabilities"
+PROBABILITIES, SCORES = "probabilities", "before-softmax"
 FLOAT32, TF32, BFLOAT16, FLOAT16 = "float32", "tf32", "bfloat16", "float16"
 CONVOLUTIONS_IN_BFLOAT16 = 22
 """The first opset in which Conv takes bfloat16."""
@@ -241,7 +241,7 @@ def measure(graphs: Path, ruler: Ruler, sides: Sequence[int], batches: Sequence[
     images = {side: rng.integers(0, 256, (max(batches), side, side, 3), dtype=np.uint8) for side in sides}
     exact = Ruler(CPU, 0)
     session = exact.session(with_weights(_read(graphs, "float32-all")))
-    expected = {side: exact.run(session, images[side][:1])[PROBABILITIES] for side in sides}
+    expected = {side: exact.run(session, images[side][:1]) for side in sides}
     works = {side: multiply_adds(graph, side) for side in sides}
     found: dict[str, Any] = {}
     for kind in ELEMENTS:
@@ -250,10 +250,7 @@ def measure(graphs: Path, ruler: Ruler, sides: Sequence[int], batches: Sequence[
         try:
             peak = ruler.matrix_peak(kind, matrix)
             session = ruler.session(change(with_weights(_read(graphs, f"{name}-all"))), tf32=kind == TF32)
-            off = {}
-            for side in sides:
-                probabilities = ruler.run(session, images[side][:1])[PROBABILITIES]
-                off[side] = float(np.abs(probabilities - expected[side]).max())
+            off = {side: _differences(ruler.run(session, images[side][:1]), expected[side]) for side in sides}
             del session  # its memory is not that of the next one
             before = memory_used()
             session = ruler.session(change(with_weights(_read(graphs, name))), tf32=kind == TF32)
@@ -272,6 +269,12 @@ def measure(graphs: Path, ruler: Ruler, sides: Sequence[int], batches: Sequence[
             "speeds": speeds,
         }
     return found
+
+
+def _differences(found: dict[str, NDArray[Any]], expected: dict[str, NDArray[Any]]) -> dict[str, float]:
+    """Returns the largest difference of a probability, and that of what Softmax takes, of its largest magnitude."""
+    off = {name: float(np.abs(found[name] - expected[name]).max()) for name in (PROBABILITIES, SCORES)}
+    return {**off, SCORES: off[SCORES] / float(np.abs(expected[SCORES]).max())}
 
 
 def _read(graphs: Path, name: str) -> onnx.ModelProto:

@@ -45,7 +45,7 @@ def test_it_reports_every_kind_of_arithmetic_or_why_not(report: dict[str, Any]):
     found = report["found"]
     assert list(found) == ["float32", "tf32", "bfloat16", "float16"]
     assert "NotImplemented" in found["bfloat16"]["not possible"]
-    for kind, most in {"float32": 1e-5, "tf32": 1e-5, "float16": 0.02}.items():
+    for kind, most in {"float32": 1e-5, "tf32": 1e-5, "float16": 0.05}.items():
         assert [(speed["side"], speed["batch"]) for speed in found[kind]["speeds"]] == [
             (227, 1),
             (227, 2),
@@ -55,7 +55,10 @@ def test_it_reports_every_kind_of_arithmetic_or_why_not(report: dict[str, Any]):
         for speed in found[kind]["speeds"]:
             assert speed["images a second"] > 0
             assert speed["share of the matrix peak"] > 0
-        assert all(off <= most for off in found[kind]["largest difference from the CPU in float32"].values())
+        differences = found[kind]["largest difference from the CPU in float32"]
+        assert list(differences) == ["227", "259"]
+        assert all(off[name] <= most for off in differences.values() for name in (check.PROBABILITIES, check.SCORES))
+        assert (kind == "float16") == any(off[check.SCORES] > 1e-5 for off in differences.values())
         assert found[kind]["matrix peak TFLOP/s"] > 0
 
 

@@ -86,6 +86,24 @@ class InferenceGraph:
             tensor.data_location = tensor.DEFAULT
         return bytes(proto.SerializeToString())
 
+    def size_nodes(self) -> frozenset[str]:
+        """Returns the names of the nodes that depend on nothing but sizes; not of the Shape nodes that they begin with.
+
+        A runtime may compute them anywhere: their values are a few integers.
+        """
+        graph = import_onnx().ModelProto.FromString(self.proto).graph
+        constant = {tensor.name for tensor in graph.initializer} | {""}
+        sizes: set[str] = set()
+        names: set[str] = set()
+        for node in graph.node:
+            inputs = set(node.input) - constant
+            if node.op_type in ("Shape", "Size"):
+                sizes.update(node.output)
+            elif inputs and inputs <= sizes:
+                sizes.update(node.output)
+                names.add(node.name)
+        return frozenset(names)
+
     def arrays(self) -> Iterator[tuple[str, Array]]:
         """Yields the weights that are computed from those of the model, by the names of their initializers.
 

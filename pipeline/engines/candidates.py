@@ -12,6 +12,8 @@ from pathlib import Path
 from conversion import ModelMetadata, needs_tensorflow
 from conversion.errors import install_extra
 from pipeline.engines.devices import CPU
+from pipeline.engines.gpu_diagnosis import hidden
+from pipeline.engines.onnxruntime_packages import has_cuda
 from pipeline.maps.recipe import Precision
 from pipeline.settings import EngineName
 
@@ -29,6 +31,10 @@ _DISTRIBUTIONS: Mapping[EngineName, tuple[str, ...]] = {
 _PRECISIONS = {
     EngineName.ONNXRUNTIME: (Precision.FLOAT32, Precision.FLOAT16),
     EngineName.OPENVINO: (Precision.FLOAT32,),
+}
+_REASONS = {
+    (EngineName.ONNXRUNTIME, Precision.BFLOAT16): ": ONNX has convolutions in bfloat16 from opset 22 on, and the "
+    "graph is of an earlier one"
 }
 _EXTRAS = {EngineName.ONNXRUNTIME: "cpu", EngineName.OPENVINO: "openvino", EngineName.TENSORFLOW: "cpu"}
 
@@ -75,18 +81,26 @@ def _unable(engine: EngineName, wish: Wish) -> tuple[str, str] | None:
         return f"the model {wish.metadata.name} has no ONNX graph", again.format("the extra `onnx`")
     if wish.precision not in _PRECISIONS[engine]:
         known = " or ".join(_PRECISIONS[engine])
-        return f"it does not compute in {wish.precision}", f"use --precision {known}, or --engine tensorflow"
+        why = f"it does not compute in {wish.precision}{_REASONS.get((engine, wish.precision), '')}"
+        return why, f"use --precision {known}, or --engine tensorflow"
     if wish.xla:
         return "XLA compiles nets of TensorFlow only", "leave out --xla, or use --engine tensorflow"
-    if wish.device.startswith("gpu"):
-        return "it runs on CPUs only", "use --device cpu, or --engine tensorflow"
-    return None
+    if not wish.device.startswith("gpu") or (engine is EngineName.ONNXRUNTIME and has_cuda()):
+        return None
+    if engine is EngineName.ONNXRUNTIME:
+        return (
+            "the ONNX Runtime that is installed is built without CUDA",
+            "install densecast in a new environment, with its extra `gpu`; or use --device cpu, or --engine tensorflow",
+        )
+    return "it runs on CPUs only", "use --device cpu, --engine onnxruntime, or --engine tensorflow"
 
 
 def prefers_gpu(engine: EngineName, device: str) -> bool:
     """Returns whether an engine would use a GPU: the machine has one, and the installed build uses it."""
-    if device == CPU or not Path("/dev/nvidia0").exists():
+    if device == CPU or hidden() or not Path("/dev/nvidia0").exists():
         return False
+    if engine is EngineName.ONNXRUNTIME:
+        return has_cuda()
     return engine is EngineName.TENSORFLOW and "tensorflow" in versions(engine)
 
 

@@ -1,4 +1,4 @@
-"""Selects the devices that TensorFlow uses in this process: `auto`, `cpu`, `gpu`, or `gpu:1`.
+"""The names of devices, `auto`, `cpu`, `gpu`, or `gpu:1`, and those that TensorFlow uses in this process.
 
 A requested GPU is never replaced silently: if TensorFlow does not see it, an error says why.
 """
@@ -11,7 +11,7 @@ import re
 import threading
 from collections.abc import Sequence
 from types import ModuleType
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from conversion import import_tensorflow
 from pipeline.engines.gpu_diagnosis import explain, gather
@@ -21,6 +21,7 @@ AUTO, CPU, GPU = "auto", "cpu", "gpu"
 _WANTED = re.compile(r"(?:auto|cpu|gpu(?::(\d{1,3}))?)")
 _GROWTH = "TF_FORCE_GPU_ALLOW_GROWTH"
 _LOCK = threading.Lock()
+Gpu = TypeVar("Gpu")
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class Device(NamedTuple):
     """A device.
 
     Attributes:
-        name: TensorFlow's name: `/device:GPU:0`.
+        name: As TensorFlow names it, for every engine: `/device:GPU:0`.
         label: The name for people: `GPU:0 NVIDIA H100 80GB HBM3`, or `CPU`.
     """
 
@@ -40,6 +41,14 @@ class Device(NamedTuple):
     def is_gpu(self) -> bool:
         """Whether it is a GPU."""
         return ":GPU:" in self.name
+
+    @property
+    def number(self) -> int:
+        """Its number among the devices of its kind that this process sees, from 0."""
+        return int(self.name.rpartition(":")[2])
+
+
+THE_CPU = Device("/device:CPU:0", "CPU")
 
 
 def check_wanted(wanted: str) -> str:
@@ -70,7 +79,7 @@ def open_devices(wanted: str = AUTO, tf: ModuleType | None = None) -> tuple[Devi
         EngineError: A GPU is requested and there is none, or TensorFlow was initialized before it could be configured.
         MissingExtraError: TensorFlow is not installed.
     """
-    index = _index(check_wanted(wanted))
+    check_wanted(wanted)
     tf = tf or import_tensorflow()
     with _LOCK:
         gpus = [] if wanted == CPU else list(tf.config.list_physical_devices("GPU"))
@@ -79,13 +88,7 @@ def open_devices(wanted: str = AUTO, tf: ModuleType | None = None) -> tuple[Devi
                 why, remedy = explain(gather(tf))
                 raise EngineError(f"TensorFlow sees no GPU, and the device is {wanted}", why=why, remedy=remedy)
             _log.info("device: CPU, because TensorFlow sees no GPU (%s)", explain(gather(tf))[0])
-        if index is not None:
-            if index >= len(gpus):
-                raise EngineError(
-                    f"there is no {wanted}: {len(gpus)} GPU{'s' * (len(gpus) != 1)} visible, counted from gpu:0",
-                    remedy=f"use a lower number, or {GPU} for all GPUs",
-                )
-            gpus = [gpus[index]]
+        gpus = list(one_of(gpus, wanted))
         _show(tf, gpus, wanted)
         if gpus:
             _prepare(tf, gpus)
@@ -94,9 +97,21 @@ def open_devices(wanted: str = AUTO, tf: ModuleType | None = None) -> tuple[Devi
         return devices
 
 
-def _index(wanted: str) -> int | None:
+def one_of(gpus: Sequence[Gpu], wanted: str) -> Sequence[Gpu]:
+    """Returns the GPU that `wanted` has the number of; all GPUs if it has none.
+
+    Raises:
+        EngineError: There is no such GPU.
+    """
     match = _WANTED.fullmatch(wanted)
-    return int(match[1]) if match and match[1] else None
+    if not match or not match[1]:
+        return gpus
+    if int(match[1]) >= len(gpus):
+        raise EngineError(
+            f"there is no {wanted}: {len(gpus)} GPU{'s' * (len(gpus) != 1)} visible, counted from gpu:0",
+            remedy=f"use a lower number, or {GPU} for all GPUs",
+        )
+    return [gpus[int(match[1])]]
 
 
 def _show(tf: ModuleType, gpus: Sequence[object], wanted: str) -> None:

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from conversion import read_metadata
 from pipeline.engines.base import BatchShape, Engine
 from pipeline.engines.device_pool import DevicePool
-from pipeline.engines.devices import AUTO, CPU, Device, check_wanted, open_devices
+from pipeline.engines.devices import AUTO, CPU, THE_CPU, Device, check_wanted, open_devices
 from pipeline.engines.load_tensorflow import load_tensorflow
+from pipeline.engines.onnxruntime_devices import open_onnxruntime_devices
 from pipeline.errors import SettingError
 from pipeline.maps.recipe import Recipe
 from pipeline.maps.windows import WindowInput
 from pipeline.settings import EngineName
-
-_THE_CPU = Device("CPU", "CPU")
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,10 @@ class EngineFactory:
         return DevicePool(self._open, self._devices(), first=os.getpid())
 
     def _devices(self) -> tuple[Device, ...]:
+        if self.engine is EngineName.ONNXRUNTIME:
+            return open_onnxruntime_devices(self.device)
         if self.engine is not EngineName.TENSORFLOW:
-            return (_THE_CPU,)
+            return (THE_CPU,)
         load_tensorflow(debug=logging.getLogger().isEnabledFor(logging.INFO))
         return open_devices(self.device)
 
@@ -67,6 +68,10 @@ class EngineFactory:
         if recipe.windows is not None:
             windows = WindowInput.of(self.model, read_metadata(self.model), recipe)
         how = (self.model, recipe.k, recipe.form, recipe.features)
+        if device.is_gpu and self.engine is EngineName.ONNXRUNTIME:
+            from pipeline.engines.onnxruntime_gpu import OnnxRuntimeGpuEngine
+
+            return OnnxRuntimeGpuEngine(*how, device=device, precision=recipe.precision, windows=windows)
         if self.engine is EngineName.ONNXRUNTIME:
             from pipeline.engines.onnxruntime import OnnxRuntimeEngine
 

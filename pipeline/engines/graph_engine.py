@@ -24,7 +24,15 @@ IMAGES = "images"
 """The name of a graph's input."""
 _NEEDED_AGAIN = "make the model again with: densecast convert PROTOTXT WEIGHTS --output MODEL"
 # What libraries say where memory is short, on CPUs and by CUDA.
-_SHORT = ("failed to allocate memory", "bad_alloc", "bad allocation", "out of memory", "alloc_failed")
+_SHORT = (
+    "failed to allocate memory",
+    "bad_alloc",
+    "bad allocation",
+    "out of memory",
+    "alloc_failed",
+    "allocation_failed",
+    "smaller than requested bytes",
+)
 
 Images = NDArray[np.uint8] | NDArray[np.float32]
 """uint8 RGB [N, H, W, 3]; or what a graph for windows takes, float32 [N, H, W, C]."""

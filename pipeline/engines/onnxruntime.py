@@ -55,6 +55,11 @@ class OnnxRuntimeEngine(GraphEngine):
 
     def _new_session(self, graph: bytes, weights: Weights) -> Any:
         """Returns the session; it refers to the weights."""
+        options = self._session_options(weights)
+        return self._runtime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+    def _session_options(self, weights: Weights) -> Any:
+        """Returns the options of a session that refers to the weights."""
         options = self._runtime.SessionOptions()
         options.log_severity_level = _FATAL_ONLY
         options.intra_op_num_threads = usable_cores()
@@ -64,7 +69,7 @@ class OnnxRuntimeEngine(GraphEngine):
         if weights:
             values = [self._runtime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
             options.add_external_initializers(list(weights), values)
-        return self._runtime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        return options
 
     def _needed(self, graph: InferenceGraph, weights: Weights) -> Weights:
         """Returns the weights if the session still refers to them; none if it has packed each into a copy of its own.

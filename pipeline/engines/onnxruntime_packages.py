@@ -6,6 +6,7 @@ files have the same names, and no installer keeps two of them apart.
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import Distribution
@@ -14,6 +15,7 @@ from pathlib import Path
 from pipeline.errors import EngineError
 
 _MODULE = "onnxruntime"
+_CUDA_LIBRARY = "libonnxruntime_providers_cuda.so"
 # The metadata of such distributions, and of others, such as onnxruntime_extensions, which is a module of its own.
 _PATTERNS = ("onnxruntime*.dist-info", "ort_*.dist-info")
 
@@ -42,6 +44,13 @@ def check_onnxruntime_packages(search_path: Sequence[str] | None = None) -> None
         if found:
             _check_files(found[0], folder)
             return
+
+
+def has_cuda() -> bool:
+    """Returns whether the module `onnxruntime` that would be imported is built with CUDA. Imports nothing."""
+    found = importlib.util.find_spec(_MODULE)
+    folders = (found.submodule_search_locations if found else None) or []
+    return any((Path(folder) / "capi" / _CUDA_LIBRARY).is_file() for folder in folders)
 
 
 def _check_files(distribution: Distribution, folder: str) -> None:

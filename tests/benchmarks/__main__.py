@@ -13,7 +13,6 @@ from rich.console import Console
 
 from pipeline.cli.console import quiet_libraries
 from tests.benchmarks import (
-    devices,
     engine,
     growth,
     incremental,
@@ -41,7 +40,6 @@ _PRINTED: Mapping[str, Callable[[Path, Console], None]] = {
     "incremental": incremental.report,
     "tiles": tiles.report,
     "settings": settings.report,
-    "devices": devices.report,
     "huge": tiles.huge,
 }
 """They take long, and answer what is not asked every day."""

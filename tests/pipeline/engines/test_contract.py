@@ -23,6 +23,7 @@ from pipeline.maps.tiling import cut
 from pipeline.maps.windows import WindowInput
 from pipeline.settings import Windows
 from pipeline.table.rounding import TOLERANCE
+from tests.support.bound_on_cpu import GPU, BoundOnCpu
 from tests.support.golden_cases import GOLDEN
 from tests.support.map_distance import distance
 
@@ -32,10 +33,11 @@ MEAN = (104.0, 117.0, 123.0)
 OpenModel = Callable[..., Engine]
 
 # ONNX Runtime also with the products over cells that only nets with large InnerProducts have.
-ENGINES = {
+ENGINES: dict[str, OpenModel] = {
     "tensorflow": TensorFlowEngine,
     "onnxruntime": OnnxRuntimeEngine,
     "onnxruntime, products": OnnxRuntimeEngine,
+    "onnxruntime, for GPUs": functools.partial(BoundOnCpu, device=GPU),
     "openvino": OpenVinoEngine,
 }
 

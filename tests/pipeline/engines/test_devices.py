@@ -1,4 +1,4 @@
-"""Which device is computed on, and that a GPU is never given up in silence; GPUs are faked, see test_gpu.py."""
+"""Which device is computed on, and that a GPU is never given up in silence; GPUs are faked, see tests/gpu."""
 
 from __future__ import annotations
 

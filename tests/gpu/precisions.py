@@ -1,11 +1,12 @@
-"""What precisions and XLA are worth on the device that is there, in turns: CaffeNet, by size and batch.
+"""`python -m tests.gpu.precisions`: what precisions and XLA are worth to TensorFlow on the device that is there.
 
-On a GPU this and `python -m pytest tests/pipeline/test_gpu.py` say all there is to say.
+CaffeNet by size and batch, in turns.
 """
 
 from __future__ import annotations
 
 import itertools
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -61,3 +62,8 @@ def _at_once(engine: TensorFlowEngine, batch: np.ndarray, count: int) -> None:
     """The same number of calls, by so many threads."""
     with ThreadPoolExecutor(count) as threads:
         list(threads.map(engine.score, [batch] * 2 * THREADS))
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as scratch:
+        report(Path(scratch), Console(soft_wrap=True))

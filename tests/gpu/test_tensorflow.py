@@ -1,4 +1,4 @@
-"""On a real GPU: `python -m pytest tests/pipeline/test_gpu.py`. Everything here is skipped where there is none.
+"""TensorFlow on a real GPU: `python -m pytest tests/gpu`. Everything here is skipped where there is none.
 
 What needs a process of its own (another choice of device, a limit on memory) runs in one.
 """
@@ -32,9 +32,9 @@ ON_CPU = Device("/device:CPU:0", "CPU")
 NARROW = {Precision.FLOAT16: 0.005, Precision.BFLOAT16: 0.05}
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def gpu() -> Device:
-    """The first GPU."""
+    """The first GPU. It comes before a model is converted, so that nothing is done where there is none."""
     tf = import_tensorflow()
     if not tf.config.list_physical_devices("GPU"):
         pytest.skip(f"no GPU: {explain(gather(tf))[0]}")
@@ -226,7 +226,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def score(model: Path, photos: Path, output: Path, *options: str, **environment: str) -> Any:
     code = "import sys; from pipeline.cli.main import main; sys.exit(main())"
-    return python(code, "score", model, photos, "--output", output, "--json", *options, **environment)
+    where = "--output", output, "--json", "--engine", "tensorflow"
+    return python(code, "score", model, photos, *where, *options, **environment)
 
 
 @pytest.mark.parametrize(

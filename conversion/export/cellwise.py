@@ -19,7 +19,7 @@ from conversion.layers.onnx_graph import OnnxGraph, Value
 from conversion.layers.onnx_sizes import Size, as_dim, padded, size_of, vector
 from conversion.passes.cast_names import CAST_SUFFIX
 
-_LEAST_WEIGHTS = 1 << 20  # fewer are no memory to save
+_LEAST_WEIGHTS = 1 << 20  # fewer take little memory
 _END = np.iinfo(np.int64).max
 OPSET_OF_PRODUCTS = 14
 """The first in which a Reshape may state a length of 0."""

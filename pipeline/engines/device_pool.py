@@ -94,6 +94,10 @@ class DevicePool:
 
     def _count(self, device: Device, engine: Engine, images: int) -> None:
         self._counts.counts[f"devices.{device.label}"] += images
+        self._collect(engine)
+
+    def _collect(self, engine: Engine) -> None:
+        """Takes what an engine has counted in this thread."""
         if isinstance(engine, Counting):
             for name, count in engine.take_counts().items():
                 self._counts.counts[name] += count
@@ -108,6 +112,7 @@ class DevicePool:
         if engine is None:
             try:
                 engine = self._open_engine(device)
+                self._collect(engine)
             except EngineError as error:  # an EngineError would be reported as a failure on these images
                 raise JobError(
                     f"no engine on {device.label}: {error.what}", why=error.why, remedy=error.remedy

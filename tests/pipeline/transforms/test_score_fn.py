@@ -63,7 +63,7 @@ def test_one_engine_serves_all_threads_of_a_process():
     assert len(opened) == 1
 
 
-def test_an_engine_that_is_opened_ahead_is_the_one_that_scores():
+def test_an_engine_that_is_opened_ahead_is_the_one_that_scores(tmp_path: Path):
     opened = []
 
     def open_engine() -> FakeEngine:
@@ -71,7 +71,7 @@ def test_an_engine_that_is_opened_ahead_is_the_one_that_scores():
         return FakeEngine()
 
     work = pack([ImageReference("/nowhere/a.jpg")])
-    fn = ScoreFn(open_engine, "table", "run", Recipe(METADATA.digest, k=2), limits=Limits())
+    fn = ScoreFn(open_engine, str(tmp_path / "table"), "run", Recipe(METADATA.digest, k=2), limits=Limits())
     fn.open_ahead().join()
     assert opened == [1]
     fn.setup()

@@ -11,8 +11,10 @@ from .maps.recipe import Recipe as Recipe
 from .rejection import Reason as Reason
 from .rejection import Rejected as Rejected
 from .scoring.batching import BatchBudget as BatchBudget
+from .scoring.engine_choice import EngineChoice as EngineChoice
 from .scoring.prefetch import LookAhead as LookAhead
 from .scoring.scorer import Limits as Limits
+from .settings import EngineName as EngineName
 from .settings import Form as Form
 from .settings import Frames as Frames
 from .settings import Precision as Precision

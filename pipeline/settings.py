@@ -316,8 +316,8 @@ class ExecutionSettings:
     )
     rounding: Rounding = _setting(
         Rounding.EXACT,
-        "exact: the same bits for the same image on machines of one kind. bounded: batches as they come, so that the"
-        " last digits may differ.",
+        "exact: the same bits for the same image by one engine, on machines of one kind. bounded: batches as they come,"
+        " so that the last digits may differ.",
         changes_maps=False,
     )
     max_parity_error: Annotated[float, Range(ge=0, le=1)] = _setting(

@@ -104,6 +104,26 @@ class InferenceGraph:
                 names.add(node.name)
         return frozenset(names)
 
+    def stored(self) -> Iterator[tuple[str, Array]]:
+        """Yields the weights that are places in a file of the model directory, by the names of their initializers.
+
+        They are read when they are used. For runtimes that open no file outside of the directory: its files may be
+        links.
+        """
+        derived = {name for names in self.derived.values() for name in names}
+        file = mapped_file(self.model / read_index(self.model).file)
+        for tensor in import_onnx().ModelProto.FromString(self.proto).graph.initializer:
+            if tensor.data_location == tensor.EXTERNAL and tensor.name not in derived:
+                place = {entry.key: int(entry.value) for entry in tensor.external_data if entry.key != "location"}
+                values = file[place["offset"] : place["offset"] + place["length"]].view("<f4")
+                yield tensor.name, values.reshape(tuple(tensor.dims))
+
+    @property
+    def is_linked(self) -> bool:
+        """Whether the file of the weights is a link to somewhere else."""
+        folder, file = self.model.resolve(), read_index(self.model).file
+        return (folder / file).resolve() != folder / file
+
     def arrays(self) -> Iterator[tuple[str, Array]]:
         """Yields the weights that are computed from those of the model, by the names of their initializers.
 

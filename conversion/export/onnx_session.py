@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -36,6 +37,8 @@ def import_onnxruntime() -> ModuleType:
             why="the ONNX form of a model is verified by running it",
             remedy=install_extra("onnx", gpu="gpu"),
         )
+    # Its import would write an identifier of the machine and a queue of events into the user's cache.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     return importlib.import_module("onnxruntime")
 
 

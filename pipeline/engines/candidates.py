@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -67,7 +68,8 @@ def _missing(engine: EngineName) -> tuple[str, str] | None:
     missing = [name for name in _NEEDS[engine] if importlib.util.find_spec(name) is None]
     if not missing:
         return None
-    return f"{' and '.join(missing)} not installed", install_extra(_EXTRAS[engine])
+    verb = "is" if len(missing) == 1 else "are"
+    return f"{' and '.join(missing)} {verb} not installed", install_extra(_EXTRAS[engine])
 
 
 def _unable(engine: EngineName, wish: Wish) -> tuple[str, str] | None:
@@ -97,11 +99,13 @@ def _unable(engine: EngineName, wish: Wish) -> tuple[str, str] | None:
 
 def prefers_gpu(engine: EngineName, device: str) -> bool:
     """Returns whether an engine would use a GPU: the machine has one, and the installed build uses it."""
-    if device == CPU or hidden() or not Path("/dev/nvidia0").exists():
+    devices = Path("/dev")
+    if device == CPU or hidden() or not (any(devices.glob("nvidia[0-9]*")) or (devices / "dxg").exists()):
         return False
     if engine is EngineName.ONNXRUNTIME:
         return has_cuda()
-    return engine is EngineName.TENSORFLOW and "tensorflow" in versions(engine)
+    # Wheels of `tensorflow` for other processors than x86-64 compute on CPUs.
+    return engine is EngineName.TENSORFLOW and "tensorflow" in versions(engine) and platform.machine() == "x86_64"
 
 
 def versions(engine: EngineName) -> dict[str, str]:

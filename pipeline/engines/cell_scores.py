@@ -22,19 +22,21 @@ def cell_scores(out: Arrays, form: Form, k: int, features: Sequence[Wanted]) -> 
     """Returns the maps of a batch.
 
     Args:
-        out: `classes` [N, h, w, k] and `scores`, best first, with the form `TOP_K`; otherwise `probabilities`
+        out: `classes` [N, h, w, k] and `scores`, best first, of equal ones the lower class first; or `probabilities`
             [N, h, w, C]; and the features by `FEATURE` and name, [N, h', w', channels].
         form: What is kept of a map.
         k: Number of classes that a cell keeps.
         features: The features in their order.
     """
-    if form is Form.TOP_K:
+    if CLASSES in out:
         classes, scores = out[CLASSES].astype(np.int32, copy=False), out[SCORES].astype(np.float32, copy=False)
         maps = [CellScores(*cells) for cells in zip(classes, scores, residual_mass(scores), strict=True)]
     else:
-        dtype = np.float16 if form is Form.FLOAT16 else np.float32
         probabilities = out[PROBABILITIES].astype(np.float32, copy=False)
-        maps = [top_k(p, k)._replace(probabilities=p.astype(dtype, copy=False)) for p in probabilities]
+        maps = [top_k(p, k) for p in probabilities]
+        if form is not Form.TOP_K:
+            whole = probabilities.astype(np.float16 if form is Form.FLOAT16 else np.float32, copy=False)
+            maps = [cells._replace(probabilities=p) for cells, p in zip(maps, whole, strict=True)]
     if not features:
         return maps
     blobs = [_values(out[FEATURE + wanted.name], wanted) for wanted in features]

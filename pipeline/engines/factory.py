@@ -43,6 +43,10 @@ class EngineFactory:
         check_wanted(self.device)
         if self.engine is EngineName.AUTO:
             raise SettingError("the engine is not decided", remedy="decide it with choose_engine, or name an engine")
+        if self.compiled and self.engine is not EngineName.TENSORFLOW:
+            raise SettingError(f"XLA compiles nets of TensorFlow, not of {self.engine}", remedy="leave out `compiled`")
+        if self.device.startswith("gpu") and self.engine is EngineName.OPENVINO:
+            raise SettingError("the engine openvino computes on CPUs", remedy="use --device cpu, or another engine")
 
     def check(self) -> None:
         """Raises EngineError if a GPU is requested and there is none; an engine is loaded only for that."""

@@ -56,6 +56,8 @@ class GraphEngine(abc.ABC):
         MissingExtraError: onnx or the library are not installed.
     """
 
+    selects = True
+    """Whether the library selects the best classes, of equal ones the lower class first."""
     filtered = True
     """Whether the graph has products over cells, see `inference_graph`."""
     precisions: Sequence[Precision] = (Precision.FLOAT32,)
@@ -91,7 +93,7 @@ class GraphEngine(abc.ABC):
         graph = inference_graph(
             model,
             self._metadata,
-            best=self._k if form is Form.TOP_K else None,
+            best=self._k if form is Form.TOP_K and self.selects else None,
             features=[KeptBlob(FEATURE + wanted.name, wanted.blob, wanted.is_before) for wanted in self._features],
             narrow=precision is Precision.FLOAT16,
             prepared=windows is not None,
@@ -165,9 +167,11 @@ class GraphEngine(abc.ABC):
             raise EngineError(f"{name} failed on {count} images of {height} x {width}: {error}") from error
 
     def _smallest_tiles(self) -> Images:
-        """Returns an image with a map of at least 2 x 2 cells."""
+        """Returns a seeded image with a map of at least 2 x 2 cells."""
         stride = self._metadata.geometry.y.stride, self._metadata.geometry.x.stride
         size = [int(side + step) for side, step in zip(self._metadata.minimum_size, stride, strict=True)]
+        random = np.random.default_rng(0)
         if self._windows is None:
-            return np.full((1, *size, 3), 127, np.uint8)
-        return np.full((1, *size, len(self._metadata.preprocessing.mean)), 127, np.float32)
+            return random.integers(0, 256, (1, *size, 3), np.uint8)
+        channels = len(self._metadata.preprocessing.mean)
+        return random.uniform(-128, 128, (1, *size, channels)).astype(np.float32)

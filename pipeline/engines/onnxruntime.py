@@ -42,8 +42,10 @@ class OnnxRuntimeEngine(GraphEngine):
 
     def _open(self, graph: InferenceGraph) -> None:
         weights = dict(graph.arrays())
+        # ONNX Runtime opens no file outside of the model directory. These arrays are the file itself, mapped.
+        self._linked = dict(graph.stored()) if graph.is_linked else {}
         release_free_memory()
-        self._session = self._new_session(graph.proto, weights)
+        self._session = self._new_session(graph.proto, {**weights, **self._linked})
         self._outputs = [output.name for output in self._session.get_outputs()]
         self._kept = self._needed(graph, weights)
         del weights

@@ -7,10 +7,12 @@ import threading
 from typing import Any
 
 from conversion import InferenceGraph
+from conversion.errors import ConversionError
 from pipeline.engines.cell_scores import Arrays
 from pipeline.engines.graph_engine import IMAGES, GraphEngine, Images
 from pipeline.engines.load_openvino import import_openvino
 from pipeline.engines.threads import usable_cores
+from pipeline.errors import EngineError
 from pipeline.malloc_trim import release_free_memory
 
 
@@ -21,6 +23,7 @@ class OpenVinoEngine(GraphEngine):
     while it loads.
     """
 
+    selects = False  # its TopK leaves open which of equal probabilities come first, and which are among the best
     filtered = False  # it reorders the weights of its own convolutions, which are faster than products of matrices
 
     @property
@@ -33,7 +36,12 @@ class OpenVinoEngine(GraphEngine):
 
     def _open(self, graph: InferenceGraph) -> None:
         core = self._openvino.Core()
-        model = core.read_model(io.BytesIO(graph.whole()))
+        try:
+            whole = graph.whole()
+        except ConversionError as error:
+            raise EngineError(error.what, where=self._model, why=error.why, remedy=error.remedy) from error
+        model = core.read_model(io.BytesIO(whole))
+        del whole
         settings = {
             "EXECUTION_MODE_HINT": "ACCURACY",
             "INFERENCE_NUM_THREADS": usable_cores(),

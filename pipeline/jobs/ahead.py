@@ -15,7 +15,10 @@ from pipeline.storage.address import is_remote, local_path
 
 def scores_all(job: ScoringJob) -> bool:
     """Returns whether a job surely scores, here: it runs in this process, into a new table in a local folder."""
-    if job.execution.runner != LOCAL or is_remote(job.output):
+    elsewhere = any(
+        "direct_running_mode" in option or "direct_num_workers" in option for option in job.execution.beam_options
+    )
+    if job.execution.runner != LOCAL or elsewhere or is_remote(job.output):
         return False
     return not Path(local_path(job.output), "_delta_log").exists()
 

@@ -24,6 +24,7 @@ from pipeline.scoring.calibration.parity import Parity, measure_parity
 from pipeline.scoring.calibration.sample import sample, sample_sizes
 from pipeline.scoring.calibration.xla_shapes import coming_shapes
 from pipeline.scoring.engine_choice import EngineChoice, choose_engine
+from pipeline.settings import LOCAL, EngineName
 from pipeline.sources import list_images
 from pipeline.table.log import open_delta
 from pipeline.table.reader import MapTable
@@ -78,8 +79,12 @@ def decide_engine(job: ScoringJob, metadata: ModelMetadata) -> EngineChoice:
     settings = job.execution
     device = job.launcher_device()
     recipe = job.map_recipe()
-    choice = choose_engine(settings.engine, job.model, metadata, recipe, device=settings.device, xla=settings.xla)
-    EngineFactory(job.model, recipe, choice.engine, device).check()
+    here = settings.runner == LOCAL
+    choice = choose_engine(
+        settings.engine, job.model, metadata, recipe, device=settings.device, xla=settings.xla, here=here
+    )
+    if here:
+        EngineFactory(job.model, recipe, choice.engine, device).check()
     return choice
 
 
@@ -157,7 +162,12 @@ def _parity(job: ScoringJob, metadata: ModelMetadata, engine: EngineChoice) -> P
     bounds = {"max_error": job.execution.max_parity_error, "max_flips": job.execution.max_parity_flips}
     for run in _earlier(job, metadata):
         measured = run.get("parity", {})
-        if measured.get("precision") == precision and all(measured.get(name) == bounds[name] for name in bounds):
+        by = run.get("engine", {}).get("name", EngineName.TENSORFLOW)  # runs of before had no other
+        if (
+            by == engine.engine
+            and measured.get("precision") == precision
+            and all(measured.get(name) == bounds[name] for name in bounds)
+        ):
             return Parity.model_validate(measured)
     exact, narrow = _engine(job, engine, Precision.FLOAT32), _engine(job, engine, precision)
     parity = measure_parity(exact, narrow, _sample(job, metadata), precision)

@@ -107,9 +107,10 @@ class ScoreFn(beam.DoFn):
         An error is not raised here: the bundle opens the engine again, and raises it.
 
         Returns:
-            The thread, which has started. It does not hold up the end of the process.
+            The thread, which has started. The process does not end before it: a library that is stopped in the middle
+            of loading a model aborts.
         """
-        thread = Thread(target=self._acquire_quietly, name="densecast-open-engine", daemon=True)
+        thread = Thread(target=self._acquire_quietly, name="densecast-open-engine")
         thread.start()
         return thread
 

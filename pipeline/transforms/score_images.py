@@ -118,11 +118,13 @@ class ScoreImages(beam.PTransform):
         rounding = self._rounding = Rounding(rounding)
         metadata = read_metadata(model)
         recipe = self._recipe = (recipe or Recipe()).for_model(metadata)
+        self._loads_tensorflow = False
         if open_engine is None:
             if not isinstance(engine, EngineChoice):
                 wanted = engine_named(engine)
                 engine = choose_engine(wanted, model, metadata, recipe, device=device, xla=bool(compiled))
             open_engine = EngineFactory(model, recipe, engine.engine, device, tuple(compiled))
+            self._loads_tensorflow = engine.engine is EngineName.TENSORFLOW
             summary = {"engine": engine.as_json(), **(summary or {})}
         limits = limits or Limits()
         # Hosts are given up for this run alone, also where a process runs several.
@@ -159,8 +161,12 @@ class ScoreImages(beam.PTransform):
         )
 
     def open_ahead(self) -> None:
-        """Starts to open the model in this process, for a runner that works here and certainly scores something."""
-        self._score.open_ahead()
+        """Starts to open the model in this process, for a runner that works here and certainly scores something.
+
+        TensorFlow is not loaded ahead: what the process prints meanwhile would be lost with TensorFlow's own lines.
+        """
+        if not self._loads_tensorflow:
+            self._score.open_ahead()
 
     def type_check_inputs(self, references: object) -> None:
         """Checks the input as Beam does before `expand`, with errors that say what to do.

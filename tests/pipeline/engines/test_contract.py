@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conversion import cast, convert, evaluate, load_network, read_metadata
+from conversion import cast, convert, evaluate, load_network, read_metadata, save
 from pipeline.engines import Engine
 from pipeline.engines.onnxruntime import OnnxRuntimeEngine
 from pipeline.engines.openvino import OpenVinoEngine
@@ -202,3 +203,22 @@ def test_several_threads_may_call_at_once(open_engine: OpenModel):
     with concurrent.futures.ThreadPoolExecutor(3) as threads:
         found = list(threads.map(engine.score, batches))
     assert all(distance(one, other) <= TOLERANCE for one, other in zip(found, expected, strict=True))
+
+
+@pytest.fixture(scope="module")
+def undecided(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that gives every class the same probability."""
+    folder = tmp_path_factory.mktemp("undecided")
+    network = load_network(NET / "net.prototxt", NET / "net.caffemodel")
+    parameters = {**network.parameters, "fc8": tuple(np.zeros_like(blob) for blob in network.parameters["fc8"])}
+    save(dataclasses.replace(network, parameters=parameters), folder / "net.prototxt", folder / "net.caffemodel")
+    convert(folder / "net.prototxt", folder / "net.caffemodel", folder / "model", mean=MEAN)
+    return folder / "model"
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_of_equal_probabilities_the_lower_class_comes_first(undecided: Path, name: str):
+    """Saturated nets have many classes of probability 0."""
+    [cells] = ENGINES[name](undecided, k=5).score(images(1, 240, 260))
+    assert (cells.scores == cells.scores[0, 0, 0]).all()
+    np.testing.assert_array_equal(cells.classes, np.broadcast_to(np.arange(5), cells.classes.shape))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +79,25 @@ def test_weights_that_a_session_refers_to_stay(small_model: Path, monkeypatch: p
     assert kept.keys() == (given[0].keys() if refers else set())
     for name, array in kept.items():
         np.testing.assert_array_equal(array, given[0][name])
+
+
+def test_the_files_of_a_model_may_be_links(small_model: Path, tmp_path: Path):
+    """As tools that keep data apart make them. ONNX Runtime itself refuses such weights."""
+    linked = tmp_path / "model"
+    for file in (path for path in small_model.rglob("*") if path.is_file()):
+        place = linked / file.relative_to(small_model)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        store = tmp_path / f"stored-{file.name}"
+        store.write_bytes(file.read_bytes())
+        place.symlink_to(store)
+    [one], [other] = (OnnxRuntimeEngine(model).score(IMAGES[:1]) for model in (small_model, linked))
+    np.testing.assert_array_equal(one.scores, other.scores)
+
+
+def test_onnx_runtime_writes_nothing_about_its_user(tmp_path: Path):
+    """Its own import writes an identifier of the machine, and a queue of events."""
+    code = "from conversion import import_onnxruntime; import_onnxruntime().SessionOptions()"
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

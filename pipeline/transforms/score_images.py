@@ -118,14 +118,14 @@ class ScoreImages(beam.PTransform):
         rounding = self._rounding = Rounding(rounding)
         metadata = read_metadata(model)
         recipe = self._recipe = (recipe or Recipe()).for_model(metadata)
-        self._loads_tensorflow = False
+        self._loads_tensorflow, chosen = False, {}
         if open_engine is None:
             if not isinstance(engine, EngineChoice):
                 wanted = engine_named(engine)
                 engine = choose_engine(wanted, model, metadata, recipe, device=device, xla=bool(compiled))
             open_engine = EngineFactory(model, recipe, engine.engine, device, tuple(compiled))
             self._loads_tensorflow = engine.engine is EngineName.TENSORFLOW
-            summary = {"engine": engine.as_json(), **(summary or {})}
+            chosen = {"engine": engine.as_json()}
         limits = limits or Limits()
         # Hosts are given up for this run alone, also where a process runs several.
         self._limits = replace(limits, web=replace(limits.web, run=limits.web.run or secrets.token_hex(8)))
@@ -155,6 +155,7 @@ class ScoreImages(beam.PTransform):
                 "recipe": self._recipe.as_json(),
                 "rounding": rounding,
                 **({ROOT: self._root} if self._root else {}),
+                **chosen,
                 **_as_json(summary or {}),
             },
             max_pruned=max_pruned,

@@ -26,7 +26,7 @@ def test_a_decoder_that_fails_takes_no_other_image_along(
             file.write(word.encode())
     with monkeypatch.context() as patch:
         patch.syspath_prepend(str(Path(__file__).parent))
-        patch.setattr("pipeline.scoring.loader._DECODE", "hostile_decoder:decode_scaled")
+        patch.setattr("pipeline.scoring.loader.DECODE", "hostile_decoder:decode_scaled")
         images.run(output, decode_timeout=5.0)
     reasons = {Path(row["uri"]).name: row["reason"] for row in rows_of(output).to_pylist()}
     assert sum(reason is None for reason in reasons.values()) == 16, "all others are scored"

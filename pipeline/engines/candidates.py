@@ -59,9 +59,19 @@ class Wish:
     xla: bool = False
 
 
-def refusals(wish: Wish) -> dict[EngineName, tuple[str, str]]:
-    """Returns for every engine why it cannot do what is asked, and the way out; two empty texts if it can."""
-    return {name: _missing(name) or _unable(name, wish) or ("", "") for name in _NEEDS}
+def refusals(wish: Wish, *, here: bool) -> dict[EngineName, tuple[str, str]]:
+    """Returns for every engine why it cannot do what is asked, and the way out; two empty texts if it can.
+
+    Args:
+        wish: What is asked.
+        here: Whether this machine runs the engine. Otherwise what is installed here, and its devices, do not matter.
+    """
+    return {name: (_missing(name) if here else None) or _unable(name, wish, here=here) or ("", "") for name in _NEEDS}
+
+
+def is_installed(engine: EngineName) -> bool:
+    """Returns whether an engine's library is installed here; imports nothing."""
+    return _missing(engine) is None
 
 
 def _missing(engine: EngineName) -> tuple[str, str] | None:
@@ -72,7 +82,7 @@ def _missing(engine: EngineName) -> tuple[str, str] | None:
     return f"{' and '.join(missing)} {verb} not installed", install_extra(_EXTRAS[engine])
 
 
-def _unable(engine: EngineName, wish: Wish) -> tuple[str, str] | None:
+def _unable(engine: EngineName, wish: Wish, *, here: bool) -> tuple[str, str] | None:
     """Returns why an engine that is installed cannot do it, from facts that need no engine."""
     again = "convert it again where {} is installed: densecast convert PROTOTXT WEIGHTS --output MODEL --format both"
     if engine is EngineName.TENSORFLOW:
@@ -87,7 +97,7 @@ def _unable(engine: EngineName, wish: Wish) -> tuple[str, str] | None:
         return why, f"use --precision {known}, or --engine tensorflow"
     if wish.xla:
         return "XLA compiles nets of TensorFlow only", "leave out --xla, or use --engine tensorflow"
-    if not wish.device.startswith("gpu") or (engine is EngineName.ONNXRUNTIME and has_cuda()):
+    if not wish.device.startswith("gpu") or (engine is EngineName.ONNXRUNTIME and (has_cuda() or not here)):
         return None
     if engine is EngineName.ONNXRUNTIME:
         return (

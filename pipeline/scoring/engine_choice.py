@@ -13,7 +13,7 @@ from pathlib import Path
 
 from conversion import ModelMetadata, read_metadata
 from pipeline.engines import Engine, EngineFactory
-from pipeline.engines.candidates import Wish, prefers_gpu, refusals, versions
+from pipeline.engines.candidates import Wish, is_installed, prefers_gpu, refusals, versions
 from pipeline.engines.devices import CPU
 from pipeline.errors import EngineError, SettingError
 from pipeline.maps.recipe import Precision, Recipe
@@ -90,18 +90,19 @@ def choose_engine(
         recipe: How maps are computed.
         device: `auto`, `cpu`, `gpu` or `gpu:1`.
         xla: Whether XLA compiles the net.
-        here: Whether this machine runs the engine. What is installed on the workers of a cluster, and whether they have
-            GPUs, is not known here: an engine that is named is taken.
+        here: Whether this machine certainly runs the engine. What is installed on the workers of a cluster, and whether
+            they have GPUs, is not known here: an engine that is named is taken if it can run the model, and `AUTO`
+            takes one of those that are installed here, if there are any.
 
     Raises:
         EngineError: The engine cannot do it, or none can: it is not installed, the model has no form for it, it does
             not have the precision or the device.
     """
     wish = Wish(model, metadata, recipe.precision, device, xla)
-    against = refusals(wish)
+    against = refusals(wish, here=here)
     if wanted is not EngineName.AUTO:
         why, remedy = against[wanted]
-        if why and here:
+        if why:
             raise EngineError(f"--engine {wanted} cannot run this job", where=model, why=why, remedy=remedy)
         return EngineChoice(wanted, "asked for by its name")
     able = [name for name, (why, _) in against.items() if not why]
@@ -112,6 +113,10 @@ def choose_engine(
             why="; ".join(f"{name}: {why}" for name, (why, _) in against.items()),
             remedy=next(remedy for _, remedy in against.values()),
         )
+    installed = [name for name in able if is_installed(name)]
+    if not installed:
+        return EngineChoice(able[0], "the first that can run the model; none of them is installed where the run starts")
+    able = installed
     others = "; ".join(f"{name}: {why}" for name, (why, _) in against.items() if why)
     for name in able:
         if prefers_gpu(name, device):

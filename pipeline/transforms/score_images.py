@@ -122,7 +122,7 @@ class ScoreImages(beam.PTransform):
         if open_engine is None:
             if not isinstance(engine, EngineChoice):
                 wanted = engine_named(engine)
-                engine = choose_engine(wanted, model, metadata, recipe, device=device, xla=bool(compiled))
+                engine = choose_engine(wanted, model, metadata, recipe, device=device, xla=bool(compiled), here=False)
             open_engine = EngineFactory(model, recipe, engine.engine, device, tuple(compiled))
             self._loads_tensorflow = engine.engine is EngineName.TENSORFLOW
             chosen = {"engine": engine.as_json()}

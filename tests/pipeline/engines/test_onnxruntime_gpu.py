@@ -309,12 +309,12 @@ def test_onnxruntime_is_asked_for_a_gpu_only_if_it_is_built_with_cuda(
     small_model: Path, monkeypatch: pytest.MonkeyPatch, *, built: bool
 ):
     monkeypatch.setattr(ENGINES + "candidates.has_cuda", lambda: built)
-    found = refusals(wish(small_model, device="gpu:1"))
+    found = refusals(wish(small_model, device="gpu:1"), here=True)
     assert found[EngineName.ONNXRUNTIME][0] == (
         "" if built else "the ONNX Runtime that is installed is built without CUDA"
     )
     assert "CPUs only" in found[EngineName.OPENVINO][0]
-    narrow = refusals(wish(small_model, device="gpu", precision=Precision.BFLOAT16))[EngineName.ONNXRUNTIME]
+    narrow = refusals(wish(small_model, device="gpu", precision=Precision.BFLOAT16), here=True)[EngineName.ONNXRUNTIME]
     assert "opset 22" in narrow[0]
     assert "--engine tensorflow" in narrow[1]
 

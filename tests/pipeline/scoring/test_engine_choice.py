@@ -115,10 +115,27 @@ def test_what_is_not_installed_is_named_with_its_extra(small_model: Path, monkey
         monkeypatch.setitem(candidates._NEEDS, name, ("no_such_module",))
     with pytest.raises(EngineError, match="no engine can run this job") as caught:
         choose(small_model)
-    assert "openvino: no_such_module not installed" in caught.value.why
+    assert "openvino: no_such_module is not installed" in caught.value.why
     with pytest.raises(EngineError) as caught:
         choose(small_model, OPENVINO)
     assert "'.[openvino]'" in caught.value.remedy
+
+
+def test_a_launcher_of_distant_workers_needs_no_engine(small_model: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in (ONNXRUNTIME, OPENVINO, TENSORFLOW):
+        monkeypatch.setitem(candidates._NEEDS, name, ("no_such_module",))
+    assert choose(small_model, here=False, device="gpu").engine is ONNXRUNTIME
+    assert choose(small_model, OPENVINO, here=False).engine is OPENVINO
+    with pytest.raises(EngineError, match="--engine openvino cannot"):
+        choose(small_model, OPENVINO, here=False, precision=Precision.FLOAT16)
+
+
+def test_one_engine_besides_tensorflow_needs_no_trial(
+    small_model: Path, trials: dict[EngineName, Trial | None], monkeypatch: pytest.MonkeyPatch
+):
+    trials.clear()
+    monkeypatch.setitem(candidates._NEEDS, OPENVINO, ("no_such_module",))
+    assert choose(small_model).engine is ONNXRUNTIME
 
 
 def test_names_are_checked():

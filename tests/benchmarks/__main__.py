@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,6 +29,8 @@ from tests.benchmarks.ruler import report as ruler
 
 KEPT = Path("build/bench")
 """Where the ruler's nets are made unless a folder is named: to convert them takes longer than to measure them."""
+
+_WIDE = 180
 
 _DAILY = ("ruler", "pipelines")
 """What is measured if nothing is named."""
@@ -62,7 +65,8 @@ def main() -> None:
         parser.error(f"there is no {', '.join(sorted(unknown))}")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     quiet_libraries(debug=False)
-    console = Console(soft_wrap=True)
+    # Into a file as wide as the tables are: rich would cut them to 80 columns.
+    console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else _WIDE)
     cells = nets.EVERYTHING if arguments.all else nets.DAILY
     kept = arguments.json
     if kept:

@@ -47,7 +47,7 @@ OTHER_FLAGS = {
     *("--center_only", "--resize_height", "--resize_width"),  # of Caffe's programs
     *("--constraint", "--only-binary", "--no-binary", "--python-platform", "--opt_out"),  # of installers, of OpenVINO
     *("--format", "--help", "--max-...", "--version"),
-    "--all",  # of the benchmarks
+    *("--all", "--folder"),  # of the benchmarks
 }
 """Flags of Beam and of other programs, and those that every command has."""
 

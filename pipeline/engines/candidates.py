@@ -29,10 +29,11 @@ _DISTRIBUTIONS: Mapping[EngineName, tuple[str, ...]] = {
     EngineName.OPENVINO: ("openvino",),
     EngineName.TENSORFLOW: ("tensorflow", "tensorflow-cpu"),
 }
-_PRECISIONS = {
+PRECISIONS = {
     EngineName.ONNXRUNTIME: (Precision.FLOAT32, Precision.FLOAT16),
     EngineName.OPENVINO: (Precision.FLOAT32,),
 }
+"""What the engines of ONNX graphs compute in."""
 _REASONS = {
     (EngineName.ONNXRUNTIME, Precision.BFLOAT16): ": ONNX has convolutions in bfloat16 from opset 22 on, and the "
     "graph is of an earlier one"
@@ -91,8 +92,8 @@ def _unable(engine: EngineName, wish: Wish, *, here: bool) -> tuple[str, str] | 
         return f"the model {wish.metadata.name} has no SavedModel", again.format("TensorFlow")
     if "onnx" not in wish.metadata.forms or needs_tensorflow(wish.model):
         return f"the model {wish.metadata.name} has no ONNX graph", again.format("the extra `onnx`")
-    if wish.precision not in _PRECISIONS[engine]:
-        known = " or ".join(_PRECISIONS[engine])
+    if wish.precision not in PRECISIONS[engine]:
+        known = " or ".join(PRECISIONS[engine])
         why = f"it does not compute in {wish.precision}{_REASONS.get((engine, wish.precision), '')}"
         return why, f"use --precision {known}, or --engine tensorflow"
     if wish.xla:

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conversion import InferenceGraph, import_onnxruntime
+from pipeline.engines.candidates import PRECISIONS
 from pipeline.engines.cell_scores import Arrays
 from pipeline.engines.graph_engine import IMAGES, GraphEngine, Images
 from pipeline.engines.onnxruntime_packages import check_onnxruntime_packages
 from pipeline.engines.threads import usable_cores
 from pipeline.malloc_trim import release_free_memory
-from pipeline.maps.recipe import Precision
+from pipeline.settings import EngineName
 
 _FATAL_ONLY = 4  # errors are raised too
 _FOLDER = "session.model_external_initializers_file_folder_path"
@@ -28,7 +29,7 @@ Weights = dict[str, NDArray[np.float32]]
 class OnnxRuntimeEngine(GraphEngine):
     """Runs a model by ONNX Runtime; see `GraphEngine`."""
 
-    precisions = (Precision.FLOAT32, Precision.FLOAT16)
+    precisions = PRECISIONS[EngineName.ONNXRUNTIME]
 
     @property
     def _library_errors(self) -> tuple[type[Exception], ...]:

@@ -8,12 +8,14 @@ from typing import Any
 
 from conversion import InferenceGraph
 from conversion.errors import ConversionError
+from pipeline.engines.candidates import PRECISIONS
 from pipeline.engines.cell_scores import Arrays
 from pipeline.engines.graph_engine import IMAGES, GraphEngine, Images
 from pipeline.engines.load_openvino import import_openvino
 from pipeline.engines.threads import usable_cores
 from pipeline.errors import EngineError
 from pipeline.malloc_trim import release_free_memory
+from pipeline.settings import EngineName
 
 
 class OpenVinoEngine(GraphEngine):
@@ -23,6 +25,7 @@ class OpenVinoEngine(GraphEngine):
     while it loads.
     """
 
+    precisions = PRECISIONS[EngineName.OPENVINO]
     selects = False  # its TopK leaves open which of equal probabilities come first, and which are among the best
     filtered = False  # it reorders the weights of its own convolutions, which are faster than products of matrices
 

@@ -89,9 +89,9 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
     check_other_models(job, metadata.digest)
     target = open_target(job)
     check_image_root(job.table, delta, job.listing().root, rescore=job.policy.rescore)
-    engine = decide_engine(job, metadata)
-    if job.execution.runner == LOCAL:
+    if job.execution.runner == LOCAL:  # before the choice of an engine, whose trial loads the model
         check_files(job.model, metadata)
+    engine = decide_engine(job, metadata)
     with watch("scoring") as watching:
         calibration = calibrate(job, metadata, engine)
         result = submit(calibration, target, watching.show)

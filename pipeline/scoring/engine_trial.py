@@ -17,6 +17,7 @@ from conversion import load_stored, model_weights, read_metadata, verification_e
 from conversion.errors import DensecastError
 from pipeline.engines.devices import CPU
 from pipeline.engines.factory import EngineFactory
+from pipeline.engines.graph_engine import size_of_four_cells
 from pipeline.errors import EngineError
 from pipeline.maps.recipe import Form, Precision, Recipe
 from pipeline.settings import EngineName
@@ -35,8 +36,7 @@ def try_engine(engine: EngineName, model: str, precision: Precision) -> tuple[fl
     """
     metadata = read_metadata(model)
     recipe = replace(Recipe().for_model(metadata), form=Form.FLOAT32, precision=precision)
-    steps = metadata.geometry.y.stride, metadata.geometry.x.stride
-    height, width = (int(side + step) for side, step in zip(metadata.minimum_size, steps, strict=True))
+    height, width = size_of_four_cells(metadata)
     network = load_stored(model, model_weights(model))
     (example,) = verification_examples(network, metadata.preprocessing, [(1, height, width)])
     expected = dict(example.blobs())[metadata.output_blob].transpose(0, 2, 3, 1)

@@ -1,12 +1,13 @@
 """Minimal filtering: two outputs of a filter of k taps from k + 1 products instead of 2 k.
 
 The algorithm F(2, k) of S. Winograd, Arithmetic Complexity of Computations (1980), by interpolation at k points and at
-infinity (Toom-Cook). Here it takes one direction of a filter that has two; the taps along the other stay columns of one product. So two outputs of k x k taps take k (k + 1) products instead of 2 k^2, for k = 6 a saving of 42 %, and there
+infinity (Toom-Cook). Here it takes one direction of a filter that has two; the taps along the other stay columns of one
+product. So two outputs of k x k taps take k (k + 1) products instead of 2 k^2, for k = 6 a saving of 42 %, and there
 are k + 1 large matrices, 7 / 6 of the filters.
 
-Nested in both directions (A. Lavin, S. Gray, Fast Algorithms for Convolutional Neural Networks, 2016) it takes (k + 1)^2
-products for four outputs and saves 66 %, from (k + 1)^2 matrices of fewer rows. On large maps that gains a few percent
-of a whole net, since there are more sums; small maps are slower, and the weights take more memory.
+Nested in both directions (A. Lavin, S. Gray, Fast Algorithms for Convolutional Neural Networks, 2016) it takes (k +
+1)^2 products for four outputs and saves 66 %, from (k + 1)^2 matrices of fewer rows. On large maps that gains a few
+percent of a whole net, since there are more sums; small maps are slower, and the weights take more memory.
 
 The products at finite points alone give the first of the two outputs. So a single output costs k products: no more than
 without the algorithm.

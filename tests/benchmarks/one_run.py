@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pipeline.quiet_beam import import_lean_beam
 from tests.benchmarks.processes import children_of, held
 
 _REPOSITORY = Path(__file__).parents[2]
@@ -159,4 +160,5 @@ def run(request: dict[str, Any]) -> Measured:
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import_lean_beam()  # as the command does
     print(json.dumps(dataclasses.asdict(run(json.loads(sys.argv[1])))))  # noqa: T201

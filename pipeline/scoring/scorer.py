@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
@@ -300,18 +300,33 @@ class Scorer:
     def _tiled(self, loaded: Loaded, image: ScaledImage) -> Iterator[MapRow]:
         """Yields the rows of an image's tiles; an image without pixels is read while the rows are requested."""
         facts = loaded.facts
+        # The next tile is read, and the row of the one before is made, while the engine runs a tile.
+        running: deque[tuple[Tile, Future[list[CellScores]]]] = deque()
         try:
             grid = self._cut(image)
             with self._pieces(loaded, grid, image) as pieces:
                 for tile, piece in pieces:
-                    [cells] = self._inference.start([piece]).result()
-                    position = (tile.index, len(grid), tile.cell_y, tile.cell_x)
-                    placement = Placement(image.scale, image.height, image.width, *position)
-                    yield self._row(facts, image, cells.part(tile.kept), placement)
+                    running.append((tile, self._inference.start([piece])))
+                    if len(running) > 1:
+                        yield self._tile_row(facts, image, *running.popleft(), count=len(grid))
+            while running:
+                yield self._tile_row(facts, image, *running.popleft(), count=len(grid))
         except Rejected as error:
             raise TilesFailedError(self._reject(facts, image, error.reason, error.detail)) from error
         except (EngineError, MapError) as error:
             raise TilesFailedError(self._reject(facts, image, *_rejection(error))) from error
+        finally:
+            wait([maps for _, maps in running if not maps.cancel()])
+
+    def _tile_row(
+        self, facts: ImageFacts, image: ScaledImage, tile: Tile, maps: Future[list[CellScores]], *, count: int
+    ) -> MapRow:
+        """Returns the row of a tile once the engine has its map."""
+        [cells] = maps.result()
+        placement = Placement(
+            image.scale, image.height, image.width, tile.index, count, tile_y=tile.cell_y, tile_x=tile.cell_x
+        )
+        return self._row(facts, image, cells.part(tile.kept), placement)
 
     def _cut(self, image: ScaledImage) -> TileGrid:
         metadata = self._engine.metadata

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pipeline.quiet_beam import import_lean_beam
 from tests.benchmarks.processes import children_of, held
 
 _REPOSITORY = Path(__file__).parents[2]
@@ -58,8 +59,8 @@ def measure(images: Path | str, output: Path | str, model: Path | str, **setting
     Args:
         images: A folder or pattern.
         output: The table.
-        model: A model directory; that of `IdleEngine` is run by it.
-        settings: `idle`: whether to take `IdleEngine`; of `Limits`: `tile_pixels`, `pixel_budget`, `threads`,
+        model: A model directory; that of an idle engine is run by it.
+        settings: `idle`: the name of an engine of `IDLE`; of `Limits`: `tile_pixels`, `pixel_budget`, `threads`,
             `max_pending`, `max_bytes`.
     """
     request = {"images": str(images), "output": str(output), "model": str(model), **settings}
@@ -113,7 +114,7 @@ def run(request: dict[str, Any]) -> Measured:
     from pipeline.table.summaries import read_summary
     from pipeline.transforms.list_images import ListImages
     from pipeline.transforms.score_images import ScoreImages
-    from tests.benchmarks.engines import IdleEngine
+    from tests.benchmarks.engines import IDLE
 
     def of(kind: Any) -> Any:
         names = {field.name for field in dataclasses.fields(kind)} & request.keys()
@@ -133,7 +134,7 @@ def run(request: dict[str, Any]) -> Measured:
             request["output"],
             limits=limits,
             rescore=request.get("rescore", False),
-            open_engine=IdleEngine if request.get("idle") else None,
+            open_engine=IDLE[request["idle"]] if request.get("idle") else None,
         )
         _ = pipeline | ListImages([request["images"]]) | score
         pipeline.run().wait_until_finish()
@@ -159,4 +160,5 @@ def run(request: dict[str, Any]) -> Measured:
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import_lean_beam()  # as the command does
     print(json.dumps(dataclasses.asdict(run(json.loads(sys.argv[1])))))  # noqa: T201

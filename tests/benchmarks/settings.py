@@ -44,6 +44,6 @@ def _rate(folder: Path, ahead: LookAhead) -> float:
     output = folder / "settings"
     shutil.rmtree(output, ignore_errors=True)
     found = measure(
-        photographs(folder, IMAGES), output, idle_model(folder / "idle"), idle=True, **dataclasses.asdict(ahead)
+        photographs(folder, IMAGES), output, idle_model(folder / "idle"), idle="idle", **dataclasses.asdict(ahead)
     )
     return found.images / found.wall_s

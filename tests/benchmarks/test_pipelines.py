@@ -90,7 +90,7 @@ def test_rays_actor_gives_the_maps_of_the_loop(graph, images, loop_maps, tmp_pat
 
 def test_the_maps_of_a_table_are_read(images, tmp_path):
     model = idle_model(tmp_path / "idle")
-    one_run.run({"images": str(images), "output": str(tmp_path / "table"), "model": str(model), "idle": True})
+    one_run.run({"images": str(images), "output": str(tmp_path / "table"), "model": str(model), "idle": "idle"})
     maps = read_table(tmp_path / "table")
     assert sorted(maps) == [path.stem for path in sorted(images.rglob("*.jpg"))]
     assert sorted(pipelines.map_times(tmp_path / "table")) == sorted(found.time for found in maps.values())

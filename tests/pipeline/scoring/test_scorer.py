@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.errors import EngineError
 from pipeline.maps.classification_map import CellScores
 from pipeline.maps.recipe import Form, Recipe
 from pipeline.scoring.batching import BatchBudget
 from pipeline.scoring.scorer import Limits, Scorer, Tiles, TilesFailedError
+from pipeline.scoring.tiles import tiles_of
 from pipeline.sources import ImageReference
 from pipeline.table.row_decoding import map_from_rows, scalars
 from pipeline.table.rows import MapRow, rows_to_arrow
@@ -201,6 +205,29 @@ def test_a_large_image_is_scored_in_tiles_that_make_its_map(tmp_path: Path, whol
     assert found.size == expected.shape[:2]
     np.testing.assert_array_equal(found.classes[..., 0], expected.argmax(-1))
     np.testing.assert_allclose(found.scores[..., 0], expected.max(-1), atol=1e-6)
+
+
+def test_the_next_tile_is_read_and_waits_while_the_engine_runs_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    read = [threading.Event() for _ in range(2)]
+
+    def announced(*arguments: Any) -> Iterator[Any]:
+        for number, tile in enumerate(tiles_of(*arguments)):
+            yield tile
+            read[min(number, 1)].set()  # the scorer asks for the one after it
+
+    class Patient(FakeEngine):
+        def score(self, images: np.ndarray) -> list[CellScores]:
+            if not read[len(self.batches) > 0].wait(30):
+                raise EngineError("the next tile was not read")
+            return super().score(images)
+
+    monkeypatch.setattr("pipeline.scoring.scorer.tiles_of", announced)
+    s = scorer(Patient(), tile_pixels=60 * 60, whole_pixels=1)
+    with contextlib.closing(s):
+        [tiles] = [*s.add(save(tmp_path / "big.png", noise(0, 80, 80))), *s.flush()]
+        assert isinstance(tiles, Tiles)
+        rows = list(tiles)
+    assert [row.tile_index for row in rows] == list(range(rows[0].tile_count))
 
 
 def test_a_large_image_that_ends_early_is_one_rejection(tmp_path: Path):

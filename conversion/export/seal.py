@@ -9,14 +9,29 @@ from pathlib import Path
 
 from conversion.errors import ModelError
 from conversion.export.graph_ops import GRAPH_FILE, check_graph
-from conversion.export.metadata import CLASSIFIER_FILE, FILE_NAME, SCHEMA_VERSION, ModelMetadata, read_metadata
+from conversion.export.metadata import (
+    CLASSIFIER_FILE,
+    FILE_NAME,
+    REFERENCE_FILE,
+    SCHEMA_VERSION,
+    ModelMetadata,
+    read_metadata,
+)
 from conversion.export.onnx_ops import check_onnx
 from conversion.files import write_atomically
 
 _log = logging.getLogger("densecast")
 # A file is hashed once a process: 0.2 s for CaffeNet's 244 MB. Its identity and times change when it is replaced.
 # How the names of files begin that TensorFlow, ONNX Runtime or densecast read in a model directory.
-_LOADED = (Path(GRAPH_FILE).stem, "fingerprint", "checkpoint", "model.onnx", "weights.", CLASSIFIER_FILE)
+_LOADED = (
+    Path(GRAPH_FILE).stem,
+    "fingerprint",
+    "checkpoint",
+    "model.onnx",
+    "weights.",
+    CLASSIFIER_FILE,
+    REFERENCE_FILE,
+)
 _hashed: dict[tuple[int, ...], str] = {}
 _reported: set[str] = set()
 

@@ -53,6 +53,7 @@ from .files import remove_temporary_folders as remove_temporary_folders
 from .files import temporary_folder as temporary_folder
 from .files import write_atomically as write_atomically
 from .grey import luma as luma
+from .hashing import hash_ahead as hash_ahead
 from .http import HeaderError as HeaderError
 from .http import HttpSession as HttpSession
 from .http import header_number as header_number

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from conversion import hash_ahead
 from pipeline.cli.commands.options import (
     PassThrough,
     beam_flags,
@@ -24,9 +26,13 @@ from pipeline.cli.param_types import CELL
 from pipeline.cli.setting_options import setting_options
 from pipeline.exit_codes import ExitCode
 from pipeline.quiet_beam import import_lean_beam, without_collections
+from pipeline.settings import LOCAL
 
 if TYPE_CHECKING:
     from pipeline.jobs.run import JobResult
+
+_SWITCH_S = 0.0005
+"""How long a thread that runs Python makes others wait: the thread of the engine, which rarely does, goes first."""
 
 
 @click.command(cls=PassThrough)
@@ -53,6 +59,9 @@ def score(ctx: click.Context, /, *, as_json: bool, **values: object) -> None:
     densecast score caffenet photos/ --output features --windows ten --scales none --blob fc7 --blob fc7:before
     densecast score caffenet photos/ --output maps --runner FlinkRunner --flink-master localhost:8081
     """
+    if values["runner"] == LOCAL:
+        hash_ahead(str(values["model"]), only_with="densecast.json")  # beside the imports
+    sys.setswitchinterval(_SWITCH_S)
     with without_collections():
         from pipeline.jobs.ahead import starting_decoders, starting_engine
         from pipeline.jobs.spec import describe_job

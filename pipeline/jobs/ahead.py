@@ -84,7 +84,8 @@ class _Start:
     """
 
     def __init__(self, job: ScoringJob) -> None:
-        self._job, self._engine, self._dropped = job, None, False
+        self._job, self._dropped = job, False
+        self._engine: EngineAhead | None = None
         self.choice: Future[EngineChoice] = Future()
 
     def run(self) -> None:

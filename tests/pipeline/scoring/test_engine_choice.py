@@ -18,7 +18,8 @@ from pipeline.engines import candidates
 from pipeline.errors import EngineError, SettingError
 from pipeline.maps.recipe import Precision, Recipe
 from pipeline.scoring import engine_trials
-from pipeline.scoring.engine_choice import AGREEMENT, EngineChoice, Trial, choose_engine, engine_named
+from pipeline.scoring.engine_choice import AGREEMENT, EngineChoice, choose_engine, engine_named
+from pipeline.scoring.engine_trials import Trial
 from pipeline.settings import EngineName
 from tests.support.fakes import write_model
 

@@ -61,7 +61,7 @@ def read_reference(model: str | Path, metadata: ModelMetadata) -> ReferenceExamp
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             example = ReferenceExample(*(stored[name] for name in ReferenceExample._fields))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise _unreadable(path, str(error)) from error

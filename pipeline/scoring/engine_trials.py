@@ -21,6 +21,7 @@ from pipeline.settings import EngineName
 _ROUNDS = 3  # the first warms up
 _ENOUGH_MS = 3000.0
 _TIMEOUT_S = 600.0
+_ENDING_S = 10.0
 _LONGEST = 500  # characters of a reason
 _log = logging.getLogger(__name__)
 
@@ -138,11 +139,14 @@ class _Process(contextlib.AbstractContextManager["_Process"]):
             if asked:
                 stdin.write(b"\n")
                 stdin.flush()
-        line = stdout.readline() if select.select([stdout], [], [], _TIMEOUT_S)[0] else b""
+        in_time = bool(select.select([stdout], [], [], _TIMEOUT_S)[0])
         try:
-            return float(line)
+            return float(stdout.readline() if in_time else b"")
         except ValueError:
             self._failed = True
+        if in_time:  # it ends, and says why
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_ENDING_S)
         self._process.kill()
         status = self._process.wait()
         self._said.seek(0)

@@ -95,7 +95,7 @@ class _Start:
             metadata = read_metadata(job.model)
             choice = _decide(job, metadata)
             engine = None
-            if choice.engine is not EngineName.TENSORFLOW and not job.leaves_open and not self._dropped:
+            if choice.engine is not EngineName.TENSORFLOW and not job.leaves_open:
                 # As `ScoreImages` makes it.
                 recipe = job.map_recipe().for_model(metadata)
                 engine = EngineAhead(EngineFactory(resolve(job.model), recipe, choice.engine, job.execution.device))
@@ -105,6 +105,8 @@ class _Start:
         self._engine = engine
         self.choice.set_result(choice)
         if engine is not None:
+            if self._dropped:  # before there was an engine
+                engine.drop()
             engine.open()
 
     def drop(self) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.engines.candidates import Wish, versions
+from pipeline.errors import EngineError
 from pipeline.scoring.machine import recall, remember
 from pipeline.scoring.reference import known_reference
 from pipeline.settings import EngineName
@@ -46,6 +47,7 @@ def trials_of(engines: Sequence[EngineName], wish: Wish) -> dict[EngineName, Tri
 
     Raises:
         ModelError: The model's reference cannot be read.
+        EngineError: A process cannot be started.
     """
     keys = {name: ("engine", wish.metadata.digest, wish.precision, name, str(versions(name))) for name in engines}
     try:
@@ -66,6 +68,7 @@ def try_engines(engines: Sequence[EngineName], wish: Wish) -> dict[EngineName, T
 
     Raises:
         ModelError: The model's reference cannot be read.
+        EngineError: A process cannot be started.
     """
     known = known_reference(wish.model, wish.metadata) is not None
     with contextlib.ExitStack() as ends:
@@ -100,9 +103,18 @@ class _Process(contextlib.AbstractContextManager["_Process"]):
         command = [sys.executable, "-P", "-m", "pipeline.scoring.engine_trial", engine, wish.model, wish.precision]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed at the exit
-        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and code
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, env=environment
-        )
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and code
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, env=environment
+            )
+        except OSError as error:
+            self._said.close()
+            raise EngineError(
+                f"the engine {engine} cannot be tried: {error}",
+                where=wish.model,
+                why="an engine is tried in a process of its own",
+                remedy="name an engine with --engine: then none is tried",
+            ) from error
 
     def compare(self) -> bool:
         """Waits until the engine is open and compared with the reference; returns whether it is."""
@@ -139,7 +151,9 @@ class _Process(contextlib.AbstractContextManager["_Process"]):
             if asked:
                 stdin.write(b"\n")
                 stdin.flush()
-        in_time = bool(select.select([stdout], [], [], _TIMEOUT_S)[0])
+        readable = select.poll()
+        readable.register(stdout, select.POLLIN)
+        in_time = bool(readable.poll(_TIMEOUT_S * 1000))
         try:
             return float(stdout.readline() if in_time else b"")
         except ValueError:

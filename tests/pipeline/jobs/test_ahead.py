@@ -89,6 +89,11 @@ def test_an_engine_that_is_not_taken_is_dropped(small_model: Path, tmp_path: Pat
         decide_engine(wanted, read_metadata(small_model))
     wait_for_threads()
     assert engines_ahead._announced == {}
+    start = ahead._Start(wanted)
+    start.drop()  # before the engine is decided
+    opened.clear()
+    start.run()
+    assert (opened, engines_ahead._announced) == ([], {})
 
 
 @pytest.mark.parametrize(

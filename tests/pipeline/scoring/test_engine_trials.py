@@ -175,3 +175,10 @@ def test_an_engine_without_probabilities_is_an_error(small_model: Path, monkeypa
     monkeypatch.setattr("pipeline.scoring.engine_trial.EngineFactory", lambda *_: Mute)
     with pytest.raises(EngineError, match="no probabilities"):
         next(try_engine(ONNXRUNTIME, str(small_model), Precision.FLOAT32, []))
+
+
+def test_a_process_that_cannot_be_started_is_an_error(small_model: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sys.executable", "/nowhere/python")
+    with pytest.raises(EngineError, match="the engine onnxruntime cannot be tried") as caught:
+        try_engines([ONNXRUNTIME], wish(small_model))
+    assert "--engine" in caught.value.remedy

@@ -38,12 +38,6 @@ Images = NDArray[np.uint8] | NDArray[np.float32]
 """uint8 RGB [N, H, W, 3]; or what a graph for windows takes, float32 [N, H, W, C]."""
 
 
-def size_of_four_cells(metadata: ModelMetadata) -> tuple[int, int]:
-    """Returns (height, width) in pixels of an image with a map of at least 2 x 2 cells."""
-    (height, width), geometry = metadata.minimum_size, metadata.geometry
-    return int(height + geometry.y.stride), int(width + geometry.x.stride)
-
-
 class GraphEngine(abc.ABC):
     """Loads a model directory and runs its ONNX graph. Several threads may call it at once.
 
@@ -174,7 +168,7 @@ class GraphEngine(abc.ABC):
 
     def _smallest_tiles(self) -> Images:
         """Returns a seeded image with a map of at least 2 x 2 cells."""
-        size = size_of_four_cells(self._metadata)
+        size = self._metadata.size_of_four_cells
         random = np.random.default_rng(0)
         if self._windows is None:
             return random.integers(0, 256, (1, *size, 3), np.uint8)

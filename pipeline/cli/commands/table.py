@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,7 +64,6 @@ def score(ctx: click.Context, /, *, as_json: bool, **values: object) -> None:
     with without_collections():
         from pipeline.jobs.ahead import starting_decoders, starting_engine
         from pipeline.jobs.spec import describe_job
-    gc.freeze()  # modules stay: later searches for garbage leave them out
 
     if values["accuracy_bound"] is not None and ctx.get_parameter_source("scores") is ParameterSource.COMMANDLINE:
         raise click.UsageError("give --scores or --accuracy-bound, not both: the bound chooses what is kept")

@@ -118,6 +118,12 @@ def test_picture_names_cells_and_engines(tmp_path):
     )
 
 
+def test_picture_has_ticks_also_where_no_time_is_twice_another(tmp_path):
+    plot([outcome(OURS, FAST, contestant("Near", "peer", 0.014, 0.028, 0.042))], tmp_path / "figures.svg", "a machine")
+    text = (tmp_path / "figures.svg").read_text()
+    assert all(f"<!-- {tick} -->" in text for tick in ("1", "1.25", "1.5"))
+
+
 def _text(table) -> list[str]:
     console = Console(width=160, record=True, quiet=True)
     with console.capture() as capture:

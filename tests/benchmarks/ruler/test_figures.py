@@ -1,12 +1,13 @@
 import itertools
 import json
+import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from tests.benchmarks.ruler.figures import Contestant, Outcome, order, seconds_of
+from tests.benchmarks.ruler.figures import Contestant, Outcome, order, play_rounds, seconds_of
 from tests.benchmarks.ruler.plot import plot
 from tests.benchmarks.ruler.report import as_json
 from tests.benchmarks.ruler.serve import timed
@@ -65,6 +66,31 @@ def test_a_turn_lasts_so_long_and_has_at_least_one_run(each: float, runs: int):
         now += each
 
     assert timed(run, 0.1, clock=lambda: now) == pytest.approx([each] * runs)
+
+
+@pytest.mark.parametrize(
+    ("each", "rounds", "budget", "played", "first_counts"),
+    [
+        (1.0, 5, 25.0, 6, False),
+        (1.0, 5, 4.0, 4, False),  # at least two count
+        (1.0, 5, 0.0, 3, False),
+        (6.0, 5, 25.0, 4, True),
+        (40.0, 5, 25.0, 2, True),
+        (40.0, 1, 25.0, 1, True),
+        (1.0, 1, 0.0, 2, False),
+        (40.0, 3, math.inf, 3, True),
+    ],
+)
+def test_a_budget_ends_the_rounds(each, rounds, budget, played, first_counts):
+    now, numbers = 0.0, []
+
+    def play(number: int) -> None:
+        nonlocal now
+        now += each
+        numbers.append(number)
+
+    assert play_rounds(play, rounds, budget, clock=lambda: now) == first_counts
+    assert numbers == list(range(played))
 
 
 def test_ratios_are_taken_round_by_round_against_the_fastest_peer():

@@ -19,7 +19,7 @@ from tests.benchmarks.ruler.plot import plot
 from tests.benchmarks.ruler.table import cell_table, summary
 
 ROUNDS = 5
-BUDGET_S = 25.0
+BUDGET_S = 15.0
 """For the rounds of one cell, so that all cells of every day are measured in ten minutes."""
 
 

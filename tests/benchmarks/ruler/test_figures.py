@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from tests.benchmarks.ruler.figures import Contestant, Outcome, order, play_rounds, seconds_of
-from tests.benchmarks.ruler.plot import plot
+from tests.benchmarks.ruler.plot import plot, ticks
 from tests.benchmarks.ruler.report import as_json
 from tests.benchmarks.ruler.serve import timed
 from tests.benchmarks.ruler.table import cell_table, summary
@@ -148,6 +148,14 @@ def test_picture_has_ticks_also_where_no_time_is_twice_another(tmp_path):
     plot([outcome(OURS, FAST, contestant("Near", "peer", 0.014, 0.028, 0.042))], tmp_path / "figures.svg", "a machine")
     text = (tmp_path / "figures.svg").read_text()
     assert all(f"<!-- {tick} -->" in text for tick in ("1", "1.25", "1.5"))
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "expected"),
+    [(0.9, 1.9, [1, 1.25, 1.5, 1.75]), (0.75, 11, [0.75, 1, 1.5, 2, 3, 4, 6, 8]), (0.8, 70, [1, 2, 4, 8, 16, 32, 64])],
+)
+def test_labels_of_ticks_do_not_meet(least, most, expected):
+    assert ticks(least, most) == expected
 
 
 def _text(table) -> list[str]:

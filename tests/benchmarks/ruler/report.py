@@ -30,18 +30,18 @@ class Wanted:
     Attributes:
         cells: Nets and sizes.
         rounds: How often each engine has its turn at most.
-        budget_s: Seconds for the rounds of one cell; see `play_rounds`.
         json: The file to write all figures to; None for none.
         plot: The file to write the picture to; None for none.
         entrants: Who takes part, if it is installed.
+        budget_s: Seconds for the rounds of one cell; see `play_rounds`.
     """
 
     cells: Sequence[Cell] = DAILY
     rounds: int = ROUNDS
-    budget_s: float = BUDGET_S
     json: Path | None = None
     plot: Path | None = None
     entrants: Sequence[Entrant] = dataclasses.field(default_factory=entrants)
+    budget_s: float = BUDGET_S
 
 
 def report(folder: Path, console: Console, wanted: Wanted) -> list[Outcome]:

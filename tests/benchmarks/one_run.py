@@ -28,7 +28,8 @@ class Measured:
 
     Attributes:
         images: Images listed.
-        wall_s: From the making of the pipeline to its end; imports and the start of Python not counted.
+        wall_s: From the making of the pipeline to its end; the start of Python, imports and the choice of the engine
+            not counted.
         cpu_s: User and system time of that, this process and its children.
         cpu_children_s: The children's share.
         process_cpu_s: All CPU time of the process from its start, imports counted.
@@ -121,21 +122,18 @@ def run(request: dict[str, Any]) -> Measured:
         return kind(**{name: request[name] for name in names})
 
     limits = dataclasses.replace(of(Limits), budget=of(BatchBudget), look_ahead=of(LookAhead))
-    if not request.get("idle"):
-        from pipeline.engines.load_tensorflow import load_tensorflow
-
-        load_tensorflow(debug=False)
+    # Before it is watched: the trial of an engine, once a machine, has a process of its own that does not decode.
+    score = ScoreImages(
+        request["model"],
+        request["output"],
+        limits=limits,
+        rescore=request.get("rescore", False),
+        open_engine=IDLE[request["idle"]] if request.get("idle") else None,
+    )
     start_mb = held()["VmRSS"]
     before, started = cpu_seconds(), time.perf_counter()
     with Watched() as children:
         pipeline = beam.Pipeline(runner=open_runner(LOCAL), options=PipelineOptions([]))
-        score = ScoreImages(
-            request["model"],
-            request["output"],
-            limits=limits,
-            rescore=request.get("rescore", False),
-            open_engine=IDLE[request["idle"]] if request.get("idle") else None,
-        )
         _ = pipeline | ListImages([request["images"]]) | score
         pipeline.run().wait_until_finish()
         wall = time.perf_counter() - started

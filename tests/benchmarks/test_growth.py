@@ -47,6 +47,13 @@ def test_by_count(tmp_path, no_processes):
     assert second.figures["images/s"] == 4
 
 
+def test_short_collections_run_several_times(tmp_path, no_processes, monkeypatch):
+    monkeypatch.setattr(growth, "COUNTS", (2, 4))
+    first, second = growth.by_count(tmp_path, (2, 4), tmp_path)
+    assert (first.figures["runs"], second.figures["runs"]) == (2, 1)
+    assert first.figures["CPU ms an image"] == pytest.approx(1.5 / 2 * 1e3)  # jobs of 1 and 2 s
+
+
 def test_by_area_takes_off_the_start(tmp_path, no_processes):
     small, large = growth.by_area(tmp_path, (40, 80), tmp_path, least=5_000)
     assert (small.figures["images"], large.figures["images"]) == (4, 1)  # 4 * 40 ** 2 and 80 ** 2 pixels

@@ -1,7 +1,7 @@
 """A program: the operations that compute a batch of images, with the place of every blob. The extension runs it.
 
-Activations are float32, channels last, in one arena; offsets and strides are in floats. A batch is ragged: each image has
-its own height and width. The extension knows an operation by the name of its class, and reads its fields once.
+Activations are float32, channels last, in one arena; offsets and strides are in floats. A batch is ragged: each image
+has its own height and width. The extension knows an operation by the name of its class, and reads its fields once.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ class Blob:
 
     Attributes:
         channels: Floats of a pixel.
-        stride: Floats from pixel to pixel, at least `channels`; a part of a joined blob has a larger one. 0 where one
-            pixel stands for all of an image: only in a bottom of `Eltwise`.
+        stride: Floats from pixel to pixel, at least `channels`; a part of a joined blob has a larger one.
         offsets: Of the first pixel's first channel, by image.
         heights: Rows, by image.
         widths: Columns, by image.
@@ -255,7 +254,7 @@ class Activation:
 class Eltwise:
     """The sum (weighted by coefficients), product or maximum of blobs, from the first on; `kind` sum, prod or max.
 
-    A bottom of stride 0 has one pixel for all. Then the slope of the negative half, or None.
+    Then the slope of the negative half, or None.
     """
 
     bottoms: tuple[Blob, ...]

@@ -47,6 +47,7 @@ class EngineName(StrEnum):
     """What runs a model. `AUTO`: the fastest that is installed and agrees with the NumPy reference of the model."""
 
     AUTO = "auto"
+    NATIVE = "native"
     ONNXRUNTIME = "onnxruntime"
     OPENVINO = "openvino"
     TENSORFLOW = "tensorflow"

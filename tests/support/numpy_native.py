@@ -83,7 +83,7 @@ def prepared(o: program.Prepare, image: np.ndarray, top: np.ndarray) -> None:
 
 
 def in_blocks(x: np.ndarray, block: int, pad: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-    height, width, channels = x.shape
+    channels = x.shape[-1]
     whole = np.zeros((size[0] * block, size[1] * block, channels))
     inside = x[: whole.shape[0] - pad[0], : whole.shape[1] - pad[1]]
     whole[pad[0] : pad[0] + inside.shape[0], pad[1] : pad[1] + inside.shape[1]] = inside
@@ -98,7 +98,8 @@ def convolution(o: program.Convolution, x: np.ndarray, size: tuple[int, int]) ->
         columns = windows(x, o, size)
         inside = x.shape[-1] // o.groups
         parts = [
-            np.einsum("hwabi,abio->hwo", columns[..., g * inside : (g + 1) * inside], weights[g]) for g in range(o.groups)
+            np.einsum("hwabi,abio->hwo", columns[..., g * inside : (g + 1) * inside], weights[g])
+            for g in range(o.groups)
         ]
         top = np.concatenate(parts, -1)
     else:

@@ -33,14 +33,13 @@ def _signed(*points: Fraction | int) -> list[Fraction]:
 
 _HALF = Fraction(1, 2)
 _ZERO = [Fraction(0)]
-_THIRDS = (Fraction(3, 4), Fraction(4, 3))
 _POINTS: dict[int, list[Fraction]] = {
     2: _signed(1),
     3: _ZERO + _signed(1),
     4: _signed(1, _HALF),
-    5: _ZERO + _signed(*_THIRDS),
-    6: _signed(Fraction(3, 8), Fraction(7, 8), Fraction(13, 8)),
-    7: _ZERO + _signed(_HALF, 1, Fraction(7, 4)),
+    5: _ZERO + _signed(Fraction(2, 3), Fraction(4, 3)),
+    6: _signed(Fraction(3, 8), Fraction(7, 8), Fraction(3, 2)),
+    7: _ZERO + _signed(_HALF, 1, 2),
 }
 """The finite points by their number; infinity is one more. Near 1 and apart from each other they keep most digits."""
 _FINITE: dict[tuple[int, int], list[Fraction]] = {

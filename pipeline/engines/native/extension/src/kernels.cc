@@ -1,0 +1,167 @@
+// Matrix products, compiled for each instruction set, and the table of all kernels.
+#include "kernels.h"
+#include "kernels_isa.h"
+#include "vector.h"
+
+namespace densecast {
+namespace DENSECAST_ISA {
+namespace {
+
+// Where a product's results go, and what is fetched ahead meanwhile.
+struct Place {
+  int row;
+  int panel;
+  const char* ahead;
+  std::int64_t ahead_step;  // bytes for four terms
+};
+
+// How many panels are multiplied at once by so many rows: as many as registers can accumulate, since few rows would else
+// wait for their own sums.
+constexpr int panels_at_once(int rows) {
+#if defined(DENSECAST_avx512)
+  return rows <= 6 ? 4 : 2;
+#elif defined(DENSECAST_avx2)
+  return rows == 1 ? 4 : rows <= 3 ? 2 : 1;
+#elif defined(DENSECAST_neon)
+  return rows == 1 ? 4 : rows <= 3 ? 2 : 1;
+#else
+  return rows == 1 ? 2 : 1;
+#endif
+}
+
+DENSECAST_INLINE float* result(const Multiply& m, int row) {
+  return m.c_rows ? m.c_rows[row] : m.c + row * m.c_stride;
+}
+
+// The last panel of a layer whose outputs are not whole panels.
+__attribute__((noinline)) void finish_partial(const Multiply& m, float* c, int output, int count, const Floats* sums) {
+  const float* values = reinterpret_cast<const float*>(sums);
+  for (int i = 0; i < count; ++i) {
+    float x = m.first ? values[i] : c[output + i] + values[i];
+    if (m.last) {
+      if (m.finish.bias) x += m.finish.bias[output + i];
+      if (m.finish.rectify && x < 0.0f) x = m.finish.slope == 0.0f ? 0.0f : x * m.finish.slope;
+    }
+    c[output + i] = x;
+  }
+}
+
+template <int R, int P>
+void block(const Multiply& m, const Place& place) {
+  constexpr int N = P * kVectors;
+  Floats sums[R][N];
+  for (int r = 0; r < R; ++r)
+    for (int n = 0; n < N; ++n) sums[r][n] = Floats{};
+  const std::int64_t stride = m.a_stride, panel_stride = m.panel_stride;
+  const float* a = m.a + place.row * stride;
+  const float* b = m.b + place.panel * panel_stride;
+  const char* ahead = place.ahead;
+  const std::int64_t ahead_step = place.ahead_step;
+  const int depth = m.depth;
+  auto term = [&](int k) DENSECAST_LAMBDA {
+    Floats weights[N];
+    for (int n = 0; n < N; ++n)
+      weights[n] = load(b + (n / kVectors) * panel_stride + k * kPanel + (n % kVectors) * kLanes);
+    for (int r = 0; r < R; ++r) {
+      const Floats x = spread(a[r * stride + k]);
+      for (int n = 0; n < N; ++n) sums[r][n] = fma(x, weights[n], sums[r][n]);
+    }
+  };
+  int k = 0;
+  for (; k + 4 <= depth; k += 4) {
+    __builtin_prefetch(ahead);
+    ahead += ahead_step;
+    term(0);
+    term(1);
+    term(2);
+    term(3);
+    a += 4;
+    b += 4 * kPanel;
+  }
+  for (int left = depth - k, i = 0; i < left; ++i) term(i);
+
+  for (int r = 0; r < R; ++r) {
+    float* c = result(m, place.row + r);
+    for (int p = 0; p < P; ++p) {
+      const int output = (place.panel + p) * kPanel;
+      if (m.outputs - output < kPanel) {
+        finish_partial(m, c, output, m.outputs - output, &sums[r][p * kVectors]);
+        continue;
+      }
+      for (int v = 0; v < kVectors; ++v) {
+        const int at = output + v * kLanes;
+        Floats x = sums[r][p * kVectors + v];
+        if (!m.first) x = load(c + at) + x;
+        if (m.last) {
+          if (m.finish.bias) x = x + load(m.finish.bias + at);
+          if (m.finish.rectify) x = rectified(x, m.finish.slope);
+        }
+        store(c + at, x);
+      }
+    }
+  }
+}
+
+using Block = void (*)(const Multiply&, const Place&);
+
+template <int R>
+constexpr Block block_of(bool several) {
+  return several ? block<R, panels_at_once(R)> : block<R, 1>;
+}
+
+const Block kBlocks[2][kTileRows] = {
+#if defined(DENSECAST_avx512)
+    {block_of<1>(false), block_of<2>(false), block_of<3>(false), block_of<4>(false), block_of<5>(false), block_of<6>(false),
+     block_of<7>(false), block_of<8>(false), block_of<9>(false), block_of<10>(false), block_of<11>(false), block_of<12>(false)},
+    {block_of<1>(true), block_of<2>(true), block_of<3>(true), block_of<4>(true), block_of<5>(true), block_of<6>(true),
+     block_of<7>(true), block_of<8>(true), block_of<9>(true), block_of<10>(true), block_of<11>(true), block_of<12>(true)},
+#elif defined(DENSECAST_scalar)
+    {block_of<1>(false), block_of<2>(false)},
+    {block_of<1>(true), block_of<2>(true)},
+#else
+    {block_of<1>(false), block_of<2>(false), block_of<3>(false), block_of<4>(false), block_of<5>(false), block_of<6>(false)},
+    {block_of<1>(true), block_of<2>(true), block_of<3>(true), block_of<4>(true), block_of<5>(true), block_of<6>(true)},
+#endif
+};
+
+void multiply(const Multiply& m) {
+  const int panels = (m.outputs + kPanel - 1) / kPanel;
+  const int tiles = (m.rows + kTileRows - 1) / kTileRows;
+  const int rows = m.rows / tiles, more = m.rows % tiles;  // tiles differ by one row at most
+  const int at_once = panels_at_once(more ? rows + 1 : rows);
+  for (int panel = 0; panel < panels;) {
+    const int count = panels - panel >= at_once ? at_once : 1;
+    const bool end = panel + count >= panels;
+    const float* next = end ? m.ahead : m.b + (panel + count) * m.panel_stride;
+    // Lines of weights that are read next are fetched evenly over the rows.
+    std::int64_t step = std::int64_t{64} * 4 * count / tiles;
+    if (!next) {
+      next = m.b;
+      step = 0;
+    }
+    const char* ahead = reinterpret_cast<const char*>(next);
+    for (int tile = 0, row = 0; tile < tiles; ++tile) {
+      const int height = rows + (tile < more);
+      const Place place{row, panel, ahead, step};
+      if (count > 1 && panels_at_once(height) != count) {
+        // The shorter tile would take more panels at once.
+        for (int p = 0; p < count; ++p) kBlocks[0][height - 1](m, Place{row, panel + p, ahead, step});
+      } else {
+        kBlocks[count > 1][height - 1](m, place);
+      }
+      ahead += step * (m.depth / 4);
+      row += height;
+    }
+    panel += count;
+  }
+}
+
+}  // namespace
+
+extern const Kernels kKernels;
+const Kernels kKernels = {DENSECAST_NAME,   kTileRows, kTilePanels, multiply,  transform_input, transform_output,
+                          transform_filter, maximum,   average,     depthwise, normalize,       affine,
+                          function,         combine,   softmax};
+
+}  // namespace DENSECAST_ISA
+}  // namespace densecast

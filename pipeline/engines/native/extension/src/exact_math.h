@@ -22,9 +22,9 @@ DENSECAST_INLINE double from_bits(std::uint64_t bits) {
   return x;
 }
 
-// e ** x. Beyond 200 a float is 0 or infinite, so x is bounded there; NaN stays NaN.
-DENSECAST_INLINE double exponential(double x) {
-  x = x < -200.0 ? -200.0 : x;
+// e ** x; beyond -200 and 200, where a float is 0 or infinite, so is this. NaN stays NaN.
+DENSECAST_INLINE double exponential(double unbounded) {
+  double x = unbounded < -200.0 ? -200.0 : unbounded;
   x = x > 200.0 ? 200.0 : x;
   const double round = 6755399441055744.0;  // 1.5 * 2^52: adding it rounds to an integer, which is left in the low bits
   const double shifted = x * 1.4426950408889634 + round;
@@ -45,7 +45,9 @@ DENSECAST_INLINE double exponential(double x) {
   p = p * r + 0.5;
   p = p * r + 1.0;
   p = p * r + 1.0;
-  return from_bits(bits_of(p) + (bits_of(shifted) << 52));
+  const double power = from_bits(bits_of(p) + (bits_of(shifted) << 52));
+  const double high = unbounded > 200.0 ? __builtin_inf() : power;
+  return unbounded < -200.0 ? 0.0 : high;
 }
 
 // The natural logarithm: -inf at 0, NaN below.

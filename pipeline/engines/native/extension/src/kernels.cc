@@ -52,19 +52,36 @@ void block(const Multiply& m, const Place& place) {
   Floats sums[R][N];
   for (int r = 0; r < R; ++r)
     for (int n = 0; n < N; ++n) sums[r][n] = Floats{};
-  const std::int64_t stride = m.a_stride, panel_stride = m.panel_stride;
-  const float* a = m.a + place.row * stride;
-  const float* b = m.b + place.panel * panel_stride;
+  // Each row and panel has a pointer of its own. The compiler must not see that one follows from the other, or it computes
+  // addresses in the loop.
+  const float *a[R], *b[P];
+  for (int r = 0; r < R; ++r) {
+    a[r] = m.a + (place.row + r) * m.a_stride;
+    asm("" : "+r"(a[r]));
+  }
+  for (int p = 0; p < P; ++p) {
+    b[p] = m.b + (place.panel + p) * m.panel_stride;
+    asm("" : "+r"(b[p]));
+  }
   const char* ahead = place.ahead;
   const std::int64_t ahead_step = place.ahead_step;
   const int depth = m.depth;
+  // Either the weights of a term stay in registers or, of few rows, the inputs.
   auto term = [&](int k) DENSECAST_LAMBDA {
-    Floats weights[N];
-    for (int n = 0; n < N; ++n)
-      weights[n] = load(b + (n / kVectors) * panel_stride + k * kPanel + (n % kVectors) * kLanes);
-    for (int r = 0; r < R; ++r) {
-      const Floats x = spread(a[r * stride + k]);
-      for (int n = 0; n < N; ++n) sums[r][n] = fma(x, weights[n], sums[r][n]);
+    if constexpr (R > 3) {
+      Floats weights[N];
+      for (int n = 0; n < N; ++n) weights[n] = load(b[n / kVectors] + k * kPanel + n % kVectors * kLanes);
+      for (int r = 0; r < R; ++r) {
+        const Floats x = spread(a[r][k]);
+        for (int n = 0; n < N; ++n) sums[r][n] = kept(fma(x, weights[n], sums[r][n]));
+      }
+    } else {
+      Floats x[R];
+      for (int r = 0; r < R; ++r) x[r] = spread(a[r][k]);
+      for (int n = 0; n < N; ++n) {
+        const Floats weight = load(b[n / kVectors] + k * kPanel + n % kVectors * kLanes);
+        for (int r = 0; r < R; ++r) sums[r][n] = kept(fma(x[r], weight, sums[r][n]));
+      }
     }
   };
   int k = 0;
@@ -75,8 +92,8 @@ void block(const Multiply& m, const Place& place) {
     term(1);
     term(2);
     term(3);
-    a += 4;
-    b += 4 * kPanel;
+    for (int r = 0; r < R; ++r) a[r] += 4;
+    for (int p = 0; p < P; ++p) b[p] += 4 * kPanel;
   }
   for (int left = depth - k, i = 0; i < left; ++i) term(i);
 
@@ -85,7 +102,9 @@ void block(const Multiply& m, const Place& place) {
     for (int p = 0; p < P; ++p) {
       const int output = (place.panel + p) * kPanel;
       if (m.outputs - output < kPanel) {
-        finish_partial(m, c, output, m.outputs - output, &sums[r][p * kVectors]);
+        Floats values[kVectors];
+        for (int v = 0; v < kVectors; ++v) values[v] = sums[r][p * kVectors + v];
+        finish_partial(m, c, output, m.outputs - output, values);
         continue;
       }
       for (int v = 0; v < kVectors; ++v) {

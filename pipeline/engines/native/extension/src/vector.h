@@ -74,6 +74,18 @@ DENSECAST_INLINE Floats fma(Floats a, Floats b, Floats c) {
 #endif
 }
 
+// Keeps a sum in its register: the compiler would else mix terms and run out of registers.
+DENSECAST_INLINE Floats kept(Floats x) {
+#if defined(DENSECAST_avx512)
+  asm("" : "+v"(x));
+#elif defined(DENSECAST_avx2)
+  asm("" : "+x"(x));
+#elif defined(DENSECAST_neon)
+  asm("" : "+w"(x));
+#endif
+  return x;
+}
+
 DENSECAST_INLINE Floats square_root(Floats a) {
 #if defined(DENSECAST_avx512)
   return _mm512_sqrt_ps(a);

@@ -155,6 +155,7 @@ void transform_output(const OutputTile& tile) {
         for (int i = 0; i < rows; ++i) middle[i * columns + j] = y[i];
       }
     });
+    const bool whole = tile.outputs - o >= kLanes;
     const Floats bias = tile.finish.bias ? load(tile.finish.bias + o) : Floats{};
     with_transform<false>(horizontal, [&](auto apply, int) DENSECAST_LAMBDA {
       for (int i = 0; i < rows; ++i) {
@@ -166,7 +167,11 @@ void transform_output(const OutputTile& tile) {
           Floats x = y[j];
           if (tile.finish.bias) x = x + bias;
           if (tile.finish.rectify) x = rectified(x, tile.finish.slope);
-          store_some(pixels[j] + o, x, tile.outputs - o);
+          if (whole) {
+            store(pixels[j] + o, x);
+          } else {
+            store_some(pixels[j] + o, x, tile.outputs - o);
+          }
         }
       }
     });

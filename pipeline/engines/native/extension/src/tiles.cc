@@ -127,13 +127,15 @@ class TiledConvolution final : public Operation {
 
   void run_own(const Context& context, std::int64_t most) const {
     const std::int64_t tiles = first_tile_.back(), chunks = (tiles + most - 1) / most;
-    const Chunk largest = chunk_of(context, 0, most);
+    const std::int64_t even = (tiles + chunks - 1) / chunks;
+    const Chunk largest = chunk_of(context, 0, even);
     for (auto& scratch : context.pool.scratch)
       scratch.grow(static_cast<std::size_t>(input_floats(largest) + product_floats(largest)));
     context.pool.run(static_cast<int>(chunks * c_.groups), [&](int task, int thread) {
       const int group = static_cast<int>(task / chunks);
-      const std::int64_t first = task % chunks * most;
-      const Chunk chunk = chunk_of(context, first, std::min(most, tiles - first));
+      const std::int64_t first = task % chunks * even;
+      if (first >= tiles) return;
+      const Chunk chunk = chunk_of(context, first, std::min(even, tiles - first));
       float* inputs = context.pool.scratch[thread].data();
       float* products = inputs + input_floats(largest);
       for (int tile = 0; tile < chunk.tiles; ++tile) transform(context, chunk, tile, group, inputs);
@@ -220,35 +222,48 @@ class TiledConvolution final : public Operation {
         context.kernels.multiply(m);
       }
     }
-    for (int tile = 0; tile < chunk.tiles; ++tile)
-      for (int p = 0; p < panels; ++p)
-        finish(context, chunk, tile, group, panel + p, std::min(kPanelOutputs, outputs - p * kPanelOutputs),
-               products + (static_cast<std::int64_t>(tile) * panels + p) * kPanelOutputs);
+    for (int p = 0; p < panels; ++p)
+      finish(context, chunk, group, panel + p, std::min(kPanelOutputs, outputs - p * kPanelOutputs), products + p * kPanelOutputs,
+             panels * kPanelOutputs);
   }
 
-  void finish(const Context& context, const Chunk& chunk, int tile, int group, int panel, int outputs, const float* products) const {
-    const Place place = place_of(chunk.first + tile);
-    const Blob& top = c_.top;
-    const int down = c_.vertical.outputs_rows, across = c_.horizontal.outputs_rows;
+  // Transforms the products of one panel, of a stride from tile to tile, to outputs.
+  void finish(const Context& context, const Chunk& chunk, int group, int panel, int outputs, const float* products, int stride) const {
     const std::int64_t first_output = static_cast<std::int64_t>(group) * c_.filters->shape.outside + panel * kPanelOutputs;
-    float* pixels[kLargestTransform * kLargestTransform];
-    for (int i = 0; i < down; ++i)
-      for (int j = 0; j < across; ++j) {
-        const bool inside = place.y + i < top.heights[place.image] && place.x + j < top.widths[place.image];
-        pixels[i * across + j] = inside ? context.arena + top.at(place.image, place.y + i, place.x + j) + first_output : nullptr;
-      }
     OutputTile out{};
-    out.products = products;
     out.point_stride = chunk.product_stride;
     out.outputs = outputs;
-    out.pixels = pixels;
     out.vertical = &outputs_[0];
     out.horizontal = &outputs_[1];
     out.finish.bias = bias_.empty() ? nullptr
                                     : bias_.data() + (static_cast<std::int64_t>(group) * c_.filters->panels() + panel) * kPanelOutputs;
     out.finish.rectify = c_.rectify;
     out.finish.slope = c_.slope;
-    context.kernels.transform_output(out);
+    // The pixels of the next tile are fetched while one is computed: stores that miss the cache would stop it.
+    float* pixels[2][kLargestTransform * kLargestTransform];
+    find_pixels(context, chunk, 0, first_output, pixels[0]);
+    for (int tile = 0; tile < chunk.tiles; ++tile) {
+      if (tile + 1 < chunk.tiles) find_pixels(context, chunk, tile + 1, first_output, pixels[(tile + 1) % 2]);
+      out.products = products + static_cast<std::int64_t>(tile) * stride;
+      out.pixels = pixels[tile % 2];
+      context.kernels.transform_output(out);
+    }
+  }
+
+  // Where a tile's outputs go; null for those that the top does not have.
+  void find_pixels(const Context& context, const Chunk& chunk, int tile, std::int64_t first_output, float** pixels) const {
+    const Place place = place_of(chunk.first + tile);
+    const Blob& top = c_.top;
+    const int down = c_.vertical.outputs_rows, across = c_.horizontal.outputs_rows;
+    const int height = std::min(down, top.heights[place.image] - place.y), width = std::min(across, top.widths[place.image] - place.x);
+    std::fill(pixels, pixels + down * across, nullptr);
+    for (int i = 0; i < height; ++i) {
+      float* pixel = context.arena + top.at(place.image, place.y + i, place.x) + first_output;
+      for (int j = 0; j < width; ++j, pixel += top.stride) {
+        __builtin_prefetch(pixel, 1);
+        pixels[i * across + j] = pixel;
+      }
+    }
   }
 
   // Whether a tile of the chunk has all its rows (or columns).

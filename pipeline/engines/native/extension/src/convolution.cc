@@ -1,4 +1,5 @@
 // Convolution as a matrix product: a row for each output pixel of all images, of its taps' channels.
+#include <cstdlib>
 #include <cstring>
 #include <stdexcept>
 
@@ -7,7 +8,8 @@
 namespace densecast {
 namespace {
 
-constexpr int kRows = 192;  // of a task: a block of their depth stays in the second-level cache
+static const int kRowsNow = getenv("KROWS") ? atoi(getenv("KROWS")) : 192;
+constexpr int kRows = 576;  // of a task: a block of their depth stays in the second-level cache
 
 class DirectConvolution final : public Operation {
  public:
@@ -28,7 +30,7 @@ class DirectConvolution final : public Operation {
     const std::int64_t rows = first_row_.back();
     if (!rows) return;
     const int panels = c_.filters->panels(), threads = context.pool.threads();
-    const std::int64_t chunks = (rows + kRows - 1) / kRows;
+    const std::int64_t chunks = (rows + kRowsNow - 1) / kRowsNow;
     const int tile_rows = context.kernels.tile_rows;
     const int chunk_rows = static_cast<int>((rows + chunks - 1) / chunks + tile_rows - 1) / tile_rows * tile_rows;
     // Tasks differ in time; four a thread let the fast ones take more.
@@ -99,6 +101,7 @@ class DirectConvolution final : public Operation {
     m.rows = part.rows;
     m.outputs = std::min(part.panels * kPanelOutputs, outside - part.panel * kPanelOutputs);
     m.c_rows = tops;
+    m.down = m.across = m.points_across = 1;
     m.finish.bias = bias_.empty() ? nullptr
                                   : bias_.data() + (static_cast<std::int64_t>(part.group) * filters.panels() + part.panel) *
                                                        kPanelOutputs;

@@ -7,6 +7,12 @@ namespace densecast {
 namespace DENSECAST_ISA {
 namespace {
 
+// To the second-level cache: the first one has room for the weights that are multiplied now, and some rows.
+#ifndef AHEAD
+#define AHEAD 2
+#endif
+constexpr int kAheadLevel = AHEAD;
+
 // Where a product's results go, and what is fetched ahead meanwhile.
 struct Place {
   int row;
@@ -66,6 +72,11 @@ void block(const Multiply& m, const Place& place) {
   const char* ahead = place.ahead;
   const std::int64_t ahead_step = place.ahead_step;
   const int depth = m.depth;
+  // The results' lines arrive while the sums are made.
+  for (int r = 0; r < R; ++r) {
+    const float* c = result(m, place.row + r) + place.panel * kPanel;
+    for (int p = 0; p < P; ++p) __builtin_prefetch(c + p * kPanel, 1);
+  }
   // Either the weights of a term stay in registers or, of few rows, the inputs.
   auto term = [&](int k) DENSECAST_LAMBDA {
     if constexpr (R > 3) {
@@ -86,7 +97,7 @@ void block(const Multiply& m, const Place& place) {
   };
   int k = 0;
   for (; k + 4 <= depth; k += 4) {
-    __builtin_prefetch(ahead);
+    __builtin_prefetch(ahead, 0, kAheadLevel);
     ahead += ahead_step;
     term(0);
     term(1);
@@ -143,24 +154,28 @@ const Block kBlocks[2][kTileRows] = {
 #endif
 };
 
-void multiply(const Multiply& m) {
+// How rows are split into tiles, which differ by one row at most.
+struct Split {
+  int tiles, rows, more;
+};
+
+// One point and block of depth.
+void multiply_block(const Multiply& m, const Split& split) {
   const int panels = (m.outputs + kPanel - 1) / kPanel;
-  const int tiles = (m.rows + kTileRows - 1) / kTileRows;
-  const int rows = m.rows / tiles, more = m.rows % tiles;  // tiles differ by one row at most
-  const int at_once = panels_at_once(more ? rows + 1 : rows);
+  const int at_once = panels_at_once(split.more ? split.rows + 1 : split.rows);
   for (int panel = 0; panel < panels;) {
     const int count = panels - panel >= at_once ? at_once : 1;
     const bool end = panel + count >= panels;
     const float* next = end ? m.ahead : m.b + (panel + count) * m.panel_stride;
     // Lines of weights that are read next are fetched evenly over the rows.
-    std::int64_t step = std::int64_t{64} * 4 * count / tiles;
+    std::int64_t step = std::int64_t{64} * 4 * count / split.tiles;
     if (!next) {
       next = m.b;
       step = 0;
     }
     const char* ahead = reinterpret_cast<const char*>(next);
-    for (int tile = 0, row = 0; tile < tiles; ++tile) {
-      const int height = rows + (tile < more);
+    for (int tile = 0, row = 0; tile < split.tiles; ++tile) {
+      const int height = split.rows + (tile < split.more);
       const Place place{row, panel, ahead, step};
       if (count > 1 && panels_at_once(height) != count) {
         // The shorter tile would take more panels at once.
@@ -173,6 +188,30 @@ void multiply(const Multiply& m) {
     }
     panel += count;
   }
+}
+
+void multiply(const Multiply& all) {
+  Split split;
+  split.tiles = (all.rows + kTileRows - 1) / kTileRows;
+  split.rows = all.rows / split.tiles;
+  split.more = all.rows % split.tiles;
+  Multiply m = all;
+  for (int i = 0; i < all.down; ++i)
+    for (int j = 0; j < all.across; ++j) {
+      const std::int64_t point = static_cast<std::int64_t>(i) * all.points_across + j;
+      m.c = all.c + point * all.c_point;
+      for (int from = 0; from < all.depth; from += kDepthBlock) {
+        const bool end = from + kDepthBlock >= all.depth;
+        m.depth = end ? all.depth - from : kDepthBlock;
+        m.a = all.a + point * all.a_point + from;
+        m.b = all.b + point * all.b_point + static_cast<std::int64_t>(from) * kPanel;
+        m.first = all.first && from == 0;
+        m.last = all.last && end;
+        const bool last_point = i + 1 == all.down && j + 1 == all.across;
+        m.ahead = last_point && end ? all.ahead : m.b + static_cast<std::int64_t>(m.depth) * kPanel;
+        multiply_block(m, split);
+      }
+    }
 }
 
 }  // namespace

@@ -17,23 +17,25 @@ struct Finish {
   float slope = 0.0f;
 };
 
-// rows x panels: one block of depth of a matrix product.
+// rows x panels, a matrix product for each of down x across points, block of depth by block of depth.
 struct Multiply {
   const float* a;  // row r starts at a + r * a_stride
   std::int64_t a_stride;
   int rows;
-  int depth;       // at most kDepthBlock
+  int depth;
   const float* b;  // panel p starts at b + p * panel_stride: [depth][16]
   std::int64_t panel_stride;
   int outputs;     // of all panels; the last panel may have fewer than 16
   float* c;        // row r starts at c + r * c_stride, or at c_rows[r]
   std::int64_t c_stride;
   float* const* c_rows;
-  bool first;      // sets c, otherwise adds to it
-  bool last;       // finishes
+  bool first;      // sets c with the first block, otherwise adds to it
+  bool last;       // finishes with the last block
   Finish finish;
-  const float* ahead;        // weights that are read next, fetched into the cache meanwhile; null for none
-  std::int64_t ahead_floats;
+  const float* ahead;  // weights that are read next, fetched into the cache meanwhile; null for none
+  // Point (i, j) has a, b and c at (i * points_across + j) times these strides.
+  int down, across, points_across;
+  std::int64_t a_point, b_point, c_point;
 };
 
 // A one-dimensional transform of minimal filtering, its matrix and how it is computed.

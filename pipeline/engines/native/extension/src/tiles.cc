@@ -1,4 +1,5 @@
 // Convolution by minimal filtering: tiles of outputs from sums of products, point by point a matrix product over the tiles.
+#include <cstdlib>
 #include <stdexcept>
 
 #include "program.h"
@@ -6,10 +7,11 @@
 namespace densecast {
 namespace {
 
-constexpr std::int64_t kOwnWeights = 6 << 20;     // bytes that every task may read from a shared cache
-constexpr std::int64_t kOwnInputs = 320 << 10;    // bytes of transformed inputs in a thread's cache
-constexpr std::int64_t kProducts = 384 << 10;     // bytes of products in a thread's cache
-constexpr std::int64_t kSharedInputs = 12 << 20;  // bytes of transformed inputs in the shared cache
+static std::int64_t tuned(const char* name, std::int64_t otherwise) { return getenv(name) ? atoll(getenv(name)) : otherwise; }
+const std::int64_t kOwnWeights = tuned("OWN_WEIGHTS", 6 << 20);     // bytes that every task may read from a shared cache
+const std::int64_t kOwnInputs = tuned("OWN_INPUTS", 320 << 10);    // bytes of transformed inputs in a thread's cache
+const std::int64_t kSharedInputs = tuned("SHARED_INPUTS", 12 << 20);  // bytes of transformed inputs in the shared cache
+const int kTaskPanels = tuned("TASK_PANELS", 4);
 
 std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
 
@@ -91,20 +93,16 @@ class TiledConvolution final : public Operation {
   void run(const Context& context) const override {
     const std::int64_t tiles = first_tile_.back();
     if (!tiles) return;
-    const int threads = context.pool.threads(), tile_rows = context.kernels.tile_rows;
-    const std::int64_t points = c_.filters->points();
-    const std::int64_t by_products = kProducts / (points * 64);
     // Where weights are few, each task computes some tiles from the first to the last step. Where they are many, all tiles
     // are transformed first, and then each task reads the weights of some outputs, once.
-    std::int64_t own = std::min(by_products, kOwnInputs / (points * row_ * 4));
-    own = std::max<std::int64_t>(own / tile_rows, 2) * tile_rows;
+    const int threads = context.pool.threads(), tile_rows = context.kernels.tile_rows;
+    const std::int64_t input_bytes = c_.filters->points() * row_ * 4;  // of a tile
+    const std::int64_t own = std::max<std::int64_t>(kOwnInputs / input_bytes / tile_rows, 2) * tile_rows;
     const bool few = c_.filters->floats() * 4 <= kOwnWeights && (threads == 1 || tiles * c_.groups >= 4 * threads * own);
     if (few) {
       run_own(context, own);
     } else {
-      std::int64_t chunk = std::min(by_products, kSharedInputs / (points * row_ * 4 * c_.groups));
-      chunk = std::max<std::int64_t>(chunk / tile_rows, 2) * tile_rows;
-      run_shared(context, chunk);
+      run_shared(context, std::max<std::int64_t>(kSharedInputs / (input_bytes * c_.groups) / tile_rows, 2) * tile_rows);
     }
   }
 
@@ -112,6 +110,7 @@ class TiledConvolution final : public Operation {
   struct Chunk {
     std::int64_t first;
     int tiles;
+    int panels;                                 // that are multiplied by one task
     std::int64_t input_stride, product_stride;  // from point to point
   };
 
@@ -119,8 +118,8 @@ class TiledConvolution final : public Operation {
     int image, y, x;  // of the tile's first output
   };
 
-  Chunk chunk_of(const Context& context, std::int64_t first, std::int64_t tiles) const {
-    return {first, static_cast<int>(tiles), odd_lines(tiles * row_), odd_lines(tiles * 16 * context.kernels.tile_panels)};
+  Chunk chunk_of(std::int64_t first, std::int64_t tiles, int panels) const {
+    return {first, static_cast<int>(tiles), panels, odd_lines(tiles * row_), odd_lines(tiles * panels * kPanelOutputs)};
   }
   std::int64_t input_floats(const Chunk& chunk) const { return chunk.input_stride * c_.filters->points() + kSlack; }
   std::int64_t product_floats(const Chunk& chunk) const { return chunk.product_stride * c_.filters->points() + kSlack; }
@@ -128,18 +127,19 @@ class TiledConvolution final : public Operation {
   void run_own(const Context& context, std::int64_t most) const {
     const std::int64_t tiles = first_tile_.back(), chunks = (tiles + most - 1) / most;
     const std::int64_t even = (tiles + chunks - 1) / chunks;
-    const Chunk largest = chunk_of(context, 0, even);
+    const int panels = context.kernels.tile_panels;
+    const Chunk largest = chunk_of(0, even, panels);
     for (auto& scratch : context.pool.scratch)
       scratch.grow(static_cast<std::size_t>(input_floats(largest) + product_floats(largest)));
     context.pool.run(static_cast<int>(chunks * c_.groups), [&](int task, int thread) {
       const int group = static_cast<int>(task / chunks);
       const std::int64_t first = task % chunks * even;
       if (first >= tiles) return;
-      const Chunk chunk = chunk_of(context, first, std::min(even, tiles - first));
+      const Chunk chunk = chunk_of(first, std::min(even, tiles - first), panels);
       float* inputs = context.pool.scratch[thread].data();
       float* products = inputs + input_floats(largest);
       for (int tile = 0; tile < chunk.tiles; ++tile) transform(context, chunk, tile, group, inputs);
-      for (int panel = 0; panel < c_.filters->panels(); panel += context.kernels.tile_panels)
+      for (int panel = 0; panel < c_.filters->panels(); panel += panels)
         multiply(context, chunk, group, panel, inputs, products);
     });
   }
@@ -147,13 +147,17 @@ class TiledConvolution final : public Operation {
   void run_shared(const Context& context, std::int64_t most) const {
     const std::int64_t tiles = first_tile_.back(), chunks = (tiles + most - 1) / most;
     const std::int64_t even = (tiles + chunks - 1) / chunks;
-    const Chunk largest = chunk_of(context, 0, even);
+    // Several panels share the reading of the inputs, as long as there are tasks enough for the threads.
+    const int all = c_.filters->panels(), threads = context.pool.threads();
+    const int wanted = std::min(kTaskPanels, all * c_.groups / (4 * threads));
+    const int at_once = std::max(context.kernels.tile_panels, wanted);
+    const int panels = (all + at_once - 1) / at_once;
+    const Chunk largest = chunk_of(0, even, at_once);
     for (auto& scratch : context.pool.scratch) scratch.grow(static_cast<std::size_t>(product_floats(largest)));
     context.pool.shared.grow(static_cast<std::size_t>(input_floats(largest) * c_.groups));
     float* inputs = context.pool.shared.data();
-    const int at_once = context.kernels.tile_panels, panels = (c_.filters->panels() + at_once - 1) / at_once;
     for (std::int64_t first = 0; first < tiles; first += even) {
-      const Chunk chunk = chunk_of(context, first, std::min(even, tiles - first));
+      const Chunk chunk = chunk_of(first, std::min(even, tiles - first), at_once);
       context.pool.run(chunk.tiles * c_.groups, [&](int task, int) {
         const int group = task / chunk.tiles;
         transform(context, chunk, task % chunk.tiles, group, inputs + group * input_floats(largest));
@@ -196,32 +200,27 @@ class TiledConvolution final : public Operation {
   // Multiplies all tiles of the chunk with a few panels of weights, and transforms the products to outputs.
   void multiply(const Context& context, const Chunk& chunk, int group, int panel, const float* inputs, float* products) const {
     const Filters& filters = *c_.filters;
-    const int inside = filters.shape.inside, points = static_cast<int>(filters.points());
-    const int panels = std::min(context.kernels.tile_panels, filters.panels() - panel);
+    const int panels = std::min(chunk.panels, filters.panels() - panel);
     const int outputs = std::min(panels * kPanelOutputs, filters.shape.outside - panel * kPanelOutputs);
-    const float* weights = filters.tiled_panel(group, panel);
     Multiply m{};
-    m.rows = chunk.tiles;
+    m.a = inputs;
     m.a_stride = row_;
-    m.panel_stride = static_cast<std::int64_t>(points) * inside * kPanelOutputs;
+    m.rows = chunk.tiles;
+    m.depth = filters.shape.inside;
+    m.b = filters.tiled_panel(group, panel);
+    m.panel_stride = filters.points() * filters.shape.inside * kPanelOutputs;
     m.outputs = panels * kPanelOutputs;
+    m.c = products;
     m.c_stride = panels * kPanelOutputs;
+    m.first = true;
     // Where no tile has more than a single row, infinity's products are not needed.
-    const bool skip_down = outputs_[0].infinity && !any_full(chunk, true);
-    const bool skip_across = outputs_[1].infinity && !any_full(chunk, false);
-    const int across = c_.horizontal.points;
-    for (int point = 0; point < points; ++point) {
-      if ((skip_down && point / across == c_.vertical.points - 1) || (skip_across && point % across == across - 1)) continue;
-      for (int from = 0; from < inside; from += kDepthBlock) {
-        m.depth = std::min(kDepthBlock, inside - from);
-        m.a = inputs + point * chunk.input_stride + from;
-        m.b = weights + (static_cast<std::int64_t>(point) * inside + from) * kPanelOutputs;
-        m.c = products + point * chunk.product_stride;
-        m.first = from == 0;
-        m.ahead = m.b + static_cast<std::int64_t>(m.depth) * kPanelOutputs;
-        context.kernels.multiply(m);
-      }
-    }
+    m.down = c_.vertical.points - (outputs_[0].infinity && !any_full(chunk, true));
+    m.across = c_.horizontal.points - (outputs_[1].infinity && !any_full(chunk, false));
+    m.points_across = c_.horizontal.points;
+    m.a_point = chunk.input_stride;
+    m.b_point = static_cast<std::int64_t>(filters.shape.inside) * kPanelOutputs;
+    m.c_point = chunk.product_stride;
+    context.kernels.multiply(m);
     for (int p = 0; p < panels; ++p)
       finish(context, chunk, group, panel + p, std::min(kPanelOutputs, outputs - p * kPanelOutputs), products + p * kPanelOutputs,
              panels * kPanelOutputs);

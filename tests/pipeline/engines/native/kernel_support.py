@@ -63,7 +63,9 @@ def prepare(top: Blob) -> Any:
     )
 
 
-def run(native: Any, pool: Any, images: Sequence[Array], *, operations: Sequence[Any], wanted: Blob, arena: Arena) -> list[Array]:
+def run(
+    native: Any, pool: Any, images: Sequence[Array], *, operations: Sequence[Any], wanted: Blob, arena: Arena
+) -> list[Array]:
     """Returns the pixels of the wanted blob after the operations, by image."""
     results = [
         np.full((height, width, wanted.channels), np.nan, np.float32)
@@ -120,7 +122,9 @@ class ConvolutionCase(NamedTuple):
         return rng.standard_normal((self.groups, *self.kernel, self.inside, self.outside)).astype(np.float32)
 
 
-def convolve(native: Any, pool: Any, case: ConvolutionCase, *, weights: Array, bias: Array, pixels: Sequence[Array]) -> list[Array]:
+def convolve(
+    native: Any, pool: Any, case: ConvolutionCase, *, weights: Array, bias: Array, pixels: Sequence[Array]
+) -> list[Array]:
     """Returns the tops of a convolution by the extension."""
     arena = Arena(gap=3)
     bottom = arena.blob(case.groups * case.inside, case.sizes, wider=case.wider)

@@ -30,16 +30,34 @@ class Net:
         self.operations = []
         colours = {"order": (2, 1, 0), "mean": (104.0, 117.0, 123.0), "luma": None}
         self.top = self.arena.blob(3, sizes)
-        self.operations.append(
-            operation("Prepare", top=self.top, scale=1 / 64, block=1, pad=(0, 0), **colours)
-        )
+        self.operations.append(operation("Prepare", top=self.top, scale=1 / 64, block=1, pad=(0, 0), **colours))
         self.convolution(1, 24, 5, stride=2)
-        self.step("LrnPool", [self.pooled(n) for n in self.tops()], size=5, alpha=1.0, beta=0.75, k=1.0, kernel=(3, 3), stride=(2, 2), pad=(0, 0))
+        self.step(
+            "LrnPool",
+            [self.pooled(n) for n in self.tops()],
+            size=5,
+            alpha=1.0,
+            beta=0.75,
+            k=1.0,
+            kernel=(3, 3),
+            stride=(2, 2),
+            pad=(0, 0),
+        )
         self.convolution(2, 20, 3, pad=1, tile=4)
         self.convolution(1, 300, 1)
         self.step("Activation", kind="swish", parameters=(1.0,), slopes=None)
         self.convolution(1, 70, 3, pad=1, tile=2, slope=0.1)
-        self.step("Pool", [self.pooled(n) for n in self.tops()], kind="average", kernel=(3, 3), stride=(2, 2), pad=(0, 0), after=(0, 0), dilation=(1, 1), inside=False)
+        self.step(
+            "Pool",
+            [self.pooled(n) for n in self.tops()],
+            kind="average",
+            kernel=(3, 3),
+            stride=(2, 2),
+            pad=(0, 0),
+            after=(0, 0),
+            dilation=(1, 1),
+            inside=False,
+        )
         self.depthwise()
         self.step("Activation", kind="power", parameters=(2.5, 0.25, 3.0), slopes=None)
         self.step("Lrn", size=3, alpha=0.5, beta=0.6, k=2.0)

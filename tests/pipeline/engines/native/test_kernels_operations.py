@@ -63,7 +63,10 @@ def test_pooling(native, pool, sizes, channels, wider, kind, kernel, stride, dil
     reach = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
     pad, after = (tuple(data.draw(st.integers(0, max(0, k - 1))) for k in kernel) for _ in range(2))
     tops = [
-        tuple(max(1, -(-(n + p + a - r - 1) // s) + 1) for n, p, a, r, s in zip(size, pad, after, reach, stride, strict=True))
+        tuple(
+            max(1, -(-(n + p + a - r - 1) // s) + 1)
+            for n, p, a, r, s in zip(size, pad, after, reach, stride, strict=True)
+        )
         for size in sizes
     ]
     net = Run(native, pool, sizes, channels, wider)
@@ -90,7 +93,11 @@ def test_pooling(native, pool, sizes, channels, wider, kind, kernel, stride, dil
                 expected = np.max([*taps, np.full(channels, -FLT_MAX)], axis=0)
                 assert np.array_equal(found[y, x], expected.astype(np.float32))
                 continue
-            divisor = len(taps) if inside else sum(i < height + after[0] for i in rows) * sum(j < width + after[1] for j in columns)
+            divisor = (
+                len(taps)
+                if inside
+                else sum(i < height + after[0] for i in rows) * sum(j < width + after[1] for j in columns)
+            )
             if divisor and taps:
                 assert np.allclose(found[y, x], np.sum(taps, axis=0) / divisor, rtol=1e-5, atol=1e-6)
 
@@ -100,7 +107,16 @@ def test_pooling_of_the_whole_bottom(native, pool, kind):
     net = Run(native, pool, [(3, 4), (7, 1)], 20)
     top = net.top(sizes=[(1, 1)] * 2)
     step = operation(
-        "Pool", bottom=net.bottom, top=top, kind=kind, kernel=(0, 0), stride=(1, 1), pad=(0, 0), after=(0, 0), dilation=(1, 1), inside=False
+        "Pool",
+        bottom=net.bottom,
+        top=top,
+        kind=kind,
+        kernel=(0, 0),
+        stride=(1, 1),
+        pad=(0, 0),
+        after=(0, 0),
+        dilation=(1, 1),
+        inside=False,
     )
     for image, found in zip(net.pixels, net(step, wanted=top), strict=True):
         whole = image.astype(float)
@@ -122,7 +138,9 @@ LRN = {
 }
 
 
-@given(sizes=SIZES, channels=st.sampled_from([1, 3, 16, 96, 130, 257]), wider=WIDER, parameters=st.fixed_dictionaries(LRN))
+@given(
+    sizes=SIZES, channels=st.sampled_from([1, 3, 16, 96, 130, 257]), wider=WIDER, parameters=st.fixed_dictionaries(LRN)
+)
 @settings(max_examples=40, deadline=None)
 def test_normalization_across_channels(native, pool, sizes, channels, wider, parameters):
     net = Run(native, pool, sizes, channels, wider, scale=10)
@@ -147,7 +165,9 @@ def test_normalization_and_pooling_in_one(native, pool, sizes, kernel, stride, p
     middle, one, two = net.top(), net.top(sizes=tops), net.top(sizes=tops)
     fused = net(operation("LrnPool", bottom=net.bottom, top=one, **parameters, **window), wanted=one)
     lrn = operation("Lrn", bottom=net.bottom, top=middle, **parameters)
-    pooling = operation("Pool", bottom=middle, top=two, kind="max", after=(pad, pad), dilation=(1, 1), inside=False, **window)
+    pooling = operation(
+        "Pool", bottom=middle, top=two, kind="max", after=(pad, pad), dilation=(1, 1), inside=False, **window
+    )
     for a, b in zip(fused, net(lrn, pooling, wanted=two), strict=True):
         assert np.array_equal(a, b)
 
@@ -159,7 +179,12 @@ def test_affine(native, pool, sizes, channels, wider, slope, scaled, shifted):
     net = Run(native, pool, sizes, channels, wider)
     top = net.top()
     step = operation(
-        "Affine", bottom=net.bottom, top=top, scale=scale if scaled else None, shift=shift if shifted else None, slope=slope
+        "Affine",
+        bottom=net.bottom,
+        top=top,
+        scale=scale if scaled else None,
+        shift=shift if shifted else None,
+        slope=slope,
     )
     for image, found in zip(net.pixels, net(step, wanted=top), strict=True):
         expected = image.astype(float) * (scale if scaled else 1) + (shift if shifted else 0)
@@ -217,7 +242,9 @@ def test_functions_of_what_is_not_finite(native, pool, name):
     parameters, expected = FUNCTIONS[name]
     x = np.array([math.nan, math.inf, -math.inf], np.float32)
     with np.errstate(all="ignore"):
-        assert np.array_equal(_function(native, pool, x, name.split()[0], parameters), expected(x.astype(float)), equal_nan=True)
+        assert np.array_equal(
+            _function(native, pool, x, name.split()[0], parameters), expected(x.astype(float)), equal_nan=True
+        )
 
 
 def _function(native, pool, x, kind, parameters, slopes=None):
@@ -365,11 +392,14 @@ def test_bytes_are_prepared(native, pool, sizes, block, pad, grey):
         operation("SpaceToDepth", bottom=whole, top=two, block=block, pad=pad),
     ]
     found, other = (
-        run(native, pool, pixels, operations=steps, wanted=wanted, arena=arena) for steps, wanted in ((fused, one), (apart, two))
+        run(native, pool, pixels, operations=steps, wanted=wanted, arena=arena)
+        for steps, wanted in ((fused, one), (apart, two))
     )
     for image, a, b in zip(pixels, found, other, strict=True):
         assert np.array_equal(a, b)
-        colours = image[..., order] if not grey else ((image.astype(int) @ luma[:3] + luma[3] // 2) // luma[3])[..., None]
+        colours = (
+            image[..., order] if not grey else ((image.astype(int) @ luma[:3] + luma[3] // 2) // luma[3])[..., None]
+        )
         values = (colours.astype(np.float32) - np.float32(mean)) * np.float32(0.017)
         height, width = a.shape[:2]
         ends = [height * block - image.shape[0] - pad[0], width * block - image.shape[1] - pad[1]]

@@ -10,6 +10,12 @@ import numpy as np
 from pipeline.engines.native import program
 
 __version__ = "numpy"
+
+
+def isas() -> list[str]:
+    return ["numpy"]
+
+
 FLT_MAX = np.finfo(np.float32).max
 
 

@@ -35,9 +35,18 @@ class NativeEngine(ModelEngine):
     """Computes a model by an extension of densecast's own; see `ModelEngine`.
 
     The bits of a map follow from the model and the image: not from other images, threads, or the kind of processor.
+
+    Args:
+        *args: See `ModelEngine`.
+        extension: What computes; by default the module `densecast_native`.
+        **how: See `ModelEngine`.
     """
 
     precisions = PRECISIONS[EngineName.NATIVE]
+
+    def __init__(self, *args: Any, extension: Any = None, **how: Any) -> None:
+        self._extension = load_extension() if extension is None else extension
+        super().__init__(*args, **how)
 
     def score(self, images: NDArray[np.uint8]) -> list[CellScores]:
         """See `Engine`."""
@@ -74,7 +83,6 @@ class NativeEngine(ModelEngine):
         return (*super()._failures, NetworkError)
 
     def _load(self) -> str:
-        self._extension = load_extension()
         return f"densecast's own kernels {self._extension.__version__}, CPU"
 
     def _open_model(self, library: str) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from conversion import cast, convert, evaluate, load_network, read_metadata, save
 from pipeline.engines import Engine
+from pipeline.engines.native.engine import NativeEngine
 from pipeline.engines.onnxruntime import OnnxRuntimeEngine
 from pipeline.engines.openvino import OpenVinoEngine
 from pipeline.engines.tensorflow import TensorFlowEngine
@@ -24,6 +25,7 @@ from pipeline.maps.tiling import cut
 from pipeline.maps.windows import WindowInput
 from pipeline.settings import Windows
 from pipeline.table.rounding import TOLERANCE
+from tests.support import numpy_native
 from tests.support.bound_on_cpu import GPU, BoundOnCpu
 from tests.support.golden_cases import GOLDEN
 from tests.support.map_distance import distance
@@ -40,6 +42,8 @@ ENGINES: dict[str, OpenModel] = {
     "onnxruntime, products": OnnxRuntimeEngine,
     "onnxruntime, for GPUs": functools.partial(BoundOnCpu, device=GPU),
     "openvino": OpenVinoEngine,
+    "native": NativeEngine,
+    "native, in NumPy": functools.partial(NativeEngine, extension=numpy_native),
 }
 
 
@@ -52,6 +56,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=ENGINES)
 def open_engine(model: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> OpenModel:
+    if request.param == "native":
+        pytest.importorskip("densecast_native", reason="the extension is built where a compiler is at hand")
     if "products" in request.param:
         monkeypatch.setattr("conversion.export.cellwise._LEAST_WEIGHTS", 1)
     return functools.partial(ENGINES[request.param], model)
@@ -219,6 +225,8 @@ def undecided(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", ENGINES)
 def test_of_equal_probabilities_the_lower_class_comes_first(undecided: Path, name: str):
     """Saturated nets have many classes of probability 0."""
+    if name == "native":
+        pytest.importorskip("densecast_native", reason="the extension is built where a compiler is at hand")
     [cells] = ENGINES[name](undecided, k=5).score(images(1, 240, 260))
     assert (cells.scores == cells.scores[0, 0, 0]).all()
     np.testing.assert_array_equal(cells.classes, np.broadcast_to(np.arange(5), cells.classes.shape))

@@ -72,19 +72,19 @@ def plain_network(model: str | Path, metadata: ModelMetadata, blobs: Sequence[st
     return to_plain(prune(whole, [metadata.output_blob, *names]), read_weights(model))
 
 
-def unplain_layer(model: str | Path, metadata: ModelMetadata) -> str:
-    """Returns the first layer on the way to a model's map that plain operations do not compute, with the reason.
+def unplain_layer(network: Network, blob: str) -> str:
+    """Returns the first layer on the way to a blob that plain operations do not compute, with the reason.
 
     Args:
-        model: The model directory.
-        metadata: Its `densecast.json`.
+        network: Fully convolutional; weights are not needed.
+        blob: The blob.
 
     Returns:
         The layer's name and type, and why; empty if all can be computed.
     """
-    network = prune(load_model_network(model), [metadata.output_blob])
-    trace, _ = network.trace(network.inputs)
-    for layer, (bottoms, tops) in zip(network.layers, trace, strict=True):
+    needed = prune(network, [blob])
+    trace, _ = needed.trace(needed.inputs)
+    for layer, (bottoms, tops) in zip(needed.layers, trace, strict=True):
         why = "" if isinstance(layer, Input) else _refusal(layer, [*bottoms, *tops])
         if why:
             return f"{layer.where}: {why}"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from conversion import ModelMetadata, needs_tensorflow, unplain_layer
+from conversion import ModelMetadata, load_model_network, needs_tensorflow, unplain_layer
 from conversion.errors import install_extra
 from pipeline.engines.devices import CPU
 from pipeline.engines.gpu_diagnosis import hidden
@@ -24,7 +24,7 @@ _NEEDS: Mapping[EngineName, tuple[str, ...]] = {
     EngineName.OPENVINO: ("onnx", "openvino"),
     EngineName.TENSORFLOW: ("tensorflow",),
 }
-"""The modules of each engine, in the order in which `auto` prefers engines of equal speed."""
+"""The modules of each engine, in the order in which `auto` prefers engines of equal speed; densecast's own is first."""
 _DISTRIBUTIONS: Mapping[EngineName, tuple[str, ...]] = {
     EngineName.NATIVE: ("densecast-native",),
     EngineName.ONNXRUNTIME: ("onnxruntime", "onnxruntime-gpu"),
@@ -42,8 +42,9 @@ _REASONS = {
     (EngineName.ONNXRUNTIME, Precision.BFLOAT16): ": ONNX has convolutions in bfloat16 from opset 22 on, and the "
     "graph is of an earlier one"
 }
+BUILD_IT = "build it with a C++ compiler, in densecast's repository: pip install ./pipeline/engines/native/extension"
+"""How the module of densecast's own engine is installed: no index has it."""
 _EXTRAS = {
-    EngineName.NATIVE: "native",
     EngineName.ONNXRUNTIME: "cpu",
     EngineName.OPENVINO: "openvino",
     EngineName.TENSORFLOW: "cpu",
@@ -89,7 +90,8 @@ def _missing(engine: EngineName) -> tuple[str, str] | None:
     if not missing:
         return None
     verb = "is" if len(missing) == 1 else "are"
-    return f"{' and '.join(missing)} {verb} not installed", install_extra(_EXTRAS[engine])
+    remedy = BUILD_IT if engine is EngineName.NATIVE else install_extra(_EXTRAS[engine])
+    return f"{' and '.join(missing)} {verb} not installed", remedy
 
 
 def _unable(engine: EngineName, wish: Wish, *, here: bool) -> tuple[str, str] | None:
@@ -122,7 +124,7 @@ def _without_form(engine: EngineName, wish: Wish) -> tuple[str, str] | None:
     if engine is EngineName.NATIVE:
         if needs_tensorflow(wish.model):
             return f"an older version of densecast made the model {wish.metadata.name}", _AGAIN.format("densecast")
-        layer = unplain_layer(wish.model, wish.metadata)
+        layer = unplain_layer(load_model_network(wish.model), wish.metadata.output_blob)
         return (layer, "use another engine, such as --engine onnxruntime") if layer else None
     if "onnx" not in wish.metadata.forms or needs_tensorflow(wish.model):
         return f"the model {wish.metadata.name} has no ONNX graph", _AGAIN.format("the extra `onnx`")

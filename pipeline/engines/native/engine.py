@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conversion import CAST_SUFFIX, plain_network
-from conversion.errors import MissingExtraError, NetworkError, UnsupportedError, install_extra
-from pipeline.engines.candidates import PRECISIONS
+from conversion.errors import MissingExtraError, NetworkError, UnsupportedError
+from pipeline.engines.candidates import BUILD_IT, PRECISIONS
 from pipeline.engines.cell_scores import CLASSES, PROBABILITIES, SCORES, Arrays, cell_scores
 from pipeline.engines.model_engine import Images, ModelEngine
 from pipeline.engines.native.filters import FilterStore
@@ -138,10 +138,15 @@ class NativeEngine(ModelEngine):
 
 
 def load_extension() -> Any:
-    """Returns the extension; raises MissingExtraError without it, EngineError where the processor cannot run it."""
+    """Returns the extension.
+
+    Raises:
+        MissingExtraError: It is not installed.
+        EngineError: This processor has no fused multiply-add.
+    """
     if importlib.util.find_spec(EXTENSION) is None:
         raise MissingExtraError(
-            f"{EXTENSION} is not installed", why="the engine `native` computes with it", remedy=install_extra("native")
+            f"{EXTENSION} is not installed", why="the engine `native` computes with it", remedy=BUILD_IT
         )
     extension = importlib.import_module(EXTENSION)
     if not extension.isas():

@@ -77,17 +77,23 @@ class Planner:
 
     Args:
         network: The network.
-        preprocessing: What its input is made by.
+        preprocessing: What its input is made by; None where all images are prepared already.
         results: What a batch results in, by the value: TopK of so many, or whole (0).
+        size: Height and width of an image that has a map.
 
     Attributes:
         steps: The steps of the network.
+        preprocessing: See above.
     """
 
     def __init__(
-        self, network: PlainNetwork, preprocessing: Preprocessing, results: Sequence[tuple[int, int]], size: Size
+        self,
+        network: PlainNetwork,
+        preprocessing: Preprocessing | None,
+        results: Sequence[tuple[int, int]],
+        size: Size,
     ) -> None:
-        self._network, self._preprocessing, self._results = network, preprocessing, results
+        self._network, self.preprocessing, self._results = network, preprocessing, results
         kept = {value for value, _ in results}
         self.steps = fused_steps(network, kept)
         self.shapes = functools.lru_cache(_SHAPES)(self._shapes)
@@ -225,7 +231,12 @@ class _Batch:
 
     def prepare(self, value: int, block: int, pad: Size) -> program.Prepare:
         """Returns the operation that makes the input, or the input in blocks."""
-        how = self._planner._preprocessing
+        how = self._planner.preprocessing
+        if how is None:
+            channels = self._planner.channels(value) // block**2
+            return program.Prepare(
+                self.blob(value), tuple(range(channels)), (0.0,) * channels, 1.0, block=block, pad=pad
+            )
         grey = how.channel_order == "gray"
         order = {"bgr": (2, 1, 0), "rgb": (0, 1, 2), "gray": (0,)}[how.channel_order]
         luma = (*LUMA, LUMA_ONE) if grey else None

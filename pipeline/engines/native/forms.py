@@ -24,6 +24,7 @@ _TRANSFORMED = 4.0
 """Multiply-adds of a product of matrices in the time of one of a transform."""
 _LEAST_GAIN = 0.9  # a form with transforms has to be so much cheaper than the direct one
 _LARGEST_TILE = 6
+_MANY_WEIGHTS = 1 << 22
 _LARGEST_KERNEL = 7
 
 
@@ -71,6 +72,15 @@ def possible(geometry: Geometry) -> tuple[int, ...]:
     tiles = [m for m in (2, 4, _LARGEST_TILE) if all(taps == 1 or _has(m, taps) for taps in geometry.kernel)]
     filtered = geometry.plain and max(geometry.kernel) > 1
     return (DIRECT, *tiles) if filtered else (DIRECT,)
+
+
+def candidates(geometry: Geometry, forms: Sequence[int]) -> Sequence[int]:
+    """Returns those of the possible forms that images may take.
+
+    Of a layer with many weights there are two at most, since each has weights of its own.
+    """
+    weights = geometry.inside * geometry.outside * geometry.groups * geometry.kernel[0] * geometry.kernel[1]
+    return forms if weights < _MANY_WEIGHTS else (DIRECT, *forms[1:][-1:])
 
 
 def best(geometry: Geometry, top: tuple[int, int], forms: Sequence[int]) -> int:

@@ -25,7 +25,6 @@ from pipeline.maps.tiling import cut
 from pipeline.maps.windows import WindowInput
 from pipeline.settings import Windows
 from pipeline.table.rounding import TOLERANCE
-from tests.support import numpy_native
 from tests.support.bound_on_cpu import GPU, BoundOnCpu
 from tests.support.golden_cases import GOLDEN
 from tests.support.map_distance import distance
@@ -43,7 +42,6 @@ ENGINES: dict[str, OpenModel] = {
     "onnxruntime, for GPUs": functools.partial(BoundOnCpu, device=GPU),
     "openvino": OpenVinoEngine,
     "native": NativeEngine,
-    "native, in NumPy": functools.partial(NativeEngine, extension=numpy_native),
 }
 
 

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import importlib
 import os
+from pathlib import Path
 
 import pytest
+
+from tests.support.native_digests import models
+
+
+@pytest.fixture(scope="session")
+def by_name(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two models, converted without TensorFlow."""
+    return dict(models(tmp_path_factory.mktemp("models")))
 
 
 @pytest.fixture(scope="session")

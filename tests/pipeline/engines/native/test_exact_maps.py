@@ -9,14 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.native_digests import FILE, SIZES, digest, digests, images, models, opened
+from tests.support.native_digests import FILE, SIZES, digest, digests, images, opened
 
+pytestmark = pytest.mark.usefixtures("native")
 KNOWN = json.loads(FILE.read_text())
-
-
-@pytest.fixture(scope="module")
-def by_name(native: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return dict(models(tmp_path_factory.mktemp("models")))
 
 
 def known(name: str) -> dict[str, str]:

@@ -59,6 +59,7 @@ from .export.stored_network import needs_tensorflow as needs_tensorflow
 from .export.verification import Example as Example
 from .export.verification import verification_examples as verification_examples
 from .export.verification import verification_sizes as verification_sizes
+from .export.weights_store import release_pages as release_pages
 from .files import PARTIAL_SUFFIX as PARTIAL_SUFFIX
 from .files import partial_name as partial_name
 from .files import remove_temporary_folders as remove_temporary_folders

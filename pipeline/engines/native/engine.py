@@ -48,6 +48,11 @@ class NativeEngine(ModelEngine):
         self._extension = load_extension() if extension is None else extension
         super().__init__(*args, **how)
 
+    @property
+    def exact(self) -> bool:
+        """See `ExactEngine`."""
+        return True
+
     def score(self, images: NDArray[np.uint8]) -> list[CellScores]:
         """See `Engine`."""
         return self._score(images)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from conversion import PlainConvolution
+from conversion import PlainConvolution, release_pages
 from pipeline.engines.native import forms
 from pipeline.engines.native.lowering import Step, block_taps, convolution_filters
 from pipeline.engines.native.planning import Chosen
@@ -68,6 +68,8 @@ class FilterStore:
         with self._lock:
             if (step, form) not in self._chosen:
                 self._chosen[step, form] = self._made(step, form)
+                # The file's pages, which were read just now, would count as this process's memory.
+                release_pages(_stored(self._steps[step]))
             return self._chosen[step, form]
 
     def prepare(self) -> None:
@@ -96,6 +98,7 @@ class FilterStore:
         given = np.maximum(values, 0)
         found = self._run(given, geometry, filters, tile)
         error = _error(given, convolution_filters(step), found)
+        release_pages(_stored(self._steps[index]))
         if error <= TOLERANCE:
             self._checked.add((index, form))
             return True
@@ -123,6 +126,11 @@ class FilterStore:
         result = np.empty((*sides, out), np.float32)
         self._extension.Program(self._pool, operations, [Whole(top)], arena).run([given], [result])
         return result
+
+
+def _stored(step: Step) -> Sequence[NDArray[Any]]:
+    """Returns the filters of a convolution as the model directory has them."""
+    return step.operation.filters if isinstance(step.operation, PlainConvolution) else ()
 
 
 def is_convolution(step: Step) -> bool:

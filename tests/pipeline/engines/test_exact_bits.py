@@ -57,7 +57,8 @@ def test_bits_do_not_depend_on_order_and_division(small_model: Path, images: Pat
     found = scored(small_model, images, tmp_path, {}, engine=engine)
     assert found["images"] == 12
     assert found["differing"] == []
-    assert len(list((tmp_path / "densecast" / "measured").iterdir())) == 1
+    measured = tmp_path / "densecast" / "measured"
+    assert len(list(measured.iterdir()) if measured.exists() else []) == (0 if engine == "native" else 1)
 
 
 @pytest.mark.large

@@ -1,5 +1,6 @@
 // Matrix products, compiled for each instruction set, and the table of all kernels.
 #include "kernels.h"
+#include "kernels_avx2.h"
 #include "kernels_isa.h"
 #include "vector.h"
 
@@ -52,12 +53,10 @@ __attribute__((noinline)) void finish_partial(const Multiply& m, float* c, int o
   }
 }
 
+// sums[r][n] is the sum over the block's terms of row r and vector n of the panels.
 template <int R, int P>
-void block(const Multiply& m, const Place& place) {
+DENSECAST_INLINE void sum_block(const Multiply& m, const Place& place, Floats (&sums)[R][P * kVectors]) {
   constexpr int N = P * kVectors;
-  Floats sums[R][N];
-  for (int r = 0; r < R; ++r)
-    for (int n = 0; n < N; ++n) sums[r][n] = Floats{};
   // Each row and panel has a pointer of its own. The compiler must not see that one follows from the other, or it computes
   // addresses in the loop.
   const float *a[R], *b[P];
@@ -72,11 +71,11 @@ void block(const Multiply& m, const Place& place) {
   const char* ahead = place.ahead;
   const std::int64_t ahead_step = place.ahead_step;
   const int depth = m.depth;
-  // The results' lines arrive while the sums are made.
-  for (int r = 0; r < R; ++r) {
-    const float* c = result(m, place.row + r) + place.panel * kPanel;
-    for (int p = 0; p < P; ++p) __builtin_prefetch(c + p * kPanel, 1);
-  }
+#if defined(DENSECAST_SIX_ROWS)
+  if constexpr (R == 6 && P == 1) return sum_six_rows(a, b[0], depth, ahead, ahead_step, &sums[0][0]);
+#endif
+  for (int r = 0; r < R; ++r)
+    for (int n = 0; n < N; ++n) sums[r][n] = Floats{};
   // Either the weights of a term stay in registers or, of few rows, the inputs.
   auto term = [&](int k) DENSECAST_LAMBDA {
     if constexpr (R > 3) {
@@ -107,7 +106,17 @@ void block(const Multiply& m, const Place& place) {
     for (int p = 0; p < P; ++p) b[p] += 4 * kPanel;
   }
   for (int left = depth - k, i = 0; i < left; ++i) term(i);
+}
 
+template <int R, int P>
+void block(const Multiply& m, const Place& place) {
+  // The results' lines arrive while the sums are made.
+  for (int r = 0; r < R; ++r) {
+    const float* c = result(m, place.row + r) + place.panel * kPanel;
+    for (int p = 0; p < P; ++p) __builtin_prefetch(c + p * kPanel, 1);
+  }
+  Floats sums[R][P * kVectors];
+  sum_block<R, P>(m, place, sums);
   for (int r = 0; r < R; ++r) {
     float* c = result(m, place.row + r);
     for (int p = 0; p < P; ++p) {

@@ -23,9 +23,10 @@ namespace avx2 {
   DENSECAST_ROW("2", A, "14", "4", "5") DENSECAST_ROW("3", A, "15", "6", "7") \
   DENSECAST_ROW("4", A, "14", "8", "9") DENSECAST_ROW("5", A, "15", "10", "11")
 
-// sums[2 * r + v] is the sum over k of a[r][k] * b[16 * k + 8 * v + lane]; `ahead` is fetched, with a step for four terms.
+// sums[r * row + o] is the sum over k of a[r][k] * b[16 * k + o]; `ahead` is fetched, with a step for four terms.
 DENSECAST_INLINE void sum_six_rows(const float* const* a, const float* b, int depth, const char* ahead, std::int64_t step,
-                                   Floats* sums) {
+                                   float* sums, std::int64_t row) {
+  row *= 4;
   std::int64_t fours = depth / 4, ones = depth % 4;
   const float *a0 = a[0], *a1 = a[1], *a2 = a[2], *a3 = a[3], *a4 = a[4], *a5 = a[5];
   asm volatile(
@@ -75,21 +76,27 @@ DENSECAST_INLINE void sum_six_rows(const float* const* a, const float* b, int de
       "dec %[ones]\n\t"
       "jnz 3b\n"
       "4:\n\t"
-      "vmovaps %%ymm0, (%[sums])\n\t"
-      "vmovaps %%ymm1, 32(%[sums])\n\t"
-      "vmovaps %%ymm2, 64(%[sums])\n\t"
-      "vmovaps %%ymm3, 96(%[sums])\n\t"
-      "vmovaps %%ymm4, 128(%[sums])\n\t"
-      "vmovaps %%ymm5, 160(%[sums])\n\t"
-      "vmovaps %%ymm6, 192(%[sums])\n\t"
-      "vmovaps %%ymm7, 224(%[sums])\n\t"
-      "vmovaps %%ymm8, 256(%[sums])\n\t"
-      "vmovaps %%ymm9, 288(%[sums])\n\t"
-      "vmovaps %%ymm10, 320(%[sums])\n\t"
-      "vmovaps %%ymm11, 352(%[sums])\n\t"
+      "vmovups %%ymm0, (%[sums])\n\t"
+      "vmovups %%ymm1, 32(%[sums])\n\t"
+      "add %[row], %[sums]\n\t"
+      "vmovups %%ymm2, (%[sums])\n\t"
+      "vmovups %%ymm3, 32(%[sums])\n\t"
+      "add %[row], %[sums]\n\t"
+      "vmovups %%ymm4, (%[sums])\n\t"
+      "vmovups %%ymm5, 32(%[sums])\n\t"
+      "add %[row], %[sums]\n\t"
+      "vmovups %%ymm6, (%[sums])\n\t"
+      "vmovups %%ymm7, 32(%[sums])\n\t"
+      "add %[row], %[sums]\n\t"
+      "vmovups %%ymm8, (%[sums])\n\t"
+      "vmovups %%ymm9, 32(%[sums])\n\t"
+      "add %[row], %[sums]\n\t"
+      "vmovups %%ymm10, (%[sums])\n\t"
+      "vmovups %%ymm11, 32(%[sums])\n\t"
       : [a0] "+r"(a0), [a1] "+r"(a1), [a2] "+r"(a2), [a3] "+r"(a3), [a4] "+r"(a4), [a5] "+r"(a5), [b] "+r"(b),
-        [ahead] "+r"(ahead), [fours] "+r"(fours), [ones] "+r"(ones)
-      : [step] "r"(step), [sums] "r"(sums)
+        [ahead] "+r"(ahead), [fours] "+r"(fours), [ones] "+r"(ones),
+        [sums] "+r"(sums)
+      : [step] "r"(step), [row] "r"(row)
       : "memory", "cc", "ymm0", "ymm1", "ymm2", "ymm3", "ymm4", "ymm5", "ymm6", "ymm7", "ymm8", "ymm9", "ymm10", "ymm11",
         "ymm12", "ymm13", "ymm14", "ymm15");
 }

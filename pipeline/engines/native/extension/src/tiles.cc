@@ -118,7 +118,8 @@ class TiledConvolution final : public Operation {
 
   void run_own(const Context& context, std::int64_t most) const {
     const std::int64_t tiles = first_tile_.back(), chunks = (tiles + most - 1) / most;
-    const std::int64_t even = (tiles + chunks - 1) / chunks;
+    // Of few chunks all are alike; of many all but the last are whole tiles of the product.
+    const std::int64_t even = chunks < 16 ? (tiles + chunks - 1) / chunks : most;
     const int panels = context.kernels.tile_panels;
     const Chunk largest = chunk_of(0, even, panels);
     for (auto& scratch : context.pool.scratch)

@@ -105,7 +105,7 @@ struct Dense {
 
 // Calls pass(kind) with the struct that computes the transform: once for all its vectors, so that the choice costs nothing.
 template <bool Inputs, bool Zero, int Pairs, bool Infinity, typename Pass>
-DENSECAST_INLINE void with_paired(const Transform& t, Pass pass) {
+DENSECAST_INLINE void with_paired(const Transform& t, const Pass& pass) {
   if constexpr (!Inputs) {
     pass(PairedOutputs<Zero, Pairs, Infinity>{});
   } else if (t.even_same) {
@@ -116,7 +116,7 @@ DENSECAST_INLINE void with_paired(const Transform& t, Pass pass) {
 }
 
 template <bool Inputs, typename Pass>
-void with_transform(const Transform& t, Pass pass) {
+void with_transform(const Transform& t, const Pass& pass) {
   if (!t.paired) return pass(Dense{});
   switch (t.pairs * 4 + t.zero * 2 + t.infinity) {
 #define DENSECAST_CASE(P, Z, I) \

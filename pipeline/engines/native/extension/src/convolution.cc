@@ -38,7 +38,7 @@ class DirectConvolution final : public Operation {
     const int splits = threads == 1 ? 1
                                     : static_cast<int>(std::max<std::int64_t>(
                                           1, std::min<std::int64_t>((4 * threads + others - 1) / others, panels / 4)));
-    for (auto& scratch : context.pool.scratch) scratch.grow(static_cast<std::size_t>(kRows + tile_rows) * kDepthBlock + kSlack);
+    for (auto& scratch : context.pool.scratch) scratch.grow(static_cast<std::size_t>(kRows * odd_lines(kDepthBlock) + kSlack));
     context.pool.run(static_cast<int>(others * splits), [&](int task, int thread) {
       // Tasks that follow each other read the same weights.
       const int chunk = static_cast<int>(task % chunks);
@@ -108,9 +108,9 @@ class DirectConvolution final : public Operation {
     m.finish.rectify = c_.rectify;
     m.finish.slope = c_.slope;
     const std::size_t first_image = image_of(part.row);
-    // Pixels of one image are rows already; far ones would fall on the same sets of the cache.
+    // Pixels of one image are rows already. At some strides they would fall on the same banks or sets of the cache.
     const bool in_place = pointwise_ && part.row + part.rows <= first_row_[first_image + 1] &&
-                          (c_.bottom.stride % 512 != 0 || part.panels < 8);
+                          (c_.bottom.stride % 64 != 0 || part.panels < 4);
     const float* rows_in_place =
         context.arena + c_.bottom.offsets[c_.images[first_image]] +
         (part.row - first_row_[first_image]) * c_.bottom.stride + static_cast<std::int64_t>(part.group) * inside;
@@ -123,8 +123,8 @@ class DirectConvolution final : public Operation {
         m.a_stride = c_.bottom.stride;
       } else {
         m.a = packed;
-        m.a_stride = m.depth;
-        for_places(part, [&](int r, const Place& p) { pack(context.arena, p, part.group, from, m.depth, packed + r * m.depth); });
+        m.a_stride = odd_lines(m.depth);
+        for_places(part, [&](int r, const Place& p) { pack(context.arena, p, part.group, from, m.depth, packed + r * m.a_stride); });
       }
       m.b = filters.direct_panel(part.group, block, part.panel);
       m.panel_stride = static_cast<std::int64_t>(m.depth) * kPanelOutputs;

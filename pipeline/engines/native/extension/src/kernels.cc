@@ -1,5 +1,6 @@
 // Matrix products, compiled for each instruction set, and the table of all kernels.
 #include "kernels.h"
+#include "kernels_avx2.h"
 #include "kernels_isa.h"
 #include "vector.h"
 
@@ -52,31 +53,33 @@ __attribute__((noinline)) void finish_partial(const Multiply& m, float* c, int o
   }
 }
 
+// The rows and panels of one tile. Each has a pointer of its own: the compiler must not see that one follows from the other, or
+// it computes addresses in the loop.
 template <int R, int P>
-void block(const Multiply& m, const Place& place) {
-  constexpr int N = P * kVectors;
-  Floats sums[R][N];
-  for (int r = 0; r < R; ++r)
-    for (int n = 0; n < N; ++n) sums[r][n] = Floats{};
-  // Each row and panel has a pointer of its own. The compiler must not see that one follows from the other, or it computes
-  // addresses in the loop.
+struct Operands {
   const float *a[R], *b[P];
-  for (int r = 0; r < R; ++r) {
-    a[r] = m.a + (place.row + r) * m.a_stride;
-    asm("" : "+r"(a[r]));
+
+  DENSECAST_INLINE Operands(const Multiply& m, const Place& place) {
+    for (int r = 0; r < R; ++r) {
+      a[r] = m.a + (place.row + r) * m.a_stride;
+      asm("" : "+r"(a[r]));
+    }
+    for (int p = 0; p < P; ++p) {
+      b[p] = m.b + (place.panel + p) * m.panel_stride;
+      asm("" : "+r"(b[p]));
+    }
   }
-  for (int p = 0; p < P; ++p) {
-    b[p] = m.b + (place.panel + p) * m.panel_stride;
-    asm("" : "+r"(b[p]));
-  }
+};
+
+// sums[r][n] is the sum over the block's terms of row r and vector n of the panels.
+template <int R, int P>
+DENSECAST_INLINE void sum_block(int depth, const Place& place, Operands<R, P>& operands, Floats (&sums)[R][P * kVectors]) {
+  constexpr int N = P * kVectors;
+  auto& [a, b] = operands;
   const char* ahead = place.ahead;
   const std::int64_t ahead_step = place.ahead_step;
-  const int depth = m.depth;
-  // The results' lines arrive while the sums are made.
-  for (int r = 0; r < R; ++r) {
-    const float* c = result(m, place.row + r) + place.panel * kPanel;
-    for (int p = 0; p < P; ++p) __builtin_prefetch(c + p * kPanel, 1);
-  }
+  for (int r = 0; r < R; ++r)
+    for (int n = 0; n < N; ++n) sums[r][n] = Floats{};
   // Either the weights of a term stay in registers or, of few rows, the inputs.
   auto term = [&](int k) DENSECAST_LAMBDA {
     if constexpr (R > 3) {
@@ -107,28 +110,65 @@ void block(const Multiply& m, const Place& place) {
     for (int p = 0; p < P; ++p) b[p] += 4 * kPanel;
   }
   for (int left = depth - k, i = 0; i < left; ++i) term(i);
+}
 
+template <int R, int P>
+void block(const Multiply& m, const Place& place) {
+  const int first_output = place.panel * kPanel, depth = m.depth;
+  const bool sums_alone = m.first && !m.last && m.outputs - first_output >= P * kPanel;
+  Operands<R, P> operands(m, place);
+#if defined(DENSECAST_SIX_ROWS)
+  constexpr bool six_rows = R == 6 && P == 1;
+  if constexpr (six_rows) {
+    if (sums_alone && !m.c_rows)
+      return sum_six_rows(operands.a, operands.b[0], depth, place.ahead, place.ahead_step,
+                          m.c + place.row * m.c_stride + first_output, m.c_stride);
+  }
+#endif
+  float* c[R];
   for (int r = 0; r < R; ++r) {
-    float* c = result(m, place.row + r);
-    for (int p = 0; p < P; ++p) {
-      const int output = (place.panel + p) * kPanel;
-      if (m.outputs - output < kPanel) {
+    c[r] = result(m, place.row + r) + first_output;
+    // Results in an arena arrive in the cache while the sums are made.
+    for (int p = 0; p < P && m.c_rows; ++p) __builtin_prefetch(c[r] + p * kPanel, 1);
+  }
+  Floats sums[R][P * kVectors];
+#if defined(DENSECAST_SIX_ROWS)
+  if constexpr (six_rows) {
+    sum_six_rows(operands.a, operands.b[0], depth, place.ahead, place.ahead_step, reinterpret_cast<float*>(sums), kPanel);
+  } else {
+    sum_block<R, P>(depth, place, operands, sums);
+  }
+#else
+  sum_block<R, P>(depth, place, operands, sums);
+#endif
+
+  if (sums_alone) {
+    for (int r = 0; r < R; ++r)
+      for (int n = 0; n < P * kVectors; ++n) store(c[r] + n * kLanes, sums[r][n]);
+    return;
+  }
+  const bool first = m.first, rectify = m.last && m.finish.rectify;
+  const float* bias = m.last ? m.finish.bias : nullptr;
+  const float slope = m.finish.slope;
+  for (int p = 0; p < P; ++p) {
+    const int output = first_output + p * kPanel;
+    if (m.outputs - output < kPanel) {
+      for (int r = 0; r < R; ++r) {
         Floats values[kVectors];
         for (int v = 0; v < kVectors; ++v) values[v] = sums[r][p * kVectors + v];
-        finish_partial(m, c, output, m.outputs - output, values);
-        continue;
+        finish_partial(m, c[r] - first_output, output, m.outputs - output, values);
       }
-      for (int v = 0; v < kVectors; ++v) {
-        const int at = output + v * kLanes;
-        Floats x = sums[r][p * kVectors + v];
-        if (!m.first) x = load(c + at) + x;
-        if (m.last) {
-          if (m.finish.bias) x = x + load(m.finish.bias + at);
-          if (m.finish.rectify) x = rectified(x, m.finish.slope);
-        }
-        store(c + at, x);
-      }
+      continue;
     }
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < kVectors; ++v) {
+        float* to = c[r] + p * kPanel + v * kLanes;
+        Floats x = sums[r][p * kVectors + v];
+        if (!first) x = load(to) + x;
+        if (bias) x = x + load(bias + output + v * kLanes);
+        if (rectify) x = rectified(x, slope);
+        store(to, x);
+      }
   }
 }
 

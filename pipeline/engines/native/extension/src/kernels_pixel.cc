@@ -74,10 +74,11 @@ void normalize(const Normalize& n, const float* x, float* y, int channels) {
   float squares[kRun + 2 * kMargin + kSlack];
   for (int from = 0; from < channels; from += kRun) {
     const int count = channels - from < kRun ? channels - from : kRun;
-    for (int i = -half; i < count + half + kSlack; ++i) {
-      const int c = from + i;
-      squares[kMargin + i] = c < 0 || c >= channels ? 0.0f : x[c] * x[c];
-    }
+    const int first = from < half ? -from : -half, end = count + half + kSlack;
+    const int inside = channels - from < end ? channels - from : end;
+    for (int i = -half; i < first; ++i) squares[kMargin + i] = 0.0f;
+    for (int i = first; i < inside; ++i) squares[kMargin + i] = x[from + i] * x[from + i];
+    for (int i = inside; i < end; ++i) squares[kMargin + i] = 0.0f;
     for (int i = 0; i < count; i += kLanes) {
       const float* first = squares + kMargin + i - half;
       Floats sum = load(first);

@@ -18,13 +18,21 @@ DENSECAST_INLINE Floats every_second(const float* matrix, const Floats* x) {
   return sum;
 }
 
+// Transforms read x by `in(index)` and write y by `out(index, vector)`.
+
 // y = matrix @ x for the inputs' matrix, [T][T].
 template <bool Zero, int Pairs, bool Infinity, bool EvenSame>
 struct PairedInputs {
   static constexpr int T = Zero + 2 * Pairs + Infinity;
-  static DENSECAST_INLINE void apply(const float* matrix, const Floats* x, Floats* y) {
+
+  template <typename In, typename Out>
+  static DENSECAST_INLINE void apply(const Transform& t, In in, Out out) {
     constexpr int last = T - 1 - Infinity;
-    if (Zero) y[0] = every_second<0, last>(matrix, x);
+    const float* matrix = t.matrix;
+    Floats x[T];
+#pragma GCC unroll 16
+    for (int i = 0; i < T; ++i) x[i] = in(i);
+    if (Zero) out(0, every_second<0, last>(matrix, x));
 #pragma GCC unroll 8
     for (int p = 0; p < Pairs; ++p) {
       const int row = Zero + 2 * p;
@@ -32,10 +40,10 @@ struct PairedInputs {
       const Floats second = every_second<Zero + 1, last>(matrix + row * T, x);
       constexpr bool first_same = EvenSame == (Zero == 0);
       const Floats same = first_same ? first : second, opposite = first_same ? second : first;
-      y[row] = same + opposite;
-      y[row + 1] = same - opposite;
+      out(row, same + opposite);
+      out(row + 1, same - opposite);
     }
-    if (Infinity) y[T - 1] = every_second<Zero, T - 1>(matrix + (T - 1) * T, x);
+    if (Infinity) out(T - 1, every_second<Zero, T - 1>(matrix + (T - 1) * T, x));
   }
 };
 
@@ -43,99 +51,109 @@ struct PairedInputs {
 template <bool Zero, int Pairs, bool Infinity>
 struct PairedOutputs {
   static constexpr int T = Zero + 2 * Pairs + Infinity;
-  static DENSECAST_INLINE void apply(const float* matrix, int rows, const Floats* x, Floats* y) {
-    Floats sums[2][Pairs];
+
+  static DENSECAST_INLINE Floats row(const float* coefficients, const Floats* sums) {
+    Floats sum = spread(coefficients[Zero]) * sums[0];
+#pragma GCC unroll 8
+    for (int p = 1; p < Pairs; ++p) sum = fma(spread(coefficients[Zero + 2 * p]), sums[p], sum);
+    return sum;
+  }
+
+  template <typename In, typename Out>
+  static DENSECAST_INLINE void apply(const Transform& t, In in, Out out) {
+    const float* matrix = t.matrix;
+    Floats same[Pairs], opposite[Pairs];
 #pragma GCC unroll 8
     for (int p = 0; p < Pairs; ++p) {
-      sums[0][p] = x[Zero + 2 * p] + x[Zero + 2 * p + 1];
-      sums[1][p] = x[Zero + 2 * p] - x[Zero + 2 * p + 1];
+      const Floats a = in(Zero + 2 * p), b = in(Zero + 2 * p + 1);
+      same[p] = a + b;
+      opposite[p] = a - b;
     }
-    auto row = [&](int r, const Floats* s) DENSECAST_LAMBDA {
-      const float* c = matrix + r * T;
-      Floats sum = spread(c[Zero]) * s[0];
-#pragma GCC unroll 8
-      for (int p = 1; p < Pairs; ++p) sum = fma(spread(c[Zero + 2 * p]), s[p], sum);
-      if (Zero && r == 0) sum = fma(spread(c[0]), x[0], sum);
-      if (Infinity && r == rows - 1) sum = fma(spread(c[T - 1]), x[T - 1], sum);
-      return sum;
-    };
-    int r = 0;
-    for (; r + 2 <= rows; r += 2) {
-      y[r] = row(r, sums[0]);
-      y[r + 1] = row(r + 1, sums[1]);
+    Floats first = row(matrix, same);
+    if (Zero) first = fma(spread(matrix[0]), in(0), first);
+    const int end = t.rows - 1;
+    if (end == 0) {
+      if (Infinity) first = fma(spread(matrix[T - 1]), in(T - 1), first);
+      return out(0, first);
     }
-    if (r < rows) y[r] = row(r, sums[0]);
+    out(0, first);
+    int r = 1;
+    for (; r + 1 < end; r += 2) {
+      out(r, row(matrix + r * T, opposite));
+      out(r + 1, row(matrix + (r + 1) * T, same));
+    }
+    if (r < end) out(r, row(matrix + r * T, opposite));
+    Floats last = end % 2 ? row(matrix + end * T, opposite) : row(matrix + end * T, same);
+    if (Infinity) last = fma(spread(matrix[end * T + T - 1]), in(T - 1), last);
+    out(end, last);
   }
 };
 
-void dense(const Transform& t, const Floats* x, Floats* y) {
-  for (int r = 0; r < t.rows; ++r) {
-    Floats sum = {};
-    for (int j = 0; j < t.columns; ++j) {
-      const float coefficient = t.matrix[r * t.columns + j];
-      if (coefficient != 0.0f) sum = fma(spread(coefficient), x[j], sum);
+struct Dense {
+  template <typename In, typename Out>
+  static void apply(const Transform& t, In in, Out out) {
+    for (int r = 0; r < t.rows; ++r) {
+      Floats sum = {};
+      for (int j = 0; j < t.columns; ++j) {
+        const float coefficient = t.matrix[r * t.columns + j];
+        if (coefficient != 0.0f) sum = fma(spread(coefficient), in(j), sum);
+      }
+      out(r, sum);
     }
-    y[r] = sum;
   }
-}
+};
 
-// Calls f with the transform as a function (x, y): one call for a whole pass, so that the choice is not made for each
-// vector.
+// Calls pass(kind) with the struct that computes the transform: once for all its vectors, so that the choice costs nothing.
 template <bool Inputs, bool Zero, int Pairs, bool Infinity, typename Pass>
-DENSECAST_INLINE void with_paired(const Transform& t, Pass pass) {
-  const float* matrix = t.matrix;
-  const int rows = t.rows;
-  if constexpr (Inputs) {
-    if (t.even_same)
-      pass([=](const Floats* x, Floats* y) DENSECAST_LAMBDA { PairedInputs<Zero, Pairs, Infinity, true>::apply(matrix, x, y); },
-           Zero + 2 * Pairs + Infinity);
-    else
-      pass([=](const Floats* x, Floats* y) DENSECAST_LAMBDA { PairedInputs<Zero, Pairs, Infinity, false>::apply(matrix, x, y); },
-           Zero + 2 * Pairs + Infinity);
+DENSECAST_INLINE void with_paired(const Transform& t, const Pass& pass) {
+  if constexpr (!Inputs) {
+    pass(PairedOutputs<Zero, Pairs, Infinity>{});
+  } else if (t.even_same) {
+    pass(PairedInputs<Zero, Pairs, Infinity, true>{});
   } else {
-    pass([=](const Floats* x, Floats* y) DENSECAST_LAMBDA { PairedOutputs<Zero, Pairs, Infinity>::apply(matrix, rows, x, y); },
-         Zero + 2 * Pairs + Infinity);
+    pass(PairedInputs<Zero, Pairs, Infinity, false>{});
   }
 }
 
 template <bool Inputs, typename Pass>
-void with_transform(const Transform& t, Pass pass) {
-  if (t.paired) {
-    switch (t.pairs * 4 + t.zero * 2 + t.infinity) {
+void with_transform(const Transform& t, const Pass& pass) {
+  if (!t.paired) return pass(Dense{});
+  switch (t.pairs * 4 + t.zero * 2 + t.infinity) {
 #define DENSECAST_CASE(P, Z, I) \
   case P * 4 + Z * 2 + I: return with_paired<Inputs, Z, P, I>(t, pass);
 #define DENSECAST_CASES(P) DENSECAST_CASE(P, 0, 0) DENSECAST_CASE(P, 0, 1) DENSECAST_CASE(P, 1, 0) DENSECAST_CASE(P, 1, 1)
-      DENSECAST_CASES(1)
-      DENSECAST_CASES(2)
-      DENSECAST_CASES(3)
-      DENSECAST_CASES(4)
-      default: break;
-    }
+    DENSECAST_CASES(1)
+    DENSECAST_CASES(2)
+    DENSECAST_CASES(3)
+    DENSECAST_CASES(4)
+    default: return pass(Dense{});
   }
-  pass([&](const Floats* x, Floats* y) { dense(t, x, y); }, t.columns);
 }
 
 }  // namespace
 
 void transform_input(const InputTile& tile) {
   const Transform &vertical = *tile.vertical, &horizontal = *tile.horizontal;
-  const int columns = horizontal.columns;
+  const int columns = horizontal.columns, rows = vertical.rows;
+  const std::int64_t point_stride = tile.point_stride;
   Floats middle[kMost * kMost];
   for (int c = 0; c < tile.channels; c += kLanes) {
-    with_transform<true>(vertical, [&](auto apply, int height) DENSECAST_LAMBDA {
+    with_transform<true>(vertical, [&](auto kind) DENSECAST_LAMBDA {
       for (int j = 0; j < columns; ++j) {
-        Floats x[kMost], y[kMost];
-        for (int i = 0; i < height; ++i) x[i] = load(tile.pixels[i * columns + j] + c);
-        apply(x, y);
-        for (int i = 0; i < height; ++i) middle[i * columns + j] = y[i];
+        const float* const* pixels = tile.pixels + j;
+        Floats* to = middle + j;
+        kind.apply(
+            vertical, [&](int i) DENSECAST_LAMBDA { return load(pixels[i * columns] + c); },
+            [&](int i, Floats y) DENSECAST_LAMBDA { to[i * columns] = y; });
       }
     });
-    with_transform<true>(horizontal, [&](auto apply, int width) DENSECAST_LAMBDA {
-      for (int i = 0; i < vertical.rows; ++i) {
-        Floats y[kMost];
-        apply(middle + i * columns, y);
-        float* out = tile.out + i * width * tile.point_stride + c;
-        for (int j = 0; j < width; ++j) store(out + j * tile.point_stride, y[j]);
+    with_transform<true>(horizontal, [&](auto kind) DENSECAST_LAMBDA {
+      float* out = tile.out + c;
+      for (int i = 0; i < rows; ++i, out += horizontal.rows * point_stride) {
+        const Floats* from = middle + i * columns;
+        kind.apply(
+            horizontal, [&](int j) DENSECAST_LAMBDA { return from[j]; },
+            [&](int j, Floats y) DENSECAST_LAMBDA { store(out + j * point_stride, y); });
       }
     });
   }
@@ -144,35 +162,39 @@ void transform_input(const InputTile& tile) {
 void transform_output(const OutputTile& tile) {
   const Transform &vertical = *tile.vertical, &horizontal = *tile.horizontal;
   const int columns = horizontal.columns, rows = vertical.rows, outputs = horizontal.rows;
+  const std::int64_t point_stride = tile.point_stride;
+  const Floats slope = spread(tile.finish.rectify ? tile.finish.slope : 1.0f);
+  const bool zero = tile.finish.rectify && tile.finish.slope == 0.0f;
   Floats middle[kMost * kMost];
   for (int o = 0; o < tile.outputs; o += kLanes) {
-    with_transform<false>(vertical, [&](auto apply, int height) DENSECAST_LAMBDA {
+    with_transform<false>(vertical, [&](auto kind) DENSECAST_LAMBDA {
       for (int j = 0; j < columns; ++j) {
-        Floats x[kMost], y[kMost];
-        const float* products = tile.products + j * tile.point_stride + o;
-        for (int i = 0; i < height; ++i) x[i] = load(products + i * columns * tile.point_stride);
-        apply(x, y);
-        for (int i = 0; i < rows; ++i) middle[i * columns + j] = y[i];
+        const float* products = tile.products + j * point_stride + o;
+        Floats* to = middle + j;
+        kind.apply(
+            vertical, [&](int i) DENSECAST_LAMBDA { return load(products + i * columns * point_stride); },
+            [&](int i, Floats y) DENSECAST_LAMBDA { to[i * columns] = y; });
       }
     });
-    const bool whole = tile.outputs - o >= kLanes;
+    const int count = tile.outputs - o;
     const Floats bias = tile.finish.bias ? load(tile.finish.bias + o) : Floats{};
-    with_transform<false>(horizontal, [&](auto apply, int) DENSECAST_LAMBDA {
+    with_transform<false>(horizontal, [&](auto kind) DENSECAST_LAMBDA {
       for (int i = 0; i < rows; ++i) {
         float* const* pixels = tile.pixels + i * outputs;
         if (!pixels[0]) break;
-        Floats y[kMost];
-        apply(middle + i * columns, y);
-        for (int j = 0; j < outputs && pixels[j]; ++j) {
-          Floats x = y[j];
-          if (tile.finish.bias) x = x + bias;
-          if (tile.finish.rectify) x = rectified(x, tile.finish.slope);
-          if (whole) {
-            store(pixels[j] + o, x);
-          } else {
-            store_some(pixels[j] + o, x, tile.outputs - o);
-          }
-        }
+        const Floats* from = middle + i * columns;
+        kind.apply(
+            horizontal, [&](int j) DENSECAST_LAMBDA { return from[j]; },
+            [&](int j, Floats y) DENSECAST_LAMBDA {
+              if (!pixels[j]) return;
+              y = y + bias;
+              y = y < Floats{} ? (zero ? Floats{} : y * slope) : y;
+              if (count >= kLanes) {
+                store(pixels[j] + o, y);
+              } else {
+                store_some(pixels[j] + o, y, count);
+              }
+            });
       }
     });
   }

@@ -13,14 +13,6 @@ const std::int64_t kOwnInputs = tuned("OWN_INPUTS", 320 << 10);    // bytes of t
 const std::int64_t kSharedInputs = tuned("SHARED_INPUTS", 12 << 20);  // bytes of transformed inputs in the shared cache
 const int kTaskPanels = tuned("TASK_PANELS", 4);
 
-std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
-
-// A stride of whole cache lines, an odd number of them: points that are read together spread over the cache's sets.
-std::int64_t odd_lines(std::int64_t floats) {
-  const std::int64_t lines = (floats + 15) / 16;
-  return (lines | 1) * 16;
-}
-
 // Finds out whether the rows (of inputs) or columns (of outputs) are those of a zero, pairs and infinity, in this order.
 void classify(Transform& t, bool inputs) {
   const int points = inputs ? t.rows : t.columns;
@@ -87,7 +79,7 @@ class TiledConvolution final : public Operation {
       for (int o = 0; o < outside * c_.groups; ++o) bias_[o / outside * padded + o % outside] = c_.bias[o];
     }
     zeros_.assign(static_cast<std::size_t>(filters.shape.inside) + kSlack, 0.0f);
-    row_ = round_up(filters.shape.inside, kSlack);
+    row_ = odd_lines(filters.shape.inside);
   }
 
   void run(const Context& context) const override {
@@ -126,7 +118,8 @@ class TiledConvolution final : public Operation {
 
   void run_own(const Context& context, std::int64_t most) const {
     const std::int64_t tiles = first_tile_.back(), chunks = (tiles + most - 1) / most;
-    const std::int64_t even = (tiles + chunks - 1) / chunks;
+    // Of few chunks all are alike; of many all but the last are whole tiles of the product.
+    const std::int64_t even = chunks < 16 ? (tiles + chunks - 1) / chunks : most;
     const int panels = context.kernels.tile_panels;
     const Chunk largest = chunk_of(0, even, panels);
     for (auto& scratch : context.pool.scratch)

@@ -1,0 +1,118 @@
+// How images come into the arena, and how results leave it.
+#include <stdexcept>
+#include <string>
+
+#include "simple.h"
+
+namespace densecast {
+namespace {
+
+void check_bytes(const Image& image, const Prepare& p, int number) {
+  const int colours = image.bytes ? 3 : static_cast<int>(p.order.size());
+  if (image.channels != colours)
+    throw std::invalid_argument("Image " + std::to_string(number) + " has " + std::to_string(image.channels) +
+                                " channels; the network takes " + std::to_string(colours) + ".");
+}
+
+}  // namespace
+
+OperationPointer make(Prepare p) {
+  if (p.order.size() != p.mean.size() || p.top.channels != p.block * p.block * static_cast<int>(p.order.size()))
+    throw std::invalid_argument("The preparation's order, mean and block do not fit its top.");
+  // The value of every byte in every channel.
+  std::vector<float> values(p.order.size() * 256);
+  for (std::size_t c = 0; c < p.order.size(); ++c)
+    for (int v = 0; v < 256; ++v) values[c * 256 + v] = (static_cast<float>(v) - p.mean[c]) * p.scale;
+  return simple([p = std::move(p), values = std::move(values)](const Context& context) {
+    for (int i = 0; i < p.top.images(); ++i) check_bytes(context.images[i], p, i);
+    const int channels = static_cast<int>(p.order.size());
+    for_rows(context, p.top, [&](int i, int y, int) {
+      const Image& image = context.images[i];
+      for (int x = 0; x < p.top.widths[i]; ++x) {
+        float* out = context.arena + p.top.at(i, y, x);
+        for (int dy = 0; dy < p.block; ++dy)
+          for (int dx = 0; dx < p.block; ++dx, out += channels) {
+            const int from_y = y * p.block + dy - p.pad.y, from_x = x * p.block + dx - p.pad.x;
+            if (from_y < 0 || from_y >= image.height || from_x < 0 || from_x >= image.width) {
+              std::fill(out, out + channels, 0.0f);
+              continue;
+            }
+            const std::int64_t pixel = static_cast<std::int64_t>(from_y) * image.width + from_x;
+            if (image.floats) {
+              std::copy_n(image.floats + pixel * channels, channels, out);
+              continue;
+            }
+            const std::uint8_t* rgb = image.bytes + pixel * 3;
+            if (!p.luma.empty()) {
+              const int grey = (p.luma[0] * rgb[0] + p.luma[1] * rgb[1] + p.luma[2] * rgb[2] + p.luma[3] / 2) / p.luma[3];
+              out[0] = values[grey];
+            } else {
+              for (int c = 0; c < channels; ++c) out[c] = values[c * 256 + rgb[p.order[c]]];
+            }
+          }
+      }
+    });
+  });
+}
+
+OperationPointer make(SpaceToDepth s) {
+  check_images(s.bottom, s.top);
+  if (s.top.channels != s.block * s.block * s.bottom.channels)
+    throw std::invalid_argument("Space to depth: the channels of bottom and top do not fit the block.");
+  return simple([s = std::move(s)](const Context& context) {
+    const int channels = s.bottom.channels;
+    for_rows(context, s.top, [&](int i, int y, int) {
+      for (int x = 0; x < s.top.widths[i]; ++x) {
+        float* out = context.arena + s.top.at(i, y, x);
+        for (int dy = 0; dy < s.block; ++dy)
+          for (int dx = 0; dx < s.block; ++dx, out += channels) {
+            const int from_y = y * s.block + dy - s.pad.y, from_x = x * s.block + dx - s.pad.x;
+            if (from_y < 0 || from_y >= s.bottom.heights[i] || from_x < 0 || from_x >= s.bottom.widths[i]) {
+              std::fill(out, out + channels, 0.0f);
+            } else {
+              std::copy_n(context.arena + s.bottom.at(i, from_y, from_x), channels, out);
+            }
+          }
+      }
+    });
+  });
+}
+
+OperationPointer make(TopK t) {
+  if (t.k < 1 || t.k > t.bottom.channels) throw std::invalid_argument("The best k are 1 to all channels.");
+  return simple([t = std::move(t)](const Context& context) {
+    for_rows(context, t.bottom, [&](int i, int y, int) {
+      const int width = t.bottom.widths[i], images = t.bottom.images();
+      auto* classes = static_cast<std::int64_t*>(context.results[t.result + i]) + static_cast<std::int64_t>(y) * width * t.k;
+      auto* scores = static_cast<float*>(context.results[t.result + images + i]) + static_cast<std::int64_t>(y) * width * t.k;
+      for (int x = 0; x < width; ++x, classes += t.k, scores += t.k) {
+        const float* pixel = context.arena + t.bottom.at(i, y, x);
+        // Insertion into the best so far: most channels fail the first comparison.
+        int found = 0;
+        for (int c = 0; c < t.bottom.channels; ++c) {
+          if (found == t.k && !(pixel[c] > scores[found - 1])) continue;
+          int at = found < t.k ? found++ : found - 1;
+          for (; at > 0 && pixel[c] > scores[at - 1]; --at) {
+            scores[at] = scores[at - 1];
+            classes[at] = classes[at - 1];
+          }
+          scores[at] = pixel[c];
+          classes[at] = c;
+        }
+      }
+    });
+  });
+}
+
+OperationPointer make(Whole w) {
+  return simple([w = std::move(w)](const Context& context) {
+    for_rows(context, w.bottom, [&](int i, int y, int) {
+      float* to = static_cast<float*>(context.results[w.result + i]) +
+                  static_cast<std::int64_t>(y) * w.bottom.widths[i] * w.bottom.channels;
+      for (int x = 0; x < w.bottom.widths[i]; ++x, to += w.bottom.channels)
+        std::copy_n(context.arena + w.bottom.at(i, y, x), w.bottom.channels, to);
+    });
+  });
+}
+
+}  // namespace densecast

@@ -51,7 +51,7 @@ class FilterStore:
     @property
     def nbytes(self) -> int:
         """The bytes of all filters that are made."""
-        return sum(int(chosen.filters.nbytes) for chosen in self._chosen.values())  # type: ignore[attr-defined]
+        return sum(int(chosen.filters.nbytes) for chosen in self._chosen.values())
 
     def form(self, step: int, top: tuple[int, int]) -> int:
         """See `planning.Forms`. A form whose check fails is left out, for all sizes from then on."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -42,7 +42,7 @@ class Chosen(NamedTuple):
         tile: Its tile; None for the direct form.
     """
 
-    filters: object
+    filters: Any
     tile: program.Tile | None
 
 

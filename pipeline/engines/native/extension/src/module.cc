@@ -129,10 +129,10 @@ void trim(Pool& pool) {
 }  // namespace densecast
 
 NB_MODULE(densecast_native, module) {
+  module.attr("__version__") = DENSECAST_VERSION;
   using namespace nb::literals;
   using namespace densecast;
   module.doc() = "Dense inference of convolutional networks on CPUs, with the same bits on every processor.";
-  module.attr("__version__") = DENSECAST_VERSION;
   module.attr("DEPTH_BLOCK") = kDepthBlock;
   module.def(
       "isas",

@@ -1,5 +1,4 @@
 // Convolution as a matrix product: a row for each output pixel of all images, of its taps' channels.
-#include <cstdlib>
 #include <cstring>
 #include <stdexcept>
 
@@ -8,8 +7,7 @@
 namespace densecast {
 namespace {
 
-static const int kRowsNow = getenv("KROWS") ? atoi(getenv("KROWS")) : 192;
-constexpr int kRows = 576;  // of a task: a block of their depth stays in the second-level cache
+constexpr int kRows = 192;  // of a task: a block of their depth stays in the second-level cache
 
 class DirectConvolution final : public Operation {
  public:
@@ -30,7 +28,7 @@ class DirectConvolution final : public Operation {
     const std::int64_t rows = first_row_.back();
     if (!rows) return;
     const int panels = c_.filters->panels(), threads = context.pool.threads();
-    const std::int64_t chunks = (rows + kRowsNow - 1) / kRowsNow;
+    const std::int64_t chunks = (rows + kRows - 1) / kRows;
     const int tile_rows = context.kernels.tile_rows;
     const int chunk_rows = static_cast<int>((rows + chunks - 1) / chunks + tile_rows - 1) / tile_rows * tile_rows;
     // Tasks differ in time; four a thread let the fast ones take more.

@@ -7,16 +7,24 @@
 namespace densecast {
 namespace {
 
-void check_bytes(const Image& image, const Prepare& p, int number) {
-  const int colours = image.bytes ? 3 : static_cast<int>(p.order.size());
-  if (image.channels != colours)
+void check(const Image& image, const Prepare& p, int number) {
+  const int channels = image.bytes ? 3 : static_cast<int>(p.order.size());
+  if (image.channels != channels)
     throw std::invalid_argument("Image " + std::to_string(number) + " has " + std::to_string(image.channels) +
-                                " channels; the network takes " + std::to_string(colours) + ".");
+                                " channels; the network takes " + std::to_string(channels) + ".");
+  if (image.bytes && std::any_of(p.order.begin(), p.order.end(), [](int colour) { return colour < 0 || colour > 2; }))
+    throw std::invalid_argument("The network's input has no colours: its images are float32.");
+  const bool plain = p.block == 1 && p.pad.y == 0 && p.pad.x == 0;
+  if (plain && (image.height != p.top.heights[number] || image.width != p.top.widths[number]))
+    throw std::invalid_argument("Image " + std::to_string(number) + " is " + std::to_string(image.height) + " x " +
+                                std::to_string(image.width) + "; the program was made for another size.");
 }
 
 }  // namespace
 
 OperationPointer make(Prepare p) {
+  if (p.block < 1 || (!p.luma.empty() && (p.luma.size() != 4 || p.luma[3] < 1 || p.order.size() != 1)))
+    throw std::invalid_argument("The preparation's block or luma is none.");
   if (p.order.size() != p.mean.size() || p.top.channels != p.block * p.block * static_cast<int>(p.order.size()))
     throw std::invalid_argument("The preparation's order, mean and block do not fit its top.");
   // The value of every byte in every channel.
@@ -24,7 +32,7 @@ OperationPointer make(Prepare p) {
   for (std::size_t c = 0; c < p.order.size(); ++c)
     for (int v = 0; v < 256; ++v) values[c * 256 + v] = (static_cast<float>(v) - p.mean[c]) * p.scale;
   return simple([p = std::move(p), values = std::move(values)](const Context& context) {
-    for (int i = 0; i < p.top.images(); ++i) check_bytes(context.images[i], p, i);
+    for (int i = 0; i < p.top.images(); ++i) check(context.images[i], p, i);
     const int channels = static_cast<int>(p.order.size());
     for_rows(context, p.top, [&](int i, int y, int) {
       const Image& image = context.images[i];
@@ -57,7 +65,7 @@ OperationPointer make(Prepare p) {
 
 OperationPointer make(SpaceToDepth s) {
   check_images(s.bottom, s.top);
-  if (s.top.channels != s.block * s.block * s.bottom.channels)
+  if (s.block < 1 || s.top.channels != s.block * s.block * s.bottom.channels)
     throw std::invalid_argument("Space to depth: the channels of bottom and top do not fit the block.");
   return simple([s = std::move(s)](const Context& context) {
     const int channels = s.bottom.channels;

@@ -12,12 +12,11 @@ std::vector<const Kernels*> available_kernels() {
   std::vector<const Kernels*> found;
 #if defined(DENSECAST_HAS_avx2)
   __builtin_cpu_init();
-  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  if (has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw"))
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return found;
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512bw"))
     found.push_back(&avx512::kKernels);
-  if (has_avx2) found.push_back(&avx2::kKernels);
-  // The C library's fma is exact on any processor, so that `scalar` needs nothing.
+  found.push_back(&avx2::kKernels);
 #endif
 #if defined(DENSECAST_HAS_neon)
   found.push_back(&neon::kKernels);
@@ -28,11 +27,9 @@ std::vector<const Kernels*> available_kernels() {
 
 const Kernels& find_kernels(const std::string& name) {
   const auto found = available_kernels();
-  if (name.empty()) {
-    if (found.front() == &scalar::kKernels)
-      throw std::runtime_error("This processor has no AVX2 with FMA, nor NEON: the native engine does not run on it.");
-    return *found.front();
-  }
+  if (found.empty())
+    throw std::runtime_error("This processor has no AVX2 with FMA: the native engine, whose bits need it, does not run on it.");
+  if (name.empty()) return *found.front();
   std::string names;
   for (const Kernels* kernels : found) {
     if (name == kernels->name) return *kernels;

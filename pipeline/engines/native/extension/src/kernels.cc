@@ -9,10 +9,7 @@ namespace DENSECAST_ISA {
 namespace {
 
 // To the second-level cache: the first one has room for the weights that are multiplied now, and some rows.
-#ifndef AHEAD
-#define AHEAD 2
-#endif
-constexpr int kAheadLevel = AHEAD;
+constexpr int kAheadLevel = 2;
 
 // Where a product's results go, and what is fetched ahead meanwhile.
 struct Place {

@@ -141,7 +141,7 @@ NB_MODULE(densecast_native, module) {
         for (const Kernels* kernels : available_kernels()) names.emplace_back(kernels->name);
         return names;
       },
-      "Returns the instruction sets that this processor has, the fastest first.");
+      "Returns the instruction sets that this processor has, the fastest first; none without fused multiply-add.");
   nb::class_<Pool>(module, "ThreadPool", "Threads, scratch memory, and the kernels of one instruction set.")
       .def(nb::new_(&make_pool), "threads"_a, "isa"_a = nb::none())
       .def_prop_ro("isa", [](const Pool& pool) { return pool.kernels.name; })

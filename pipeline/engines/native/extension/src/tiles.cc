@@ -1,5 +1,4 @@
 // Convolution by minimal filtering: tiles of outputs from sums of products, point by point a matrix product over the tiles.
-#include <cstdlib>
 #include <stdexcept>
 
 #include "program.h"
@@ -7,11 +6,12 @@
 namespace densecast {
 namespace {
 
-static std::int64_t tuned(const char* name, std::int64_t otherwise) { return getenv(name) ? atoll(getenv(name)) : otherwise; }
-const std::int64_t kOwnWeights = tuned("OWN_WEIGHTS", 6 << 20);     // bytes that every task may read from a shared cache
-const std::int64_t kOwnInputs = tuned("OWN_INPUTS", 320 << 10);    // bytes of transformed inputs in a thread's cache
-const std::int64_t kSharedInputs = tuned("SHARED_INPUTS", 12 << 20);  // bytes of transformed inputs in the shared cache
-const int kTaskPanels = tuned("TASK_PANELS", 4);
+constexpr std::int64_t kOwnWeights = 6 << 20;    // bytes that every task may read from a shared cache
+constexpr std::int64_t kOwnInputs = 320 << 10;   // bytes of transformed inputs in a thread's cache
+constexpr std::int64_t kProducts = 384 << 10;    // bytes of products in a thread's cache
+constexpr std::int64_t kLeastShared = 4 << 20;   // bytes of transformed inputs in the shared cache
+constexpr std::int64_t kMostShared = 12 << 20;
+constexpr int kTaskPanels = 4;
 
 // Finds out whether the rows (of inputs) or columns (of outputs) are those of a zero, pairs and infinity, in this order.
 void classify(Transform& t, bool inputs) {
@@ -90,11 +90,14 @@ class TiledConvolution final : public Operation {
     const int threads = context.pool.threads(), tile_rows = context.kernels.tile_rows;
     const std::int64_t input_bytes = c_.filters->points() * row_ * 4;  // of a tile
     const std::int64_t own = std::max<std::int64_t>(kOwnInputs / input_bytes / tile_rows, 2) * tile_rows;
-    const bool few = c_.filters->floats() * 4 <= kOwnWeights && (threads == 1 || tiles * c_.groups >= 4 * threads * own);
+    const std::int64_t weight_bytes = c_.filters->floats() * 4;
+    const bool few = weight_bytes <= kOwnWeights && (threads == 1 || tiles * c_.groups >= 4 * threads * own);
     if (few) {
       run_own(context, own);
     } else {
-      run_shared(context, std::max<std::int64_t>(kSharedInputs / (input_bytes * c_.groups) / tile_rows, 2) * tile_rows);
+      // Each chunk of tiles reads all weights again.
+      const std::int64_t shared = std::clamp(weight_bytes / 6, kLeastShared, kMostShared);
+      run_shared(context, std::max<std::int64_t>(shared / (input_bytes * c_.groups) / tile_rows, 2) * tile_rows);
     }
   }
 
@@ -140,10 +143,11 @@ class TiledConvolution final : public Operation {
   void run_shared(const Context& context, std::int64_t most) const {
     const std::int64_t tiles = first_tile_.back(), chunks = (tiles + most - 1) / most;
     const std::int64_t even = (tiles + chunks - 1) / chunks;
-    // Several panels share the reading of the inputs, as long as there are tasks enough for the threads.
+    // Several panels share the reading of the inputs, if their products fit the cache and there are tasks enough.
     const int all = c_.filters->panels(), threads = context.pool.threads();
-    const int wanted = std::min(kTaskPanels, all * c_.groups / (4 * threads));
-    const int at_once = std::max(context.kernels.tile_panels, wanted);
+    const std::int64_t fitting = kProducts / (even * c_.filters->points() * kPanelOutputs * 4);
+    const std::int64_t wanted = std::min<std::int64_t>({kTaskPanels, fitting, all * c_.groups / (4 * threads)});
+    const int at_once = std::max(context.kernels.tile_panels, static_cast<int>(wanted));
     const int panels = (all + at_once - 1) / at_once;
     const Chunk largest = chunk_of(0, even, at_once);
     for (auto& scratch : context.pool.scratch) scratch.grow(static_cast<std::size_t>(product_floats(largest)));

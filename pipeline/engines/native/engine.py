@@ -147,13 +147,18 @@ def load_extension() -> Any:
 
     Raises:
         MissingExtraError: It is not installed.
-        EngineError: This processor has no fused multiply-add.
+        EngineError: It cannot be loaded, or this processor has no fused multiply-add.
     """
     if importlib.util.find_spec(EXTENSION) is None:
         raise MissingExtraError(
             f"{EXTENSION} is not installed", why="the engine `native` computes with it", remedy=BUILD_IT
         )
-    extension = importlib.import_module(EXTENSION)
+    try:
+        extension = importlib.import_module(EXTENSION)
+    except ImportError as error:
+        raise EngineError(
+            f"{EXTENSION} cannot be loaded: {error}", remedy=f"{BUILD_IT}, or use another engine"
+        ) from error
     if not extension.isas():
         raise EngineError(
             "this processor has no fused multiply-add", why="the engine `native` needs it", remedy="use another engine"

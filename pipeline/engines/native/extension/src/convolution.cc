@@ -8,6 +8,7 @@ namespace densecast {
 namespace {
 
 constexpr int kRows = 192;  // of a task: a block of their depth stays in the second-level cache
+constexpr int kPanelsWorthPacking = 8;
 
 class DirectConvolution final : public Operation {
  public:
@@ -31,11 +32,10 @@ class DirectConvolution final : public Operation {
     const std::int64_t chunks = (rows + kRows - 1) / kRows;
     const int tile_rows = context.kernels.tile_rows;
     const int chunk_rows = static_cast<int>((rows + chunks - 1) / chunks + tile_rows - 1) / tile_rows * tile_rows;
-    // Tasks differ in time; four a thread let the fast ones take more.
+    // Tasks differ in time; four a thread let the fast ones take more. Each packs its own rows, which eight panels are worth.
     const std::int64_t others = chunks * c_.groups;
-    const int splits = threads == 1 ? 1
-                                    : static_cast<int>(std::max<std::int64_t>(
-                                          1, std::min<std::int64_t>((4 * threads + others - 1) / others, panels / 4)));
+    const std::int64_t wanted = threads == 1 ? 1 : std::min<std::int64_t>((4 * threads + others - 1) / others, panels / kPanelsWorthPacking);
+    const int splits = static_cast<int>(std::max<std::int64_t>(1, wanted));
     for (auto& scratch : context.pool.scratch) scratch.grow(static_cast<std::size_t>(kRows * odd_lines(kDepthBlock) + kSlack));
     context.pool.run(static_cast<int>(others * splits), [&](int task, int thread) {
       // Tasks that follow each other read the same weights.
@@ -108,7 +108,7 @@ class DirectConvolution final : public Operation {
     const std::size_t first_image = image_of(part.row);
     // Pixels of one image are rows already. At some strides they would fall on the same banks or sets of the cache.
     const bool in_place = pointwise_ && part.row + part.rows <= first_row_[first_image + 1] &&
-                          (c_.bottom.stride % 64 != 0 || part.panels < 4);
+                          (c_.bottom.stride % 64 != 0 || part.panels < kPanelsWorthPacking);
     const float* rows_in_place =
         context.arena + c_.bottom.offsets[c_.images[first_image]] +
         (part.row - first_row_[first_image]) * c_.bottom.stride + static_cast<std::int64_t>(part.group) * inside;

@@ -20,6 +20,36 @@ void check(const Image& image, const Prepare& p, int number) {
                                 std::to_string(image.width) + "; the program was made for another size.");
 }
 
+// Writes one row of an image: `block` pixels side by side for each of the pixels of the top, from `out` on.
+void prepare_row(const Prepare& p, const float* values, const Image& image, int y, int width, float* out) {
+  const int channels = static_cast<int>(p.order.size());
+  const bool colours = image.bytes && p.luma.empty() && channels == 3;
+  const int first = colours ? p.order[0] : 0, second = colours ? p.order[1] : 0, third = colours ? p.order[2] : 0;
+  for (int x = 0; x < width; ++x, out += p.top.stride) {
+    const int from = x * p.block - p.pad.x;
+    for (int dx = 0; dx < p.block; ++dx) {
+      float* to = out + dx * channels;
+      if (y < 0 || y >= image.height || from + dx < 0 || from + dx >= image.width) {
+        std::fill(to, to + channels, 0.0f);
+        continue;
+      }
+      const std::int64_t pixel = static_cast<std::int64_t>(y) * image.width + from + dx;
+      const std::uint8_t* rgb = image.bytes ? image.bytes + pixel * 3 : nullptr;
+      if (colours) {
+        to[0] = values[rgb[first]];
+        to[1] = values[256 + rgb[second]];
+        to[2] = values[512 + rgb[third]];
+      } else if (image.floats) {
+        std::copy_n(image.floats + pixel * channels, channels, to);
+      } else if (p.luma.empty()) {
+        for (int c = 0; c < channels; ++c) to[c] = values[c * 256 + rgb[p.order[c]]];
+      } else {
+        to[0] = values[(p.luma[0] * rgb[0] + p.luma[1] * rgb[1] + p.luma[2] * rgb[2] + p.luma[3] / 2) / p.luma[3]];
+      }
+    }
+  }
+}
+
 }  // namespace
 
 OperationPointer make(Prepare p) {
@@ -33,32 +63,12 @@ OperationPointer make(Prepare p) {
     for (int v = 0; v < 256; ++v) values[c * 256 + v] = (static_cast<float>(v) - p.mean[c]) * p.scale;
   return simple([p = std::move(p), values = std::move(values)](const Context& context) {
     for (int i = 0; i < p.top.images(); ++i) check(context.images[i], p, i);
-    const int channels = static_cast<int>(p.order.size());
     for_rows(context, p.top, [&](int i, int y, int) {
       const Image& image = context.images[i];
-      for (int x = 0; x < p.top.widths[i]; ++x) {
-        float* out = context.arena + p.top.at(i, y, x);
-        for (int dy = 0; dy < p.block; ++dy)
-          for (int dx = 0; dx < p.block; ++dx, out += channels) {
-            const int from_y = y * p.block + dy - p.pad.y, from_x = x * p.block + dx - p.pad.x;
-            if (from_y < 0 || from_y >= image.height || from_x < 0 || from_x >= image.width) {
-              std::fill(out, out + channels, 0.0f);
-              continue;
-            }
-            const std::int64_t pixel = static_cast<std::int64_t>(from_y) * image.width + from_x;
-            if (image.floats) {
-              std::copy_n(image.floats + pixel * channels, channels, out);
-              continue;
-            }
-            const std::uint8_t* rgb = image.bytes + pixel * 3;
-            if (!p.luma.empty()) {
-              const int grey = (p.luma[0] * rgb[0] + p.luma[1] * rgb[1] + p.luma[2] * rgb[2] + p.luma[3] / 2) / p.luma[3];
-              out[0] = values[grey];
-            } else {
-              for (int c = 0; c < channels; ++c) out[c] = values[c * 256 + rgb[p.order[c]]];
-            }
-          }
-      }
+      float* out = context.arena + p.top.at(i, y, 0);
+      const int row_floats = p.block * static_cast<int>(p.order.size());
+      for (int dy = 0; dy < p.block; ++dy, out += row_floats)
+        prepare_row(p, values.data(), image, y * p.block + dy - p.pad.y, p.top.widths[i], out);
     });
   });
 }

@@ -39,8 +39,13 @@ void maximum(const Window& w) {
 void average(const Window& w) {
   for (int c = 0; c < w.channels; c += kLanes) {
     Floats sum = {};
-    for (int y = 0; y < w.height; ++y)
-      for (int x = 0; x < w.width; ++x) sum = sum + load(w.bottom + y * w.row_stride + x * w.column_stride + c);
+    for (int y = 0; y < w.height; ++y) {
+      // Rows are summed by themselves: windows.cc shares their sums between windows.
+      const float* tap = w.bottom + y * w.row_stride + c;
+      Floats row = {};
+      for (int x = 0; x < w.width; ++x, tap += w.column_stride) row = row + load(tap);
+      sum = sum + row;
+    }
     store_some(w.top + c, sum / spread(w.divisor), w.channels - c);
   }
 }
@@ -173,23 +178,35 @@ void combine(Combine combine, const float* coefficients, const float* const* bot
   }
 }
 
-void softmax(const float* x, float* y, int channels) {
-  float most = x[0];
-  for (int c = 1; c < channels; ++c) most = x[c] > most ? x[c] : most;
-  // Sixteen sums, each of every sixteenth channel, are added in pairs.
-  double sums[16] = {};
-  for (int c = 0; c < channels; c += 16) {
-    float values[16];
-    const int count = channels - c < 16 ? channels - c : 16;
-    for (int i = 0; i < 16; ++i) values[i] = i < count ? x[c + i] - most : -1000.0f;
-    for (int i = 0; i < 16; ++i) values[i] = static_cast<float>(exponential(values[i]));
-    for (int i = 0; i < 16; ++i) sums[i] += values[i];
-    for (int i = 0; i < count; ++i) y[c + i] = values[i];
+namespace {
+
+// Sixteen sums, each of every sixteenth channel.
+DENSECAST_INLINE void add_powers(const float* x, float most, float* y, int count, double* sums) {
+  for (int i = 0; i < count; ++i) {
+    y[i] = static_cast<float>(exponential(static_cast<double>(x[i] - most)));
+    sums[i] += y[i];
   }
+}
+
+}  // namespace
+
+void softmax(const float* x, float* y, int channels) {
+  float mosts[16];
+  for (int i = 0; i < 16; ++i) mosts[i] = x[0];
+  int c = 0;
+  for (; c + 16 <= channels; c += 16)
+    for (int i = 0; i < 16; ++i) mosts[i] = x[c + i] > mosts[i] ? x[c + i] : mosts[i];
+  for (; c < channels; ++c) mosts[0] = x[c] > mosts[0] ? x[c] : mosts[0];
+  float most = mosts[0];
+  for (int i = 1; i < 16; ++i) most = mosts[i] > most ? mosts[i] : most;
+
+  double sums[16] = {};
+  for (c = 0; c + 16 <= channels; c += 16) add_powers(x + c, most, y + c, 16, sums);
+  add_powers(x + c, most, y + c, channels - c, sums);
   for (int half = 8; half; half /= 2)
     for (int i = 0; i < half; ++i) sums[i] += sums[i + half];
-  const double sum = sums[0];
-  for (int c = 0; c < channels; ++c) y[c] = static_cast<float>(y[c] / sum);
+  const double scale = 1.0 / sums[0];
+  for (c = 0; c < channels; ++c) y[c] = static_cast<float>(y[c] * scale);
 }
 
 }  // namespace DENSECAST_ISA

@@ -47,22 +47,81 @@ Window window_of(const Pooling& p, const float* image, std::int64_t stride, int 
 
 }  // namespace
 
+namespace {
+
+void pool(const Context& context, const Pooling& pooling) {
+  const auto kernel = pooling.maximum ? context.kernels.maximum : context.kernels.average;
+  for_rows(context, pooling.top, [&](int i, int y, int) {
+    const int height = pooling.bottom.heights[i], width = pooling.bottom.widths[i];
+    Pooling p = pooling;
+    if (p.kernel.y == 0) p.kernel = {height, width};
+    for (int x = 0; x < pooling.top.widths[i]; ++x) {
+      Window w = window_of(p, context.arena + p.bottom.offsets[i], p.bottom.stride, height, width, {y, x});
+      w.top = context.arena + p.top.at(i, y, x);
+      kernel(w);
+    }
+  });
+}
+
+// Averages over large windows that overlap: the sums of their rows are made once, then the windows sum these. The order of
+// every sum is that of the kernel, which sums each row by itself.
+void average_by_rows(const Context& context, const Pooling& p) {
+  const int channels = p.bottom.channels;
+  Blob rows;  // in the shared scratch
+  rows.channels = channels;
+  rows.stride = channels;
+  std::int64_t floats = 0;
+  for (int i = 0; i < p.bottom.images(); ++i) {
+    rows.offsets.push_back(floats);
+    rows.heights.push_back(p.bottom.heights[i]);
+    rows.widths.push_back(p.top.widths[i]);
+    floats += static_cast<std::int64_t>(p.bottom.heights[i]) * p.top.widths[i] * channels;
+  }
+  context.pool.shared.grow(static_cast<std::size_t>(floats + kSlack));
+  float* sums = context.pool.shared.data();
+  for_rows(context, rows, [&](int i, int y, int) {
+    for (int x = 0; x < rows.widths[i]; ++x) {
+      const Taps across = taps_inside(x, p.stride.x, p.pad.x, p.kernel.x, p.dilation.x, p.bottom.widths[i]);
+      Window w{};
+      w.bottom = context.arena + p.bottom.at(i, y, across.position);
+      w.column_stride = p.dilation.x * p.bottom.stride;
+      w.height = 1;
+      w.width = across.count;
+      w.channels = channels;
+      w.divisor = 1.0f;
+      w.top = sums + rows.at(i, y, x);
+      context.kernels.average(w);
+    }
+  });
+  for_rows(context, p.top, [&](int i, int y, int) {
+    const int height = p.bottom.heights[i], width = p.bottom.widths[i];
+    for (int x = 0; x < p.top.widths[i]; ++x) {
+      // The window's rows and divisor, with the sums instead of its columns.
+      Window w = window_of(p, sums, channels, height, width, {y, x});
+      const Taps down = taps_inside(y, p.stride.y, p.pad.y, p.kernel.y, p.dilation.y, height);
+      w.bottom = sums + rows.at(i, down.position, x);
+      w.row_stride = static_cast<std::int64_t>(p.dilation.y) * rows.widths[i] * channels;
+      w.width = w.width > 0 ? 1 : 0;
+      w.top = context.arena + p.top.at(i, y, x);
+      context.kernels.average(w);
+    }
+  });
+}
+
+}  // namespace
+
 OperationPointer make(Pooling pooling) {
   check_images(pooling.bottom, pooling.top);
   if (pooling.bottom.channels != pooling.top.channels)
     throw std::invalid_argument("A pooling's bottom and top have different channels.");
-  return simple([pooling = std::move(pooling)](const Context& context) {
-    const auto kernel = pooling.maximum ? context.kernels.maximum : context.kernels.average;
-    for_rows(context, pooling.top, [&](int i, int y, int) {
-      const int height = pooling.bottom.heights[i], width = pooling.bottom.widths[i];
-      Pooling p = pooling;
-      if (p.kernel.y == 0) p.kernel = {height, width};
-      for (int x = 0; x < pooling.top.widths[i]; ++x) {
-        Window w = window_of(p, context.arena + p.bottom.offsets[i], p.bottom.stride, height, width, {y, x});
-        w.top = context.arena + p.top.at(i, y, x);
-        kernel(w);
-      }
-    });
+  const Pair kernel = pooling.kernel, stride = pooling.stride;
+  const bool share = !pooling.maximum && kernel.y >= 4 && kernel.x >= 4 && stride.y * 2 <= kernel.y;
+  return simple([pooling = std::move(pooling), share](const Context& context) {
+    if (share) {
+      average_by_rows(context, pooling);
+    } else {
+      pool(context, pooling);
+    }
   });
 }
 

@@ -122,7 +122,8 @@ class DirectConvolution final : public Operation {
       } else {
         m.a = packed;
         m.a_stride = odd_lines(m.depth);
-        for_places(part, [&](int r, const Place& p) { pack(context.arena, p, part.group, from, m.depth, packed + r * m.a_stride); });
+        const Term term = term_at(from);
+        for_places(part, [&](int r, const Place& p) { pack(context.arena, p, part.group, term, m.depth, packed + r * m.a_stride); });
       }
       m.b = filters.direct_panel(part.group, block, part.panel);
       m.panel_stride = static_cast<std::int64_t>(m.depth) * kPanelOutputs;
@@ -133,8 +134,18 @@ class DirectConvolution final : public Operation {
     }
   }
 
-  // Writes terms `from` to `from + terms` of the row of one output pixel.
-  void pack(const float* arena, const Place& place, int group, int from, int terms, float* out) const {
+  // Where a block of depth begins in the kernel.
+  struct Term {
+    int tap_y, tap_x, channel;
+  };
+
+  Term term_at(int from) const {
+    const int inside = c_.filters->shape.inside, tap = from / inside;
+    return {tap / c_.kernel.x, tap % c_.kernel.x, from % inside};
+  }
+
+  // Writes so many terms of the row of one output pixel, from a term on.
+  void pack(const float* arena, const Place& place, int group, Term term, int terms, float* out) const {
     const Blob& bottom = c_.bottom;
     const int inside = c_.filters->shape.inside;
     const int height = bottom.heights[place.image], width = bottom.widths[place.image];
@@ -142,22 +153,29 @@ class DirectConvolution final : public Operation {
     const float* image = arena + bottom.offsets[place.image] + static_cast<std::int64_t>(group) * inside;
     // Taps of a row of the kernel that lie side by side in the arena are copied at once.
     const bool runs = c_.dilation.x == 1 && bottom.stride == inside && first_x >= 0 && first_x + c_.kernel.x <= width;
-    int tap = from / inside, channel = from % inside;
     while (terms > 0) {
-      const int tap_y = tap / c_.kernel.x, tap_x = tap % c_.kernel.x;
-      const int y = first_y + tap_y * c_.dilation.y, x = first_x + tap_x * c_.dilation.x;
-      const int taps = runs ? c_.kernel.x - tap_x : 1;
-      const int count = std::min(terms, taps * inside - channel);
+      const int y = first_y + term.tap_y * c_.dilation.y, x = first_x + term.tap_x * c_.dilation.x;
+      const int taps = runs ? c_.kernel.x - term.tap_x : 1;
+      const int count = std::min(terms, taps * inside - term.channel);
       if (y >= 0 && y < height && x >= 0 && x < width) {
-        std::memcpy(out, image + (static_cast<std::int64_t>(y) * width + x) * bottom.stride + channel, count * sizeof(float));
+        copy_fours(image + (static_cast<std::int64_t>(y) * width + x) * bottom.stride + term.channel, count, out);
       } else {
         std::fill(out, out + count, 0.0f);
       }
       out += count;
       terms -= count;
-      tap += taps;
-      channel = 0;
+      term.channel = 0;
+      term.tap_x += taps;
+      if (term.tap_x == c_.kernel.x) {
+        term.tap_x = 0;
+        ++term.tap_y;
+      }
     }
+  }
+
+  // Copies in fours, up to three floats too many: what is written too much is written again, or is slack.
+  static void copy_fours(const float* from, int count, float* to) {
+    for (int i = 0; i < count; i += 4) std::memcpy(to + i, from + i, 4 * sizeof(float));
   }
 
   Convolution c_;

@@ -2,9 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Two steps into one environment: what densecast needs, for `make demo`; then what its development needs, for the rest.
+# Steps into one environment: what densecast needs, and its own kernels, for `make demo`; then what its development needs.
 USE_STAMP := $(VENV)/.installed-for-use
 STAMP := $(VENV)/.installed
+NATIVE := pipeline/engines/native/extension
+NATIVE_STAMP := $(VENV)/.installed-native
+NATIVE_FILES := $(wildcard $(NATIVE)/src/*) $(NATIVE)/CMakeLists.txt $(NATIVE)/pyproject.toml
 # Two processes: TensorFlow tests leave a core idle now and then, and the two of a small machine are enough for both.
 # Each keeps the tests of a file together, as far as it can, so that what a file prepares is prepared once.
 PYTEST_ARGS ?= --numprocesses 2 --dist worksteal
@@ -34,11 +37,21 @@ $(USE_STAMP): pyproject.toml constraints.txt
 	$(PIP) --editable '.[cpu]'
 	touch $@
 
-$(STAMP): $(USE_STAMP)
+# densecast's own kernels. Without a compiler densecast goes on: other engines run the nets. `make CXX=none` leaves them out.
+$(NATIVE_STAMP): $(USE_STAMP) $(NATIVE_FILES)
+	@if command -v "$(firstword $(CXX))" >/dev/null; then \
+		echo "building densecast's own kernels"; \
+		CXX="$(CXX)" $(PIP) --force-reinstall --no-deps ./$(NATIVE); \
+	else \
+		echo "no C++ compiler ($(CXX)): densecast goes on without its own kernels; other engines run the nets"; \
+	fi
+	touch $@
+
+$(STAMP): $(USE_STAMP) $(NATIVE_STAMP)
 	$(PIP) --editable '.[cpu,openvino,notebook,bench,docs,dev]'
 	touch $@
 
-demo: $(USE_STAMP)
+demo: $(USE_STAMP) $(NATIVE_STAMP)
 	$(BIN)/densecast demo --output demo-output
 
 # tests/cluster takes the whole machine, and servers that `make test` does not install.

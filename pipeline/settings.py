@@ -44,9 +44,10 @@ class Precision(StrEnum):
 
 
 class EngineName(StrEnum):
-    """What runs a model. `AUTO`: the fastest that is installed and agrees with the NumPy reference of the model."""
+    """What runs a model. `AUTO`: densecast's own, `NATIVE`; else the fastest that agrees with the NumPy reference."""
 
     AUTO = "auto"
+    NATIVE = "native"
     ONNXRUNTIME = "onnxruntime"
     OPENVINO = "openvino"
     TENSORFLOW = "tensorflow"
@@ -310,8 +311,8 @@ class ExecutionSettings:
     )
     engine: EngineName = _setting(
         EngineName.AUTO,
-        "What runs the net. auto: the fastest that is installed and agrees with the NumPy reference; measured once for"
-        " a machine and a model.",
+        "What runs the net. auto: native, densecast's own, where it can; else the fastest that is installed and agrees"
+        " with the NumPy reference, measured once for a machine and a model.",
         changes_maps=False,
     )
     rounding: Rounding = _setting(

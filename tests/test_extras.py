@@ -29,7 +29,7 @@ PLATFORMS = {
 PYTHONS = ("3.11", "3.12", "3.13")
 WITH_TENSORFLOW_CPU = {"Linux, x86-64", "Windows, x86-64"}  # the wheels of 2.21
 EXTRAS = sorted(PROJECT["project"]["optional-dependencies"])
-ENGINE_EXTRAS = ("cpu", "gpu", "onnx", "openvino", "tensorflow", "gpu-tensorflow")
+ENGINE_EXTRAS = ("cpu", "gpu", "native", "onnx", "openvino", "tensorflow", "gpu-tensorflow")
 
 
 def named(cell: str) -> set[str]:

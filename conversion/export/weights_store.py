@@ -185,6 +185,22 @@ def mapped_file(path: Path) -> Array:
         raise _invalid(path, error.strerror or str(error)) from error
 
 
+def release_pages(weights: Iterable[Array]) -> None:
+    """Takes the pages of mapped files out of this process's memory; those that are used again are read again.
+
+    Args:
+        weights: Arrays of `read_weights`; others stay as they are.
+    """
+    for array in weights:
+        base: object = array
+        while isinstance(base, np.ndarray):
+            base = base.base
+        while isinstance(base, memoryview):
+            base = base.obj
+        if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            base.madvise(mmap.MADV_DONTNEED)
+
+
 def _write_index(directory: Path, index: WeightsIndex) -> None:
     write_atomically(directory / INDEX_FILE, (index.model_dump_json() + "\n").encode())
 

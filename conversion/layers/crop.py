@@ -38,7 +38,7 @@ class Crop(Layer):
         """The first bottom: of the second only the size is read."""
         return self.bottoms[:1]
 
-    def _cuts(self, rank: int, like: int) -> dict[int, int]:
+    def cuts(self, rank: int, like: int) -> dict[int, int]:
         """Returns Caffe's axes that are cut, with their offsets, for bottoms of these ranks."""
         axis = canonical_axis(self, self.axis, rank)
         count = rank - axis
@@ -59,7 +59,7 @@ class Crop(Layer):
         """Returns the shapes that the class states."""
         shape, like = bottoms
         top = list(shape)
-        for axis, offset in self._cuts(len(shape), len(like)).items():
+        for axis, offset in self.cuts(len(shape), len(like)).items():
             if offset + like[axis] > shape[axis]:
                 raise self.invalid(
                     f"offset {offset} and size {like[axis]} reach past the {shape[axis]} of axis {axis}",
@@ -72,14 +72,14 @@ class Crop(Layer):
         """Returns one cell, shifted by `offset` in the first bottom."""
         if len(bottoms[0]) != 4:
             return None
-        cuts = self._cuts(4, len(bottoms[1]))
+        cuts = self.cuts(4, len(bottoms[1]))
         y, x = (Step(pad=Fraction(-cuts.get(axis, 0))) for axis in (2, 3))
         return y, x
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
         """Slices."""
         x, like = bottoms
-        cuts = self._cuts(x.ndim, like.ndim)
+        cuts = self.cuts(x.ndim, like.ndim)
         return [x[tuple(slice(cuts[a], cuts[a] + like.shape[a]) if a in cuts else slice(None) for a in range(x.ndim))]]
 
     @property
@@ -94,7 +94,7 @@ class Crop(Layer):
         rank, other = x.shape.rank, like.shape.rank
         begin, static = [0] * rank, x.shape.as_list()
         size = tf.unstack(tf.shape(x), num=rank)
-        for axis, offset in self._cuts(rank, other).items():
+        for axis, offset in self.cuts(rank, other).items():
             to, of = carried_axis(axis, rank), carried_axis(axis, other)
             begin[to], size[to], static[to] = offset, tf.shape(like)[of], like.shape[of]
         top = tf.slice(x, begin, tf.stack(size))
@@ -106,7 +106,7 @@ class Crop(Layer):
         x, like = bottoms
         cuts = {
             axis: offset
-            for axis, offset in self._cuts(x.rank, like.rank).items()
+            for axis, offset in self.cuts(x.rank, like.rank).items()
             if offset or x.shape[axis] is None or x.shape[axis] != like.shape[axis]
         }
         if not cuts:

@@ -86,7 +86,7 @@ class Power(ElementwiseLayer):
         message = definition.power_param
         return cls(definition, message.power, message.scale, message.shift)
 
-    def _constant(self) -> float | None:
+    def constant(self) -> float | None:
         """Returns the value of a top that does not depend on the bottom; None if it does."""
         with np.errstate(all="ignore"):  # inf, NaN and underflow to 0 are Caffe's results too
             if np.float32(self.power) * np.float32(self.scale) != 0:
@@ -95,7 +95,7 @@ class Power(ElementwiseLayer):
 
     def reference(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> list[Array]:  # noqa: ARG002
         """Computes the formula."""
-        constant = self._constant()
+        constant = self.constant()
         if constant is not None:
             return [np.full(bottoms[0].shape, constant)]
         with np.errstate(all="ignore"):
@@ -104,7 +104,7 @@ class Power(ElementwiseLayer):
     def tensorflow(self, bottoms: Sequence[Tensor], variables: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002
         """Uses `tf.pow` where there is a power."""
         tf = import_tensorflow()
-        constant = self._constant()
+        constant = self.constant()
         if constant is not None:
             return [tf.ones_like(bottoms[0]) * constant]
         affine = self.scale * bottoms[0] + self.shift
@@ -113,7 +113,7 @@ class Power(ElementwiseLayer):
     def onnx(self, graph: OnnxGraph, bottoms: Sequence[Value], variables: Sequence[Value]) -> list[Value]:  # noqa: ARG002
         """Uses Pow where there is a power."""
         x = bottoms[0]
-        constant = self._constant()
+        constant = self.constant()
         if constant is not None:
             top = graph.scalar(constant, x)
             return [graph.node("Expand", [top, graph.shape_of(x)], shape=x.shape, finite=math.isfinite(constant))]

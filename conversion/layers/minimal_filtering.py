@@ -30,14 +30,14 @@ _PAIRS = (Fraction(1), Fraction(2), Fraction(1, 2))
 
 
 class Filtering(NamedTuple):
-    """The matrices of F(2, k); the last row or column belongs to infinity, the others to finite points.
+    """The matrices of F(m, k); the last row or column belongs to infinity, if it is a point, the others to finite ones.
 
-    The outputs are outputs @ ((filters @ g) * (inputs @ d)) for k taps g and k + 1 inputs d.
+    The outputs are outputs @ ((filters @ g) * (inputs @ d)) for k taps g and m + k - 1 inputs d.
 
     Attributes:
-        outputs: float64 [2, k + 1]; the first row is ones, and 0 at infinity.
-        filters: float64 [k + 1, k].
-        inputs: float64 [k + 1, k + 1]; only the last row reads the last input.
+        outputs: float64 [m, m + k - 1]; the first row is ones, and only the last row has a number at infinity.
+        filters: float64 [m + k - 1, k].
+        inputs: float64 [m + k - 1, m + k - 1]; with infinity only the last row reads the last input.
     """
 
     outputs: Array
@@ -59,14 +59,34 @@ def filtering(taps: int) -> Filtering:
     """
     if not 2 <= taps <= LARGEST_KERNEL:
         raise ValueError(f"{taps} taps; minimal filtering is for 2 to {LARGEST_KERNEL}")
-    points = [Fraction(0)] * (taps % 2) + [s * p for p in _PAIRS[: taps // 2] for s in (1, -1)]
+    return point_filtering(
+        OUTPUTS, taps, [Fraction(0)] * (taps % 2) + [s * p for p in _PAIRS[: taps // 2] for s in (1, -1)]
+    )
+
+
+def point_filtering(count: int, taps: int, points: Sequence[Fraction]) -> Filtering:
+    """Returns the matrices of F(m, k), in exact fractions before they are rounded to float64.
+
+    Args:
+        count: m, the outputs.
+        taps: k.
+        points: m + k - 1 finite points; or one less, where infinity is the last.
+
+    Raises:
+        ValueError: There are more or fewer points, or two are equal.
+    """
+    products = count + taps - 1
+    if len(points) not in (products, products - 1) or len(set(points)) < len(points):
+        raise ValueError(f"F({count}, {taps}) is not made of the points {', '.join(map(str, points))}")
+    infinite = len(points) < products
     others = [[q for q in points if q != p] for p in points]
     scales = [math.prod((p - q for q in rest), start=Fraction(1)) for p, rest in zip(points, others, strict=True)]
-    outputs = [[p**row for p in points] + [Fraction(row)] for row in range(OUTPUTS)]
+    outputs = [[p**row for p in points] + [Fraction(row == count - 1)] * infinite for row in range(count)]
     filters = [[p**tap / scale for tap in range(taps)] for p, scale in zip(points, scales, strict=True)]
-    filters.append([Fraction(0)] * (taps - 1) + [Fraction(1)])
-    inputs = [[*_polynomial(rest), Fraction(0)] for rest in others]
-    inputs.append(_polynomial(points))
+    inputs = [_polynomial(rest) + [Fraction(0)] * infinite for rest in others]
+    if infinite:
+        filters.append([Fraction(0)] * (taps - 1) + [Fraction(1)])
+        inputs.append(_polynomial(points))
     a, g, b = (np.array([[float(x) for x in row] for row in rows]) for rows in (outputs, filters, inputs))
     # Powers of two make both factors of a product equally large, and change no digit.
     balance = 2.0 ** np.round(np.log2(np.linalg.norm(b, axis=1) / np.linalg.norm(g, axis=1)) / 2)

@@ -47,6 +47,15 @@ class Engine(Protocol):
 
 
 @runtime_checkable
+class ExactEngine(Engine, Protocol):
+    """An engine that may promise bits."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether the bits of a map follow from model and image alone: no batch has to be measured or respected."""
+
+
+@runtime_checkable
 class WindowEngine(Engine, Protocol):
     """An engine that also classifies windows of the size that the net was trained at."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from conversion import ModelMetadata, needs_tensorflow
+from conversion import ModelMetadata, load_model_network, needs_tensorflow, unplain_layer
 from conversion.errors import install_extra
 from pipeline.engines.devices import CPU
 from pipeline.engines.gpu_diagnosis import hidden
@@ -19,26 +19,36 @@ from pipeline.maps.recipe import Precision
 from pipeline.settings import EngineName
 
 _NEEDS: Mapping[EngineName, tuple[str, ...]] = {
+    EngineName.NATIVE: ("densecast_native",),
     EngineName.ONNXRUNTIME: ("onnx", "onnxruntime"),
     EngineName.OPENVINO: ("onnx", "openvino"),
     EngineName.TENSORFLOW: ("tensorflow",),
 }
-"""The modules of each engine, in the order in which `auto` prefers engines of equal speed."""
+"""The modules of each engine, in the order in which `auto` prefers engines of equal speed; densecast's own is first."""
 _DISTRIBUTIONS: Mapping[EngineName, tuple[str, ...]] = {
+    EngineName.NATIVE: ("densecast-native",),
     EngineName.ONNXRUNTIME: ("onnxruntime", "onnxruntime-gpu"),
     EngineName.OPENVINO: ("openvino",),
     EngineName.TENSORFLOW: ("tensorflow", "tensorflow-cpu"),
 }
 PRECISIONS = {
+    EngineName.NATIVE: (Precision.FLOAT32,),
     EngineName.ONNXRUNTIME: (Precision.FLOAT32, Precision.FLOAT16),
     EngineName.OPENVINO: (Precision.FLOAT32,),
 }
-"""What the engines of ONNX graphs compute in."""
+"""What the engines besides TensorFlow compute in."""
+_AGAIN = "convert it again where {} is installed: densecast convert PROTOTXT WEIGHTS --output MODEL --format both"
 _REASONS = {
     (EngineName.ONNXRUNTIME, Precision.BFLOAT16): ": ONNX has convolutions in bfloat16 from opset 22 on, and the "
     "graph is of an earlier one"
 }
-_EXTRAS = {EngineName.ONNXRUNTIME: "cpu", EngineName.OPENVINO: "openvino", EngineName.TENSORFLOW: "cpu"}
+BUILD_IT = "build it with a C++ compiler, in densecast's repository: pip install ./pipeline/engines/native/extension"
+"""How the module of densecast's own engine is installed: no index has it."""
+_EXTRAS = {
+    EngineName.ONNXRUNTIME: "cpu",
+    EngineName.OPENVINO: "openvino",
+    EngineName.TENSORFLOW: "cpu",
+}
 
 
 @dataclass(frozen=True)
@@ -80,18 +90,19 @@ def _missing(engine: EngineName) -> tuple[str, str] | None:
     if not missing:
         return None
     verb = "is" if len(missing) == 1 else "are"
-    return f"{' and '.join(missing)} {verb} not installed", install_extra(_EXTRAS[engine])
+    remedy = BUILD_IT if engine is EngineName.NATIVE else install_extra(_EXTRAS[engine])
+    return f"{' and '.join(missing)} {verb} not installed", remedy
 
 
 def _unable(engine: EngineName, wish: Wish, *, here: bool) -> tuple[str, str] | None:
     """Returns why an engine that is installed cannot do it, from facts that need no engine."""
-    again = "convert it again where {} is installed: densecast convert PROTOTXT WEIGHTS --output MODEL --format both"
     if engine is EngineName.TENSORFLOW:
         if "savedmodel" in wish.metadata.forms:
             return None
-        return f"the model {wish.metadata.name} has no SavedModel", again.format("TensorFlow")
-    if "onnx" not in wish.metadata.forms or needs_tensorflow(wish.model):
-        return f"the model {wish.metadata.name} has no ONNX graph", again.format("the extra `onnx`")
+        return f"the model {wish.metadata.name} has no SavedModel", _AGAIN.format("TensorFlow")
+    without = _without_form(engine, wish)
+    if without is not None:
+        return without
     if wish.precision not in PRECISIONS[engine]:
         known = " or ".join(PRECISIONS[engine])
         why = f"it does not compute in {wish.precision}{_REASONS.get((engine, wish.precision), '')}"
@@ -106,6 +117,18 @@ def _unable(engine: EngineName, wish: Wish, *, here: bool) -> tuple[str, str] | 
             "install densecast in a new environment, with its extra `gpu`; or use --device cpu, or --engine tensorflow",
         )
     return "it runs on CPUs only", "use --device cpu, --engine onnxruntime, or --engine tensorflow"
+
+
+def _without_form(engine: EngineName, wish: Wish) -> tuple[str, str] | None:
+    """Returns why an engine other than TensorFlow does not read the model; None if it does."""
+    if engine is EngineName.NATIVE:
+        if needs_tensorflow(wish.model):
+            return f"an older version of densecast made the model {wish.metadata.name}", _AGAIN.format("densecast")
+        layer = unplain_layer(load_model_network(wish.model), wish.metadata.output_blob)
+        return (layer, "use another engine, such as --engine onnxruntime") if layer else None
+    if "onnx" not in wish.metadata.forms or needs_tensorflow(wish.model):
+        return f"the model {wish.metadata.name} has no ONNX graph", _AGAIN.format("the extra `onnx`")
+    return None
 
 
 def prefers_gpu(engine: EngineName, device: str) -> bool:

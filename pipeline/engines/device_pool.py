@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conversion import ModelMetadata
-from pipeline.engines.base import Engine, WindowEngine
+from pipeline.engines.base import Engine, ExactEngine, WindowEngine
 from pipeline.engines.devices import Device
 from pipeline.errors import EngineError, JobError
 from pipeline.maps.classification_map import CellScores
@@ -65,6 +65,7 @@ class DevicePool:
         self._counts = ThreadCounts()
         with self._engine() as (_, engine):
             self._metadata, self._identity = engine.metadata, engine.identity
+            self._exact = isinstance(engine, ExactEngine) and engine.exact
 
     @property
     def metadata(self) -> ModelMetadata:
@@ -75,6 +76,11 @@ class DevicePool:
     def identity(self) -> str:
         """That of the first device's engine; see `Engine`."""
         return self._identity
+
+    @property
+    def exact(self) -> bool:
+        """See `ExactEngine`: that of the first device's engine."""
+        return self._exact
 
     def score(self, images: NDArray[np.uint8]) -> list[CellScores]:
         """See `Engine`; waits for a device."""

@@ -45,8 +45,10 @@ class EngineFactory:
             raise SettingError("the engine is not decided", remedy="decide it with choose_engine, or name an engine")
         if self.compiled and self.engine is not EngineName.TENSORFLOW:
             raise SettingError(f"XLA compiles nets of TensorFlow, not of {self.engine}", remedy="leave out `compiled`")
-        if self.device.startswith("gpu") and self.engine is EngineName.OPENVINO:
-            raise SettingError("the engine openvino computes on CPUs", remedy="use --device cpu, or another engine")
+        if self.device.startswith("gpu") and self.engine in (EngineName.NATIVE, EngineName.OPENVINO):
+            raise SettingError(
+                f"the engine {self.engine} computes on CPUs", remedy="use --device cpu, or another engine"
+            )
 
     def check(self) -> None:
         """Raises EngineError if a GPU is requested and there is none; an engine is loaded only for that."""
@@ -80,6 +82,10 @@ class EngineFactory:
             from pipeline.engines.onnxruntime import OnnxRuntimeEngine
 
             return OnnxRuntimeEngine(*how, precision=recipe.precision, windows=windows)
+        if self.engine is EngineName.NATIVE:
+            from pipeline.engines.native.engine import NativeEngine
+
+            return NativeEngine(*how, precision=recipe.precision, windows=windows)
         if self.engine is EngineName.OPENVINO:
             from pipeline.engines.openvino import OpenVinoEngine
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from conversion import InferenceGraph, import_onnxruntime
 from pipeline.engines.candidates import PRECISIONS
 from pipeline.engines.cell_scores import Arrays
-from pipeline.engines.graph_engine import IMAGES, GraphEngine, Images
+from pipeline.engines.graph_engine import IMAGES, GraphEngine
+from pipeline.engines.model_engine import Images
 from pipeline.engines.onnxruntime_packages import check_onnxruntime_packages
 from pipeline.engines.threads import usable_cores
 from pipeline.malloc_trim import release_free_memory

@@ -9,7 +9,8 @@ from typing import Any
 from conversion import InferenceGraph
 from pipeline.engines.cell_scores import Arrays
 from pipeline.engines.devices import Device
-from pipeline.engines.graph_engine import IMAGES, Images
+from pipeline.engines.graph_engine import IMAGES
+from pipeline.engines.model_engine import Images
 from pipeline.engines.node_placement import RECORD_PLACEMENT, in_words, misplaced, placement
 from pipeline.engines.onnxruntime import OnnxRuntimeEngine, Weights
 from pipeline.engines.onnxruntime_devices import CUDA

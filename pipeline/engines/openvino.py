@@ -10,8 +10,9 @@ from conversion import InferenceGraph
 from conversion.errors import ConversionError
 from pipeline.engines.candidates import PRECISIONS
 from pipeline.engines.cell_scores import Arrays
-from pipeline.engines.graph_engine import IMAGES, GraphEngine, Images
+from pipeline.engines.graph_engine import IMAGES, GraphEngine
 from pipeline.engines.load_openvino import import_openvino
+from pipeline.engines.model_engine import Images
 from pipeline.engines.threads import usable_cores
 from pipeline.errors import EngineError
 from pipeline.malloc_trim import release_free_memory

@@ -9,7 +9,7 @@ import numpy as np
 
 from conversion import ModelMetadata
 from pipeline.engines import Engine
-from pipeline.engines.base import BatchShape
+from pipeline.engines.base import BatchShape, ExactEngine
 from pipeline.errors import EngineError
 from pipeline.maps.classification_map import CellScores
 from pipeline.scoring.batching import BatchBudget, BatchEffect, Shape, batch_size
@@ -29,11 +29,11 @@ def batch_effect(
 
     Args:
         engine: The engine.
-        rounding: `BOUNDED` measures nothing and respects nothing.
+        rounding: `BOUNDED` measures nothing and respects nothing; nor does an engine that promises its bits.
         budget: The size of batches.
         compiled: Batches that XLA compiles; they are measured as well.
     """
-    if rounding is Rounding.BOUNDED:
+    if rounding is Rounding.BOUNDED or (isinstance(engine, ExactEngine) and engine.exact):
         return BatchEffect.NONE
     shapes = probe_shapes(engine.metadata, budget) + [(count, (h, w)) for count, h, w in compiled if count > 1]
     key = ("batch-effect", engine.identity, engine.metadata.digest, str(shapes))

@@ -57,10 +57,11 @@ def choose_engine(
 ) -> EngineChoice:
     """Returns the engine that a run uses.
 
-    `AUTO` takes the engine that would use a GPU of this machine. Without one it tries every engine but TensorFlow on an
-    image, in a process of its own, and takes the fastest that agrees with the NumPy reference. The result is kept for
-    the next run on this machine with this model. TensorFlow is not tried, since its start takes longer than its speed
-    could win back: `AUTO` takes it where no other engine can do what the recipe asks for.
+    `AUTO` takes the engine that would use a GPU of this machine. Without one it takes densecast's own where it can run
+    the job. Else it tries every engine but TensorFlow on an image, in a process of its own, and takes the fastest that
+    agrees with the NumPy reference. The result is kept for the next run on this machine with this model. TensorFlow is
+    not tried, since its start takes longer than its speed could win back: `AUTO` takes it where no other engine can do
+    what the recipe asks for.
 
     Args:
         wanted: The engine, or `AUTO`.
@@ -94,18 +95,24 @@ def choose_engine(
         )
     installed = [name for name in able if is_installed(name)]
     if not installed:
-        return EngineChoice(able[0], "the first that can run the model; none of them is installed where the run starts")
+        # Workers have what their extra installs; few have been built with densecast's own kernels.
+        first = min(able, key=lambda name: name is EngineName.NATIVE)
+        return EngineChoice(first, "the first that can run the model; none of them is installed where the run starts")
     able = installed
     others = "; ".join(f"{name}: {why}" for name, (why, _) in against.items() if why)
     for name in able:
         if prefers_gpu(name, device):
             return EngineChoice(name, "it uses the GPU of this machine")
+    if EngineName.NATIVE in able:
+        return EngineChoice(EngineName.NATIVE, "densecast's own: fast on CPUs, and the same bits on all of them")
     tried = [name for name in able if name is not EngineName.TENSORFLOW]
     if not tried:
         return EngineChoice(able[0], f"no other engine can run this job ({others})" if others else "")
     if len(tried) == 1 and metadata.onnx_verification is not None:
-        return EngineChoice(tried[0], "the only engine besides TensorFlow that can run this job")
-    return _fastest(tried, wish, or_else=EngineName.TENSORFLOW if EngineName.TENSORFLOW in able else None)
+        choice = EngineChoice(tried[0], "the only engine besides TensorFlow that can run this job")
+    else:
+        choice = _fastest(tried, wish, or_else=EngineName.TENSORFLOW if EngineName.TENSORFLOW in able else None)
+    return EngineChoice(choice.engine, f"{choice.reason}; not native: {against[EngineName.NATIVE][0]}")
 
 
 def _fastest(tried: Sequence[EngineName], wish: Wish, *, or_else: EngineName | None) -> EngineChoice:

@@ -24,6 +24,7 @@ from conversion import (
     load_model_network,
     read_metadata,
     receptive_field,
+    unplain_layer,
 )
 from conversion.errors import ConversionError
 from models import entries
@@ -50,6 +51,7 @@ class NetworkReport(BaseModel):
         output_blob: The blob of the map, by its name after the cast.
         output_reason: Why it is this blob.
         refusal: Why the network cannot be converted to a model with this map; None if it can be.
+        not_native: The layer for which densecast's own engine does not run it, and why; None if it does.
         geometry: Which pixels a cell stands for.
         overhang: Pixels by which the last cell's window reaches past the image, [vertical, horizontal].
         layers: The layers, in order.
@@ -65,6 +67,7 @@ class NetworkReport(BaseModel):
     output_blob: str
     output_reason: str
     refusal: str | None = None
+    not_native: str | None = None
     geometry: GeometryMetadata
     overhang: list[float]
     layers: list[LayerReport]
@@ -152,6 +155,7 @@ def _report(
         classes=cells[1],
         output_blob=output.blob,
         output_reason=output.reason,
+        not_native=unplain_layer(network, output.blob) or None,
         geometry=geometry,
         overhang=[
             float(geometry.y.overhang(height, cells[2])),
@@ -196,6 +200,8 @@ def _facts(report: NetworkReport) -> Table:
         ("receptive field", f"{_pair(y.receptive_field, x.receptive_field)} pixels: all that a cell can see"),
         ("overhang", f"{_pair(*report.overhang)} pixels of the last window lie past the image"),
     ]
+    if report.not_native:
+        rows.append(("not native", f"{report.not_native}; another engine runs the net"))
     if report.refusal:
         rows.append(("no model", report.refusal))
     if report.model:

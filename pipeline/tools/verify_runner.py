@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 from rich.console import Group, RenderableType
@@ -22,7 +23,7 @@ from pipeline.maintenance.check import check
 from pipeline.maps.recipe import Form
 from pipeline.runners.flink import FlinkCluster
 from pipeline.runners.registry import describe_runner, open_runner
-from pipeline.settings import LOCAL, ExecutionSettings, Rounding
+from pipeline.settings import LOCAL, EngineName, ExecutionSettings, Rounding
 from pipeline.storage.address import is_remote, join, local_path
 from pipeline.storage.options import StorageOptions
 from pipeline.table import diff
@@ -229,9 +230,15 @@ def _night(there_root: str, there: JobResult, here_root: str, here: JobResult) -
         there=_run_report(there),
         here=_run_report(here),
         tables=compare_tables(there_root, here_root),
-        promise=Rounding.EXACT if exact and alike else Rounding.BOUNDED,
+        promise=Rounding.EXACT if exact and (alike or _same_native(runs)) else Rounding.BOUNDED,
         damage=tuple(f"{finding.kind.value}: {finding.where}: {finding.what}" for finding in findings),
     )
+
+
+def _same_native(runs: Sequence[Mapping[str, Any]]) -> bool:
+    """Returns whether all runs used one version of densecast's own engine, whose bits no processor changes."""
+    engines = [(run.get("engine", {}).get("name"), run.get("engine", {}).get("versions")) for run in runs]
+    return set(map(str, engines)) == {str((EngineName.NATIVE.value, engines[0][1]))}
 
 
 def _run_report(result: JobResult) -> RunReport:
@@ -301,7 +308,7 @@ def _lines(night: Night) -> Iterator[str]:
     else:
         yield f"counters as here: {_counts(there.counters)}"
     if night.promise is Rounding.EXACT:
-        yield "all bits have to be equal: the runs were exact, on processors of one kind"
+        yield "all bits have to be equal: the runs were exact, on processors of one kind or by the engine native"
     else:
         yield f"scores have to be equal within {TOLERANCE:g}: the runs were bounded, or the processors differ"
     yield from diff.summary(night.tables, "there", "here")

@@ -26,6 +26,7 @@ NOT_FOR_USERS = {
     *("pipeline.images.decoding_rules.Decoding", "pipeline.images.decoding_rules.Rules"),  # not a user's choice
     *("conversion.caffe.caffe_pb2.LayerParameter", "conversion.layers.base.Step"),  # layers are made by load_network
     *("conversion.layers.onnx_graph.OnnxGraph", "conversion.layers.onnx_value.Value"),
+    "conversion.layers.windows.Windows",  # of plain operations, which `plain_network` returns
     "conversion.export.savedmodel.Signature",  # of a SavedModel, which `load_savedmodel` returns
 }
 """Types of methods that other modules of densecast call."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from conversion.errors import MissingExtraError
 from pipeline.engines import Engine
+from pipeline.engines.native.engine import NativeEngine
 from pipeline.engines.onnxruntime import OnnxRuntimeEngine
 from pipeline.engines.openvino import OpenVinoEngine
 from pipeline.engines.tensorflow import TensorFlowEngine
@@ -18,6 +19,7 @@ from pipeline.tools.benchmark import matrix_product
 from tests.benchmarks.ruler.serve import Job, MissingError, Opened, Run, serve
 
 OURS: dict[str, Callable[[str, Sequence[str]], Engine]] = {
+    "native": lambda model, features: NativeEngine(model, features=features),
     "onnxruntime": lambda model, features: OnnxRuntimeEngine(model, features=features),
     "openvino": lambda model, features: OpenVinoEngine(model, features=features),
     "tensorflow": lambda model, features: TensorFlowEngine(model, features=features),

@@ -14,6 +14,7 @@ import pytest
 
 from conversion import cast, convert, evaluate, load_network, read_metadata, save
 from pipeline.engines import Engine
+from pipeline.engines.native.engine import NativeEngine
 from pipeline.engines.onnxruntime import OnnxRuntimeEngine
 from pipeline.engines.openvino import OpenVinoEngine
 from pipeline.engines.tensorflow import TensorFlowEngine
@@ -40,6 +41,7 @@ ENGINES: dict[str, OpenModel] = {
     "onnxruntime, products": OnnxRuntimeEngine,
     "onnxruntime, for GPUs": functools.partial(BoundOnCpu, device=GPU),
     "openvino": OpenVinoEngine,
+    "native": NativeEngine,
 }
 
 
@@ -52,6 +54,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=ENGINES)
 def open_engine(model: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> OpenModel:
+    if request.param == "native":
+        pytest.importorskip("densecast_native", reason="the extension is built where a compiler is at hand")
     if "products" in request.param:
         monkeypatch.setattr("conversion.export.cellwise._LEAST_WEIGHTS", 1)
     return functools.partial(ENGINES[request.param], model)
@@ -219,6 +223,8 @@ def undecided(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", ENGINES)
 def test_of_equal_probabilities_the_lower_class_comes_first(undecided: Path, name: str):
     """Saturated nets have many classes of probability 0."""
+    if name == "native":
+        pytest.importorskip("densecast_native", reason="the extension is built where a compiler is at hand")
     [cells] = ENGINES[name](undecided, k=5).score(images(1, 240, 260))
     assert (cells.scores == cells.scores[0, 0, 0]).all()
     np.testing.assert_array_equal(cells.classes, np.broadcast_to(np.arange(5), cells.classes.shape))

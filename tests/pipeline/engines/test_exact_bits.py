@@ -48,12 +48,17 @@ def scored(
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime", "openvino", pytest.param("tensorflow", marks=pytest.mark.large)])
+@pytest.mark.parametrize(
+    "engine", ["native", "onnxruntime", "openvino", pytest.param("tensorflow", marks=pytest.mark.large)]
+)
 def test_bits_do_not_depend_on_order_and_division(small_model: Path, images: Path, tmp_path: Path, engine: str):
+    if engine == "native":
+        pytest.importorskip("densecast_native", reason="it is built where a C++ compiler is at hand: make")
     found = scored(small_model, images, tmp_path, {}, engine=engine)
     assert found["images"] == 12
     assert found["differing"] == []
-    assert len(list((tmp_path / "densecast" / "measured").iterdir())) == 1
+    measured = tmp_path / "densecast" / "measured"
+    assert len(list(measured.iterdir()) if measured.exists() else []) == (0 if engine == "native" else 1)
 
 
 @pytest.mark.large

@@ -23,7 +23,13 @@ from pipeline.scoring.engine_trials import Trial
 from pipeline.settings import EngineName
 from tests.support.fakes import write_model
 
-AUTO, ONNXRUNTIME, OPENVINO, TENSORFLOW = EngineName
+AUTO, NATIVE, ONNXRUNTIME, OPENVINO, TENSORFLOW = EngineName
+
+
+@pytest.fixture(autouse=True)
+def without_native(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is built, `auto` would take it; tests of it have it installed, or say so."""
+    monkeypatch.setitem(candidates._NEEDS, NATIVE, ("no_such_module",))
 
 
 def choose(
@@ -135,6 +141,30 @@ def test_a_launcher_of_distant_workers_needs_no_engine(small_model: Path, monkey
         choose(small_model, OPENVINO, here=False, precision=Precision.FLOAT16)
 
 
+def test_auto_takes_densecasts_own_without_a_trial(small_model: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(candidates._NEEDS, NATIVE, ("numpy",))
+    monkeypatch.setattr(engine_choice, "_fastest", lambda *_, **__: pytest.fail("a trial"))
+    assert choose(small_model).engine is NATIVE
+    assert choose(small_model, device="gpu", here=False).engine is ONNXRUNTIME
+    with pytest.raises(EngineError, match="--engine native cannot") as caught:
+        choose(small_model, NATIVE, precision=Precision.FLOAT16)
+    assert "does not compute in float16" in caught.value.why
+
+
+def test_without_densecasts_own_the_reason_is_said(
+    small_model: Path, trials: dict[EngineName, Trial | None], monkeypatch: pytest.MonkeyPatch
+):
+    assert choose(small_model).reason.endswith("not native: no_such_module is not installed")
+    with pytest.raises(EngineError) as caught:
+        choose(small_model, NATIVE)
+    assert "pip install ./pipeline/engines/native/extension" in caught.value.remedy
+    monkeypatch.setitem(candidates._NEEDS, NATIVE, ("numpy",))
+    monkeypatch.setattr(candidates, "unplain_layer", lambda *_: "layer 'mvn' (MVN): no plain operations compute MVN")
+    choice = choose(small_model)
+    assert choice.engine is OPENVINO
+    assert "not native: layer 'mvn' (MVN)" in choice.reason
+
+
 def test_one_engine_besides_tensorflow_needs_no_trial(
     small_model: Path, trials: dict[EngineName, Trial | None], monkeypatch: pytest.MonkeyPatch
 ):
@@ -147,7 +177,7 @@ def test_names_are_checked():
     assert engine_named("openvino") is OPENVINO
     with pytest.raises(SettingError, match="'caffe' is not an engine") as caught:
         engine_named("caffe")
-    assert "onnxruntime" in caught.value.remedy
+    assert "native, onnxruntime" in caught.value.remedy
 
 
 SCORE = """

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from conversion import DenseOptions
 from models import entries
 from pipeline.tools.inspect_network import _model_facts, inspect, render
 from tests.support.fakes import METADATA
@@ -51,6 +53,27 @@ def test_map_size_and_geometry_at_451(name: str):
     text = stream.getvalue()
     assert f"{cells}x{cells} cells" in text
     assert f"{window} pixels: the crop" in text
+
+
+def test_the_layer_is_named_for_which_the_native_engine_does_not_run_a_net(tmp_path: Path):
+    head = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 8 dim: 8 } } }\n'
+    net = (
+        head
+        + """
+        layer { name: "twice" type: "Tile" bottom: "data" top: "twice" tile_param { tiles: 2 } }
+        layer { name: "c" type: "Convolution" bottom: "BOTTOM" top: "c"
+                convolution_param { num_output: 2 kernel_size: 8 } }
+        layer { name: "prob" type: "Softmax" bottom: "c" top: "prob" }"""
+    )
+    reports = {}
+    for bottom in ("data", "twice"):
+        (tmp_path / "net.prototxt").write_text(net.replace("BOTTOM", bottom))
+        reports[bottom] = inspect(str(tmp_path / "net.prototxt"), options=DenseOptions(output_blob="prob"))
+    assert reports["data"].not_native is None
+    assert reports["twice"].not_native == "layer 'twice' (Tile): no plain operations compute Tile"
+    stream = io.StringIO()
+    Console(width=200, file=stream).print(render(reports["twice"]))
+    assert "layer 'twice' (Tile): no plain operations compute Tile; another engine runs the net" in stream.getvalue()
 
 
 def test_a_model_says_whether_its_mean_image_is_kept():

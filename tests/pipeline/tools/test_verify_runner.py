@@ -23,7 +23,7 @@ from pipeline.jobs.run import JobResult, run_job
 from pipeline.jobs.spec import ScoringJob
 from pipeline.settings import LOCAL, Rounding
 from pipeline.table.reader import MapTable
-from pipeline.tools.verify_runner import Trial, TrialReport, compare_tables, render, try_runner
+from pipeline.tools.verify_runner import Trial, TrialReport, _same_native, compare_tables, render, try_runner
 from pipeline.tools.verify_runner_images import shape_for
 from tests.faults.collection import without_tensorflow
 from tests.support.fakes import METADATA, WINDOW, FullEngine, write_model
@@ -130,6 +130,15 @@ def test_other_processors_are_compared_within_the_bound(model: Path, monkeypatch
     report = tried(model, there(elsewhere))
     assert report.equal
     assert {night.promise for night in report.nights} == {Rounding.BOUNDED}
+
+
+def test_the_native_engine_promises_all_bits_on_any_processors():
+    native = {"name": "native", "versions": {"densecast-native": "0.1.0"}}
+    newer = {"name": "native", "versions": {"densecast-native": "0.2.0"}}
+    assert _same_native([{"engine": native}, {"engine": native}])
+    assert not _same_native([{"engine": native}, {"engine": newer}])
+    assert not _same_native([{"engine": {"name": "onnxruntime"}}] * 2)
+    assert not _same_native([{}, {}])
 
 
 @pytest.mark.large

@@ -6,7 +6,7 @@ import abc
 
 import numpy as np
 
-from conversion import InferenceGraph, ModelMetadata, inference_graph
+from conversion import InferenceGraph, inference_graph
 from pipeline.engines.model_engine import Images, ModelEngine
 from pipeline.errors import EngineError
 from pipeline.maps.recipe import Form, Precision

@@ -143,7 +143,7 @@ def test_a_launcher_of_distant_workers_needs_no_engine(small_model: Path, monkey
 
 def test_auto_takes_densecasts_own_without_a_trial(small_model: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(candidates._NEEDS, NATIVE, ("numpy",))
-    monkeypatch.setattr(engine_choice, "_fastest", lambda *_, **__: pytest.fail("a trial"))
+    monkeypatch.setattr(engine_trials, "try_engines", lambda *_: pytest.fail("a trial"))
     assert choose(small_model).engine is NATIVE
     assert choose(small_model, device="gpu", here=False).engine is ONNXRUNTIME
     with pytest.raises(EngineError, match="--engine native cannot") as caught:

@@ -15,7 +15,7 @@ import numpy as np
 from conversion import ModelMetadata
 from pipeline import counters
 from pipeline.byte_budget import PROCESS
-from pipeline.engines import Engine, EngineOutOfMemoryError
+from pipeline.engines import Engine, EngineOutOfMemoryError, MixedEngine
 from pipeline.errors import EngineError
 from pipeline.images.decode import DecodeLimits
 from pipeline.images.decoder_process import TIMEOUT_S
@@ -31,7 +31,7 @@ from pipeline.maps.recipe import Recipe
 from pipeline.maps.tiling import Tile, TileGrid, cut
 from pipeline.maps.windows import cut_windows, window_geometry
 from pipeline.rejection import Reason, Rejected
-from pipeline.scoring.batching import Batch, BatchBudget, BatchEffect, Batcher
+from pipeline.scoring.batching import Batch, BatchBudget, BatchEffect, Batcher, MixedBatcher
 from pipeline.scoring.inference import Inference
 from pipeline.scoring.loader import Loaded, Loader
 from pipeline.scoring.prefetch import LookAhead, Prefetcher
@@ -166,7 +166,7 @@ class Scorer:
         self._engine, self._recipe, self._limits, self._run_id = engine, recipe, limits, run_id
         self._geometry = geometry_of(engine.metadata)
         self._effect = effect
-        self._batcher: Batcher[_Pending] = Batcher(limits.budget, effect)
+        self._batcher = self._new_batcher()
         # Apart from the images, which may have the same shape.
         self._windows_batcher: Batcher[_Pending] = Batcher(limits.budget, effect)
         PROCESS.total = limits.load_bytes
@@ -194,7 +194,7 @@ class Scorer:
         running, self._running = self._running, None
         if running is not None and not running.maps.cancel():
             wait([running.maps])
-        self._batcher = Batcher(self._limits.budget, self._effect)
+        self._batcher = self._new_batcher()
         self._windows_batcher = Batcher(self._limits.budget, self._effect)
         self.counts.clear()
 
@@ -202,6 +202,11 @@ class Scorer:
         """Drops all images that wait, and ends the threads and the decoder processes."""
         self._loads.close()
         self._inference.close()
+
+    def _new_batcher(self) -> Batcher[_Pending] | MixedBatcher[_Pending]:
+        if isinstance(self._engine, MixedEngine) and self._engine.mixed:
+            return MixedBatcher(self._limits.budget)
+        return Batcher(self._limits.budget, self._effect)
 
     def _score_all(self, loads: Iterator[tuple[ImageReference, Loaded | Rejected]]) -> Iterator[Scored]:
         for _, loaded in loads:

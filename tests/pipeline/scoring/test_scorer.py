@@ -23,7 +23,7 @@ from pipeline.scoring.tiles import tiles_of
 from pipeline.sources import ImageReference
 from pipeline.table.row_decoding import map_from_rows, scalars
 from pipeline.table.rows import MapRow, rows_to_arrow
-from tests.support.fakes import METADATA, FakeEngine, probabilities
+from tests.support.fakes import METADATA, FakeEngine, FakeMixedEngine, probabilities
 
 
 def save(path: Path, pixels: np.ndarray) -> ImageReference:
@@ -60,6 +60,30 @@ def test_a_map_is_of_its_own_image_in_batches_of_several_shapes(tmp_path: Path):
         assert row.classes is not None
         np.testing.assert_array_equal(row.classes.reshape(*expected.shape[:2], 2)[..., 0], expected.argmax(-1))
     assert {shape[0] for shape in engine.batches if shape[1:3] == (32, 40)} == {4}, "incomplete batches are padded"
+
+
+def test_an_engine_that_takes_several_sizes_gets_images_as_they_come(tmp_path: Path):
+    pixels = {f"i{n}": noise(n, *((32, 40) if n % 3 else (24, 16))) for n in range(20)}
+    references = [save(tmp_path / f"{name}.png", p) for name, p in pixels.items()]
+    engine = FakeMixedEngine()
+    rows = run(scorer(engine, budget=BatchBudget(mixed_pixels=32 * 40 * 4)), references)
+    for name, p in pixels.items():
+        classes = rows[name].classes
+        assert classes is not None
+        np.testing.assert_array_equal(classes.reshape(-1, 2)[:, 0], probabilities(p).argmax(-1).ravel())
+    assert sum(len(sizes) for sizes in engine.batches) == len(pixels), "no image is computed twice"
+    assert any(len(set(sizes)) == 2 for sizes in engine.batches)
+
+
+def test_a_batch_of_several_sizes_that_fails_loses_nothing(tmp_path: Path):
+    pixels = [noise(n, *((32, 40) if n % 3 else (24, 16))) for n in range(7)]
+    for n, p in enumerate(pixels):
+        p[0, 0, 0] = 77 if n == 2 else 1
+    references = [save(tmp_path / f"i{n}.png", p) for n, p in enumerate(pixels)]
+    rows = run(scorer(FakeMixedEngine(broken=77)), references)
+    assert {name for name, row in rows.items() if row.status == "rejected"} == {"i2"}
+    rows = run(scorer(FakeMixedEngine(largest_batch=2)), references)
+    assert {row.status for row in rows.values()} == {"scored"}
 
 
 @pytest.mark.parametrize("largest", [1, 2, 3])

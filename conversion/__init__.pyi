@@ -45,6 +45,9 @@ from .export.preprocessing import ChannelOrder as ChannelOrder
 from .export.preprocessing import Preprocessing as Preprocessing
 from .export.preprocessing import read_labels as read_labels
 from .export.publish import check_target as check_target
+from .export.reference_example import ReferenceExample as ReferenceExample
+from .export.reference_example import compute_reference as compute_reference
+from .export.reference_example import read_reference as read_reference
 from .export.savedmodel import SavedModel as SavedModel
 from .export.savedmodel import load_savedmodel as load_savedmodel
 from .export.savedmodel_verification import verify_savedmodel as verify_savedmodel
@@ -68,6 +71,7 @@ from .files import write_atomically as write_atomically
 from .grey import LUMA as LUMA
 from .grey import LUMA_ONE as LUMA_ONE
 from .grey import luma as luma
+from .hashing import hash_ahead as hash_ahead
 from .http import HeaderError as HeaderError
 from .http import HttpSession as HttpSession
 from .http import header_number as header_number

@@ -122,6 +122,10 @@ def test_a_command_that_scores_loads_nothing_for_packages_that_it_does_not_use()
     assert "apache_beam.io.gcp.bigquery" not in modules
 
 
+def test_garbage_collection_leaves_out_what_a_command_has_imported():
+    loaded(f"{LEAN}import gc\nif gc.get_freeze_count() < 10_000: raise SystemExit('collected')")
+
+
 def test_what_is_not_loaded_at_the_start_can_be_imported_later():
     modules, _ = loaded(f"{LEAN}import bson, apache_beam.io.gcp.bigquery, apache_beam.io.mongodbio")
     assert {"bson", "apache_beam.io.gcp.bigquery"} <= modules

@@ -6,7 +6,6 @@ runtime packs each once and keeps no copy; and a kernel of several cells is run 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,7 +15,7 @@ from conversion.layers.base import Layer
 from conversion.layers.convolution import Convolution
 from conversion.layers.minimal_filtering import LARGEST_KERNEL, OUTPUTS, filtering
 from conversion.layers.onnx_graph import OnnxGraph, Value
-from conversion.layers.onnx_sizes import Size, as_dim, padded, size_of, vector
+from conversion.layers.onnx_sizes import Size, as_dim, as_value, padded, size_of, vector
 from conversion.passes.cast_names import CAST_SUFFIX
 
 _LEAST_WEIGHTS = 1 << 20  # fewer take little memory
@@ -43,7 +42,7 @@ def cell_products(graph: OnnxGraph, bottom: Value, matrices: Sequence[Value], bi
     Args:
         graph: The graph.
         bottom: The bottom.
-        matrices: [inside, outside] each: that of the layer, if its kernel is 1 x 1; else `transformed_filters`.
+        matrices: That of the layer, [inside, outside], if its kernel is 1 x 1; else `transformed_filters`.
         biases: [outside], if there are any.
     """
     cells = graph.transposed(bottom, [0, 2, 3, 1])
@@ -52,66 +51,73 @@ def cell_products(graph: OnnxGraph, bottom: Value, matrices: Sequence[Value], bi
 
 
 def _filtered(graph: OnnxGraph, cells: Value, matrices: Sequence[Value]) -> Value:
-    """Returns a kernel's outputs [N, h, w, outside] for cells [N, H, W, inside], by nested minimal filtering.
+    """Returns a kernel's outputs [N, h, w, outside] for cells [N, H, W, inside], by minimal filtering down the rows.
 
-    Tiles have 2 x 2 outputs. Of an odd number of outputs the last tile has one, which takes the finite points alone. So
-    there are as many tiles for them as first outputs, and as many for infinity as second outputs, possibly 0.
+    Tiles have 2 outputs, one below the other. Of an odd number of rows the last tile has one, which takes the finite
+    points alone. So there are as many tiles for them as first outputs, and as many for infinity as second outputs,
+    possibly 0. The operations are few: of a small map they would cost more than the products.
     """
-    taps = math.isqrt(len(matrices)) - 1
-    rows: list[Value] = []  # one for each vertical point: [N, tiles, w, outside]
-    remaining = iter(matrices)
-    for vertical in _points(graph, cells, taps, axis=1):
-        products = [graph.node("MatMul", [both, next(remaining)]) for both in _points(graph, vertical, taps, axis=2)]
-        rows.append(_outputs(graph, products, axis=2, count=size_of(graph, cells, 2) - (taps - 1)))
-    return _outputs(graph, rows, axis=1, count=size_of(graph, cells, 1) - (taps - 1))
+    taps = len(matrices) - 1
+    images, height, width = (size_of(graph, cells, axis) for axis in range(3))
+    height = height - (taps - 1)
+    first_rows = (height + 1) // OUTPUTS
+    second_rows = height - first_rows
+
+    # With zeros below the last cells an odd last tile has all its inputs.
+    whole = padded(graph, cells, [0, 0, 0, 1, 0, 0], 0.0)
+    zero = graph.integers([0])
+    # Of h outputs every second one begins a tile. Its tap t is the cell t below it; the axis has h + k cells.
+    inputs = [_part(graph, whole, tap, tap - taps, axis=1, step=OUTPUTS) for tap in range(taps + 1)]
+    at_points = _mixed(graph, filtering(taps).inputs, graph.node("Concat", inputs, axis=0))
+    at_points = _shaped(graph, at_points, [taps + 1, images, first_rows, width, cells.known(3)])
+    # The taps along a row are columns of one product.
+    along = [_part(graph, at_points, tap, tap - (taps - 1), axis=3) for tap in range(taps)]
+    *finite, infinite = graph.nodes("Split", [graph.node("Concat", along, axis=4)], taps + 1, axis=0)
+    products = [graph.node("MatMul", [point, matrix]) for point, matrix in zip(finite, matrices[:-1], strict=True)]
+    infinite = graph.node("Slice", [infinite, zero, as_value(graph, second_rows), graph.integers([2])])
+    at_infinity = graph.node("MatMul", [infinite, matrices[-1]])
+    at_infinity = padded(graph, at_infinity, [0, 0, 0, first_rows - second_rows, 0, 0], 0.0)
+
+    first, second = _outputs(graph, products, at_infinity)
+    sizes = [images, first_rows * OUTPUTS, width - (taps - 1), matrices[0].known(1)]
+    top = _shaped(graph, graph.node("Concat", [first, second], axis=3), sizes)
+    return graph.node("Slice", [top, zero, as_value(graph, height), graph.integers([1])])
 
 
-def _points(graph: OnnxGraph, cells: Value, taps: int, axis: int) -> list[Value]:
-    """Returns the inputs of every tile along an axis at the k + 1 points: [N, H, W, C], the axis counts tiles."""
-    matrix = filtering(taps).inputs
+def _outputs(graph: OnnxGraph, products: Sequence[Value], at_infinity: Value) -> tuple[Value, Value]:
+    """Returns both outputs from the products at the finite points, and from that at infinity.
 
-    def at(points: Array, last: int) -> list[Value]:
-        """Returns the values at some points, which read inputs 0 to `last` of every tile."""
-        # Of n cells the first outputs are the cells but for taps - 1, every second of which begins a tile.
-        step, along = graph.integers([OUTPUTS]), graph.integers([axis])
-        reads = [
-            graph.node("Slice", [cells, graph.integers([start]), graph.integers([start - last or _END]), along, step])
-            for start in range(last + 1)
-        ]
-        return _split(graph, _mixed(graph, points[:, : last + 1], reads), len(points))
-
-    return [*at(matrix[:-1], taps - 1), *at(matrix[-1:], taps)]
-
-
-def _outputs(graph: OnnxGraph, products: Sequence[Value], *, axis: int, count: Size) -> Value:
-    """Returns the outputs along an axis, in their order, from the products at all points."""
-    *finite, infinity = products
-    matrix = filtering(len(finite)).outputs
-    first, second = _split(graph, _mixed(graph, matrix[:, :-1], finite), OUTPUTS)
-    sizes = [size_of(graph, first, a) for a in range(4)]
-    amounts: list[Size] = [0] * 6
-    amounts[3 + axis - 1] = sizes[axis] - size_of(graph, infinity, axis)
-    second = graph.node("Add", [second, padded(graph, infinity, amounts, 0.0)])
-    in_turns = graph.node("Concat", [_unsqueezed(graph, v, axis + 1) for v in (first, second)], axis=axis + 1)
-    sizes[axis] *= OUTPUTS
-    whole = graph.node("Reshape", [in_turns, vector(graph, sizes)], shape=[*map(as_dim, sizes)], allowzero=1)
-    return graph.node("Slice", [whole, graph.integers([0]), vector(graph, [count]), graph.integers([axis])])
+    The first is their sum, the second their sum weighted with the points, which are pairs of a number and its negative.
+    So few products are held at a time.
+    """
+    weights = filtering(len(products)).outputs[1, :-1]
+    sums, weighted = [], [at_infinity]
+    remaining = iter(zip(products, weights, strict=True))
+    for product, weight in remaining:
+        if weight == 0:
+            sums.append(product)
+            continue
+        negative, _ = next(remaining)
+        sums.append(graph.node("Add", [product, negative]))
+        difference = graph.node("Sub", [product, negative])
+        weighted.append(
+            graph.node("Mul", [difference, graph.scalar(weight, difference)]) if weight != 1 else difference
+        )
+    return graph.node("Sum", sums), graph.node("Sum", weighted)
 
 
-def _mixed(graph: OnnxGraph, matrix: Array, values: Sequence[Value]) -> Value:
-    """Returns matrix @ values, along a new first axis: [rows, N, H, W, C]."""
-    stacked = graph.node("Concat", [_unsqueezed(graph, value, 0) for value in values], axis=0)
-    flat = graph.node("Reshape", [stacked, graph.integers([len(values), -1])])
-    mixed = graph.node("MatMul", [graph.constant(matrix.astype(np.float32)), flat])
-    sizes = [size_of(graph, stacked, axis) for axis in range(1, 5)]
-    shape = vector(graph, [len(matrix), *sizes])
-    return graph.node("Reshape", [mixed, shape], shape=[len(matrix), *map(as_dim, sizes)], allowzero=1)
+def _mixed(graph: OnnxGraph, matrix: Array, values: Value) -> Value:
+    """Returns matrix @ values, [rows, ...] and flat, for values whose first axis is a multiple of the columns."""
+    flat = graph.node("Reshape", [values, graph.integers([matrix.shape[1], -1])])
+    return graph.node("MatMul", [graph.constant(matrix.astype(np.float32)), flat])
 
 
-def _split(graph: OnnxGraph, mixed: Value, count: int) -> list[Value]:
-    parts = graph.nodes("Split", [mixed], count, axis=0) if count > 1 else [mixed]
-    return [graph.node("Squeeze", [part, graph.integers([0])]) for part in parts]
+def _part(graph: OnnxGraph, value: Value, start: int, end: int, *, axis: int, step: int = 1) -> Value:
+    """Returns the values along an axis from `start` on, up to `end`, which counts from the end of the axis or is 0."""
+    limits = [graph.integers([number]) for number in (start, end or _END, axis, step)]
+    return graph.node("Slice", [value, *limits])
 
 
-def _unsqueezed(graph: OnnxGraph, value: Value, axis: int) -> Value:
-    return graph.node("Unsqueeze", [value, graph.integers([axis])])
+def _shaped(graph: OnnxGraph, value: Value, sizes: Sequence[Size]) -> Value:
+    """Returns a value under another shape, whose lengths may be 0."""
+    return graph.node("Reshape", [value, vector(graph, sizes)], shape=[*map(as_dim, sizes)], allowzero=1)

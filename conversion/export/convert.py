@@ -20,6 +20,7 @@ from conversion.export.metadata import CLASSIFIER_FILE, NETWORK_FILE, ModelMetad
 from conversion.export.options import DenseOptions
 from conversion.export.preprocessing import ChannelOrder, Mean, Preprocessing, channel_mean, mean_image
 from conversion.export.publish import check_target, partial_directory, publish
+from conversion.export.reference_example import compute_reference, write_reference
 from conversion.export.seal import file_digests, write_metadata
 from conversion.export.signatures import default_features, feature_blobs, image_input
 from conversion.export.verification import TOLERANCE, Example, verification_examples, verification_sizes
@@ -137,6 +138,8 @@ def convert(
         store_weights(model, partial, forms)
         model = model.bare()  # the weights are large: from here on they are read from the file
         metadata = write_forms(model, partial, forms, examples, tolerance=tolerance, by_default=form is None)
+        if "onnx" in metadata.forms:  # in which several engines can run it
+            write_reference(partial, compute_reference(examples[0].network, metadata))
         write_definition(model.network, partial / NETWORK_FILE)
         write_definition(model.classifier, partial / CLASSIFIER_FILE)
         kept_mean = mean_image(mean, len(metadata.preprocessing.mean), limits=limits)

@@ -246,9 +246,8 @@ class _Weights:
                     stored = index.layers[name][0]
                     matrices = [graph.declared(external_tensor(shape, index.file, stored.offset))]
                 else:
-                    matrices = [
-                        graph.declared(external_tensor(shape, "memory")) for _ in range((len(filters) + 1) ** 2)
-                    ]
+                    rows = len(filters) * shape[0], shape[1]
+                    matrices = [graph.declared(external_tensor(rows, "memory")) for _ in range(len(filters) + 1)]
                     self.derived[name] = [matrix.name for matrix in matrices]
                 self._products[name] = matrices, [graph.constant(array) for array in biases]
 

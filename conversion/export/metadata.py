@@ -19,6 +19,7 @@ from conversion.net.network import Network, to_definition
 FILE_NAME = "densecast.json"
 NETWORK_FILE = "network.prototxt"  # the fully convolutional definition, which shows what the graph computes
 MEAN_FILE = "mean.npy"  # the mean image as it was given, [C, H, W]
+REFERENCE_FILE = "reference.npz"  # an image, and the map that the NumPy reference computes of it
 CLASSIFIER_FILE = "classifier.prototxt"  # the classifier's own definition, as far as map and features need it
 SCHEMA_VERSION = 3
 """The format of a model directory that this version writes; it reads this one and those before.
@@ -140,6 +141,12 @@ class ModelMetadata(_Frozen):
     def minimum_size(self) -> tuple[int, int]:
         """(height, width) of the smallest image with a map: one nominal window."""
         return int(self.geometry.y.window), int(self.geometry.x.window)
+
+    @property
+    def size_of_four_cells(self) -> tuple[int, int]:
+        """(height, width) of an image with a map of at least 2 x 2 cells."""
+        height, width = self.minimum_size
+        return int(height + self.geometry.y.stride), int(width + self.geometry.x.stride)
 
 
 class _Version(BaseModel):

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from pathlib import Path
 
 from conversion.errors import ModelError
 from conversion.export.graph_ops import GRAPH_FILE, check_graph
-from conversion.export.metadata import CLASSIFIER_FILE, FILE_NAME, SCHEMA_VERSION, ModelMetadata, read_metadata
+from conversion.export.metadata import (
+    CLASSIFIER_FILE,
+    FILE_NAME,
+    REFERENCE_FILE,
+    SCHEMA_VERSION,
+    ModelMetadata,
+    read_metadata,
+)
 from conversion.export.onnx_ops import check_onnx
 from conversion.files import write_atomically
+from conversion.hashing import ChangedFileError, file_sha256
 
 _log = logging.getLogger("densecast")
-# A file is hashed once a process: 0.2 s for CaffeNet's 244 MB. Its identity and times change when it is replaced.
 # How the names of files begin that TensorFlow, ONNX Runtime or densecast read in a model directory.
-_LOADED = (Path(GRAPH_FILE).stem, "fingerprint", "checkpoint", "model.onnx", "weights.", CLASSIFIER_FILE)
-_hashed: dict[tuple[int, ...], str] = {}
+_LOADED = (
+    Path(GRAPH_FILE).stem,
+    "fingerprint",
+    "checkpoint",
+    "model.onnx",
+    "weights.",
+    CLASSIFIER_FILE,
+    REFERENCE_FILE,
+)
 _reported: set[str] = set()
 
 
@@ -96,22 +109,12 @@ def _is_loaded(name: str) -> bool:
 
 
 def _digest(model: Path, name: str) -> str:
-    path = model / name
     try:
-        with path.open("rb") as file:
-            before = _identity(os.fstat(file.fileno()))
-            if before not in _hashed:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-                if _identity(os.fstat(file.fileno())) != before:
-                    raise _broken(model, name, "changes while it is read")
-                _hashed[before] = digest
-            return _hashed[before]
+        return file_sha256(model / name)
+    except ChangedFileError as error:
+        raise _broken(model, name, "changes while it is read") from error
     except OSError as error:
         raise _broken(model, name, f"cannot be read ({error.strerror})") from error
-
-
-def _identity(status: os.stat_result) -> tuple[int, ...]:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _broken(model: str | Path, name: str, what: str) -> ModelError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import importlib
 import os
 import re
@@ -121,7 +123,23 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     if interruption.came:
         # All is cleaned up. Threads that still compute what nobody waits for are not waited for.
         os._exit(code)
-    sys.exit(ExitCode.FAILED if not_printed and code == ExitCode.DONE else code)
+    code = ExitCode.FAILED if not_printed and code == ExitCode.DONE else code
+    if args is None:
+        atexit.register(_leave, code)
+    sys.exit(code)
+
+
+def _leave(code: int) -> None:
+    """Ends the process as its last thread has ended, when all that is to be done at its exit is done.
+
+    Python would take apart the modules, and libraries their models: half a second, for memory that the system frees.
+    """
+    atexit.unregister(_leave)
+    atexit._run_exitfuncs()  # those that were registered earlier, and would come next
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or none: `finish_printing` has said so
+            stream.flush()
+    os._exit(code)
 
 
 def _keep_docstrings() -> None:

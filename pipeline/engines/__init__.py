@@ -1,6 +1,6 @@
 """Engines, which run a dense model: one module per engine, all behind `Engine`."""
 
-from pipeline.engines.base import Engine, EngineOutOfMemoryError, OpenEngine, WindowEngine
+from pipeline.engines.base import Engine, EngineOutOfMemoryError, MixedEngine, OpenEngine, WindowEngine
 from pipeline.engines.device_pool import Counting, DevicePool, counts_of
 from pipeline.engines.factory import EngineFactory
 
@@ -10,6 +10,7 @@ __all__ = [
     "Engine",
     "EngineFactory",
     "EngineOutOfMemoryError",
+    "MixedEngine",
     "OpenEngine",
     "WindowEngine",
     "counts_of",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -53,6 +53,29 @@ class ExactEngine(Engine, Protocol):
     @property
     def exact(self) -> bool:
         """Whether the bits of a map follow from model and image alone: no batch has to be measured or respected."""
+
+
+@runtime_checkable
+class MixedEngine(ExactEngine, Protocol):
+    """An engine that may take images of several sizes at once."""
+
+    @property
+    def mixed(self) -> bool:
+        """Whether it takes them."""
+
+    def score_mixed(self, images: Sequence[NDArray[np.uint8]]) -> list[CellScores]:
+        """Returns the maps of images of any sizes.
+
+        Args:
+            images: uint8 RGB [h, w, 3] each.
+
+        Returns:
+            One for each image, in order; the same bits as `score` returns of the image alone.
+
+        Raises:
+            EngineOutOfMemoryError: They do not fit in memory; fewer may fit.
+            EngineError: The engine failed on them.
+        """
 
 
 @runtime_checkable

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conversion import ModelMetadata
-from pipeline.engines.base import Engine, ExactEngine, WindowEngine
+from pipeline.engines.base import Engine, ExactEngine, MixedEngine, WindowEngine
 from pipeline.engines.devices import Device
 from pipeline.errors import EngineError, JobError
 from pipeline.maps.classification_map import CellScores
@@ -66,6 +66,7 @@ class DevicePool:
         with self._engine() as (_, engine):
             self._metadata, self._identity = engine.metadata, engine.identity
             self._exact = isinstance(engine, ExactEngine) and engine.exact
+            self._mixed = isinstance(engine, MixedEngine) and engine.mixed
 
     @property
     def metadata(self) -> ModelMetadata:
@@ -81,6 +82,20 @@ class DevicePool:
     def exact(self) -> bool:
         """See `ExactEngine`: that of the first device's engine."""
         return self._exact
+
+    @property
+    def mixed(self) -> bool:
+        """See `MixedEngine`: that of the first device's engine."""
+        return self._mixed
+
+    def score_mixed(self, images: Sequence[NDArray[np.uint8]]) -> list[CellScores]:
+        """See `MixedEngine`; waits for a device."""
+        with self._engine() as (device, engine):
+            if not isinstance(engine, MixedEngine):
+                raise EngineError(f"{type(engine).__name__} takes images of one size at once")
+            maps = engine.score_mixed(images)
+            self._count(device, engine, len(images))
+        return maps
 
     def score(self, images: NDArray[np.uint8]) -> list[CellScores]:
         """See `Engine`; waits for a device."""

@@ -6,7 +6,7 @@ import abc
 
 import numpy as np
 
-from conversion import InferenceGraph, ModelMetadata, inference_graph
+from conversion import InferenceGraph, inference_graph
 from pipeline.engines.model_engine import Images, ModelEngine
 from pipeline.errors import EngineError
 from pipeline.maps.recipe import Form, Precision
@@ -14,12 +14,6 @@ from pipeline.maps.recipe import Form, Precision
 IMAGES = "images"
 """The name of a graph's input."""
 _NEEDED_AGAIN = "make the model again with: densecast convert PROTOTXT WEIGHTS --output MODEL"
-
-
-def size_of_four_cells(metadata: ModelMetadata) -> tuple[int, int]:
-    """Returns (height, width) in pixels of an image with a map of at least 2 x 2 cells."""
-    (height, width), geometry = metadata.minimum_size, metadata.geometry
-    return int(height + geometry.y.stride), int(width + geometry.x.stride)
 
 
 class GraphEngine(ModelEngine):
@@ -62,7 +56,7 @@ class GraphEngine(ModelEngine):
 
     def _smallest_tiles(self) -> Images:
         """Returns a seeded image with a map of at least 2 x 2 cells."""
-        size = size_of_four_cells(self._metadata)
+        size = self._metadata.size_of_four_cells
         random = np.random.default_rng(0)
         if self._windows is None:
             return random.integers(0, 256, (1, *size, 3), np.uint8)

@@ -23,8 +23,8 @@ from pipeline.scoring.calibration.form import Choice, choose_form
 from pipeline.scoring.calibration.parity import Parity, measure_parity
 from pipeline.scoring.calibration.sample import sample, sample_sizes
 from pipeline.scoring.calibration.xla_shapes import coming_shapes
-from pipeline.scoring.engine_choice import EngineChoice, choose_engine
-from pipeline.settings import LOCAL, EngineName
+from pipeline.scoring.engine_choice import EngineChoice
+from pipeline.settings import EngineName
 from pipeline.sources import list_images
 from pipeline.table.log import open_delta
 from pipeline.table.reader import MapTable
@@ -70,24 +70,6 @@ class Calibration:
         return summary
 
 
-def decide_engine(job: ScoringJob, metadata: ModelMetadata) -> EngineChoice:
-    """Returns the engine of a run, and checks that there is a GPU if one is asked for.
-
-    Raises:
-        EngineError: The engine cannot run the job, none can, or there is no GPU.
-    """
-    settings = job.execution
-    device = job.launcher_device()
-    recipe = job.map_recipe()
-    here = settings.runner == LOCAL
-    choice = choose_engine(
-        settings.engine, job.model, metadata, recipe, device=settings.device, xla=settings.xla, here=here
-    )
-    if here:
-        EngineFactory(job.model, recipe, choice.engine, device).check()
-    return choice
-
-
 def calibrate(job: ScoringJob, metadata: ModelMetadata, engine: EngineChoice) -> Calibration:
     """Chooses what a job leaves open.
 
@@ -103,19 +85,13 @@ def calibrate(job: ScoringJob, metadata: ModelMetadata, engine: EngineChoice) ->
         JobError: None of the first images can be scored.
     """
     whole = job
-    if job.policy.allow_empty and _is_open(job):
+    if job.policy.allow_empty and job.leaves_open:
         listed = tuple(argument for argument in job.images if _has_images(job, argument))
         if not listed:
             return Calibration(job, engine)  # nothing is scored, so nothing is chosen; the next run with images chooses
         job = dataclasses.replace(job, images=listed)
     calibration = _calibrate(job, metadata, engine)
     return dataclasses.replace(calibration, job=dataclasses.replace(calibration.job, images=whole.images))
-
-
-def _is_open(job: ScoringJob) -> bool:
-    """Returns whether a job leaves something open that is chosen by its images."""
-    settings = job.recipe
-    return settings.precision is not Precision.FLOAT32 or settings.accuracy_bound is not None or job.execution.xla
 
 
 def _has_images(job: ScoringJob, argument: str) -> bool:

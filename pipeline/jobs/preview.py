@@ -12,8 +12,8 @@ from conversion import ModelMetadata, read_metadata
 from conversion.errors import DensecastError
 from pipeline.errors import TableError
 from pipeline.exit_codes import ExitCode
+from pipeline.jobs.ahead import decide_engine
 from pipeline.jobs.attempts import find_attempt, make_date
-from pipeline.jobs.calibrate import decide_engine
 from pipeline.jobs.night_report import Night, Report
 from pipeline.jobs.nightly import Model, Output, code_of, failure_of, report_of, resolve_model
 from pipeline.jobs.notify import check_reporting

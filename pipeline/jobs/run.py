@@ -8,12 +8,13 @@ import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from conversion import check_files, partial_name, read_metadata
+from conversion import partial_name, read_metadata
 from pipeline.beam_counters import counters
 from pipeline.counters import LEFT_OUT, OUTSIDE_ROOT
 from pipeline.errors import TableError
 from pipeline.jobs import progress
-from pipeline.jobs.calibrate import calibrate, decide_engine
+from pipeline.jobs.ahead import decide_engine, starting_engine
+from pipeline.jobs.calibrate import calibrate
 from pipeline.jobs.other_models import check_other_models
 from pipeline.jobs.spec import ScoringJob
 from pipeline.jobs.submit import open_target, submit
@@ -89,13 +90,12 @@ def run_job(job: ScoringJob, watch: Callable[[str], progress.Watch] = progress.W
     check_other_models(job, metadata.digest)
     target = open_target(job)
     check_image_root(job.table, delta, job.listing().root, rescore=job.policy.rescore)
-    if job.execution.runner == LOCAL:  # before the choice of an engine, whose trial loads the model
-        check_files(job.model, metadata)
-    engine = decide_engine(job, metadata)
-    with watch("scoring") as watching:
-        calibration = calibrate(job, metadata, engine)
-        result = submit(calibration, target, watching.show)
-        seconds = watching.seconds()
+    with starting_engine(job):
+        engine = decide_engine(job, metadata)
+        with watch("scoring") as watching:
+            calibration = calibrate(job, metadata, engine)
+            result = submit(calibration, target, watching.show)
+            seconds = watching.seconds()
     summary = read_summary(job.table, job.run_id)
     failed = too_many_rejected(job, summary)
     counted = counters(result) or {}

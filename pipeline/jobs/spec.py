@@ -11,7 +11,7 @@ from pydantic_core import to_jsonable_python
 from pipeline.engines.devices import AUTO, check_wanted
 from pipeline.errors import JobError, SettingError
 from pipeline.images.decode import DecodeLimits
-from pipeline.maps.recipe import Recipe
+from pipeline.maps.recipe import Precision, Recipe
 from pipeline.scoring.scorer import Limits
 from pipeline.settings import (
     FLINK,
@@ -151,6 +151,12 @@ class ScoringJob:
             Allowed(self.web.allow_host, self.web.allow_root),
             allow_empty=self.policy.allow_empty,
         )
+
+    @property
+    def leaves_open(self) -> bool:
+        """Whether it leaves something open that is chosen by its images."""
+        settings = self.recipe
+        return settings.precision is not Precision.FLOAT32 or settings.accuracy_bound is not None or self.execution.xla
 
     def launcher_device(self) -> str:
         """Returns the device of the process that starts the run: a launcher of a cluster's job needs no GPU."""

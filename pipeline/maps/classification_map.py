@@ -20,6 +20,8 @@ Cells = TypeVar("Cells", bound=np.generic)
 
 DEFAULT_K = RecipeSettings.top_k
 _ROUNDING = 1e-3  # of float16 near 1
+_INT32, _FLOAT32 = (np.dtype(np.int32),), (np.dtype(np.float32),)
+_FLOATS = (*_FLOAT32, np.dtype(np.float16))
 
 
 class MapError(DensecastError):
@@ -298,20 +300,21 @@ def check_cells(where: str, cells: CellScores, class_count: int | None = None) -
     if class_count is None and cells.probabilities is not None and cells.probabilities.ndim == 3:
         class_count = cells.probabilities.shape[2]
     wanted = {
-        "classes": (cells.classes, shape, ("int32",)),
-        "scores": (cells.scores, shape, ("float32",)),
-        "residual": (cells.residual, shape[:2], ("float32",)),
-        "probabilities": (cells.probabilities, (*shape[:2], class_count), ("float32", "float16")),
+        "classes": (cells.classes, shape, _INT32),
+        "scores": (cells.scores, shape, _FLOAT32),
+        "residual": (cells.residual, shape[:2], _FLOAT32),
+        "probabilities": (cells.probabilities, (*shape[:2], class_count), _FLOATS),
     }
     for name, (array, expected, dtypes) in wanted.items():
-        if array is not None and (array.shape != expected or array.dtype.name not in dtypes):
+        if array is not None and (array.shape != expected or array.dtype not in dtypes):
+            needed = f"{' or '.join(dtype.name for dtype in dtypes)} {list(expected)}"
             raise MapError(
-                f"{name} are {array.dtype} {list(array.shape)} where {' or '.join(dtypes)} {list(expected)} is needed",
+                f"{name} are {array.dtype} {list(array.shape)} where {needed} is needed",
                 where=where,
             )
     for feature in cells.features:
-        size, dtype = feature.values.shape, feature.values.dtype.name
-        if len(size) != 3 or 0 in size or dtype not in ("float32", "float16"):
+        size, dtype = feature.values.shape, feature.values.dtype
+        if len(size) != 3 or 0 in size or dtype not in _FLOATS:
             raise MapError(
                 f"feature {feature.name} is {dtype} {list(size)} where float32 or float16 [h, w, c] is needed",
                 where=where,

@@ -4,7 +4,8 @@ In its last bits, an engine's result for an image depends on the number of image
 another blocking of the matrix products. So the size of a batch is a function of the shape alone. With some engines
 and processors the result also depends on the image's place in the batch, or on its neighbours: `BatchEffect` says
 which, and `pipeline.scoring.batch_effect` measures it. Where the place matters, an image has a lane, a place that
-follows from its content. Where neighbours matter, every image is a batch of its own.
+follows from its content. Where neighbours matter, every image is a batch of its own. An engine whose maps depend on
+nothing but the image, and that takes images of several sizes, gets them as they come: `MixedBatcher`.
 
 Pure: no framework, no pixels (items are opaque), no clock.
 """
@@ -40,6 +41,7 @@ class BatchBudget:
 
     Attributes:
         pixel_budget: The most pixels in a batch. A single image may exceed it, and is then a batch of its own.
+        mixed_pixels: The most pixels in a batch of images of several sizes. A single image may exceed it, as above.
         max_batch: The most images in a batch.
         max_pending_pixels: The most pixels in incomplete batches (3 bytes each, as RGB uint8). Only images of at most
             half the pixel budget wait in a batch; a larger image is a batch of its own.
@@ -49,6 +51,7 @@ class BatchBudget:
     """
 
     pixel_budget: int = 451 * 451
+    mixed_pixels: int = 4 * 451 * 451
     max_batch: int = 32
     max_pending_pixels: int = 2**24
 
@@ -68,9 +71,15 @@ def batch_size(shape: Shape, budget: BatchBudget) -> int:
         ValueError: The height or the width is less than 1.
     """
     height, width = shape
+    check_shape(shape)
+    return max(1, min(budget.max_batch, budget.pixel_budget // (height * width)))
+
+
+def check_shape(shape: Shape) -> None:
+    """Raises ValueError if the height or the width is less than 1."""
+    height, width = shape
     if height < 1 or width < 1:
         raise ValueError(f"an image of {height} rows and {width} columns has no pixels to batch")
-    return max(1, min(budget.max_batch, budget.pixel_budget // (height * width)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,13 +87,13 @@ class Batch(Generic[T]):
     """Images to run together.
 
     Attributes:
-        shape: (height, width) of each image, in pixels.
+        shape: (height, width) of each image, in pixels; None if they are of several sizes.
         items: 1 to `size` images.
         places: The place of each item in the batch, 0 to `size` - 1. Any image of the shape may fill the other places.
-        size: The number of images to run; a function of the shape.
+        size: The number of images to run; a function of the shape, if there is one.
     """
 
-    shape: Shape
+    shape: Shape | None
     items: tuple[T, ...]
     places: tuple[int, ...]
     size: int
@@ -92,14 +101,14 @@ class Batch(Generic[T]):
     def alone(self) -> Iterator["Batch[T]"]:
         """Yields each item in a batch of this size, at its place."""
         for item, place in zip(self.items, self.places, strict=True):
-            yield Batch(self.shape, (item,), (place,), self.size)
+            yield Batch(self.shape, (item,), (place,), self.size) if self.shape else Batch(None, (item,), (0,), 1)
 
     def halves(self) -> Iterator["Batch[T]"]:
         """Yields the items in batches of half the size. Their bits may be others than in the whole batch."""
         half = self.size // 2
         for start in range(0, len(self.items), half):
             items = self.items[start : start + half]
-            yield Batch(self.shape, items, tuple(range(len(items))), half)
+            yield Batch(self.shape, items, tuple(range(len(items))), half if self.shape else len(items))
 
 
 class _Bucket(Generic[T]):
@@ -197,3 +206,44 @@ class Batcher(Generic[T]):
             del self._buckets[shape]
         self._pending_pixels -= shape[0] * shape[1] * len(batch.items)
         return batch
+
+
+class MixedBatcher(Generic[T]):
+    """Collects items of any shapes into batches, in their order; none has places that are not filled.
+
+    Args:
+        budget: The size of batches.
+    """
+
+    def __init__(self, budget: BatchBudget) -> None:
+        self._budget = budget
+        self._items: list[T] = []
+        self._pending_pixels = 0
+
+    @property
+    def pending_pixels(self) -> int:
+        """Pixels in the incomplete batch, fewer than the budget's `mixed_pixels`."""
+        return self._pending_pixels
+
+    def add(self, item: T, shape: Shape, _key: int) -> list[Batch[T]]:
+        """Adds one item of (height, width) `shape`.
+
+        Returns:
+            The batches to run now: the one that it does not fit into, and the one that it completes.
+
+        Raises:
+            ValueError: The height or the width is less than 1.
+        """
+        check_shape(shape)
+        pixels, most = shape[0] * shape[1], self._budget.mixed_pixels
+        ready = self.flush() if self._pending_pixels + pixels > most else []
+        self._items.append(item)
+        self._pending_pixels += pixels
+        if self._pending_pixels >= most or len(self._items) == self._budget.max_batch:
+            ready += self.flush()
+        return ready
+
+    def flush(self) -> list[Batch[T]]:
+        """Returns the incomplete batch, if there is one."""
+        items, self._items, self._pending_pixels = tuple(self._items), [], 0
+        return [Batch(None, items, tuple(range(len(items))), len(items))] if items else []

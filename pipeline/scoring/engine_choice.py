@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +12,13 @@ from pipeline.engines.candidates import Wish, is_installed, prefers_gpu, refusal
 from pipeline.engines.devices import CPU
 from pipeline.errors import EngineError, SettingError
 from pipeline.maps.recipe import Precision, Recipe
-from pipeline.scoring.machine import recall, remember
+from pipeline.scoring.engine_trials import trials_of
 from pipeline.settings import EngineName, ExecutionSettings
 
 AGREEMENT = 1e-4
 """The most that an engine's probabilities may differ from the NumPy reference: the tolerance of a conversion."""
 _AGREEMENT_16 = 2e-2  # in 16 bits: that of an export; what it does to the maps is measured by `measure_parity`
-_TIMEOUT_S = 600
-_LONGEST = 500  # characters of a reason
 _CLEARLY = 1.1
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,19 +36,6 @@ class EngineChoice:
     def as_json(self) -> dict[str, object]:
         """Returns what the run's summary keeps."""
         return {"name": self.engine, "reason": self.reason, "versions": versions(self.engine)}
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What an engine did with one image.
-
-    Attributes:
-        milliseconds: Median time, pixels to probabilities.
-        error: Largest difference of a probability from the NumPy reference.
-    """
-
-    milliseconds: float
-    error: float
 
 
 def engine_named(name: str) -> EngineName:
@@ -79,10 +58,10 @@ def choose_engine(
     """Returns the engine that a run uses.
 
     `AUTO` takes the engine that would use a GPU of this machine. Without one it takes densecast's own where it can run
-    the job, without a trial. Else it tries, in a process of its own, every
-    engine but TensorFlow on an image, and takes the fastest that agrees with the NumPy reference. The result is kept
-    for the next run on this machine with this model. TensorFlow is not tried, since its start takes longer than its
-    speed could win back: `AUTO` takes it where no other engine can do what the recipe asks for.
+    the job. Else it tries every engine but TensorFlow on an image, in a process of its own, and takes the fastest that
+    agrees with the NumPy reference. The result is kept for the next run on this machine with this model. TensorFlow is
+    not tried, since its start takes longer than its speed could win back: `AUTO` takes it where no other engine can do
+    what the recipe asks for.
 
     Args:
         wanted: The engine, or `AUTO`.
@@ -142,7 +121,7 @@ def _fastest(tried: Sequence[EngineName], wish: Wish, *, or_else: EngineName | N
     Raises:
         EngineError: None agrees, and there is no other.
     """
-    trials = {name: trial for name in tried if (trial := _trial(name, wish)) is not None}
+    trials = trials_of(tried, wish)
     bound = AGREEMENT if wish.precision is Precision.FLOAT32 else _AGREEMENT_16
     agreeing = {name: trial for name, trial in trials.items() if trial.error <= bound}
     found = ", ".join(f"{name} {t.milliseconds:.0f} ms, off by {t.error:.1e}" for name, t in trials.items())
@@ -180,35 +159,3 @@ def open_model(
     recipe = (recipe or Recipe()).for_model(metadata)
     choice = choose_engine(engine_named(engine), str(model), metadata, recipe, device=device)
     return EngineFactory(str(model), recipe, choice.engine, device)()
-
-
-def _trial(engine: EngineName, wish: Wish) -> Trial | None:
-    """Returns the trial of an engine; remembered where this machine has tried the model before. None if it failed."""
-    key = ("engine", wish.metadata.digest, wish.precision, engine, str(versions(engine)))
-    try:
-        return Trial(*json.loads(recall(key) or ""))
-    except (ValueError, TypeError):
-        pass
-    _log.info("trying the engine %s, once for this machine and model", engine)
-    trial = _tried(engine, wish)
-    if trial is not None:  # what failed may have failed by chance
-        remember(key, json.dumps([trial.milliseconds, trial.error]))
-    return trial
-
-
-def _tried(engine: EngineName, wish: Wish) -> Trial | None:
-    """Returns a trial; None if it failed. It has a process of its own, whose memory ends with it, and a crash too."""
-    # The modules of this process, and not (-P) those of the folder that the user is in.
-    command = [sys.executable, "-P", "-m", "pipeline.scoring.engine_trial", engine, wish.model, wish.precision]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
-    try:
-        done = subprocess.run(  # noqa: S603 - our own interpreter and code
-            command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S, env=environment
-        )
-        if done.returncode == 0:
-            return Trial(*json.loads(done.stdout.splitlines()[-1]))
-        why = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
-    except (OSError, ValueError, IndexError, TypeError, subprocess.TimeoutExpired) as error:
-        why = [str(error)]
-    _log.warning("the engine %s cannot be tried: %s", engine, why[0][:_LONGEST])
-    return None

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from pipeline.engines import Engine, WindowEngine, counts_of
+from pipeline.engines import Engine, MixedEngine, WindowEngine, counts_of
 from pipeline.errors import EngineError
 from pipeline.images.samples import Pixels
 from pipeline.images.window_filters import Floats32
@@ -31,7 +31,8 @@ class Inference:
         """Starts a batch, after those that were started before.
 
         Args:
-            images: Images of one size, uint8 RGB [h, w, 3]; or as many windows of each, float32 RGB [n, h, w, 3].
+            images: Images of one size, uint8 RGB [h, w, 3]; of several sizes, for an engine that takes them; or as many
+                windows of each, float32 RGB [n, h, w, 3].
 
         Returns:
             Their maps, in order; or EngineError.
@@ -51,6 +52,8 @@ class Inference:
                 self._counts[name] = self._counts.get(name, 0) + count
 
     def _call(self, images: Sequence[Pixels | Floats32]) -> list[CellScores]:
+        if isinstance(self._engine, MixedEngine) and self._engine.mixed and images[0].dtype == np.uint8:
+            return self._engine.score_mixed([image.astype(np.uint8, copy=False) for image in images])
         # One image is not copied.
         stacked = np.stack(images) if len(images) > 1 else images[0][np.newaxis]
         if stacked.dtype == np.uint8:

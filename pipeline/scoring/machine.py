@@ -17,8 +17,13 @@ import platformdirs
 
 from pipeline.engines.threads import usable_cores
 
-# Variables by which TensorFlow, oneDNN, OpenMP and CUDA choose kernels and numbers of threads.
-_CHOOSES_KERNELS = re.compile(r"(TF|XLA|ONEDNN|DNNL|OMP|KMP|MKL|OPENBLAS|CUDA|NVIDIA|ORT|OPENVINO)_")
+# Variables by which the libraries of engines, their products of matrices, their threads (OpenMP of GNU and Intel, TBB),
+# their allocators and CUDA choose kernels, numbers of threads and places in memory.
+_CHOOSES_KERNELS = re.compile(
+    r"(TF|XLA|ORT|OPENVINO|OV|ONEDNN|DNNL|MKL|OPENBLAS|OMP|GOMP|KMP|TBB|MALLOC|CUDA|NVIDIA)_|(LD_PRELOAD|GLIBC_TUNABLES)$"
+)
+# Of these, the ones that change what is printed or reported. The command line and imports of engines set some of them.
+_SAYS_MORE = re.compile(r"TF_CPP_|ORT_DISABLE_TELEMETRY$|(ONEDNN|DNNL|MKL)_VERBOSE$")
 # Of x86 the name and the instructions, of Arm the numbers that stand for them.
 _FACTS = re.compile(r"^(model name|flags|Features|CPU \w+)\s*:\s*(.*)$", re.MULTILINE)
 
@@ -31,9 +36,13 @@ def processor_name() -> str:
 
 def machine_facts() -> list[str]:
     """Returns what may change the last bits of a result: processor and its instructions, cores, variables, versions."""
-    variables = sorted(f"{name}={value}" for name, value in os.environ.items() if _CHOOSES_KERNELS.match(name))
+    variables = sorted(f"{name}={value}" for name, value in os.environ.items() if _chooses_kernels(name))
     processor = [platform.machine(), processor_name(), *(f"{name}: {value}" for name, value in _processor_facts())]
     return [*processor, *variables, version("densecast"), version("numpy")]
+
+
+def _chooses_kernels(variable: str) -> bool:
+    return _CHOOSES_KERNELS.match(variable) is not None and _SAYS_MORE.match(variable) is None
 
 
 @functools.cache

@@ -6,7 +6,7 @@ import dataclasses
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, Self, TypeVar
+from typing import Generic, Self, TypeVar, cast
 
 from pipeline.byte_budget import awaited
 from pipeline.rejection import Rejected
@@ -79,6 +79,7 @@ class Prefetcher(Generic[T, R]):
         # All items whose results were not fetched, oldest first; and those of them that are not being loaded.
         self._pending: collections.deque[_Slot[T, R]] = collections.deque()
         self._unstarted: collections.deque[_Slot[T, R]] = collections.deque()
+        self._claimed: collections.deque[_Slot[T, R]] = collections.deque()  # by a thread that starts
         self._loading = 0
         self._waiting_bytes = 0
 
@@ -166,34 +167,61 @@ class Prefetcher(Generic[T, R]):
         Loads are started in the order of the items: while any result waits, the oldest item is loaded or in progress.
         So the caller's wait for the oldest item ends, however small `max_bytes` is.
         """
-        while (
-            self._unstarted
+        while self._may_start():
+            self._claimed.append(self._next())
+            self._threads.submit(self._work)
+
+    def _may_start(self) -> bool:
+        return (
+            bool(self._unstarted)
             and self._loading < self._look_ahead.threads
             and self._waiting_bytes < self._look_ahead.max_bytes
-        ):
-            slot = self._unstarted.popleft()
-            self._loading += 1
-            slot.future = self._threads.submit(self._run, slot)
-            self._changed.notify()
+        )
 
-    def _run(self, slot: _Slot[T, R]) -> R | Rejected:
+    def _next(self) -> _Slot[T, R]:
+        """Removes and returns the item to load next."""
+        slot = self._unstarted.popleft()
+        slot.future = Future()
+        self._loading += 1
+        self._changed.notify()
+        return slot
+
+    def _work(self) -> None:
+        """Loads an item and those after it, while the limits allow: to wake a thread for each item takes longer."""
+        with self._changed:
+            slot: _Slot[T, R] | None = self._claimed.popleft()
+        while slot is not None:
+            slot = self._run(slot)
+
+    def _run(self, slot: _Slot[T, R]) -> _Slot[T, R] | None:
+        """Loads an item; returns the next one, if this thread is to load it."""
+        result: R | Rejected | None = None
+        failed: BaseException | None = None
         weight = 0
         try:
             with awaited(lambda: slot.awaited or slot.dropped):
-                result = self._load(slot.item)
-            weight = self._weigh(result)
+                loaded = self._load(slot.item)
+            result, weight = loaded, self._weigh(loaded)
+            del loaded
         except Rejected as rejected:
             # A new exception: the traceback of this one refers to all objects of the load.
-            return Rejected(rejected.reason, rejected.detail)
-        else:
-            return result
-        finally:
-            with self._changed:
-                self._loading -= 1
-                if not slot.dropped:
-                    slot.weight = weight
-                    self._waiting_bytes += weight
-                self._start()
+            result = Rejected(rejected.reason, rejected.detail)
+        except BaseException as error:  # noqa: BLE001 - it is raised where the result is waited for
+            failed = error
+        with self._changed:
+            self._loading -= 1
+            if not slot.dropped:
+                slot.weight = weight
+                self._waiting_bytes += weight
+            following = self._next() if self._may_start() else None
+            self._start()
+        future = slot.future
+        if future is not None:
+            if failed is not None:
+                future.set_exception(failed)
+            else:
+                future.set_result(cast("R | Rejected", result))
+        return following
 
     def _load(self, item: T) -> R:
         if not hasattr(self._local, "load"):

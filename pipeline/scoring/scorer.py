@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ import numpy as np
 from conversion import ModelMetadata
 from pipeline import counters
 from pipeline.byte_budget import PROCESS
-from pipeline.engines import Engine, EngineOutOfMemoryError
+from pipeline.engines import Engine, EngineOutOfMemoryError, MixedEngine
 from pipeline.errors import EngineError
 from pipeline.images.decode import DecodeLimits
 from pipeline.images.decoder_process import TIMEOUT_S
@@ -31,7 +31,7 @@ from pipeline.maps.recipe import Recipe
 from pipeline.maps.tiling import Tile, TileGrid, cut
 from pipeline.maps.windows import cut_windows, window_geometry
 from pipeline.rejection import Reason, Rejected
-from pipeline.scoring.batching import Batch, BatchBudget, BatchEffect, Batcher
+from pipeline.scoring.batching import Batch, BatchBudget, BatchEffect, Batcher, MixedBatcher
 from pipeline.scoring.inference import Inference
 from pipeline.scoring.loader import Loaded, Loader
 from pipeline.scoring.prefetch import LookAhead, Prefetcher
@@ -166,7 +166,7 @@ class Scorer:
         self._engine, self._recipe, self._limits, self._run_id = engine, recipe, limits, run_id
         self._geometry = geometry_of(engine.metadata)
         self._effect = effect
-        self._batcher: Batcher[_Pending] = Batcher(limits.budget, effect)
+        self._batcher = self._new_batcher()
         # Apart from the images, which may have the same shape.
         self._windows_batcher: Batcher[_Pending] = Batcher(limits.budget, effect)
         PROCESS.total = limits.load_bytes
@@ -194,7 +194,7 @@ class Scorer:
         running, self._running = self._running, None
         if running is not None and not running.maps.cancel():
             wait([running.maps])
-        self._batcher = Batcher(self._limits.budget, self._effect)
+        self._batcher = self._new_batcher()
         self._windows_batcher = Batcher(self._limits.budget, self._effect)
         self.counts.clear()
 
@@ -202,6 +202,11 @@ class Scorer:
         """Drops all images that wait, and ends the threads and the decoder processes."""
         self._loads.close()
         self._inference.close()
+
+    def _new_batcher(self) -> Batcher[_Pending] | MixedBatcher[_Pending]:
+        if isinstance(self._engine, MixedEngine) and self._engine.mixed:
+            return MixedBatcher(self._limits.budget)
+        return Batcher(self._limits.budget, self._effect)
 
     def _score_all(self, loads: Iterator[tuple[ImageReference, Loaded | Rejected]]) -> Iterator[Scored]:
         for _, loaded in loads:
@@ -300,18 +305,33 @@ class Scorer:
     def _tiled(self, loaded: Loaded, image: ScaledImage) -> Iterator[MapRow]:
         """Yields the rows of an image's tiles; an image without pixels is read while the rows are requested."""
         facts = loaded.facts
+        # The next tile is read, and the row of the one before is made, while the engine runs a tile.
+        running: deque[tuple[Tile, Future[list[CellScores]]]] = deque()
         try:
             grid = self._cut(image)
             with self._pieces(loaded, grid, image) as pieces:
                 for tile, piece in pieces:
-                    [cells] = self._inference.start([piece]).result()
-                    position = (tile.index, len(grid), tile.cell_y, tile.cell_x)
-                    placement = Placement(image.scale, image.height, image.width, *position)
-                    yield self._row(facts, image, cells.part(tile.kept), placement)
+                    running.append((tile, self._inference.start([piece])))
+                    if len(running) > 1:
+                        yield self._tile_row(facts, image, *running.popleft(), count=len(grid))
+            while running:
+                yield self._tile_row(facts, image, *running.popleft(), count=len(grid))
         except Rejected as error:
             raise TilesFailedError(self._reject(facts, image, error.reason, error.detail)) from error
         except (EngineError, MapError) as error:
             raise TilesFailedError(self._reject(facts, image, *_rejection(error))) from error
+        finally:
+            wait([maps for _, maps in running if not maps.cancel()])
+
+    def _tile_row(
+        self, facts: ImageFacts, image: ScaledImage, tile: Tile, maps: Future[list[CellScores]], *, count: int
+    ) -> MapRow:
+        """Returns the row of a tile once the engine has its map."""
+        [cells] = maps.result()
+        placement = Placement(
+            image.scale, image.height, image.width, tile.index, count, tile_y=tile.cell_y, tile_x=tile.cell_x
+        )
+        return self._row(facts, image, cells.part(tile.kept), placement)
 
     def _cut(self, image: ScaledImage) -> TileGrid:
         metadata = self._engine.metadata

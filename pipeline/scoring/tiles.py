@@ -12,7 +12,9 @@ from pipeline.maps.tiling import Tile
 
 
 def tiles_of(reader: Rows, grid: Iterable[Tile]) -> Iterator[tuple[Tile, Pixels]]:
-    """Yields the tiles of an image with their pixels, row by row; holds the pixels of one tile.
+    """Yields the tiles of an image with their pixels, row by row.
+
+    Holds the pixels of one tile besides those that were taken.
 
     Yields:
         The tile and a copy of its pixels, uint8 [h, w, 3], C-contiguous.

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol
 
-import tenacity
-
 from pipeline.images.decoding_rules import type_by_name
 from pipeline.rejection import Reason, Rejected
 from pipeline.settings import LimitSettings
@@ -22,9 +20,10 @@ from pipeline.sources.tar import OpenTar
 from pipeline.sources.tfrecord import OpenTFRecord
 from pipeline.sources.web import Fetched, Web, WebLimits
 from pipeline.sources.zip import OpenZip
-from pipeline.storage.address import is_remote
+from pipeline.storage.address import check_encoding, is_remote
 from pipeline.storage.errors import MissingFileError, NotAFileError, StorageError, UnavailableError
 from pipeline.storage.factory import open_store
+from pipeline.storage.local import LocalFile
 from pipeline.storage.options import StorageOptions
 from pipeline.storage.store import FileFacts
 
@@ -159,20 +158,18 @@ class Reader:
     def _read_stable(self, reference: ImageReference) -> Fetched:
         """Reads a file again until it does not change during the read."""
         read = self._remote if is_remote(reference.file) else self._local
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_result(lambda fetched: fetched is None),
-            stop=tenacity.stop_after_attempt(_ATTEMPTS),
-            wait=tenacity.wait_exponential(multiplier=_FIRST_WAIT_S, exp_base=2, max=1.0),
-            sleep=self._sleep,
-            retry_error_callback=lambda _: None,
-        )
-        fetched: Fetched | None = retrying(read, reference)
-        if fetched is None:
-            raise Rejected(Reason.UNREADABLE, f"it changed during each of {_ATTEMPTS} reads")
-        return fetched
+        # No library for retries: it costs more than a read of a small file that does not change.
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                self._sleep(_FIRST_WAIT_S * 2 ** (attempt - 1))
+            fetched = read(reference)
+            if fetched is not None:
+                return fetched
+        raise Rejected(Reason.UNREADABLE, f"it changed during each of {_ATTEMPTS} reads")
 
     def _local(self, reference: ImageReference) -> Fetched | None:
-        with FileStream(reference.file, self._options) as stream:
+        check_encoding()
+        with LocalFile(reference.file) as stream:
             before = stream.facts
             data = self._all(stream, before.size_bytes)
             if stream.facts_now() != before or len(data) != before.size_bytes:

@@ -9,7 +9,7 @@ import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 from conversion import partial_name
 from conversion import write_atomically as write_local_file
@@ -47,6 +47,7 @@ REMEDIES = {
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 _NUMBER = re.compile(r"\((?:os error|errno) (\d+)\)|\[errno (\d+)\]", re.IGNORECASE)
 _DENIED = frozenset({errno.EACCES, errno.EPERM})
+_UNREADABLE = "cannot be read"
 _LOCK_TIMEOUT_S = 30.0  # a working process holds the lock for a few milliseconds
 
 
@@ -65,8 +66,8 @@ class LocalStore:
     def open_stream(self, path: str) -> IO[bytes]:
         """See Store."""
         with self.reading(path):
-            _check_regular(path)
-            file = open(local_path(path), "rb", opener=_without_waiting)  # noqa: SIM115 - the caller closes it
+            name = _check_regular(path)
+            file = open(name, "rb", opener=_without_waiting)  # noqa: SIM115 - the caller closes it
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 file.close()
                 raise NotAFileError("is a pipe or a device, not a file", where=path)
@@ -74,7 +75,7 @@ class LocalStore:
 
     def reading(self, path: str) -> contextlib.AbstractContextManager[None]:
         """See Store."""
-        return typed(path, "cannot be read")
+        return typed(path, _UNREADABLE)
 
     def read_bytes(self, path: str, max_bytes: int | None = None) -> bytes:
         """See Store."""
@@ -174,6 +175,53 @@ class LocalStore:
         return explain(error, path, what, why)
 
 
+class LocalFile:
+    """A local file that is opened to be read once, from its start: less work than `LocalStore.open_stream`.
+
+    Attributes:
+        path: Its address.
+        facts: The size and version of the file when it was opened.
+
+    Raises:
+        StorageError: As `Store.open_stream`; all methods raise it too.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        with typed(path, _UNREADABLE):
+            name = _check_regular(path)
+            self._descriptor = _without_waiting(name, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            try:
+                status = os.fstat(self._descriptor)
+                _check_mode(status, path)
+            except BaseException:
+                os.close(self._descriptor)
+                raise
+        self.facts = local_facts(status)
+
+    def facts_now(self) -> FileFacts:
+        """Returns the current facts of the open file."""
+        with typed(self.path, _UNREADABLE):
+            return local_facts(os.fstat(self._descriptor))
+
+    def read(self, size: int) -> bytes:
+        """Returns `size` bytes, and fewer only at the end of the file."""
+        with typed(self.path, _UNREADABLE):
+            data = os.read(self._descriptor, size)
+            # The system reads at most 2 GiB at a time.
+            while data and len(data) < size and (more := os.read(self._descriptor, size - len(data))):
+                data += more
+        return data
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        # The file is open for reading only, so an error here loses nothing.
+        with contextlib.suppress(OSError):
+            os.close(self._descriptor)
+
+
 def _make_folder(folder: Path) -> None:
     """Makes a folder for those who may write to the folder above it."""
     if not folder.is_dir():
@@ -245,22 +293,35 @@ def _raise(error: OSError) -> None:
 _KERNEL_FOLDERS = ("/proc/", "/sys/")
 """Files in them count as regular ones, but reading some waits, and reading others has effects."""
 
+_disks: set[int] = set()
+"""Devices that have been found to hold files outside of these folders."""
 
-def _check_regular(path: str) -> None:
+
+def _check_regular(path: str) -> str:
     """Checks what a path names before it is opened: opening a device may have effects, and reading it may not end.
+
+    Returns:
+        The path without `file://`.
 
     Raises:
         NotAFileError: It is a folder, a pipe, a device or a file of the kernel.
         OSError, ValueError: There is no such file, or it cannot be looked up.
     """
-    target = local_path(path)
-    mode = target.stat().st_mode
-    if stat.S_ISDIR(mode):
+    name = str(local_path(path)) if "://" in path else path
+    status = os.stat(name)  # noqa: PTH116 - a path object takes longer to make than the rest
+    _check_mode(status, path)
+    if status.st_dev not in _disks:  # to look a path up takes longer than to read a small image
+        if os.path.realpath(name).startswith(_KERNEL_FOLDERS):
+            raise NotAFileError("is a file of the kernel, not one on a disk", where=path)
+        _disks.add(status.st_dev)
+    return name
+
+
+def _check_mode(status: os.stat_result, path: str) -> None:
+    if stat.S_ISDIR(status.st_mode):
         raise NotAFileError("is a folder, not a file", where=path)
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(status.st_mode):
         raise NotAFileError("is a pipe or a device, not a file", where=path)
-    if os.path.realpath(target).startswith(_KERNEL_FOLDERS):
-        raise NotAFileError("is a file of the kernel, not one on a disk", where=path)
 
 
 def _without_waiting(path: str, flags: int) -> int:

@@ -10,7 +10,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Self
 
@@ -36,8 +36,10 @@ FLUSH_SECONDS = 60.0
 
 NAME_DIGITS = 32
 
-# Rows are converted to Arrow in blocks of this size: as Python objects, rows of small maps take four times the memory.
+# Small rows are converted to Arrow in blocks of this size: as Python objects they take four times the memory.
 _CONDENSED_ROWS = 256
+# Larger blocks wait as Python objects, whose own size is small then: they are sorted without a copy of the maps.
+_CONDENSED_BYTES = 4 << 20
 # Readers load whole row groups; small ones make a single map cheap to read.
 ROW_GROUP_BYTES = 4 << 20
 
@@ -146,6 +148,7 @@ class PartWriter:
         self._clock, self._rounding = clock, rounding
         self._since = 0.0
         self._rows: list[MapRow] = []
+        self._rows_bytes = 0
         self._tables: list[pa.Table] = []
         self._size_bytes = self._count = self._scored = self._rejected = 0
 
@@ -168,12 +171,14 @@ class PartWriter:
         now = self._clock()
         if not self._size_bytes:
             self._since = now
+        row_bytes = row.size_bytes
         self._rows.append(row)
-        self._size_bytes += row.size_bytes
+        self._rows_bytes += row_bytes
+        self._size_bytes += row_bytes
         self._scored += row.tile_index == 0 and row.status == Status.SCORED
         self._rejected += row.tile_index == 0 and row.status == Status.REJECTED
         self._count += 1
-        if len(self._rows) >= _CONDENSED_ROWS:
+        if len(self._rows) >= _CONDENSED_ROWS and self._rows_bytes <= _CONDENSED_BYTES:
             self._condense()
         due = (
             self._size_bytes >= self._flush_bytes
@@ -191,28 +196,38 @@ class PartWriter:
         Raises:
             StorageError: The part cannot be written; the rows are kept, and `flush` tries again.
         """
-        self._condense()
-        if not self._tables:
+        if not self._count:
             return None
-        rows = pa.concat_tables(self._tables)
+        if self._tables:
+            self._condense()
         # Sorted: each row group covers a narrow range of addresses, and a reader of one image skips the others.
-        order = pc.sort_indices(rows, sort_keys=[("uri", "ascending")])
-        group_rows = max(1, ROW_GROUP_BYTES * rows.num_rows // self._size_bytes)
+        group_rows = max(1, ROW_GROUP_BYTES * self._count // self._size_bytes)
         with PartFile(self._root, self._run_id, rounding=self._rounding) as part:
-            for start in range(0, rows.num_rows, group_rows):
-                # One group at a time, which avoids a second copy of all rows.
-                part.write(rows.take(order.slice(start, group_rows)), self._size_bytes // rows.num_rows)
+            for group in self._sorted_tables(group_rows) if self._tables else self._sorted_rows(group_rows):
+                part.write(group, self._size_bytes // self._count)
             receipt = part.close(self._scored, self._rejected)
-        self._tables = []
-        self._size_bytes = self._count = self._scored = self._rejected = 0
-        del rows, order
+        self._rows, self._tables = [], []
+        self._rows_bytes = self._size_bytes = self._count = self._scored = self._rejected = 0
         release_free_memory()
         return receipt
 
     def _condense(self) -> None:
         if self._rows:
             self._tables.append(rows_to_arrow(self._rows))
-            self._rows = []
+            self._rows, self._rows_bytes = [], 0
+
+    def _sorted_rows(self, group_rows: int) -> Iterator[pa.Table]:
+        """Yields the rows that were not condensed, in groups; one group at a time is held twice."""
+        rows = sorted(self._rows, key=lambda row: row.uri)
+        for start in range(0, len(rows), group_rows):
+            yield rows_to_arrow(rows[start : start + group_rows])
+
+    def _sorted_tables(self, group_rows: int) -> Iterator[pa.Table]:
+        """Yields the condensed rows, in groups; one group at a time is held twice."""
+        rows = pa.concat_tables(self._tables)
+        order = pc.sort_indices(rows, sort_keys=[("uri", "ascending")])
+        for start in range(0, rows.num_rows, group_rows):
+            yield rows.take(order.slice(start, group_rows))
 
 
 class PartFile:

@@ -1,7 +1,7 @@
 """The rows of the table: an image, or a tile of a huge one, at one scale; scored, rejected or deleted."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
@@ -178,12 +178,14 @@ def with_labels(row: MapRow, cells: CellScores, labels: Sequence[str]) -> MapRow
     """Returns the row of a map with the names of its best classes.
 
     Args:
-        row: The row.
+        row: The row, as `scored_row` has made it; it gets the names, since a copy takes as long as a row.
         cells: The map's cells.
         labels: The names of the model's classes, by number; empty where it has none.
     """
     names = best_labels(cells.classes, labels)
-    return row if names is None else replace(row, best_labels=[storable(name) for name in names])
+    if names is not None:
+        object.__setattr__(row, "best_labels", [storable(name) for name in names])
+    return row
 
 
 def rejected_row(

@@ -12,6 +12,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from pipeline.beam_counters import count
 from pipeline.engines import Engine, EngineFactory, OpenEngine, counts_of
+from pipeline.engines.ahead import take
 from pipeline.errors import EngineError
 from pipeline.maps.recipe import Recipe
 from pipeline.scoring.batch_effect import batch_effect
@@ -153,8 +154,10 @@ class ScoreFn(beam.DoFn):
         )
 
     def _open(self) -> _EngineReference:
-        engine = self._open_engine()
-        compiled = self._open_engine.compiled if isinstance(self._open_engine, EngineFactory) else ()
+        if isinstance(self._open_engine, EngineFactory):
+            engine, compiled = take(self._open_engine), self._open_engine.compiled
+        else:
+            engine, compiled = self._open_engine(), ()
         effect = batch_effect(engine, self._rounding, self._limits.budget, compiled)
         # The images of a measurement are not images of the run; the seconds in which XLA compiled are its own.
         seconds = {name: value for name, value in counts_of(engine).items() if name.startswith("seconds.")}

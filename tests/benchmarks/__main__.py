@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import tempfile
@@ -67,11 +68,11 @@ def main() -> None:
     quiet_libraries(debug=False)
     # Into a file as wide as the tables are: rich would cut them to 80 columns.
     console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else _WIDE)
-    cells = nets.EVERYTHING if arguments.all else nets.DAILY
+    cells, budget_s = (nets.EVERYTHING, math.inf) if arguments.all else (nets.DAILY, ruler.BUDGET_S)
     kept = arguments.json
     if kept:
         kept.mkdir(parents=True, exist_ok=True)
-    wanted = ruler.Wanted(cells, json=kept and kept / "ruler.json", plot=arguments.plot)
+    wanted = ruler.Wanted(cells, budget_s=budget_s, json=kept and kept / "ruler.json", plot=arguments.plot)
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import statistics
+import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -31,10 +32,13 @@ from tests.benchmarks.ruler.nets import NetFiles
 from tests.benchmarks.tiles import picture
 
 COUNTS, MOST = (1_000, 10_000), 50_000
+COUNT_ROUNDS = 3
 SIDES = (451, 1_000, 2_000, 4_000, 10_000)
 LEAST_PIXELS = 2 * 10**7
 """So many pixels are scored of each size, in several files if need be: the start of a process counts little then."""
 WORKER_IMAGES, WORKER_ROUNDS = 100, 3
+WORKER_BUDGET_S = 240.0
+"""No further round is begun that would end later than this after the first began."""
 WORKERS: dict[str, tuple[str, ...]] = {
     "1 process": (),
     "1 process, 2 threads": ("--direct_num_workers=2", "--direct_running_mode=multi_threading"),
@@ -42,6 +46,8 @@ WORKERS: dict[str, tuple[str, ...]] = {
 }
 """Flags of Beam's local runner."""
 IDLE_COUNTS = (1_000, 5_000)
+IDLE_MAPS = {"caffenet": "maps of 8 x 8 cells, 5 classes", "idle": "maps of 55 x 55 cells, 2 classes"}
+"""The engines that do nothing, and what they give for an image of 451 x 451 pixels."""
 STRIDES = (32, 16, 8)
 STRIDE_SIZE = 451
 
@@ -66,7 +72,7 @@ def report(folder: Path, console: Console, *, everything: bool = False) -> dict[
         ),
         "CPU time by image area, CaffeNet": partial(by_area, folder, SIDES),
         "workers of the local runner, CaffeNet, JPEG files of 300 to 640 pixels": partial(
-            by_workers, folder, WORKER_IMAGES, WORKER_ROUNDS
+            by_workers, folder, WORKER_IMAGES, WORKER_ROUNDS, budget_s=float("inf") if everything else WORKER_BUDGET_S
         ),
         "the pipeline with an engine that does nothing, JPEG files of 451 x 451": partial(idle, folder, IDLE_COUNTS),
         f"finer maps, CaffeNet, one image of {STRIDE_SIZE} x {STRIDE_SIZE}": partial(by_stride, folder, STRIDES),
@@ -80,17 +86,23 @@ def report(folder: Path, console: Console, *, everything: bool = False) -> dict[
 
 
 def by_count(folder: Path, counts: Sequence[int], model: Path | None = None) -> list[Line]:
-    """Returns the rates of collections of several sizes, with the digits model or another."""
+    """Returns the rates of collections of several sizes, with the digits model or another.
+
+    They are medians of several runs where these are short: a thousand images take three seconds in steady state.
+    """
     if model is None:
         model = folder / "digits"
         if not model.exists():
             convert_digits(model)
     lines: list[Line] = []
     for count in counts:
-        found = _scored(folder, model, thumbnails(folder, count))
-        figures = {"images/s": found.images_per_s, "steady": found.steady_per_s, "CPU ms an image": _ms(found, count)}
-        first = lines[0].figures["steady"] if lines else found.steady_per_s
-        lines.append(Line(f"{count:,}", {**figures, "steady to the first": found.steady_per_s / first}))
+        runs = max(1, min(COUNT_ROUNDS, COUNTS[-1] // count))
+        speeds = [_scored(folder, model, thumbnails(folder, count)) for _ in range(runs)]
+        found = _medians(speeds, ("images_per_s", "steady_per_s", "cpu_s"))
+        steady = found["steady_per_s"]
+        figures = {"images/s": found["images_per_s"], "steady": steady, "CPU ms an image": found["cpu_s"] / count * 1e3}
+        first = lines[0].figures["steady"] if lines else steady
+        lines.append(Line(f"{count:,}", {**figures, "steady to the first": steady / first, "runs": runs}))
     return lines
 
 
@@ -119,11 +131,25 @@ def by_area(folder: Path, sides: Sequence[int], model: Path | None = None, least
     return lines
 
 
-def by_workers(folder: Path, images: int, rounds: int, model: Path | None = None) -> list[Line]:
-    """Returns the rates of one process, of one with two threads, and of two processes: medians of rounds in turns."""
+def by_workers(
+    folder: Path, images: int, rounds: int, model: Path | None = None, *, budget_s: float = WORKER_BUDGET_S
+) -> list[Line]:
+    """Returns the rates of one process, of one with two threads, and of two processes: medians of rounds in turns.
+
+    Args:
+        folder: Where files and models are made.
+        images: How many are scored each time.
+        rounds: How often each is run at most; at least once.
+        model: The model; CaffeNet by default.
+        budget_s: No round is begun that would probably end after so many seconds.
+    """
     model, files = model or caffenet(folder), mixed_photographs(folder, images)
     runs: dict[str, list[Speed]] = {name: [] for name in WORKERS}
-    for _ in range(rounds):
+    started = time.perf_counter()
+    for round_ in range(rounds):
+        gone = time.perf_counter() - started
+        if round_ and gone * (round_ + 1) / round_ > budget_s:
+            break
         for name, flags in WORKERS.items():
             runs[name].append(_scored(folder, model, files, *flags))
     return [
@@ -146,9 +172,13 @@ def idle(folder: Path, counts: tuple[int, int]) -> list[Line]:
     The images a second are what the main process could pass on if it had a core of its own, however fast the engine is;
     the decoders need the cores that are given.
     """
-    model = idle_model(folder / "idle")
+    return [_idle(folder, counts, name, maps) for name, maps in IDLE_MAPS.items()]
+
+
+def _idle(folder: Path, counts: tuple[int, int], name: str, maps: str) -> Line:
+    model = idle_model(folder / f"idle-{name}", name)
     few, many = (
-        measure(photographs(folder, count), _fresh(folder / "idle-output"), model, idle=True) for count in counts
+        measure(photographs(folder, count), _fresh(folder / "idle-output"), model, idle=name) for count in counts
     )
     more = many.images - few.images
     main = ((many.cpu_s - many.cpu_children_s) - (few.cpu_s - few.cpu_children_s)) / more
@@ -160,7 +190,7 @@ def idle(folder: Path, counts: tuple[int, int]) -> list[Line]:
         "images/s for one GPU": 1 / main,
         "cores to decode them": decoders / main,
     }
-    return [Line(f"{few.images:,} to {many.images:,} images", figures)]
+    return Line(f"{few.images:,} to {many.images:,} images, {maps}", figures)
 
 
 def by_stride(folder: Path, strides: Sequence[int], size: int = STRIDE_SIZE) -> list[Line]:
@@ -224,10 +254,6 @@ def _scored(folder: Path, model: Path, images: Path, *flags: str) -> Speed:
 def _fresh(output: Path) -> Path:
     shutil.rmtree(output, ignore_errors=True)
     return output
-
-
-def _ms(found: Speed, count: int) -> float:
-    return found.cpu_s / count * 1e3
 
 
 def _medians(runs: Sequence[Speed], fields: Sequence[str]) -> dict[str, float]:

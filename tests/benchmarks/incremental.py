@@ -21,8 +21,8 @@ IMAGES, AGAIN = 10_000, 3
 def report(folder: Path, console: Console) -> None:
     model, images, output = idle_model(folder / "idle"), photographs(folder, IMAGES), folder / "incremental"
     shutil.rmtree(output, ignore_errors=True)
-    first = measure(images, output, model, idle=True)
-    later = [measure(images, output, model, idle=True) for _ in range(AGAIN)]
+    first = measure(images, output, model, idle="idle")
+    later = [measure(images, output, model, idle="idle") for _ in range(AGAIN)]
     wall, cpu = (statistics.median(getattr(run, name) for run in later) for name in ("wall_s", "cpu_s"))
     console.print(
         f"{IMAGES:,} images: first run {first.wall_s:.1f} s (CPU {first.cpu_s:.1f}), the next {wall:.2f} s "

@@ -19,7 +19,7 @@ FEW, MANY = 1_000, 10_000
 def report(folder: Path, console: Console) -> None:
     model = idle_model(folder / "idle")
     few, many = (
-        measure(photographs(folder, count), folder / f"memory-{count}", model, idle=True) for count in (FEW, MANY)
+        measure(photographs(folder, count), folder / f"memory-{count}", model, idle="idle") for count in (FEW, MANY)
     )
     for found in (few, many):
         console.print(

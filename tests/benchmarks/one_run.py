@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pipeline.quiet_beam import import_lean_beam
 from tests.benchmarks.processes import children_of, held
 
 _REPOSITORY = Path(__file__).parents[2]
@@ -27,7 +28,8 @@ class Measured:
 
     Attributes:
         images: Images listed.
-        wall_s: From the making of the pipeline to its end; imports and the start of Python not counted.
+        wall_s: From the making of the pipeline to its end; the start of Python, imports and the choice of the engine
+            not counted.
         cpu_s: User and system time of that, this process and its children.
         cpu_children_s: The children's share.
         process_cpu_s: All CPU time of the process from its start, imports counted.
@@ -58,8 +60,8 @@ def measure(images: Path | str, output: Path | str, model: Path | str, **setting
     Args:
         images: A folder or pattern.
         output: The table.
-        model: A model directory; that of `IdleEngine` is run by it.
-        settings: `idle`: whether to take `IdleEngine`; of `Limits`: `tile_pixels`, `pixel_budget`, `threads`,
+        model: A model directory; that of an idle engine is run by it.
+        settings: `idle`: the name of an engine of `IDLE`; of `Limits`: `tile_pixels`, `pixel_budget`, `threads`,
             `max_pending`, `max_bytes`.
     """
     request = {"images": str(images), "output": str(output), "model": str(model), **settings}
@@ -113,28 +115,25 @@ def run(request: dict[str, Any]) -> Measured:
     from pipeline.table.summaries import read_summary
     from pipeline.transforms.list_images import ListImages
     from pipeline.transforms.score_images import ScoreImages
-    from tests.benchmarks.engines import IdleEngine
+    from tests.benchmarks.engines import IDLE
 
     def of(kind: Any) -> Any:
         names = {field.name for field in dataclasses.fields(kind)} & request.keys()
         return kind(**{name: request[name] for name in names})
 
     limits = dataclasses.replace(of(Limits), budget=of(BatchBudget), look_ahead=of(LookAhead))
-    if not request.get("idle"):
-        from pipeline.engines.load_tensorflow import load_tensorflow
-
-        load_tensorflow(debug=False)
+    # Before it is watched: the trial of an engine, once a machine, has a process of its own that does not decode.
+    score = ScoreImages(
+        request["model"],
+        request["output"],
+        limits=limits,
+        rescore=request.get("rescore", False),
+        open_engine=IDLE[request["idle"]] if request.get("idle") else None,
+    )
     start_mb = held()["VmRSS"]
     before, started = cpu_seconds(), time.perf_counter()
     with Watched() as children:
         pipeline = beam.Pipeline(runner=open_runner(LOCAL), options=PipelineOptions([]))
-        score = ScoreImages(
-            request["model"],
-            request["output"],
-            limits=limits,
-            rescore=request.get("rescore", False),
-            open_engine=IdleEngine if request.get("idle") else None,
-        )
         _ = pipeline | ListImages([request["images"]]) | score
         pipeline.run().wait_until_finish()
         wall = time.perf_counter() - started
@@ -159,4 +158,5 @@ def run(request: dict[str, Any]) -> Measured:
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import_lean_beam()  # as the command does
     print(json.dumps(dataclasses.asdict(run(json.loads(sys.argv[1])))))  # noqa: T201

@@ -21,7 +21,7 @@ FEW, MANY = 10_000, 100_000
 def report(folder: Path, console: Console) -> None:
     model = idle_model(folder / "idle")
     few, many = (
-        measure(thumbnails(folder, count), folder / f"overhead-{count}", model, idle=True) for count in (FEW, MANY)
+        measure(thumbnails(folder, count), folder / f"overhead-{count}", model, idle="idle") for count in (FEW, MANY)
     )
     for found in (few, many):
         console.print(

@@ -30,7 +30,7 @@ from tests.benchmarks.processes import Usage, run_watched
 
 IMAGES, IMAGES_ALL = 300, 500
 ROUNDS = 3
-BUDGET_S = 330.0
+BUDGET_S = 250.0
 """No further round is begun that would end later than this after the first began."""
 STARTING = 0.2
 """The share of the maps that do not count for the steady state."""

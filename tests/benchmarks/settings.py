@@ -15,10 +15,9 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from pipeline.engines.tensorflow import TensorFlowEngine
 from pipeline.scoring.prefetch import LookAhead
 from tests.benchmarks.caffenet import caffenet
-from tests.benchmarks.engines import idle_model
+from tests.benchmarks.engines import idle_model, open_engine
 from tests.benchmarks.files import photographs
 from tests.benchmarks.one_run import measure
 from tests.benchmarks.throughput import SIDE, timed
@@ -29,7 +28,7 @@ AHEAD = (LookAhead(1), LookAhead(2), LookAhead(3), LookAhead(4), LookAhead(2, 8)
 
 
 def report(folder: Path, console: Console) -> None:
-    engine = TensorFlowEngine(caffenet(folder))
+    engine = open_engine(caffenet(folder))
     images = np.random.default_rng(0).integers(0, 256, (max(BATCHES), SIDE, SIDE, 3), dtype=np.uint8)
     taken = {batch: [timed(partial(engine.score, images[:batch])) for _ in range(ROUNDS)] for batch in BATCHES}
     for batch, costs in taken.items():
@@ -44,6 +43,6 @@ def _rate(folder: Path, ahead: LookAhead) -> float:
     output = folder / "settings"
     shutil.rmtree(output, ignore_errors=True)
     found = measure(
-        photographs(folder, IMAGES), output, idle_model(folder / "idle"), idle=True, **dataclasses.asdict(ahead)
+        photographs(folder, IMAGES), output, idle_model(folder / "idle"), idle="idle", **dataclasses.asdict(ahead)
     )
     return found.images / found.wall_s

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,8 +14,10 @@ from rich.console import Console
 
 from conversion import cast, dilate, load_network
 from models import entry
+from pipeline.maps.classification_map import check_cells, check_values
 from pipeline.runners.flags import check_flags
 from tests.benchmarks import growth
+from tests.benchmarks.engines import IDLE
 from tests.benchmarks.one_run import Measured
 from tests.benchmarks.processes import Usage
 from tests.support.fakes import FakeEngine
@@ -44,6 +47,13 @@ def test_by_count(tmp_path, no_processes):
     assert second.figures["images/s"] == 4
 
 
+def test_short_collections_run_several_times(tmp_path, no_processes, monkeypatch):
+    monkeypatch.setattr(growth, "COUNTS", (2, 4))
+    first, second = growth.by_count(tmp_path, (2, 4), tmp_path)
+    assert (first.figures["runs"], second.figures["runs"]) == (2, 1)
+    assert first.figures["CPU ms an image"] == pytest.approx(1.5 / 2 * 1e3)  # jobs of 1 and 2 s
+
+
 def test_by_area_takes_off_the_start(tmp_path, no_processes):
     small, large = growth.by_area(tmp_path, (40, 80), tmp_path, least=5_000)
     assert (small.figures["images"], large.figures["images"]) == (4, 1)  # 4 * 40 ** 2 and 80 ** 2 pixels
@@ -59,6 +69,15 @@ def test_by_workers(tmp_path, no_processes, monkeypatch):
     assert [line.figures["steady to 1 process"] for line in lines] == [1, 1, 1]
 
 
+def test_no_round_of_workers_is_begun_that_would_end_too_late(tmp_path, no_processes, monkeypatch):
+    monkeypatch.setattr(growth, "mixed_photographs", lambda folder, count: growth.copies(folder, 40, count))
+    scored = []
+    score = growth.score
+    monkeypatch.setattr(growth, "score", lambda *arguments: (scored.append(arguments), score(*arguments))[1])
+    growth.by_workers(tmp_path, 3, 5, tmp_path, budget_s=0)
+    assert len(scored) == len(growth.WORKERS)
+
+
 @pytest.mark.parametrize("flags", growth.WORKERS.values(), ids=growth.WORKERS)
 def test_beam_knows_the_flags_of_workers(flags):
     check_flags(FnApiRunner(), flags)
@@ -70,8 +89,9 @@ def test_idle_counts_the_difference(tmp_path, monkeypatch):
         return Measured(count, count * 0.01, 1 + count * 0.003, count * 0.002, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, {})
 
     monkeypatch.setattr(growth, "measure", measure)
-    [line] = growth.idle(tmp_path, (1, 3))
-    assert line.figures == pytest.approx(
+    lines = growth.idle(tmp_path, (1, 3))
+    assert [line.name for line in lines] == [f"1 to 3 images, {maps}" for maps in growth.IDLE_MAPS.values()]
+    assert lines[0].figures == pytest.approx(
         {
             "CPU ms, main": 1,
             "CPU ms, decoders": 2,
@@ -96,7 +116,7 @@ def test_by_stride(tmp_path, monkeypatch):
 def test_all_parts_are_shown(tmp_path, monkeypatch):
     line = growth.Line("name", {"figure": 1.5})
     for part in ("by_count", "by_area", "by_workers", "idle", "by_stride"):
-        monkeypatch.setattr(growth, part, lambda *arguments: [line])
+        monkeypatch.setattr(growth, part, lambda *_, **__: [line])
     console = Console(record=True, quiet=True)
     found = growth.report(tmp_path, console)
     assert len(found) == 5
@@ -108,3 +128,13 @@ def test_copies_are_names_of_one_file(tmp_path):
     assert len({file.stat().st_ino for file in files}) == 1
     with Image.open(files[0]) as image:
         assert image.size == (30, 30)
+
+
+def test_idle_engines_give_the_maps_that_are_named():
+    image = np.zeros((1, 451, 451, 3), np.uint8)
+    for name, maps in growth.IDLE_MAPS.items():
+        [cells] = IDLE[name]().score(image)
+        height, width, k = cells.classes.shape
+        assert maps == f"maps of {height} x {width} cells, {k} classes"
+        check_cells("", cells, IDLE[name].metadata.classes)
+        check_values("", cells)

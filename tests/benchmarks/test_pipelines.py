@@ -21,6 +21,7 @@ from tests.benchmarks.peers import beam_inference, loop, ray_data
 from tests.benchmarks.pipelines import Agreement, Map, Pipeline, agreement, densecast, measure, read_files, read_table
 from tests.benchmarks.pipelines import peers as known_peers
 from tests.benchmarks.processes import CommandFailedError, run_watched
+from tests.support.without_tensorflow import run_without_tensorflow
 
 CLASSES, WINDOW, STRIDE = 8, 16, 8
 SIDES = (24, 40)
@@ -90,11 +91,30 @@ def test_rays_actor_gives_the_maps_of_the_loop(graph, images, loop_maps, tmp_pat
 
 def test_the_maps_of_a_table_are_read(images, tmp_path):
     model = idle_model(tmp_path / "idle")
-    one_run.run({"images": str(images), "output": str(tmp_path / "table"), "model": str(model), "idle": True})
+    one_run.run({"images": str(images), "output": str(tmp_path / "table"), "model": str(model), "idle": "idle"})
     maps = read_table(tmp_path / "table")
     assert sorted(maps) == [path.stem for path in sorted(images.rglob("*.jpg"))]
     assert sorted(pipelines.map_times(tmp_path / "table")) == sorted(found.time for found in maps.values())
     assert all(found.classes.shape[2] == 2 for found in maps.values())
+
+
+_SCORE_DIGITS = """
+import sys
+from pathlib import Path
+from pipeline.tools.demo import convert_digits
+from tests.benchmarks import one_run
+images, output, model = sys.argv[1:]
+convert_digits(Path(model))
+print(one_run.run({"images": images, "output": output, "model": model}).summary["scored"])
+"""
+
+
+def test_a_measured_run_loads_what_its_engine_needs_and_no_more(tmp_path):
+    images = mixed_photographs(tmp_path, 1, (40, 40))
+    places = [str(images), str(tmp_path / "table"), str(tmp_path / "digits")]
+    done = run_without_tensorflow(_SCORE_DIGITS, *places, also=("openvino",))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == "1"
 
 
 def test_the_command_is_one_that_densecast_takes(images, tmp_path):

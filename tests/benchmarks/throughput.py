@@ -22,7 +22,6 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from rich.console import Console
 
 from pipeline.engines import Engine
-from pipeline.engines.tensorflow import TensorFlowEngine
 from pipeline.images.decode import DecodeLimits, decode
 from pipeline.runners.registry import open_runner
 from pipeline.scoring.batching import batch_size
@@ -31,6 +30,7 @@ from pipeline.settings import LOCAL
 from pipeline.transforms.list_images import ListImages
 from pipeline.transforms.score_images import ScoreImages
 from tests.benchmarks.caffenet import caffenet
+from tests.benchmarks.engines import open_engine
 from tests.benchmarks.files import DISTINCT, photographs
 from tests.benchmarks.one_run import cpu_seconds
 
@@ -65,7 +65,7 @@ def _engine() -> Engine:
 def compare(folder: Path, limits: Limits, rounds: int = ROUNDS) -> Ratio:
     """Measures under one set of limits; files are made in `folder`."""
     model = caffenet(folder)
-    engine = _held.setdefault("engine", TensorFlowEngine(model))
+    engine = _held.setdefault("engine", open_engine(model))
     collections = [photographs(folder, count, SIDE) for count in (SMALL, LARGE)]
     size = batch_size((SIDE, SIDE), limits.budget)
     files = sorted(collections[1].rglob("*.jpg"))[:DISTINCT]

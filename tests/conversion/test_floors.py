@@ -21,6 +21,7 @@ FLOORS = {
     "conversion.arrays": 1,
     "conversion.errors": 1,
     "conversion.files": 1,
+    "conversion.hashing": 1,
     "conversion.own_layers": 2,
     "conversion.http": 1,
 }

@@ -36,8 +36,8 @@ _FILES = (
     "killed_launcher",
 )
 """In the order in which their rows are printed."""
-_WIDTH = 165
-"""Of the table, on whatever terminal: no row is broken."""
+_WIDTH = 1000
+"""More than the table needs, on whatever terminal: no row is broken."""
 
 
 class Rows:
@@ -67,6 +67,13 @@ class Rows:
             table.add_row(*row)
         return table
 
+    def text(self) -> str:
+        """Returns the table as Markdown, a line for each row."""
+        console = Console(width=_WIDTH, highlight=False)
+        with console.capture() as printed:
+            console.print(self.render())
+        return "\n".join(line.rstrip() for line in printed.get().strip().splitlines())
+
     def total(self, name: str) -> str:
         """The sum of a column; a question mark where a test could not count."""
         values = [row[2 + _COLUMNS.index(name)] for row in self.rows.values()]
@@ -79,9 +86,7 @@ def main(arguments: list[str]) -> int:
     given = ["-q", "-n", "2", "--no-header", "--tb=short", "-p", "no:cacheprovider", str(Path(__file__).parent)]
     status = pytest.main([*given, *arguments], plugins=[rows])
     console = Console(width=_WIDTH, highlight=False)
-    with console.capture() as printed:
-        console.print(rows.render())
-    console.print(printed.get().strip(), soft_wrap=True, markup=False)
+    console.print(rows.text(), soft_wrap=True, markup=False)
     if not CAN_MOUNT:
         console.print("this user may not mount file systems: no disk was really full, nor really read-only")
     lost, duplicated = rows.total("lost"), rows.total("duplicated")

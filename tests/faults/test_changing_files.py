@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.sources.reader import Reader
 from pipeline.sources.reference import ImageReference
-from pipeline.sources.streams import FileStream
+from pipeline.storage.local import LocalFile
 from tests.faults.collection import Images, Settle, rows_of
 
 
@@ -103,7 +103,7 @@ def test_a_file_that_never_stays_as_it_is(
 
     def read(self: Reader, stream: Any, expected: int) -> bytes:
         data = real(self, stream, expected)
-        if isinstance(stream, FileStream) and data.startswith(head):
+        if isinstance(stream, LocalFile) and data.startswith(head):
             with victim.open("ab") as file:
                 file.write(b"\0")
         return data

@@ -51,7 +51,7 @@ def test_a_restore_while_a_run_is_at_work(
             with pytest.raises(DensecastError, match="version 0 of the table was restored while this run worked"):
                 second_night.run(output)
         images = second_night.run(output).summary.images
-        outcome = f"the run is refused; the next adopts {images['adopt']} maps, scores {images['score']} images"
+        outcome = f"the run is refused; the next adopts {images['adopt']} and scores {images['score']}"
         settle("a restore while a run is at work", outcome, output, second_night.images.listed())
     finally:
         (second_night.images.folder / "later.png").unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,20 @@ class FakeEngine:
         if len(images) > self.largest_batch:
             raise EngineOutOfMemoryError("does not fit")
         if (images[:, 0, 0, 0] == self.broken).any():
+            raise EngineError("cannot do it")
+        return [top_k(probabilities(image), 2) for image in images]
+
+
+class FakeMixedEngine(FakeEngine):
+    """Takes images of several sizes; `batches` has the sizes of each call."""
+
+    exact = mixed = True
+
+    def score_mixed(self, images: Sequence[np.ndarray]) -> list[CellScores]:
+        self.batches.append(tuple(len(image) for image in images))
+        if len(images) > self.largest_batch:
+            raise EngineOutOfMemoryError("does not fit")
+        if any(image[0, 0, 0] == self.broken for image in images):
             raise EngineError("cannot do it")
         return [top_k(probabilities(image), 2) for image in images]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from conversion import hash_ahead
 from pipeline.cli.commands.options import (
     PassThrough,
     beam_flags,
@@ -22,10 +24,14 @@ from pipeline.cli.console import show as show_renderable
 from pipeline.cli.param_types import CELL
 from pipeline.cli.setting_options import setting_options
 from pipeline.exit_codes import ExitCode
-from pipeline.quiet_beam import import_lean_beam
+from pipeline.quiet_beam import import_lean_beam, without_collections
+from pipeline.settings import LOCAL
 
 if TYPE_CHECKING:
     from pipeline.jobs.run import JobResult
+
+_SWITCH_S = 0.0005
+"""How long a thread that runs Python makes others wait: the thread of the engine, which rarely does, goes first."""
 
 
 @click.command(cls=PassThrough)
@@ -52,16 +58,20 @@ def score(ctx: click.Context, /, *, as_json: bool, **values: object) -> None:
     densecast score caffenet photos/ --output features --windows ten --scales none --blob fc7 --blob fc7:before
     densecast score caffenet photos/ --output maps --runner FlinkRunner --flink-master localhost:8081
     """
-    from pipeline.jobs.spec import describe_job
+    if values["runner"] == LOCAL:
+        hash_ahead(str(values["model"]), only_with="densecast.json")  # beside the imports
+    sys.setswitchinterval(_SWITCH_S)
+    with without_collections():
+        from pipeline.jobs.ahead import starting_decoders, starting_engine
+        from pipeline.jobs.spec import describe_job
 
     if values["accuracy_bound"] is not None and ctx.get_parameter_source("scores") is ParameterSource.COMMANDLINE:
         raise click.UsageError("give --scores or --accuracy-bound, not both: the bound chooses what is kept")
     job = describe_job(storage=given_storage(), **values, beam_options=beam_flags(ctx))
-    from pipeline.jobs.ahead import starting_decoders
-
-    with starting_decoders(job):
-        import_lean_beam()  # takes seconds, for which wrong usage does not wait
-        from pipeline.jobs.run import run_job
+    with starting_engine(job), starting_decoders(job):
+        with without_collections():
+            import_lean_beam()  # takes a second, for which neither wrong usage nor the engine waits
+            from pipeline.jobs.run import run_job
 
         printing_does_not_count()
         result = run_job(job)

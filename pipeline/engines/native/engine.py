@@ -53,23 +53,17 @@ class NativeEngine(ModelEngine):
         """See `ExactEngine`."""
         return True
 
+    @property
+    def mixed(self) -> bool:
+        """See `MixedEngine`."""
+        return True
+
     def score(self, images: NDArray[np.uint8]) -> list[CellScores]:
         """See `Engine`."""
         return self._score(images)
 
-    def score_ragged(self, images: Sequence[NDArray[np.uint8]]) -> list[CellScores]:
-        """Returns the maps of images of any sizes, which are computed together.
-
-        Args:
-            images: uint8 RGB [h, w, 3] each.
-
-        Returns:
-            One for each image, in order; the same as `score` returns of the image alone.
-
-        Raises:
-            EngineOutOfMemoryError: See `Engine.score`.
-            EngineError: See there.
-        """
+    def score_mixed(self, images: Sequence[NDArray[np.uint8]]) -> list[CellScores]:
+        """See `MixedEngine`."""
         named: list[dict[str, NDArray[np.generic]]] = [{} for _ in images]
         try:
             sizes = _sizes(images)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeVar
 
 Kind = Literal["ours", "peer", "peak"]
 T = TypeVar("T")
+SLOW_ROUND_S = 5.0
+LEAST_ROUNDS = 2
 
 
 @dataclasses.dataclass
@@ -104,6 +107,33 @@ def order(names: Sequence[T], round_: int) -> list[T]:
     first = round_ // 2 % max(1, len(names))
     turned = [*names[first:], *names[:first]]
     return turned[::-1] if round_ % 2 else turned
+
+
+def play_rounds(
+    play: Callable[[int], object], rounds: int, budget_s: float, clock: Callable[[], float] = time.perf_counter
+) -> bool:
+    """Plays rounds, and returns whether the first counts.
+
+    It counts where it takes longer than `SLOW_ROUND_S`: then it makes no difference that threads wake up in it, and
+    each has run once when it was opened.
+
+    Args:
+        play: Plays the round of a number, from 0.
+        rounds: How many are counted at most.
+        budget_s: After `LEAST_ROUNDS` that count, no round begins that would probably end later than so many seconds
+            after the first began.
+        clock: Returns seconds.
+    """
+    started = clock()
+    play(0)
+    slow = clock() - started > SLOW_ROUND_S
+    first = 0 if slow else 1
+    for number in range(1, rounds + first):
+        gone = clock() - started
+        if number - first >= LEAST_ROUNDS and gone * (number + 1) / number > budget_s:
+            break
+        play(number)
+    return slow
 
 
 def seconds_of(runs: Sequence[float]) -> float:

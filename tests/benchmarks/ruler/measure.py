@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,21 +13,22 @@ import numpy as np
 from conversion.export.verification import relative_error
 from pipeline.tools.benchmark import PRODUCT_OPERATIONS
 from tests.benchmarks.ruler.children import Child, Entrant, LeftOutError, convert
-from tests.benchmarks.ruler.figures import Contestant, Outcome, order, seconds_of
+from tests.benchmarks.ruler.figures import Contestant, Outcome, order, play_rounds, seconds_of
 from tests.benchmarks.ruler.nets import Cell, NetFiles, job, operations, reference
 from tests.benchmarks.ruler.serve import Job
 
 TURN_S = 0.1  # at least so long runs one in its turn
 
 
-def measure(cell: Cell, folder: Path, entrants: Sequence[Entrant], rounds: int) -> Outcome:
+def measure(cell: Cell, folder: Path, entrants: Sequence[Entrant], rounds: int, budget_s: float = math.inf) -> Outcome:
     """Measures one cell.
 
     Args:
         cell: Net and size.
         folder: Where the forms of the net are, or are made.
         entrants: Who takes part, if it can.
-        rounds: How many are counted; one more comes first.
+        rounds: How many are counted at most.
+        budget_s: Seconds for the rounds, see `play_rounds`.
     """
     files = NetFiles(cell.net, folder.absolute())
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
@@ -36,8 +38,8 @@ def measure(cell: Cell, folder: Path, entrants: Sequence[Entrant], rounds: int) 
         field = _Field(stack)
         for entrant in entrants:
             field.open(entrant, asked)
-        for round_ in range(rounds + 1):
-            field.play(round_)
+        if not play_rounds(field.play, rounds, budget_s):
+            field.forget_first_round()
         if expected is not None:
             field.compare(scratch / "scores.npy", expected)
     return Outcome(
@@ -86,7 +88,7 @@ class _Field:
         )
 
     def play(self, round_: int) -> None:
-        """Gives each its turn. Round 0 is not counted."""
+        """Gives each its turn."""
         for label in order(list(self._running), round_):
             child, contestant = self._running[label]
             try:
@@ -96,8 +98,12 @@ class _Field:
                 del self._running[label]
                 continue
             contestant.peak_mb = max(contestant.peak_mb, answer["peak_mb"])
-            if round_:
-                contestant.turns.append(seconds_of(answer["seconds"]))
+            contestant.turns.append(seconds_of(answer["seconds"]))
+
+    def forget_first_round(self) -> None:
+        """Drops the first turn of each."""
+        for contestant in self.contestants:
+            del contestant.turns[0]
 
     def compare(self, file: Path, expected: np.ndarray) -> None:
         """Asks each for the blob before softmax, which it writes to a file, and compares it with the reference."""

@@ -19,6 +19,8 @@ from tests.benchmarks.ruler.plot import plot
 from tests.benchmarks.ruler.table import cell_table, summary
 
 ROUNDS = 5
+BUDGET_S = 15.0
+"""For the rounds of one cell, so that all cells of every day are measured in ten minutes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +29,11 @@ class Wanted:
 
     Attributes:
         cells: Nets and sizes.
-        rounds: How often each engine has its turn, the first not counted.
+        rounds: How often each engine has its turn at most.
         json: The file to write all figures to; None for none.
         plot: The file to write the picture to; None for none.
         entrants: Who takes part, if it is installed.
+        budget_s: Seconds for the rounds of one cell; see `play_rounds`.
     """
 
     cells: Sequence[Cell] = DAILY
@@ -38,6 +41,7 @@ class Wanted:
     json: Path | None = None
     plot: Path | None = None
     entrants: Sequence[Entrant] = dataclasses.field(default_factory=entrants)
+    budget_s: float = BUDGET_S
 
 
 def report(folder: Path, console: Console, wanted: Wanted) -> list[Outcome]:
@@ -49,11 +53,11 @@ def report(folder: Path, console: Console, wanted: Wanted) -> list[Outcome]:
         wanted: What to measure.
     """
     today = dt.datetime.now(dt.UTC).date()
-    title = f"{processor_name()}, {today.day} {today:%B %Y}, median of {wanted.rounds} rounds in turns"
+    title = f"{processor_name()}, {today.day} {today:%B %Y}, median of at most {wanted.rounds} rounds in turns"
     console.print(title)
     outcomes = []
     for cell in wanted.cells:
-        outcome = measure(cell, folder, wanted.entrants, wanted.rounds)
+        outcome = measure(cell, folder, wanted.entrants, wanted.rounds, wanted.budget_s)
         outcomes.append(outcome)
         console.print(cell_table(outcome))
         for label, reason in outcome.left_out.items():

@@ -1,13 +1,14 @@
 import itertools
 import json
+import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from tests.benchmarks.ruler.figures import Contestant, Outcome, order, seconds_of
-from tests.benchmarks.ruler.plot import plot
+from tests.benchmarks.ruler.figures import Contestant, Outcome, order, play_rounds, seconds_of
+from tests.benchmarks.ruler.plot import plot, ticks
 from tests.benchmarks.ruler.report import as_json
 from tests.benchmarks.ruler.serve import timed
 from tests.benchmarks.ruler.table import cell_table, summary
@@ -67,6 +68,31 @@ def test_a_turn_lasts_so_long_and_has_at_least_one_run(each: float, runs: int):
     assert timed(run, 0.1, clock=lambda: now) == pytest.approx([each] * runs)
 
 
+@pytest.mark.parametrize(
+    ("each", "rounds", "budget", "played", "first_counts"),
+    [
+        (1.0, 5, 25.0, 6, False),
+        (1.0, 5, 4.0, 4, False),  # at least two count
+        (1.0, 5, 0.0, 3, False),
+        (6.0, 5, 25.0, 4, True),
+        (40.0, 5, 25.0, 2, True),
+        (40.0, 1, 25.0, 1, True),
+        (1.0, 1, 0.0, 2, False),
+        (40.0, 3, math.inf, 3, True),
+    ],
+)
+def test_a_budget_ends_the_rounds(each, rounds, budget, played, first_counts):
+    now, numbers = 0.0, []
+
+    def play(number: int) -> None:
+        nonlocal now
+        now += each
+        numbers.append(number)
+
+    assert play_rounds(play, rounds, budget, clock=lambda: now) == first_counts
+    assert numbers == list(range(played))
+
+
 def test_ratios_are_taken_round_by_round_against_the_fastest_peer():
     assert MEASURED.fastest is FAST
     assert MEASURED.ratio(OURS) == pytest.approx(2.0)  # 2, 1.5, 2.67
@@ -116,6 +142,20 @@ def test_picture_names_cells_and_engines(tmp_path):
     assert all(
         f"<!-- {word} -->" in text for word in ("a machine", "Net, 8 x 8, batch 1", "densecast x", "Fast", "Slow")
     )
+
+
+def test_picture_has_ticks_also_where_no_time_is_twice_another(tmp_path):
+    plot([outcome(OURS, FAST, contestant("Near", "peer", 0.014, 0.028, 0.042))], tmp_path / "figures.svg", "a machine")
+    text = (tmp_path / "figures.svg").read_text()
+    assert all(f"<!-- {tick} -->" in text for tick in ("1", "1.25", "1.5"))
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "expected"),
+    [(0.9, 1.9, [1, 1.25, 1.5, 1.75]), (0.75, 11, [0.75, 1, 1.5, 2, 3, 4, 6, 8]), (0.8, 70, [1, 2, 4, 8, 16, 32, 64])],
+)
+def test_labels_of_ticks_do_not_meet(least, most, expected):
+    assert ticks(least, most) == expected
 
 
 def _text(table) -> list[str]:

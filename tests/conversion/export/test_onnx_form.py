@@ -102,6 +102,7 @@ def test_the_directory_says_what_it_holds(made: Path):
     assert metadata.files is not None
     assert set(metadata.files) == {
         *("model.onnx", "weights.json", "weights.bin", "network.prototxt", "classifier.prototxt"),
+        "reference.npz",
     }
     check_files(made, metadata)
     check_onnx(made)

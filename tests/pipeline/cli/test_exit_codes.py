@@ -163,3 +163,28 @@ def test_what_a_local_run_raises_is_raised() -> None:
     with pytest.raises(ZeroDivisionError):
         run_stoppable("r3", lambda: 1 // 0)
     assert run_stoppable("r3", lambda: 8) == 8
+
+
+LAST_WORDS = """
+import atexit, sys, threading, time
+atexit.register(print, "registered first")
+from pipeline.cli.main import main
+atexit.register(print, "registered later")
+def late():
+    time.sleep(0.3)
+    print("a thread")
+threading.Thread(target=late).start()
+try:
+    main()
+finally:
+    print("finally", end="")  # still in the stream's buffer
+"""
+
+
+@pytest.mark.parametrize(("argument", "code"), [("--help", 0), ("no-such-command", 2)])
+def test_what_is_to_be_done_at_the_exit_is_done(argument: str, code: int):
+    done = subprocess.run(
+        [sys.executable, "-c", LAST_WORDS, argument], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == code, done.stderr
+    assert done.stdout.endswith("finallya thread\nregistered later\nregistered first\n")

@@ -75,10 +75,17 @@ def test_weights_that_a_session_refers_to_stay(small_model: Path, monkeypatch: p
         counted = itertools.count()
         monkeypatch.setattr(OnnxRuntimeEngine, "_compute", lambda *_: {"map": np.array(next(counted))})
     kept = OnnxRuntimeEngine(small_model)._kept
-    assert len(given[0]) == 49
+    assert len(given[0]) == 7
     assert kept.keys() == (given[0].keys() if refers else set())
     for name, array in kept.items():
         np.testing.assert_array_equal(array, given[0][name])
+
+
+def test_threads_wait_awake_for_the_next_operation_but_not_for_the_next_batch(small_model: Path):
+    options = OnnxRuntimeEngine(small_model)._session_options({})
+    assert int(options.get_session_config_entry("session.intra_op.spin_duration_us")) <= 100
+    with pytest.raises(RuntimeError, match="allow_spinning"):  # not set: they may
+        options.get_session_config_entry("session.intra_op.allow_spinning")
 
 
 def test_the_files_of_a_model_may_be_links(small_model: Path, tmp_path: Path):

@@ -14,6 +14,8 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc, beam_runner_api_pb2
 from apache_beam.runners.portability.portable_runner import PortableRunner
+from apache_beam.runners.worker.statesampler import StateSampler
+from apache_beam.utils.counters import CounterFactory
 
 from pipeline import beam_counters
 from pipeline.errors import JobError
@@ -185,3 +187,8 @@ def refuse(error: Exception) -> Any:
 @pytest.mark.parametrize("query", [refuse(NotImplementedError()), refuse(Lost()), lambda _: {"counters": []}])
 def test_a_runner_without_counters_has_none(query: Any):
     assert beam_counters.counters(result(query)) is None
+
+
+def test_the_local_runner_does_not_wait_long_for_beams_sampler():
+    open_runner("local")
+    assert StateSampler("stage", CounterFactory()).sampling_period_ms == 10

@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.scoring.batching import Batch, BatchBudget, BatchEffect, Batcher, batch_size
+from pipeline.scoring.batching import Batch, BatchBudget, BatchEffect, Batcher, MixedBatcher, batch_size
 
 BUDGETS = st.builds(
     BatchBudget,
     pixel_budget=st.integers(1, 400),
+    mixed_pixels=st.integers(1, 400),
     max_batch=st.integers(1, 12),
     max_pending_pixels=st.integers(1, 800),
 )
@@ -46,7 +47,7 @@ def test_a_shape_without_pixels_is_refused(shape):
         Batcher[int](BatchBudget()).add(1, shape, 0)
 
 
-@pytest.mark.parametrize("field", ["pixel_budget", "max_batch", "max_pending_pixels"])
+@pytest.mark.parametrize("field", ["pixel_budget", "mixed_pixels", "max_batch", "max_pending_pixels"])
 def test_a_budget_below_one_is_refused(field):
     with pytest.raises(ValueError, match=f"{field} is 0"):
         BatchBudget(**{field: 0})
@@ -97,6 +98,7 @@ def test_properties(budget, items, effect):
     out = [item for batch in batches for item in batch.items]
     assert sorted(out) == list(range(len(items))), "every item comes out exactly once"
     for batch in batches:
+        assert batch.shape is not None
         assert {items[item][:2] for item in batch.items} == {batch.shape}
         assert batch.size == Batcher[int](budget, effect).size(batch.shape) <= batch_size(batch.shape, budget)
         assert 1 <= len(batch.items) == len(set(batch.places)) <= batch.size
@@ -137,3 +139,28 @@ def test_what_an_image_is_run_in_does_not_depend_on_the_order(budget, items, eff
 @given(BUDGETS, ITEMS, EFFECTS)
 def test_the_same_items_give_the_same_batches(budget, items, effect):
     assert batches_of(items, budget, effect) == batches_of(items, budget, effect)
+
+
+@given(BUDGETS, ITEMS)
+def test_images_of_several_sizes_are_batched_as_they_come(budget, items):
+    batcher = MixedBatcher[int](budget)
+    batches = []
+    for item, (height, width, key) in enumerate(items):
+        batches += batcher.add(item, (height, width), key)
+        assert 0 <= batcher.pending_pixels < budget.mixed_pixels
+    batches += batcher.flush()
+    assert [item for batch in batches for item in batch.items] == list(range(len(items)))
+    for batch in batches:
+        assert batch.shape is None
+        assert batch.places == tuple(range(batch.size))
+        assert 1 <= batch.size == len(batch.items) <= budget.max_batch
+        pixels = sum(items[item][0] * items[item][1] for item in batch.items)
+        assert batch.size == 1 or pixels <= budget.mixed_pixels
+
+
+def test_a_batch_of_several_sizes_is_halved_and_taken_apart():
+    batch = Batch(None, ("a", "b", "c"), (0, 1, 2), 3)
+    assert [half.items for half in batch.halves()] == [("a",), ("b",), ("c",)]
+    assert list(batch.alone()) == [Batch(None, (item,), (0,), 1) for item in batch.items]
+    four = Batch(None, ("a", "b", "c", "d"), (0, 1, 2, 3), 4)
+    assert list(four.halves()) == [Batch(None, ("a", "b"), (0, 1), 2), Batch(None, ("c", "d"), (0, 1), 2)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from conversion import read_metadata
 from pipeline.engines import candidates
 from pipeline.errors import EngineError, SettingError
 from pipeline.maps.recipe import Precision, Recipe
-from pipeline.scoring import engine_choice
-from pipeline.scoring.engine_choice import AGREEMENT, EngineChoice, Trial, choose_engine, engine_named
+from pipeline.scoring import engine_trials
+from pipeline.scoring.engine_choice import AGREEMENT, EngineChoice, choose_engine, engine_named
+from pipeline.scoring.engine_trials import Trial
 from pipeline.settings import EngineName
 from tests.support.fakes import write_model
 
@@ -43,7 +44,11 @@ def choose(
 def trials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[EngineName, Trial | None]:
     """What each engine does in its trial, instead of a trial; and a cache of its own."""
     results: dict[EngineName, Trial | None] = {ONNXRUNTIME: Trial(20, 1e-6), OPENVINO: Trial(10, 2e-6)}
-    monkeypatch.setattr(engine_choice, "_tried", lambda engine, _: results[engine])
+
+    def tried(engines: Sequence[EngineName], _: object) -> dict[EngineName, Trial]:
+        return {name: trial for name in engines if (trial := results[name]) is not None}
+
+    monkeypatch.setattr(engine_trials, "try_engines", tried)
     monkeypatch.setattr("platformdirs.user_cache_dir", lambda name: str(tmp_path / name))
     return results
 
@@ -138,7 +143,7 @@ def test_a_launcher_of_distant_workers_needs_no_engine(small_model: Path, monkey
 
 def test_auto_takes_densecasts_own_without_a_trial(small_model: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(candidates._NEEDS, NATIVE, ("numpy",))
-    monkeypatch.setattr(engine_choice, "_fastest", lambda *_, **__: pytest.fail("a trial"))
+    monkeypatch.setattr(engine_trials, "try_engines", lambda *_: pytest.fail("a trial"))
     assert choose(small_model).engine is NATIVE
     assert choose(small_model, device="gpu", here=False).engine is ONNXRUNTIME
     with pytest.raises(EngineError, match="--engine native cannot") as caught:
@@ -173,13 +178,6 @@ def test_names_are_checked():
     with pytest.raises(SettingError, match="'caffe' is not an engine") as caught:
         engine_named("caffe")
     assert "native, onnxruntime" in caught.value.remedy
-
-
-def test_a_trial_compares_with_the_reference(small_model: Path):
-    command = [sys.executable, "-m", "pipeline.scoring.engine_trial", ONNXRUNTIME, str(small_model), "float32"]
-    milliseconds, error = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    assert milliseconds > 0
-    assert 0 < error < AGREEMENT
 
 
 SCORE = """

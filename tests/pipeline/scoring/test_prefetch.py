@@ -321,3 +321,16 @@ def test_garbage_takes_the_threads_along():
 def test_look_ahead_is_at_least_one(name):
     with pytest.raises(ValueError, match=f"{name} is 0"):
         LookAhead(**{name: 0})
+
+
+def test_a_thread_that_has_loaded_goes_on_with_the_next_item(monkeypatch):
+    go = threading.Event()
+    with prefetcher(Loader(lambda item: (go.wait(), item)[1]), max_pending=20) as ahead:
+        submitted = []
+        submit = ahead._threads.submit
+        monkeypatch.setattr(ahead._threads, "submit", lambda call: (submitted.append(call), submit(call)))
+        for item in range(10):
+            assert not list(ahead.put(item))
+        go.set()
+        assert [item for item, _ in ahead.drain()] == list(range(10))
+    assert len(submitted) == 2

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +14,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.errors import EngineError
 from pipeline.maps.classification_map import CellScores
 from pipeline.maps.recipe import Form, Recipe
 from pipeline.scoring.batching import BatchBudget
 from pipeline.scoring.scorer import Limits, Scorer, Tiles, TilesFailedError
+from pipeline.scoring.tiles import tiles_of
 from pipeline.sources import ImageReference
 from pipeline.table.row_decoding import map_from_rows, scalars
 from pipeline.table.rows import MapRow, rows_to_arrow
-from tests.support.fakes import METADATA, FakeEngine, probabilities
+from tests.support.fakes import METADATA, FakeEngine, FakeMixedEngine, probabilities
 
 
 def save(path: Path, pixels: np.ndarray) -> ImageReference:
@@ -56,6 +60,30 @@ def test_a_map_is_of_its_own_image_in_batches_of_several_shapes(tmp_path: Path):
         assert row.classes is not None
         np.testing.assert_array_equal(row.classes.reshape(*expected.shape[:2], 2)[..., 0], expected.argmax(-1))
     assert {shape[0] for shape in engine.batches if shape[1:3] == (32, 40)} == {4}, "incomplete batches are padded"
+
+
+def test_an_engine_that_takes_several_sizes_gets_images_as_they_come(tmp_path: Path):
+    pixels = {f"i{n}": noise(n, *((32, 40) if n % 3 else (24, 16))) for n in range(20)}
+    references = [save(tmp_path / f"{name}.png", p) for name, p in pixels.items()]
+    engine = FakeMixedEngine()
+    rows = run(scorer(engine, budget=BatchBudget(mixed_pixels=32 * 40 * 4)), references)
+    for name, p in pixels.items():
+        classes = rows[name].classes
+        assert classes is not None
+        np.testing.assert_array_equal(classes.reshape(-1, 2)[:, 0], probabilities(p).argmax(-1).ravel())
+    assert sum(len(sizes) for sizes in engine.batches) == len(pixels), "no image is computed twice"
+    assert any(len(set(sizes)) == 2 for sizes in engine.batches)
+
+
+def test_a_batch_of_several_sizes_that_fails_loses_nothing(tmp_path: Path):
+    pixels = [noise(n, *((32, 40) if n % 3 else (24, 16))) for n in range(7)]
+    for n, p in enumerate(pixels):
+        p[0, 0, 0] = 77 if n == 2 else 1
+    references = [save(tmp_path / f"i{n}.png", p) for n, p in enumerate(pixels)]
+    rows = run(scorer(FakeMixedEngine(broken=77)), references)
+    assert {name for name, row in rows.items() if row.status == "rejected"} == {"i2"}
+    rows = run(scorer(FakeMixedEngine(largest_batch=2)), references)
+    assert {row.status for row in rows.values()} == {"scored"}
 
 
 @pytest.mark.parametrize("largest", [1, 2, 3])
@@ -201,6 +229,29 @@ def test_a_large_image_is_scored_in_tiles_that_make_its_map(tmp_path: Path, whol
     assert found.size == expected.shape[:2]
     np.testing.assert_array_equal(found.classes[..., 0], expected.argmax(-1))
     np.testing.assert_allclose(found.scores[..., 0], expected.max(-1), atol=1e-6)
+
+
+def test_the_next_tile_is_read_and_waits_while_the_engine_runs_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    read = [threading.Event() for _ in range(2)]
+
+    def announced(*arguments: Any) -> Iterator[Any]:
+        for number, tile in enumerate(tiles_of(*arguments)):
+            yield tile
+            read[min(number, 1)].set()  # the scorer asks for the one after it
+
+    class Patient(FakeEngine):
+        def score(self, images: np.ndarray) -> list[CellScores]:
+            if not read[len(self.batches) > 0].wait(30):
+                raise EngineError("the next tile was not read")
+            return super().score(images)
+
+    monkeypatch.setattr("pipeline.scoring.scorer.tiles_of", announced)
+    s = scorer(Patient(), tile_pixels=60 * 60, whole_pixels=1)
+    with contextlib.closing(s):
+        [tiles] = [*s.add(save(tmp_path / "big.png", noise(0, 80, 80))), *s.flush()]
+        assert isinstance(tiles, Tiles)
+        rows = list(tiles)
+    assert [row.tile_index for row in rows] == list(range(rows[0].tile_count))
 
 
 def test_a_large_image_that_ends_early_is_one_rejection(tmp_path: Path):

@@ -21,6 +21,7 @@ from pipeline.sources import Fetched, ImageReference, Reader, match, streamed
 from pipeline.sources import reader as opening_module
 from pipeline.sources.streams import FileStream, Unpacked
 from pipeline.storage.factory import open_store
+from pipeline.storage.local import LocalFile
 from tests.support.listing import fate, members
 from tests.support.remote import FakeRemote
 
@@ -86,15 +87,15 @@ def test_a_fault_found_while_listing_is_the_fate(reader: Reader) -> None:
 
 def changing(monkeypatch: pytest.MonkeyPatch, path: Path, contents: list[bytes]) -> None:
     """Whenever the file has been read, somebody writes the next content."""
-    read = FileStream.read
+    read = LocalFile.read
 
-    def then_change(self: FileStream, size: int | None = -1) -> bytes:
+    def then_change(self: LocalFile, size: int) -> bytes:
         data = read(self, size)
         if contents:
             path.write_bytes(contents.pop(0))
         return data
 
-    monkeypatch.setattr(FileStream, "read", then_change)
+    monkeypatch.setattr(LocalFile, "read", then_change)
 
 
 def test_a_file_that_changes_while_it_is_read_is_read_again(
@@ -278,11 +279,12 @@ def test_a_container_in_a_store(store: type[FakeRemote], tmp_path: Path, reader:
 def test_a_disk_that_fails(tmp_path: Path, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     found = members(shard(tmp_path / "a.tar", IMAGES))
 
-    def fail(self: FileStream, size: int | None = -1) -> bytes:
+    def fail(self: FileStream | LocalFile, size: int | None = -1) -> bytes:
         with open_store(self.path).reading(self.path):
             raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(FileStream, "read", fail)
+    monkeypatch.setattr(LocalFile, "read", fail)
     assert fate(reader, found[0]) == "unreadable"
     assert fate(reader, written(tmp_path / "b.jpg", b"1")) == "unreadable"
     assert [reference.fault for reference in members(tmp_path / "a.tar")] == [

@@ -12,7 +12,7 @@ from pipeline.storage import beam
 from pipeline.storage.address import join, local_path
 from pipeline.storage.errors import MissingFileError, NotAFileError, StorageError, TooLargeError
 from pipeline.storage.factory import open_store
-from pipeline.storage.local import LocalStore
+from pipeline.storage.local import LocalFile, LocalStore
 from tests.support.remote import FakeRemote
 
 
@@ -225,15 +225,30 @@ def test_errors_while_a_stream_is_read_are_typed() -> None:
 
 
 @pytest.mark.parametrize("path", ["/proc/kmsg", "/proc/self/status", "/sys/kernel/mm/transparent_hugepage/enabled"])
-def test_files_of_the_kernel_are_not_opened(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_of_the_kernel_are_not_opened(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not os.path.exists(path):  # noqa: PTH110
         pytest.skip("no such file here")
+    (tmp_path / "a.jpg").write_bytes(b"12")
+    with LocalFile(str(tmp_path / "a.jpg")) as file:  # on another device, which counts as a disk from now on
+        assert (file.read(9), file.facts_now()) == (b"12", file.facts)
     monkeypatch.setattr("pipeline.storage.local._without_waiting", None)  # would fail at an attempt to open
-    with pytest.raises(NotAFileError, match="a file of the kernel"):
-        LocalStore().open_stream(path)
+    for opened in (LocalStore().open_stream, LocalFile):
+        with pytest.raises(NotAFileError, match="a file of the kernel"):
+            opened(path)
 
 
 def test_a_device_is_refused_before_it_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.storage.local._without_waiting", None)
-    with pytest.raises(NotAFileError, match="a pipe or a device"):
-        LocalStore().open_stream("/dev/zero")
+    for opened in (LocalStore().open_stream, LocalFile):
+        with pytest.raises(NotAFileError, match="a pipe or a device"):
+            opened("/dev/zero")
+
+
+def test_the_path_of_a_second_image_of_a_disk_is_not_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "ab":
+        (tmp_path / name).write_bytes(b"1")
+    with LocalFile(str(tmp_path / "a")):
+        pass
+    monkeypatch.setattr(os.path, "realpath", None)
+    with LocalFile(f"file://{tmp_path}/b") as file:
+        assert file.read(2) == b"1"

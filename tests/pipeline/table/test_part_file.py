@@ -22,7 +22,11 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("few")
-def test_a_part_has_a_most_of_rows_and_is_sorted_across_its_groups(tmp_path: Path) -> None:
+@pytest.mark.parametrize("condensed_bytes", [part_file._CONDENSED_BYTES, 0], ids=["small maps", "large maps"])
+def test_a_part_has_a_most_of_rows_and_is_sorted_across_its_groups(
+    condensed_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(part_file, "_CONDENSED_BYTES", condensed_bytes)
     writer = PartWriter(str(tmp_path), "r1", MODEL)
     rows = [
         scored(f"{number * 7 % 10:02d}.jpg") if number % 3 else rejected(f"{number:02d}.png") for number in range(9)
@@ -37,6 +41,20 @@ def test_a_part_has_a_most_of_rows_and_is_sorted_across_its_groups(tmp_path: Pat
     assert found["uri"] == sorted([*(row.uri for row in rows), "tiled.jpg"])
     assert dict(zip(found["uri"], found["key"], strict=True)).items() >= {row.uri: row.key for row in rows}.items()
     assert writer.flush() is None
+
+
+@pytest.mark.usefixtures("few")
+def test_maps_of_large_rows_are_not_gathered_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Arrow's `take` of lists copies 300 MB a second.
+    monkeypatch.setattr(part_file, "_CONDENSED_BYTES", 0)
+    writer = PartWriter(str(tmp_path), "r1", MODEL)
+    for number in range(9):
+        writer.add(scored(f"{number * 7 % 9}.jpg"))
+    assert not writer._tables
+    receipt = writer.flush()
+    assert receipt is not None
+    found = pq.read_table(tmp_path / receipt.path, columns=["uri"])["uri"].to_pylist()
+    assert found == [f"{number}.jpg" for number in range(9)]
 
 
 @pytest.mark.usefixtures("few")

@@ -80,7 +80,7 @@ def test_a_layer_that_it_does_not_have_is_named(by_name: dict[str, Path], tmp_pa
 def test_images_of_several_sizes_are_scored_together(by_name: dict[str, Path]):
     engine = small(by_name, k=3, form=Form.FLOAT32)
     given = images((32, 32), (41, 36), (32, 60))
-    for image, cells in zip(given, engine.score_ragged(given), strict=True):
+    for image, cells in zip(given, engine.score_mixed(given), strict=True):
         (alone,) = engine.score(image[np.newaxis])
         np.testing.assert_array_equal(cells.classes, alone.classes)
         np.testing.assert_array_equal(cells.probabilities, alone.probabilities)
@@ -101,19 +101,19 @@ def test_what_fails_is_an_error_of_the_batch(by_name: dict[str, Path], error: Ex
 
     engine._execute = fails  # type: ignore[method-assign]
     with pytest.raises(kind, match=what):
-        engine.score_ragged(images((32, 32), (33, 40)))
+        engine.score_mixed(images((32, 32), (33, 40)))
 
 
 def test_an_image_without_a_map_is_refused(by_name: dict[str, Path]):
     with pytest.raises(EngineError, match="failed on 1 images"):
-        small(by_name).score_ragged(images((9, 9)))
+        small(by_name).score_mixed(images((9, 9)))
 
 
 def test_programs_of_many_sizes_are_not_kept(by_name: dict[str, Path], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(native_engine, "_PROGRAMS", 2)
     engine = small(by_name)
     for width in (32, 33, 34, 32):
-        engine.score_ragged(images((32, width)))
+        engine.score_mixed(images((32, width)))
     assert list(engine._programs) == [((32, 34),), ((32, 32),)]
 
 

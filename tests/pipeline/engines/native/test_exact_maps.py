@@ -44,7 +44,7 @@ def test_bits_do_not_depend_on_the_batch(by_name: dict[str, Path], name: str):
     given, expected = images(name), list(known(name).values())
     order = [3, 0, 4, 1, 1, 2, 0, 3, 4]
     for count in range(2, 10):
-        found = engine.score_ragged([given[i] for i in order[:count]])
+        found = engine.score_mixed([given[i] for i in order[:count]])
         assert [digest(cells) for cells in found] == [expected[i] for i in order[:count]], count
     for count in (2, 5, 9):
         others = np.random.default_rng(count).integers(0, 256, (count, *given[1].shape), dtype=np.uint8)

@@ -430,3 +430,13 @@ def test_what_does_not_fit_is_refused(native, pool):
         program(prepare(blob), results=[operation("Whole", bottom=blob)]).run([image], [image[1:].copy()])
     with pytest.raises(ValueError, match="avx3 is not among"):
         native.ThreadPool(1, "avx3")
+
+
+@pytest.mark.parametrize("kind", ["in steps", "read-only"])
+def test_results_that_would_not_be_written_are_refused(native, pool, kind):
+    net = Run(native, pool, [(3, 5)], 4)
+    result = np.zeros((3, 10, 4), np.float32)[:, ::2] if kind == "in steps" else np.zeros((3, 5, 4), np.float32)
+    result.flags.writeable = kind == "in steps"
+    program = native.Program(pool, [prepare(net.bottom)], [operation("Whole", bottom=net.bottom)], net.arena.size)
+    with pytest.raises(TypeError):
+        program.run(net.pixels, [result])

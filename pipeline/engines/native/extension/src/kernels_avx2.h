@@ -48,9 +48,12 @@ DENSECAST_INLINE void sum_six_rows(const float* const* a, const float* b, int de
       "1:\n\t"
       "prefetcht1 (%[ahead])\n\t"
       DENSECAST_TERM("0", "0", "32")
-      "add %[step], %[ahead]\n\t"
+      "prefetcht1 64(%[ahead])\n\t"
       DENSECAST_TERM("4", "64", "96")
+      "prefetcht1 128(%[ahead])\n\t"
       DENSECAST_TERM("8", "128", "160")
+      "prefetcht1 192(%[ahead])\n\t"
+      "add %[step], %[ahead]\n\t"
       DENSECAST_TERM("12", "192", "224")
       "add $16, %[a0]\n\t"
       "add $16, %[a1]\n\t"

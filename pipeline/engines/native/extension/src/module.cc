@@ -157,6 +157,6 @@ NB_MODULE(densecast_native, module) {
   nb::class_<densecast::Program>(module, "Program", "Operations over an arena.")
       .def(nb::init<std::shared_ptr<Pool>, const nb::sequence&, const nb::sequence&, std::int64_t>(), "pool"_a,
            "operations"_a, "results"_a, "arena"_a)
-      .def("run", &densecast::Program::run, "images"_a, "results"_a,
+      .def("run", &densecast::Program::run, "images"_a, "results"_a.noconvert(),
            "Computes the results, which are written in place.");
 }

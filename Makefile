@@ -15,7 +15,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 # pip compiles nothing here (below), so a process that kept no bytecode would compile all that it imports, every time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-large test-cluster test-runners lint format types docs package coverage bench clean
+.PHONY: sanitize help demo test test-large test-cluster test-runners lint format types docs package coverage bench clean
 
 help:
 	@echo "make demo    install densecast in .venv; convert, score and report on what the project ships"
@@ -26,6 +26,7 @@ help:
 	@echo "make docs    builds docs/ as a site in build/docs; warnings are errors"
 	@echo "make package  builds sdist and wheel, and runs the demo from the wheel in an empty environment"
 	@echo "make coverage  the tests, and which lines they ran: build/coverage/index.html"
+	@echo "make sanitize  the native engine's kernels under sanitizers"
 	@echo "make bench   speed, as ratios measured side by side"
 	@echo "make clean   remove .venv and what the demo wrote"
 
@@ -98,6 +99,11 @@ docs: $(STAMP)
 
 package: $(STAMP)
 	.ci/package
+
+# Needs a C++ compiler, CMake and Ninja.
+sanitize: $(STAMP)
+	$(PIP) nanobind==3.1.0
+	$(NATIVE)/sanitize $(BIN)/python
 
 bench: $(STAMP)
 	tests/benchmarks/install

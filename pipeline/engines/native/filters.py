@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from conversion import PlainConvolution, release_pages
 from pipeline.engines.native import forms
 from pipeline.engines.native.lowering import Step, block_taps, convolution_filters
+from pipeline.engines.native.memory import aligned
 from pipeline.engines.native.planning import Chosen
 from pipeline.engines.native.program import Blob, Convolution, Prepare, Tile, Whole
 
 TOLERANCE = 2e-5
 """The most that a tile may be off, as a share of the largest magnitude of its top."""
-_CHECKED = 32  # outputs that are compared, spread over all
+_CHECKED = 16  # outputs of each end of a group that are compared
 _log = logging.getLogger(__name__)
 
 
@@ -34,6 +35,8 @@ class Extension(Protocol):
 class FilterStore:
     """Knows the form of each convolution, and makes its filters when an image first needs them.
 
+    Which forms keep the tolerance is found when the store is made: so they are fixed, whatever images come first.
+
     Args:
         extension: `densecast_native`.
         pool: Its threads.
@@ -43,9 +46,8 @@ class FilterStore:
     def __init__(self, extension: Extension, pool: Any, steps: Sequence[Step]) -> None:
         self._extension, self._pool, self._steps = extension, pool, steps
         self._geometries = {index: geometry_of(step) for index, step in enumerate(steps) if is_convolution(step)}
-        self._possible = {index: list(forms.possible(of)) for index, of in self._geometries.items()}
+        self._able = {index: self._keeping_digits(index, geometry) for index, geometry in self._geometries.items()}
         self._chosen: dict[tuple[int, int], Chosen] = {}
-        self._checked: set[tuple[int, int]] = set()
         self._lock = threading.RLock()
 
     @property
@@ -54,57 +56,54 @@ class FilterStore:
         return sum(int(chosen.filters.nbytes) for chosen in self._chosen.values())
 
     def form(self, step: int, top: tuple[int, int]) -> int:
-        """See `planning.Forms`. A form whose check fails is left out, for all sizes from then on."""
-        with self._lock:
-            while True:
-                able = forms.candidates(self._geometries[step], self._possible[step])
-                form = forms.best(self._geometries[step], top, able)
-                if form == forms.DIRECT or (step, form) in self._checked or self._passes(step, form):
-                    return form
-                self._possible[step].remove(form)
+        """See `planning.Forms`."""
+        return forms.best(self._geometries[step], top, self._able[step])
 
     def chosen(self, step: int, form: int) -> Chosen:
         """See `planning.Forms`."""
         with self._lock:
             if (step, form) not in self._chosen:
-                self._chosen[step, form] = self._made(step, form)
+                filters = convolution_filters(self._steps[step])
+                self._chosen[step, form] = self._made(filters, self._geometries[step], form)
                 # The file's pages, which were read just now, would count as this process's memory.
                 release_pages(_stored(self._steps[step]))
             return self._chosen[step, form]
 
     def prepare(self) -> None:
         """Makes the filters of the convolutions that have one form at any size."""
-        for index, possible in self._possible.items():
-            if possible == [forms.DIRECT]:
+        for index, able in self._able.items():
+            if tuple(able) == (forms.DIRECT,):
                 self.chosen(index, forms.DIRECT)
 
-    def _made(self, index: int, form: int) -> Chosen:
-        filters = convolution_filters(self._steps[index])
+    def _made(self, filters: NDArray[np.float32], geometry: forms.Geometry, form: int) -> Chosen:
         if form == forms.DIRECT:
             return Chosen(self._extension.Filters(self._pool, filters, None, None), None)
-        tile, matrices = forms.tile(self._geometries[index].kernel, form)
+        tile, matrices = forms.tile(geometry.kernel, form)
         vertical, horizontal = (np.ascontiguousarray(of.filters) for of in matrices)
         return Chosen(self._extension.Filters(self._pool, filters, vertical, horizontal), tile)
 
-    def _passes(self, index: int, form: int) -> bool:
-        """Returns whether a form keeps the tolerance, on seeded values of one tile that are not below 0."""
-        step, geometry = self._steps[index], self._geometries[index]
-        filters, tile = self.chosen(index, form)
+    def _keeping_digits(self, index: int, geometry: forms.Geometry) -> Sequence[int]:
+        """Returns the forms of a convolution that keep the tolerance, by some of its outputs; the direct one first."""
+        direct, *tiles = forms.possible(geometry)
+        if not tiles:
+            return (direct,)
+        filters = _some_outputs(convolution_filters(self._steps[index]))
+        release_pages(_stored(self._steps[index]))
+        some = geometry._replace(outside=filters.shape[-1])
+        kept = [form for form in tiles if self._keeps_digits(self._steps[index].layer, filters, some, form)]
+        return forms.candidates(geometry, (direct, *kept))
+
+    def _keeps_digits(self, layer: str, filters: NDArray[np.float32], geometry: forms.Geometry, form: int) -> bool:
+        """Returns whether a form keeps the tolerance, on a tile of seeded values that are not below 0."""
+        packed, tile = self._made(filters, geometry, form)
         if tile is None:
             return True
-        rows, columns = (len(of.inputs) for of in tile)
-        channels = geometry.inside * geometry.groups
-        values = np.random.default_rng(0).normal(size=(rows, columns, channels)).astype(np.float32)
-        given = np.maximum(values, 0)
-        found = self._run(given, geometry, filters, tile)
-        error = _error(given, convolution_filters(step), found)
-        release_pages(_stored(self._steps[index]))
-        if error <= TOLERANCE:
-            self._checked.add((index, form))
-            return True
-        _log.info("layer %s: tiles of %d are off by %.1e: not used", step.layer, form, error)
-        del self._chosen[index, form]
-        return False
+        shape = (len(tile.vertical.inputs), len(tile.horizontal.inputs), geometry.inside * geometry.groups)
+        given = np.maximum(np.random.default_rng(0).normal(size=shape), 0).astype(np.float32)
+        error = _error(given, filters, self._run(given, geometry, packed, tile))
+        if error > TOLERANCE:
+            _log.info("layer %s: tiles of %d are off by %.1e: not used", layer, form, error)
+        return error <= TOLERANCE
 
     def _run(
         self, given: NDArray[np.float32], geometry: forms.Geometry, filters: object, tile: Tile
@@ -114,7 +113,7 @@ class FilterStore:
         bottom = Blob(channels, channels, (0,), (height,), (width,))
         out = geometry.outside * geometry.groups
         sides = len(tile.vertical.outputs), len(tile.horizontal.outputs)
-        start = -(-given.size // 16) * 16
+        start = aligned(given.size)
         top = Blob(out, out, (start,), (sides[0],), (sides[1],))
         operations = [
             Prepare(bottom, tuple(range(channels)), (0.0,) * channels, 1.0),
@@ -122,10 +121,17 @@ class FilterStore:
                 bottom, top, filters, geometry.kernel, (1, 1), (0, 0), (1, 1), None, None, (0,), tile, geometry.groups
             ),
         ]
-        arena = start + -(-sides[0] * sides[1] * out // 16) * 16
         result = np.empty((*sides, out), np.float32)
+        arena = start + aligned(result.size)
         self._extension.Program(self._pool, operations, [Whole(top)], arena).run([given], [result])
         return result
+
+
+def _some_outputs(filters: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Returns the first and the last filters of each group, [groups, kh, kw, inside, up to 2 * `_CHECKED`]."""
+    if filters.shape[-1] <= 2 * _CHECKED:
+        return filters
+    return np.concatenate([filters[..., :_CHECKED], filters[..., -_CHECKED:]], -1)
 
 
 def _stored(step: Step) -> Sequence[NDArray[Any]]:
@@ -153,19 +159,15 @@ def geometry_of(step: Step) -> forms.Geometry:
 
 
 def _error(given: NDArray[np.float32], filters: NDArray[np.float32], found: NDArray[np.float32]) -> float:
-    """Returns the largest difference of some outputs from float64, as a share of the largest of them."""
-    groups, rows, columns, inside, outside = filters.shape
-    group = np.linspace(0, groups - 1, min(groups, 4)).astype(int)
-    channels = np.linspace(0, outside - 1, min(outside, _CHECKED)).astype(int)
+    """Returns the largest difference of outputs from float64, as a share of the largest of them."""
+    groups, rows, columns, inside, _ = filters.shape
     height, width = found.shape[:2]
-    worst = largest = 0.0
-    for g in group:
-        part = given[..., g * inside : (g + 1) * inside].astype(np.float64)
-        of = filters[g][..., channels].astype(np.float64)
-        expected = sum(
-            np.tensordot(part[y : y + height, x : x + width], of[y, x], 1) for y in range(rows) for x in range(columns)
-        )
-        of_group = found[..., g * outside : (g + 1) * outside][..., channels]
-        worst = max(worst, float(np.abs(of_group - expected).max()))
-        largest = max(largest, float(np.abs(expected).max()))
+    parts = given.reshape(*given.shape[:2], groups, inside).astype(np.float64)
+    expected = sum(
+        np.einsum("hwgi,gio->hwgo", parts[y : y + height, x : x + width], filters[:, y, x].astype(np.float64))
+        for y in range(rows)
+        for x in range(columns)
+    )
+    largest = float(np.abs(expected).max())
+    worst = float(np.abs(found.reshape(np.shape(expected)) - expected).max())
     return worst / largest if largest else worst

@@ -23,8 +23,8 @@ _TOGETHER = 4.0
 _TRANSFORMED = 4.0
 """Multiply-adds of a product of matrices in the time of one of a transform."""
 _LEAST_GAIN = 0.9  # a form with transforms has to be so much cheaper than the direct one
-_LARGEST_TILE = 6
-_MANY_WEIGHTS = 1 << 22
+_TILES = (2, 4, 5, 6)
+_MANY_WEIGHTS = 1 << 21
 _LARGEST_KERNEL = 7
 
 
@@ -69,7 +69,7 @@ class Geometry(NamedTuple):
 
 def possible(geometry: Geometry) -> tuple[int, ...]:
     """Returns the forms that a convolution has, the direct one first."""
-    tiles = [m for m in (2, 4, _LARGEST_TILE) if all(taps == 1 or _has(m, taps) for taps in geometry.kernel)]
+    tiles = [m for m in _TILES if all(taps == 1 or _has(m, taps) for taps in geometry.kernel)]
     filtered = geometry.plain and max(geometry.kernel) > 1
     return (DIRECT, *tiles) if filtered else (DIRECT,)
 

@@ -38,7 +38,7 @@ class Arena:
         self.size = 0
         self.gap = gap
 
-    def blob(self, channels: int, sizes: Sequence[tuple[int, int]], *, wider: int = 0) -> Blob:
+    def blob(self, channels: int, sizes: Sequence[tuple[int, ...]], *, wider: int = 0) -> Blob:
         """Returns a blob; its stride is the channels and `wider`."""
         offsets = []
         for height, width in sizes:
@@ -107,7 +107,7 @@ class ConvolutionCase(NamedTuple):
     axes: tuple[Filtering, Filtering] | None = None  # matrices of the tile, instead of the usual ones
 
     @property
-    def top_sizes(self) -> list[tuple[int, int]]:
+    def top_sizes(self) -> list[tuple[int, ...]]:
         """With as much padding at the ends as before."""
         return [
             tuple(
@@ -129,7 +129,8 @@ def convolve(
     arena = Arena(gap=3)
     bottom = arena.blob(case.groups * case.inside, case.sizes, wider=case.wider)
     top = arena.blob(case.groups * case.outside, case.top_sizes, wider=case.wider)
-    tile, matrices = None, ()
+    tile: Any = None
+    matrices: tuple[Array, ...] = ()
     if case.tile:
         axes = case.axes or [filtering(m, taps) for m, taps in zip(case.tile, case.kernel, strict=True)]
         matrices = tuple(axis.filters for axis in axes)

@@ -99,7 +99,7 @@ def test_what_fails_is_an_error_of_the_batch(by_name: dict[str, Path], error: Ex
     def fails(*_: object) -> None:
         raise error
 
-    engine._execute = fails  # type: ignore[method-assign]
+    engine._execute = fails  # type: ignore[method-assign, assignment]
     with pytest.raises(kind, match=what):
         engine.score_mixed(images((32, 32), (33, 40)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -195,7 +196,7 @@ def _power(x, power, scale, shift):
     return np.power(shift + scale * x, power)
 
 
-FUNCTIONS = {
+FUNCTIONS: dict[str, Any] = {
     "relu": ((0.1,), lambda x: np.where(x < 0, np.float64(np.float32(0.1)) * x, x)),
     "elu": ((0.5,), lambda x: np.where(x > 0, x, 0.5 * np.expm1(x))),
     "sigmoid": ((), lambda x: 1 / (1 + np.exp(-x))),
@@ -384,7 +385,7 @@ def test_bytes_are_prepared(native, pool, sizes, block, pad, grey):
     arena = Arena()
     one, two = arena.blob(block**2 * len(order), tops), arena.blob(block**2 * len(order), tops)
     whole = arena.blob(len(order), sizes)
-    luma = (4899, 9617, 1868, 1 << 14) if grey else None
+    luma: Any = (4899, 9617, 1868, 1 << 14) if grey else None
     fields = {"order": order, "mean": mean, "scale": 0.017, "luma": luma}
     fused = [operation("Prepare", top=one, block=block, pad=pad, **fields)]
     apart = [
@@ -397,10 +398,10 @@ def test_bytes_are_prepared(native, pool, sizes, block, pad, grey):
     )
     for image, a, b in zip(pixels, found, other, strict=True):
         assert np.array_equal(a, b)
-        colours = (
+        colours: Any = (
             image[..., order] if not grey else ((image.astype(int) @ luma[:3] + luma[3] // 2) // luma[3])[..., None]
         )
-        values = (colours.astype(np.float32) - np.float32(mean)) * np.float32(0.017)
+        values = (colours.astype(np.float32) - np.array(mean, np.float32)) * np.float32(0.017)
         height, width = a.shape[:2]
         ends = [height * block - image.shape[0] - pad[0], width * block - image.shape[1] - pad[1]]
         padded = np.pad(values, [(pad[0], ends[0]), (pad[1], ends[1]), (0, 0)])
@@ -430,3 +431,13 @@ def test_what_does_not_fit_is_refused(native, pool):
         program(prepare(blob), results=[operation("Whole", bottom=blob)]).run([image], [image[1:].copy()])
     with pytest.raises(ValueError, match="avx3 is not among"):
         native.ThreadPool(1, "avx3")
+
+
+@pytest.mark.parametrize("kind", ["in steps", "read-only"])
+def test_results_that_would_not_be_written_are_refused(native, pool, kind):
+    net = Run(native, pool, [(3, 5)], 4)
+    result = np.zeros((3, 10, 4), np.float32)[:, ::2] if kind == "in steps" else np.zeros((3, 5, 4), np.float32)
+    result.flags.writeable = kind == "in steps"
+    program = native.Program(pool, [prepare(net.bottom)], [operation("Whole", bottom=net.bottom)], net.arena.size)
+    with pytest.raises(TypeError):
+        program.run(net.pixels, [result])

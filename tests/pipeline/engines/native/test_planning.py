@@ -161,7 +161,7 @@ def test_strides_and_single_cells_are_direct(geometry: forms.Geometry):
 
 
 def test_a_form_that_is_off_is_not_used(by_name: dict[str, Path], monkeypatch: pytest.MonkeyPatch):
-    """Its digits are compared when it is first needed: a smaller tile is used, or none."""
+    """Its digits are compared when the engine is opened: a smaller tile is used, or none."""
     tried: list[float] = []
     monkeypatch.setattr(filters, "_error", lambda *_: tried.append(1.0) or 1.0)
     monkeypatch.setattr(forms, "cost", lambda geometry, top, form: -form)
@@ -174,5 +174,8 @@ def test_a_form_that_is_off_is_not_used(by_name: dict[str, Path], monkeypatch: p
     )
     engine._extension = program_class
     engine.score(image)
-    assert tried
+    count = len(tried)
+    assert count
+    engine.score(image[:, :, :, ::-1][:, :, ::-1])
+    assert len(tried) == count, "forms are fixed from the beginning"
     assert {o.tile for o in operations if isinstance(o, program.Convolution)} == {None}

@@ -21,8 +21,8 @@ class DirectConvolution final : public Operation {
       bias_.assign(static_cast<std::size_t>(padded) * c_.groups + kSlack, 0.0f);
       for (int o = 0; o < outside * c_.groups; ++o) bias_[o / outside * padded + o % outside] = c_.bias[o];
     }
-    pointwise_ = c_.kernel.y == 1 && c_.kernel.x == 1 && c_.pad.y == 0 && c_.pad.x == 0 && c_.stride.y == 1 &&
-                 c_.stride.x == 1;
+    pointwise_ =
+        c_.kernel.y == 1 && c_.kernel.x == 1 && c_.pad.y == 0 && c_.pad.x == 0 && c_.stride.y == 1 && c_.stride.x == 1;
   }
 
   void run(const Context& context) const override {
@@ -32,11 +32,14 @@ class DirectConvolution final : public Operation {
     const std::int64_t chunks = (rows + kRows - 1) / kRows;
     const int tile_rows = context.kernels.tile_rows;
     const int chunk_rows = static_cast<int>((rows + chunks - 1) / chunks + tile_rows - 1) / tile_rows * tile_rows;
-    // Tasks differ in time; four a thread let the fast ones take more. Each packs its own rows, which eight panels are worth.
+    // Tasks differ in time; four a thread let the fast ones take more. Each packs its own rows, which eight panels are
+    // worth.
     const std::int64_t others = chunks * c_.groups;
-    const std::int64_t wanted = threads == 1 ? 1 : std::min<std::int64_t>((4 * threads + others - 1) / others, panels / kPanelsWorthPacking);
+    const std::int64_t wanted =
+        threads == 1 ? 1 : std::min<std::int64_t>((4 * threads + others - 1) / others, panels / kPanelsWorthPacking);
     const int splits = static_cast<int>(std::max<std::int64_t>(1, wanted));
-    for (auto& scratch : context.pool.scratch) scratch.grow(static_cast<std::size_t>(kRows * odd_lines(kDepthBlock) + kSlack));
+    for (auto& scratch : context.pool.scratch)
+      scratch.grow(static_cast<std::size_t>(kRows * odd_lines(kDepthBlock) + kSlack));
     context.pool.run(static_cast<int>(others * splits), [&](int task, int thread) {
       // Tasks that follow each other read the same weights.
       const int chunk = static_cast<int>(task % chunks);
@@ -65,7 +68,8 @@ class DirectConvolution final : public Operation {
 
   // The index in c_.images of a row's image.
   std::size_t image_of(std::int64_t row) const {
-    return static_cast<std::size_t>(std::upper_bound(first_row_.begin(), first_row_.end(), row) - first_row_.begin()) - 1;
+    return static_cast<std::size_t>(std::upper_bound(first_row_.begin(), first_row_.end(), row) - first_row_.begin()) -
+           1;
   }
 
   template <typename F>
@@ -92,26 +96,26 @@ class DirectConvolution final : public Operation {
     const int inside = filters.shape.inside, outside = filters.shape.outside, depth = filters.depth();
     const std::int64_t first_output = static_cast<std::int64_t>(part.group) * outside + part.panel * kPanelOutputs;
     float* tops[kRows + 16];
-    for_places(part, [&](int r, const Place& p) {
-      tops[r] = context.arena + c_.top.at(p.image, p.y, p.x) + first_output;
-    });
+    for_places(part,
+               [&](int r, const Place& p) { tops[r] = context.arena + c_.top.at(p.image, p.y, p.x) + first_output; });
     Multiply m{};
     m.rows = part.rows;
     m.outputs = std::min(part.panels * kPanelOutputs, outside - part.panel * kPanelOutputs);
     m.c_rows = tops;
     m.down = m.across = m.points_across = 1;
-    m.finish.bias = bias_.empty() ? nullptr
-                                  : bias_.data() + (static_cast<std::int64_t>(part.group) * filters.panels() + part.panel) *
-                                                       kPanelOutputs;
+    m.finish.bias =
+        bias_.empty()
+            ? nullptr
+            : bias_.data() + (static_cast<std::int64_t>(part.group) * filters.panels() + part.panel) * kPanelOutputs;
     m.finish.rectify = c_.rectify;
     m.finish.slope = c_.slope;
     const std::size_t first_image = image_of(part.row);
     // Pixels of one image are rows already. At some strides they would fall on the same banks or sets of the cache.
     const bool in_place = pointwise_ && part.row + part.rows <= first_row_[first_image + 1] &&
                           (c_.bottom.stride % 64 != 0 || part.panels < kPanelsWorthPacking);
-    const float* rows_in_place =
-        context.arena + c_.bottom.offsets[c_.images[first_image]] +
-        (part.row - first_row_[first_image]) * c_.bottom.stride + static_cast<std::int64_t>(part.group) * inside;
+    const float* rows_in_place = context.arena + c_.bottom.offsets[c_.images[first_image]] +
+                                 (part.row - first_row_[first_image]) * c_.bottom.stride +
+                                 static_cast<std::int64_t>(part.group) * inside;
     const int blocks = (depth + kDepthBlock - 1) / kDepthBlock;
     for (int block = 0; block < blocks; ++block) {
       const int from = block * kDepthBlock;
@@ -123,7 +127,9 @@ class DirectConvolution final : public Operation {
         m.a = packed;
         m.a_stride = odd_lines(m.depth);
         const Term term = term_at(from);
-        for_places(part, [&](int r, const Place& p) { pack(context.arena, p, part.group, term, m.depth, packed + r * m.a_stride); });
+        for_places(part, [&](int r, const Place& p) {
+          pack(context.arena, p, part.group, term, m.depth, packed + r * m.a_stride);
+        });
       }
       m.b = filters.direct_panel(part.group, block, part.panel);
       m.panel_stride = static_cast<std::int64_t>(m.depth) * kPanelOutputs;
@@ -186,10 +192,13 @@ class DirectConvolution final : public Operation {
 
 }  // namespace
 
-OperationPointer make_direct(Convolution convolution) { return std::make_unique<DirectConvolution>(std::move(convolution)); }
+OperationPointer make_direct(Convolution convolution) {
+  return std::make_unique<DirectConvolution>(std::move(convolution));
+}
 
 OperationPointer make(Convolution c) {
-  if (c.tiled != c.filters->tiled()) throw std::invalid_argument("A convolution's tile does not fit its filters' form.");
+  if (c.tiled != c.filters->tiled())
+    throw std::invalid_argument("A convolution's tile does not fit its filters' form.");
   const FilterShape& shape = c.filters->shape;
   if (shape.groups != c.groups || shape.height != c.kernel.y || shape.width != c.kernel.x ||
       shape.inside * c.groups != c.bottom.channels || shape.outside * c.groups != c.top.channels)

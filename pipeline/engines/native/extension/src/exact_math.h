@@ -1,6 +1,6 @@
-// Elementary functions in double, of additions, multiplications and divisions alone: the same bits everywhere, and after
-// rounding to float within 0.51 units in the last place. They are for arguments that floats have; loops over them become
-// vectors.
+// Elementary functions in double, of additions, multiplications and divisions alone: the same bits everywhere, and
+// after rounding to float within 0.51 units in the last place. They are for arguments that floats have; loops over them
+// become vectors.
 #pragma once
 
 #include <cstdint>

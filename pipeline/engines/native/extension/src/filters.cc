@@ -4,6 +4,11 @@
 #include <cstring>
 
 namespace densecast {
+namespace {
+
+constexpr int kChannels = 8;  // whose filters are transformed by one task
+
+}  // namespace
 
 Filters pack_direct(ThreadPool& pool, const FilterShape& shape, const float* weights) {
   Filters filters;
@@ -35,15 +40,13 @@ Filters pack_tiled(ThreadPool& pool, const Kernels& kernels, const FilterShape& 
   filters.vertical = static_cast<int>(vertical.size()) / shape.height;
   filters.horizontal = static_cast<int>(horizontal.size()) / shape.width;
   filters.data = Buffer(static_cast<std::size_t>(filters.floats() + kSlack));
-  const int panels = filters.panels();
-  pool.run(shape.groups * panels, [&](int task, int) {
-    const int group = task / panels, panel = task % panels;
-    float* to = const_cast<float*>(filters.tiled_panel(group, panel));
-    const std::int64_t tap_stride = static_cast<std::int64_t>(shape.inside) * shape.outside;
-    const float* first = weights + group * shape.height * shape.width * tap_stride + panel * kPanelOutputs;
+  const int panels = filters.panels(), blocks = (shape.inside + kChannels - 1) / kChannels;
+  const std::int64_t tap_stride = static_cast<std::int64_t>(shape.inside) * shape.outside;
+  // A task reads some channels' weights from the first output to the last, as they lie.
+  pool.run(shape.groups * blocks, [&](int task, int) {
+    const int group = task / blocks, first = task % blocks * kChannels, end = std::min(shape.inside, first + kChannels);
     FilterTile tile;
     tile.tap_stride = tap_stride;
-    tile.outputs = std::min(kPanelOutputs, shape.outside - panel * kPanelOutputs);
     tile.kernel_height = shape.height;
     tile.kernel_width = shape.width;
     tile.vertical = vertical.data();
@@ -51,10 +54,15 @@ Filters pack_tiled(ThreadPool& pool, const Kernels& kernels, const FilterShape& 
     tile.height = filters.vertical;
     tile.width = filters.horizontal;
     tile.point_stride = static_cast<std::int64_t>(shape.inside) * kPanelOutputs;
-    for (int c = 0; c < shape.inside; ++c) {
-      tile.weights = first + static_cast<std::int64_t>(c) * shape.outside;
-      tile.out = to + static_cast<std::int64_t>(c) * kPanelOutputs;
-      kernels.transform_filter(tile);
+    const float* of_group = weights + group * shape.height * shape.width * tap_stride;
+    for (int panel = 0; panel < panels; ++panel) {
+      float* to = const_cast<float*>(filters.tiled_panel(group, panel));
+      tile.outputs = std::min(kPanelOutputs, shape.outside - panel * kPanelOutputs);
+      for (int c = first; c < end; ++c) {
+        tile.weights = of_group + static_cast<std::int64_t>(c) * shape.outside + panel * kPanelOutputs;
+        tile.out = to + static_cast<std::int64_t>(c) * kPanelOutputs;
+        kernels.transform_filter(tile);
+      }
     }
   });
   return filters;

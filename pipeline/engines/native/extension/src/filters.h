@@ -16,8 +16,8 @@ struct FilterShape {
 
 // Panels of 16 outputs, the last one filled up with zeros.
 //
-// Direct: [group][block of depth][panel][depth][16], depth being taps and inputs. Blocks are in the order in which a product
-// reads them. Tiled: [group][panel][point][inside][16].
+// Direct: [group][block of depth][panel][depth][16], depth being taps and inputs. Blocks are in the order in which a
+// product reads them. Tiled: [group][panel][point][inside][16].
 struct Filters {
   FilterShape shape;
   int vertical = 0, horizontal = 0;  // points; 0 for the direct form
@@ -39,7 +39,8 @@ struct Filters {
            static_cast<std::int64_t>(panel) * terms * kPanelOutputs;
   }
   const float* tiled_panel(int group, int panel) const {
-    return data.data() + (static_cast<std::int64_t>(group) * panels() + panel) * points() * shape.inside * kPanelOutputs;
+    return data.data() +
+           (static_cast<std::int64_t>(group) * panels() + panel) * points() * shape.inside * kPanelOutputs;
   }
 };
 

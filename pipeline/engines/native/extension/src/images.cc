@@ -101,8 +101,10 @@ OperationPointer make(TopK t) {
   return simple([t = std::move(t)](const Context& context) {
     for_rows(context, t.bottom, [&](int i, int y, int) {
       const int width = t.bottom.widths[i], images = t.bottom.images();
-      auto* classes = static_cast<std::int64_t*>(context.results[t.result + i]) + static_cast<std::int64_t>(y) * width * t.k;
-      auto* scores = static_cast<float*>(context.results[t.result + images + i]) + static_cast<std::int64_t>(y) * width * t.k;
+      auto* classes =
+          static_cast<std::int64_t*>(context.results[t.result + i]) + static_cast<std::int64_t>(y) * width * t.k;
+      auto* scores =
+          static_cast<float*>(context.results[t.result + images + i]) + static_cast<std::int64_t>(y) * width * t.k;
       for (int x = 0; x < width; ++x, classes += t.k, scores += t.k) {
         const float* pixel = context.arena + t.bottom.at(i, y, x);
         // Insertion into the best so far: most channels fail the first comparison.

@@ -3,10 +3,18 @@
 #include <stdexcept>
 
 namespace densecast {
-namespace scalar { extern const Kernels kKernels; }
-namespace avx2 { extern const Kernels kKernels; }
-namespace avx512 { extern const Kernels kKernels; }
-namespace neon { extern const Kernels kKernels; }
+namespace scalar {
+extern const Kernels kKernels;
+}
+namespace avx2 {
+extern const Kernels kKernels;
+}
+namespace avx512 {
+extern const Kernels kKernels;
+}
+namespace neon {
+extern const Kernels kKernels;
+}
 
 std::vector<const Kernels*> available_kernels() {
   std::vector<const Kernels*> found;
@@ -28,14 +36,16 @@ std::vector<const Kernels*> available_kernels() {
 const Kernels& find_kernels(const std::string& name) {
   const auto found = available_kernels();
   if (found.empty())
-    throw std::runtime_error("This processor has no AVX2 with FMA: the native engine, whose bits need it, does not run on it.");
+    throw std::runtime_error(
+        "This processor has no AVX2 with FMA: the native engine, whose bits need it, does not run on it.");
   if (name.empty()) return *found.front();
   std::string names;
   for (const Kernels* kernels : found) {
     if (name == kernels->name) return *kernels;
     names += (names.empty() ? "" : ", ") + std::string(kernels->name);
   }
-  throw std::invalid_argument("The instruction set " + name + " is not among those that this processor has: " + names + ".");
+  throw std::invalid_argument("The instruction set " + name + " is not among those that this processor has: " + names +
+                              ".");
 }
 
 }  // namespace densecast

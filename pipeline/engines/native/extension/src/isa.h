@@ -8,8 +8,8 @@
 
 namespace densecast {
 
-// From the fastest to `scalar`. Empty where the processor has no fused multiply-add: one that is computed by parts would give
-// the same bits, but not in useful time.
+// From the fastest to `scalar`. Empty where the processor has no fused multiply-add: one that is computed by parts
+// would give the same bits, but not in useful time.
 std::vector<const Kernels*> available_kernels();
 
 // The fastest, or the named; throws std::runtime_error or std::invalid_argument where there is none.

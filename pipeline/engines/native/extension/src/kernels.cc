@@ -1,5 +1,6 @@
 // Matrix products, compiled for each instruction set, and the table of all kernels.
 #include "kernels.h"
+
 #include "kernels_avx2.h"
 #include "kernels_isa.h"
 #include "vector.h"
@@ -10,6 +11,9 @@ namespace {
 
 // To the second-level cache: the first one has room for the weights that are multiplied now, and some rows.
 constexpr int kAheadLevel = 2;
+// For every four terms: all of the next panel, if no other tile takes its share. Several panels at once are read so evenly
+// that the processor itself fetches them better.
+constexpr int ahead_lines(int panels) { return panels == 1 ? 4 : 1; }
 
 // Where a product's results go, and what is fetched ahead meanwhile.
 struct Place {
@@ -19,8 +23,8 @@ struct Place {
   std::int64_t ahead_step;  // bytes for four terms
 };
 
-// How many panels are multiplied at once by so many rows: as many as registers can accumulate, since few rows would else
-// wait for their own sums.
+// How many panels are multiplied at once by so many rows: as many as registers can accumulate, since few rows would
+// else wait for their own sums.
 constexpr int panels_at_once(int rows) {
 #if defined(DENSECAST_avx512)
   return rows <= 6 ? 4 : 2;
@@ -33,9 +37,7 @@ constexpr int panels_at_once(int rows) {
 #endif
 }
 
-DENSECAST_INLINE float* result(const Multiply& m, int row) {
-  return m.c_rows ? m.c_rows[row] : m.c + row * m.c_stride;
-}
+DENSECAST_INLINE float* result(const Multiply& m, int row) { return m.c_rows ? m.c_rows[row] : m.c + row * m.c_stride; }
 
 // The last panel of a layer whose outputs are not whole panels.
 __attribute__((noinline)) void finish_partial(const Multiply& m, float* c, int output, int count, const Floats* sums) {
@@ -50,8 +52,8 @@ __attribute__((noinline)) void finish_partial(const Multiply& m, float* c, int o
   }
 }
 
-// The rows and panels of one tile. Each has a pointer of its own: the compiler must not see that one follows from the other, or
-// it computes addresses in the loop.
+// The rows and panels of one tile. Each has a pointer of its own: the compiler must not see that one follows from the
+// other, or it computes addresses in the loop.
 template <int R, int P>
 struct Operands {
   const float *a[R], *b[P];
@@ -70,7 +72,8 @@ struct Operands {
 
 // sums[r][n] is the sum over the block's terms of row r and vector n of the panels.
 template <int R, int P>
-DENSECAST_INLINE void sum_block(int depth, const Place& place, Operands<R, P>& operands, Floats (&sums)[R][P * kVectors]) {
+DENSECAST_INLINE void sum_block(int depth, const Place& place, Operands<R, P>& operands,
+                                Floats (&sums)[R][P * kVectors]) {
   constexpr int N = P * kVectors;
   auto& [a, b] = operands;
   const char* ahead = place.ahead;
@@ -97,7 +100,7 @@ DENSECAST_INLINE void sum_block(int depth, const Place& place, Operands<R, P>& o
   };
   int k = 0;
   for (; k + 4 <= depth; k += 4) {
-    __builtin_prefetch(ahead, 0, kAheadLevel);
+    for (int line = 0; line < ahead_lines(P); ++line) __builtin_prefetch(ahead + 64 * line, 0, kAheadLevel);
     ahead += ahead_step;
     term(0);
     term(1);
@@ -131,7 +134,8 @@ void block(const Multiply& m, const Place& place) {
   Floats sums[R][P * kVectors];
 #if defined(DENSECAST_SIX_ROWS)
   if constexpr (six_rows) {
-    sum_six_rows(operands.a, operands.b[0], depth, place.ahead, place.ahead_step, reinterpret_cast<float*>(sums), kPanel);
+    sum_six_rows(operands.a, operands.b[0], depth, place.ahead, place.ahead_step, reinterpret_cast<float*>(sums),
+                 kPanel);
   } else {
     sum_block<R, P>(depth, place, operands, sums);
   }
@@ -178,15 +182,18 @@ constexpr Block block_of(bool several) {
 
 const Block kBlocks[2][kTileRows] = {
 #if defined(DENSECAST_avx512)
-    {block_of<1>(false), block_of<2>(false), block_of<3>(false), block_of<4>(false), block_of<5>(false), block_of<6>(false),
-     block_of<7>(false), block_of<8>(false), block_of<9>(false), block_of<10>(false), block_of<11>(false), block_of<12>(false)},
+    {block_of<1>(false), block_of<2>(false), block_of<3>(false), block_of<4>(false), block_of<5>(false),
+     block_of<6>(false), block_of<7>(false), block_of<8>(false), block_of<9>(false), block_of<10>(false),
+     block_of<11>(false), block_of<12>(false)},
     {block_of<1>(true), block_of<2>(true), block_of<3>(true), block_of<4>(true), block_of<5>(true), block_of<6>(true),
-     block_of<7>(true), block_of<8>(true), block_of<9>(true), block_of<10>(true), block_of<11>(true), block_of<12>(true)},
+     block_of<7>(true), block_of<8>(true), block_of<9>(true), block_of<10>(true), block_of<11>(true),
+     block_of<12>(true)},
 #elif defined(DENSECAST_scalar)
     {block_of<1>(false), block_of<2>(false)},
     {block_of<1>(true), block_of<2>(true)},
 #else
-    {block_of<1>(false), block_of<2>(false), block_of<3>(false), block_of<4>(false), block_of<5>(false), block_of<6>(false)},
+    {block_of<1>(false), block_of<2>(false), block_of<3>(false), block_of<4>(false), block_of<5>(false),
+     block_of<6>(false)},
     {block_of<1>(true), block_of<2>(true), block_of<3>(true), block_of<4>(true), block_of<5>(true), block_of<6>(true)},
 #endif
 };
@@ -254,9 +261,9 @@ void multiply(const Multiply& all) {
 }  // namespace
 
 extern const Kernels kKernels;
-const Kernels kKernels = {DENSECAST_NAME,   kTileRows, kTilePanels, multiply,  transform_input, transform_output,
-                          transform_filter, maximum,   average,     depthwise, normalize,       affine,
-                          function,         combine,   softmax};
+const Kernels kKernels = {DENSECAST_NAME,   kTileRows,        kTilePanels, multiply, transform_input,
+                          transform_output, transform_filter, maximum,     average,  depthwise,
+                          normalize,        affine,           function,    combine,  softmax};
 
 }  // namespace DENSECAST_ISA
 }  // namespace densecast

@@ -25,12 +25,12 @@ struct Multiply {
   int depth;
   const float* b;  // panel p starts at b + p * panel_stride: [depth][16]
   std::int64_t panel_stride;
-  int outputs;     // of all panels; the last panel may have fewer than 16
-  float* c;        // row r starts at c + r * c_stride, or at c_rows[r]
+  int outputs;  // of all panels; the last panel may have fewer than 16
+  float* c;     // row r starts at c + r * c_stride, or at c_rows[r]
   std::int64_t c_stride;
   float* const* c_rows;
-  bool first;      // sets c with the first block, otherwise adds to it
-  bool last;       // finishes with the last block
+  bool first;  // sets c with the first block, otherwise adds to it
+  bool last;   // finishes with the last block
   Finish finish;
   const float* ahead;  // weights that are read next, fetched into the cache meanwhile; null for none
   // Point (i, j) has a, b and c at (i * points_across + j) times these strides.
@@ -63,8 +63,8 @@ struct InputTile {
 struct OutputTile {
   const float* products;  // point p, output o: products[p * point_stride + o], 16 outputs
   std::int64_t point_stride;
-  int outputs;            // at most 16
-  float* const* pixels;   // [vertical.rows][horizontal.rows], of the first output; null for none
+  int outputs;           // at most 16
+  float* const* pixels;  // [vertical.rows][horizontal.rows], of the first output; null for none
   const Transform* vertical;
   const Transform* horizontal;
   Finish finish;
@@ -74,7 +74,7 @@ struct OutputTile {
 struct FilterTile {
   const float* weights;  // tap (y, x): weights[(y * kernel_width + x) * tap_stride + o]
   std::int64_t tap_stride;
-  int outputs;           // at most 16; the others are 0
+  int outputs;  // at most 16; the others are 0
   int kernel_height, kernel_width;
   const double* vertical;    // [height][kernel_height]
   const double* horizontal;  // [width][kernel_width]
@@ -84,11 +84,11 @@ struct FilterTile {
 };
 
 struct Window {
-  const float* bottom;  // of the first tap that lies inside
+  const float* bottom;                     // of the first tap that lies inside
   std::int64_t row_stride, column_stride;  // between taps
-  int height, width;    // taps inside
+  int height, width;                       // taps inside
   int channels;
-  float divisor;        // of an average
+  float divisor;  // of an average
   float* top;
 };
 
@@ -96,7 +96,7 @@ struct DepthwiseWindow {
   Window window;
   const float* weights;  // of the first tap that lies inside
   std::int64_t weights_row, weights_column;
-  int factor;            // outputs of a channel
+  int factor;  // outputs of a channel
   Finish finish;
 };
 
@@ -105,7 +105,21 @@ struct Normalize {
   float alpha_over_size, beta, k;
 };
 
-enum class Function { kRelu, kPrelu, kElu, kSigmoid, kTanh, kAbs, kPower, kExp, kLog, kBnll, kThreshold, kClip, kSwish };
+enum class Function {
+  kRelu,
+  kPrelu,
+  kElu,
+  kSigmoid,
+  kTanh,
+  kAbs,
+  kPower,
+  kExp,
+  kLog,
+  kBnll,
+  kThreshold,
+  kClip,
+  kSwish
+};
 enum class Combine { kSum, kProduct, kMaximum };
 
 struct Kernels {
@@ -121,7 +135,8 @@ struct Kernels {
   void (*depthwise)(const DepthwiseWindow&);
   // x has `size / 2` readable floats of any value on both sides.
   void (*normalize)(const Normalize&, const float* x, float* y, int channels);
-  void (*affine)(const float* x, float* y, int channels, const float* scale, const float* shift, bool rectify, float slope);
+  void (*affine)(const float* x, float* y, int channels, const float* scale, const float* shift, bool rectify,
+                 float slope);
   void (*function)(Function, const float* parameters, const float* slopes, const float* x, float* y, int channels);
   void (*combine)(Combine, const float* coefficients, const float* const* bottoms, int count, float* top, int channels);
   void (*softmax)(const float* x, float* y, int channels);

@@ -1,5 +1,5 @@
-// The main loop of a product of 6 rows and one panel, in AVX2: compilers do not keep 12 sums, 2 vectors of weights and an input
-// in 16 registers.
+// The main loop of a product of 6 rows and one panel, in AVX2: compilers do not keep 12 sums, 2 vectors of weights and an
+// input in 16 registers.
 #pragma once
 
 // Sanitizers do not see what assembly reads.
@@ -24,8 +24,8 @@ namespace avx2 {
   DENSECAST_ROW("4", A, "14", "8", "9") DENSECAST_ROW("5", A, "15", "10", "11")
 
 // sums[r * row + o] is the sum over k of a[r][k] * b[16 * k + o]; `ahead` is fetched, with a step for four terms.
-DENSECAST_INLINE void sum_six_rows(const float* const* a, const float* b, int depth, const char* ahead, std::int64_t step,
-                                   float* sums, std::int64_t row) {
+DENSECAST_INLINE void sum_six_rows(const float* const* a, const float* b, int depth, const char* ahead,
+                                   std::int64_t step, float* sums, std::int64_t row) {
   row *= 4;
   std::int64_t fours = depth / 4, ones = depth % 4;
   const float *a0 = a[0], *a1 = a[1], *a2 = a[2], *a3 = a[3], *a4 = a[4], *a5 = a[5];
@@ -48,9 +48,12 @@ DENSECAST_INLINE void sum_six_rows(const float* const* a, const float* b, int de
       "1:\n\t"
       "prefetcht1 (%[ahead])\n\t"
       DENSECAST_TERM("0", "0", "32")
-      "add %[step], %[ahead]\n\t"
+      "prefetcht1 64(%[ahead])\n\t"
       DENSECAST_TERM("4", "64", "96")
+      "prefetcht1 128(%[ahead])\n\t"
       DENSECAST_TERM("8", "128", "160")
+      "prefetcht1 192(%[ahead])\n\t"
+      "add %[step], %[ahead]\n\t"
       DENSECAST_TERM("12", "192", "224")
       "add $16, %[a0]\n\t"
       "add $16, %[a1]\n\t"
@@ -97,8 +100,8 @@ DENSECAST_INLINE void sum_six_rows(const float* const* a, const float* b, int de
         [ahead] "+r"(ahead), [fours] "+r"(fours), [ones] "+r"(ones),
         [sums] "+r"(sums)
       : [step] "r"(step), [row] "r"(row)
-      : "memory", "cc", "ymm0", "ymm1", "ymm2", "ymm3", "ymm4", "ymm5", "ymm6", "ymm7", "ymm8", "ymm9", "ymm10", "ymm11",
-        "ymm12", "ymm13", "ymm14", "ymm15");
+      : "memory", "cc", "ymm0", "ymm1", "ymm2", "ymm3", "ymm4", "ymm5", "ymm6", "ymm7", "ymm8", "ymm9", "ymm10",
+        "ymm11", "ymm12", "ymm13", "ymm14", "ymm15");
 }
 
 #undef DENSECAST_TERM

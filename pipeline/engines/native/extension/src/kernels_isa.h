@@ -20,7 +20,8 @@ void depthwise(const DepthwiseWindow& depthwise);
 void normalize(const Normalize& normalize, const float* x, float* y, int channels);
 void affine(const float* x, float* y, int channels, const float* scale, const float* shift, bool rectify, float slope);
 void function(Function function, const float* parameters, const float* slopes, const float* x, float* y, int channels);
-void combine(Combine combine, const float* coefficients, const float* const* bottoms, int count, float* top, int channels);
+void combine(Combine combine, const float* coefficients, const float* const* bottoms, int count, float* top,
+             int channels);
 void softmax(const float* x, float* y, int channels);
 
 }  // namespace DENSECAST_ISA

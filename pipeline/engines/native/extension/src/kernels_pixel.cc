@@ -1,4 +1,5 @@
-// Kernels that compute one pixel, or a run of pixels, from its channels: pooling, normalization, functions of each value.
+// Kernels that compute one pixel, or a run of pixels, from its channels: pooling, normalization, functions of each
+// value.
 #include "exact_math.h"
 #include "kernels_isa.h"
 #include "vector.h"
@@ -9,9 +10,7 @@ namespace {
 
 constexpr float kLowest = -3.4028234663852886e38f;
 
-DENSECAST_INLINE float rectified_one(float x, float slope) {
-  return x < 0.0f ? (slope == 0.0f ? 0.0f : x * slope) : x;
-}
+DENSECAST_INLINE float rectified_one(float x, float slope) { return x < 0.0f ? (slope == 0.0f ? 0.0f : x * slope) : x; }
 
 template <int Count>
 DENSECAST_INLINE void maximum_from(const Window& w, int c) {
@@ -138,28 +137,40 @@ void function(Function function, const float* p, const float* slopes, const floa
   const double p0 = p[0], p1 = p[1], p2 = p[2];
   const float f0 = p[0], f1 = p[1];
   switch (function) {
-    case Function::kRelu: return each(x, y, channels, [=](float v, int) { return rectified_one(v, f0); });
-    case Function::kPrelu: return each(x, y, channels, [=](float v, int c) { return rectified_one(v, slopes[c]); });
+    case Function::kRelu:
+      return each(x, y, channels, [=](float v, int) { return rectified_one(v, f0); });
+    case Function::kPrelu:
+      return each(x, y, channels, [=](float v, int c) { return rectified_one(v, slopes[c]); });
     case Function::kElu:
       return each(x, y, channels, [=](double v, int) { return v > 0.0 ? v : p0 * exponential_less_one(v); });
-    case Function::kSigmoid: return each(x, y, channels, [](double v, int) { return sigmoid(v); });
-    case Function::kTanh: return each(x, y, channels, [](double v, int) { return hyperbolic_tangent(v); });
-    case Function::kAbs: return each(x, y, channels, [](float v, int) { return __builtin_fabsf(v); });
-    case Function::kPower: return each(x, y, channels, [=](double v, int) { return raised(p2 + p1 * v, p0); });
-    case Function::kExp: return each(x, y, channels, [=](double v, int) { return p1 * exponential(p0 * v); });
-    case Function::kLog: return each(x, y, channels, [=](double v, int) { return p2 * logarithm(p1 + p0 * v); });
-    case Function::kBnll: return each(x, y, channels, [](double v, int) { return softplus(v); });
-    case Function::kThreshold: return each(x, y, channels, [=](float v, int) { return v > f0 ? 1.0f : 0.0f; });
+    case Function::kSigmoid:
+      return each(x, y, channels, [](double v, int) { return sigmoid(v); });
+    case Function::kTanh:
+      return each(x, y, channels, [](double v, int) { return hyperbolic_tangent(v); });
+    case Function::kAbs:
+      return each(x, y, channels, [](float v, int) { return __builtin_fabsf(v); });
+    case Function::kPower:
+      return each(x, y, channels, [=](double v, int) { return raised(p2 + p1 * v, p0); });
+    case Function::kExp:
+      return each(x, y, channels, [=](double v, int) { return p1 * exponential(p0 * v); });
+    case Function::kLog:
+      return each(x, y, channels, [=](double v, int) { return p2 * logarithm(p1 + p0 * v); });
+    case Function::kBnll:
+      return each(x, y, channels, [](double v, int) { return softplus(v); });
+    case Function::kThreshold:
+      return each(x, y, channels, [=](float v, int) { return v > f0 ? 1.0f : 0.0f; });
     case Function::kClip:
       return each(x, y, channels, [=](float v, int) {
         const float least = v > f1 ? f1 : v;
         return least > f0 ? least : f0;
       });
-    case Function::kSwish: return each(x, y, channels, [=](double v, int) { return v * sigmoid(p0 * v); });
+    case Function::kSwish:
+      return each(x, y, channels, [=](double v, int) { return v * sigmoid(p0 * v); });
   }
 }
 
-void combine(Combine combine, const float* coefficients, const float* const* bottoms, int count, float* top, int channels) {
+void combine(Combine combine, const float* coefficients, const float* const* bottoms, int count, float* top,
+             int channels) {
   for (int c = 0; c < channels; c += kLanes) {
     const int left = channels - c;
     Floats value = load_some(bottoms[0] + c, left);

@@ -1,5 +1,6 @@
-// The transforms of minimal filtering (S. Winograd, Arithmetic Complexity of Computations, 1980), nested in two dimensions:
-// products are sums of inputs, and outputs are sums of products. Points come in pairs p, -p, whose rows share their sums.
+// The transforms of minimal filtering (S. Winograd, Arithmetic Complexity of Computations, 1980), nested in two
+// dimensions: products are sums of inputs, and outputs are sums of products. Points come in pairs p, -p, whose rows
+// share their sums.
 #include "kernels_isa.h"
 #include "vector.h"
 
@@ -103,7 +104,8 @@ struct Dense {
   }
 };
 
-// Calls pass(kind) with the struct that computes the transform: once for all its vectors, so that the choice costs nothing.
+// Calls pass(kind) with the struct that computes the transform: once for all its vectors, so that the choice costs
+// nothing.
 template <bool Inputs, bool Zero, int Pairs, bool Infinity, typename Pass>
 DENSECAST_INLINE void with_paired(const Transform& t, const Pass& pass) {
   if constexpr (!Inputs) {
@@ -120,13 +122,16 @@ void with_transform(const Transform& t, const Pass& pass) {
   if (!t.paired) return pass(Dense{});
   switch (t.pairs * 4 + t.zero * 2 + t.infinity) {
 #define DENSECAST_CASE(P, Z, I) \
-  case P * 4 + Z * 2 + I: return with_paired<Inputs, Z, P, I>(t, pass);
-#define DENSECAST_CASES(P) DENSECAST_CASE(P, 0, 0) DENSECAST_CASE(P, 0, 1) DENSECAST_CASE(P, 1, 0) DENSECAST_CASE(P, 1, 1)
+  case P * 4 + Z * 2 + I:       \
+    return with_paired<Inputs, Z, P, I>(t, pass);
+#define DENSECAST_CASES(P) \
+  DENSECAST_CASE(P, 0, 0) DENSECAST_CASE(P, 0, 1) DENSECAST_CASE(P, 1, 0) DENSECAST_CASE(P, 1, 1)
     DENSECAST_CASES(1)
     DENSECAST_CASES(2)
     DENSECAST_CASES(3)
     DENSECAST_CASES(4)
-    default: return pass(Dense{});
+    default:
+      return pass(Dense{});
   }
 }
 

@@ -16,10 +16,10 @@ constexpr std::size_t kLine = 64, kHugePage = std::size_t{2} << 20;
 }  // namespace
 
 Buffer::Buffer(std::size_t floats) : size_(floats) {
+  if (floats > SIZE_MAX / 8) throw std::bad_alloc();
   const std::size_t wanted = floats * sizeof(float);
   const std::size_t alignment = wanted >= 2 * kHugePage ? kHugePage : kLine;
   const std::size_t bytes = (wanted + alignment - 1) / alignment * alignment;
-  if (floats > SIZE_MAX / 8) throw std::bad_alloc();
   void* memory = nullptr;
   if (posix_memalign(&memory, alignment, bytes ? bytes : alignment)) throw std::bad_alloc();
 #if defined(__linux__) && defined(MADV_HUGEPAGE)

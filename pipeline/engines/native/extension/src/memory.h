@@ -6,8 +6,8 @@
 
 namespace densecast {
 
-// A stride of whole cache lines, an odd number of them: what is read together from several rows spreads over the cache's sets
-// and banks.
+// A stride of whole cache lines, an odd number of them: what is read together from several rows spreads over the
+// cache's sets and banks.
 constexpr std::int64_t odd_lines(std::int64_t floats) { return ((floats + 15) / 16 | 1) * 16; }
 
 // Floats aligned to a cache line; large ones lie in huge pages where the system has them. Not set to any value.

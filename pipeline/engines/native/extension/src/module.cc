@@ -38,7 +38,8 @@ std::shared_ptr<Filters> make_filters(Pool& pool, const Weights& weights, const 
   FilterShape shape;
   int* const sizes[] = {&shape.groups, &shape.height, &shape.width, &shape.inside, &shape.outside};
   for (int axis = 0; axis < 5; ++axis) {
-    if (weights.shape(axis) < 1 || weights.shape(axis) > (1u << 24)) throw std::invalid_argument("Filters without weights.");
+    if (weights.shape(axis) < 1 || weights.shape(axis) > (1u << 24))
+      throw std::invalid_argument("Filters without weights.");
     *sizes[axis] = static_cast<int>(weights.shape(axis));
   }
   if (vertical.has_value() != horizontal.has_value()) throw std::invalid_argument("One matrix of two is given.");
@@ -80,20 +81,22 @@ class Program {
       image.channels = static_cast<int>(images[i].shape(2));
       pixels.push_back(image);
     }
-    if (pixels.size() != inputs_) 
-      throw std::invalid_argument("The program takes " + std::to_string(inputs_) + " images, not " + std::to_string(pixels.size()) + ".");
+    if (pixels.size() != inputs_)
+      throw std::invalid_argument("The program takes " + std::to_string(inputs_) + " images, not " +
+                                  std::to_string(pixels.size()) + ".");
     if (results.size() != shapes_.size())
-      throw std::invalid_argument("The program has " + std::to_string(shapes_.size()) + " results, not " + std::to_string(results.size()) + ".");
+      throw std::invalid_argument("The program has " + std::to_string(shapes_.size()) + " results, not " +
+                                  std::to_string(results.size()) + ".");
     std::vector<void*> pointers;
     for (std::size_t i = 0; i < results.size(); ++i) {
       const ResultShape& shape = shapes_[i];
       const auto& array = results[i];
       const bool type = array.dtype() == (shape.integers ? nb::dtype<std::int64_t>() : nb::dtype<float>());
-      if (!type || static_cast<int>(array.shape(0)) != shape.height || static_cast<int>(array.shape(1)) != shape.width ||
-          static_cast<int>(array.shape(2)) != shape.channels)
-        throw std::invalid_argument("Result " + std::to_string(i) + " is not " + (shape.integers ? "int64" : "float32") + " [" +
-                                    std::to_string(shape.height) + ", " + std::to_string(shape.width) + ", " +
-                                    std::to_string(shape.channels) + "].");
+      if (!type || static_cast<int>(array.shape(0)) != shape.height ||
+          static_cast<int>(array.shape(1)) != shape.width || static_cast<int>(array.shape(2)) != shape.channels)
+        throw std::invalid_argument("Result " + std::to_string(i) + " is not " +
+                                    (shape.integers ? "int64" : "float32") + " [" + std::to_string(shape.height) +
+                                    ", " + std::to_string(shape.width) + ", " + std::to_string(shape.channels) + "].");
       pointers.push_back(const_cast<void*>(static_cast<const void*>(array.data())));
     }
     nb::gil_scoped_release release;
@@ -152,7 +155,8 @@ NB_MODULE(densecast_native, module) {
       .def(nb::new_(&make_filters), "pool"_a, "weights"_a, "vertical"_a = nb::none(), "horizontal"_a = nb::none())
       .def_prop_ro("nbytes", [](const Filters& filters) { return filters.data.size() * sizeof(float); });
   nb::class_<densecast::Program>(module, "Program", "Operations over an arena.")
-      .def(nb::init<std::shared_ptr<Pool>, const nb::sequence&, const nb::sequence&, std::int64_t>(), "pool"_a, "operations"_a,
-           "results"_a, "arena"_a)
-      .def("run", &densecast::Program::run, "images"_a, "results"_a, "Computes the results, which are written in place.");
+      .def(nb::init<std::shared_ptr<Pool>, const nb::sequence&, const nb::sequence&, std::int64_t>(), "pool"_a,
+           "operations"_a, "results"_a, "arena"_a)
+      .def("run", &densecast::Program::run, "images"_a, "results"_a.noconvert(),
+           "Computes the results, which are written in place.");
 }

@@ -68,11 +68,19 @@ TransformMatrices transform(nb::handle source) {
 }
 
 Function function(const std::string& kind) {
-  static const std::pair<const char*, Function> kinds[] = {
-      {"relu", Function::kRelu},   {"prelu", Function::kPrelu}, {"elu", Function::kElu},   {"sigmoid", Function::kSigmoid},
-      {"tanh", Function::kTanh},   {"abs", Function::kAbs},     {"power", Function::kPower}, {"exp", Function::kExp},
-      {"log", Function::kLog},     {"bnll", Function::kBnll},   {"threshold", Function::kThreshold},
-      {"clip", Function::kClip},   {"swish", Function::kSwish}};
+  static const std::pair<const char*, Function> kinds[] = {{"relu", Function::kRelu},
+                                                           {"prelu", Function::kPrelu},
+                                                           {"elu", Function::kElu},
+                                                           {"sigmoid", Function::kSigmoid},
+                                                           {"tanh", Function::kTanh},
+                                                           {"abs", Function::kAbs},
+                                                           {"power", Function::kPower},
+                                                           {"exp", Function::kExp},
+                                                           {"log", Function::kLog},
+                                                           {"bnll", Function::kBnll},
+                                                           {"threshold", Function::kThreshold},
+                                                           {"clip", Function::kClip},
+                                                           {"swish", Function::kSwish}};
   for (const auto& [name, value] : kinds)
     if (kind == name) return value;
   throw std::invalid_argument("There is no activation " + kind + ".");
@@ -114,7 +122,8 @@ OperationPointer OperationReader::operation(nb::handle source) {
     return make(std::move(p));
   }
   if (name == "SpaceToDepth")
-    return make(SpaceToDepth{blob(source.attr("bottom")), blob(source.attr("top")), field<int>(source, "block"), pair(source, "pad")});
+    return make(SpaceToDepth{blob(source.attr("bottom")), blob(source.attr("top")), field<int>(source, "block"),
+                             pair(source, "pad")});
   if (name == "Convolution") {
     Convolution c;
     c.bottom = blob(source.attr("bottom"));
@@ -160,8 +169,8 @@ OperationPointer OperationReader::operation(nb::handle source) {
   }
   auto lrn = [&] {
     const int size = field<int>(source, "size");
-    const Normalize normalize{size, static_cast<float>(field<double>(source, "alpha") / size), field<float>(source, "beta"),
-                              field<float>(source, "k")};
+    const Normalize normalize{size, static_cast<float>(field<double>(source, "alpha") / size),
+                              field<float>(source, "beta"), field<float>(source, "k")};
     return Lrn{blob(source.attr("bottom")), blob(source.attr("top")), normalize};
   };
   if (name == "Lrn") return make(lrn());
@@ -185,14 +194,16 @@ OperationPointer OperationReader::operation(nb::handle source) {
     return make(std::move(a));
   }
   if (name == "Activation")
-    return make(Activation{blob(source.attr("bottom")), blob(source.attr("top")), function(field<std::string>(source, "kind")),
+    return make(Activation{blob(source.attr("bottom")), blob(source.attr("top")),
+                           function(field<std::string>(source, "kind")),
                            field<std::vector<float>>(source, "parameters"), floats(source, "slopes")});
   if (name == "Eltwise") {
     Eltwise e;
     for (nb::handle bottom : nb::cast<nb::sequence>(source.attr("bottoms"))) e.bottoms.push_back(blob(bottom));
     e.top = blob(source.attr("top"));
     const auto kind = field<std::string>(source, "kind");
-    if (kind != "sum" && kind != "prod" && kind != "max") throw std::invalid_argument("There is no elementwise " + kind + ".");
+    if (kind != "sum" && kind != "prod" && kind != "max")
+      throw std::invalid_argument("There is no elementwise " + kind + ".");
     e.combine = kind == "sum" ? Combine::kSum : kind == "prod" ? Combine::kProduct : Combine::kMaximum;
     e.coefficients = field<std::vector<float>>(source, "coefficients");
     read_slope(source, e);
@@ -208,7 +219,8 @@ OperationPointer OperationReader::result(nb::handle source, std::vector<ResultSh
   const int first = static_cast<int>(shapes.size());
   const Blob bottom = blob(source.attr("bottom"));
   auto add = [&](bool integers, int channels) {
-    for (int i = 0; i < bottom.images(); ++i) shapes.push_back({integers, bottom.heights[i], bottom.widths[i], channels});
+    for (int i = 0; i < bottom.images(); ++i)
+      shapes.push_back({integers, bottom.heights[i], bottom.widths[i], channels});
   };
   if (name == "TopK") {
     const int k = field<int>(source, "k");

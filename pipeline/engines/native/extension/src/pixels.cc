@@ -25,14 +25,16 @@ OperationPointer make(Activation a) {
     throw std::invalid_argument("The slopes of a PReLU do not fit its blob.");
   a.parameters.resize(3, 0.0f);
   return simple([a = std::move(a)](const Context& context) {
-    for_pixels(context, a.bottom, a.top, a.function != Function::kPrelu, [&](const float* from, float* to, int channels) {
-      context.kernels.function(a.function, a.parameters.data(), a.slopes.data(), from, to, channels);
-    });
+    for_pixels(context, a.bottom, a.top, a.function != Function::kPrelu,
+               [&](const float* from, float* to, int channels) {
+                 context.kernels.function(a.function, a.parameters.data(), a.slopes.data(), from, to, channels);
+               });
   });
 }
 
 OperationPointer make(Eltwise e) {
-  if (e.bottoms.empty() || e.bottoms.size() > 16) throw std::invalid_argument("An elementwise operation has 1 to 16 bottoms.");
+  if (e.bottoms.empty() || e.bottoms.size() > 16)
+    throw std::invalid_argument("An elementwise operation has 1 to 16 bottoms.");
   for (const Blob& bottom : e.bottoms) check_sizes(bottom, e.top);
   e.coefficients.resize(e.bottoms.size(), 1.0f);
   return simple([e = std::move(e)](const Context& context) {
@@ -41,7 +43,8 @@ OperationPointer make(Eltwise e) {
         const float* from[16];
         for (std::size_t b = 0; b < e.bottoms.size(); ++b) from[b] = context.arena + e.bottoms[b].at(i, y, x);
         float* to = context.arena + e.top.at(i, y, x);
-        context.kernels.combine(e.combine, e.coefficients.data(), from, static_cast<int>(e.bottoms.size()), to, e.top.channels);
+        context.kernels.combine(e.combine, e.coefficients.data(), from, static_cast<int>(e.bottoms.size()), to,
+                                e.top.channels);
         if (e.rectify) context.kernels.affine(to, to, e.top.channels, nullptr, nullptr, true, e.slope);
       }
     });
@@ -66,9 +69,8 @@ OperationPointer make(Copy c) {
 OperationPointer make(Softmax s) {
   check_sizes(s.bottom, s.top);
   return simple([s = std::move(s)](const Context& context) {
-    for_pixels(context, s.bottom, s.top, false, [&](const float* from, float* to, int channels) {
-      context.kernels.softmax(from, to, channels);
-    });
+    for_pixels(context, s.bottom, s.top, false,
+               [&](const float* from, float* to, int channels) { context.kernels.softmax(from, to, channels); });
   });
 }
 

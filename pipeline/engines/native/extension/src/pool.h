@@ -33,8 +33,8 @@ class ThreadPool {
   std::mutex& turn() { return turn_; }
 
   Buffer arena;
-  Buffer shared;                 // scratch of an operation
-  std::vector<Buffer> scratch;   // scratch of an operation, by thread
+  Buffer shared;                // scratch of an operation
+  std::vector<Buffer> scratch;  // scratch of an operation, by thread
 
  private:
   using Function = void (*)(const void* context, int task, int thread);
@@ -43,8 +43,8 @@ class ThreadPool {
   bool work_once(int thread);
   void work(int thread);
 
-  // Tasks (high half) and the next task (low half) in one number: who changes it from the value it has read has claimed a
-  // task of the job that is running now. The job's own fields are read after that.
+  // Tasks (high half) and the next task (low half) in one number: who changes it from the value it has read has claimed
+  // a task of the job that is running now. The job's own fields are read after that.
   std::atomic<std::uint64_t> ticket_{0};
   std::atomic<int> done_{0};
   Function function_ = nullptr;

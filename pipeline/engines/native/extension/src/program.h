@@ -67,7 +67,8 @@ void for_rows(const Context& context, const Blob& blob, const F& f) {
     floats += static_cast<std::int64_t>(blob.heights[i]) * blob.widths[i] * blob.channels;
   }
   if (!rows) return;
-  const std::int64_t rows_a_task = std::max<std::int64_t>({1, 8192 * rows / std::max<std::int64_t>(floats, 1), rows >> 20});
+  const std::int64_t rows_a_task =
+      std::max<std::int64_t>({1, 8192 * rows / std::max<std::int64_t>(floats, 1), rows >> 20});
   const int tasks = static_cast<int>((rows + rows_a_task - 1) / rows_a_task);
   context.pool.run(tasks, [&](int task, int thread) {
     std::int64_t row = task * rows_a_task;

@@ -25,7 +25,8 @@ OperationPointer simple(F f) {
 }
 
 inline void check_images(const Blob& bottom, const Blob& top) {
-  if (bottom.images() != top.images()) throw std::invalid_argument("An operation's bottom and top have different batches.");
+  if (bottom.images() != top.images())
+    throw std::invalid_argument("An operation's bottom and top have different batches.");
 }
 
 inline void check_sizes(const Blob& bottom, const Blob& top) {

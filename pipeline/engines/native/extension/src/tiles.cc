@@ -1,65 +1,19 @@
-// Convolution by minimal filtering: tiles of outputs from sums of products, point by point a matrix product over the tiles.
+// Convolution by minimal filtering: tiles of outputs from sums of products, point by point a matrix product over the
+// tiles.
 #include <stdexcept>
 
 #include "program.h"
+#include "transforms.h"
 
 namespace densecast {
 namespace {
 
-constexpr std::int64_t kOwnWeights = 6 << 20;    // bytes that every task may read from a shared cache
-constexpr std::int64_t kOwnInputs = 320 << 10;   // bytes of transformed inputs in a thread's cache
-constexpr std::int64_t kProducts = 384 << 10;    // bytes of products in a thread's cache
-constexpr std::int64_t kLeastShared = 4 << 20;   // bytes of transformed inputs in the shared cache
+constexpr std::int64_t kOwnWeights = 6 << 20;   // bytes that every task may read from a shared cache
+constexpr std::int64_t kOwnInputs = 320 << 10;  // bytes of transformed inputs in a thread's cache
+constexpr std::int64_t kProducts = 384 << 10;   // bytes of products in a thread's cache
+constexpr std::int64_t kLeastShared = 4 << 20;  // bytes of transformed inputs in the shared cache
 constexpr std::int64_t kMostShared = 12 << 20;
 constexpr int kTaskPanels = 4;
-
-// Finds out whether the rows (of inputs) or columns (of outputs) are those of a zero, pairs and infinity, in this order.
-void classify(Transform& t, bool inputs) {
-  const int points = inputs ? t.rows : t.columns;
-  for (int shape = 0; shape < 4 && !t.paired; ++shape) {
-    const int zero = shape & 1, infinity = shape >> 1, pairs = (points - zero - infinity) / 2;
-    if (pairs < 1 || pairs > 4 || zero + infinity + 2 * pairs != points) continue;
-    auto number = [&](int point, int other) { return inputs ? t.matrix[point * t.columns + other] : t.matrix[other * t.columns + point]; };
-    const int others = inputs ? t.columns : t.rows;
-    for (int even_same = 0; even_same < 2 && !t.paired; ++even_same) {
-      if (!inputs && !even_same) continue;
-      bool fits = true;
-      for (int p = 0; p < pairs; ++p)
-        for (int j = 0; j < others; ++j) {
-          const float a = number(zero + 2 * p, j), b = number(zero + 2 * p + 1, j);
-          const bool same = (j % 2 == 0) == (even_same == 1);
-          fits &= same ? a == b : a == -b;
-          // The first input belongs to the zero alone, the last one to infinity.
-          if (inputs && ((zero && j == 0) || (infinity && j == others - 1))) fits &= a == 0.0f;
-        }
-      for (int j = 0; j < others; ++j) {
-        if (zero) {
-          const bool may = inputs ? j % 2 == 0 && !(infinity && j == others - 1) : j == 0;
-          fits &= may || number(0, j) == 0.0f;
-        }
-        if (infinity) {
-          const bool may = inputs ? j % 2 == zero : j == others - 1;
-          fits &= may || number(points - 1, j) == 0.0f;
-        }
-      }
-      if (!fits) continue;
-      t.paired = true;
-      t.zero = zero;
-      t.pairs = pairs;
-      t.infinity = infinity;
-      t.even_same = even_same;
-    }
-  }
-}
-
-Transform transform_of(const std::vector<float>& matrix, int rows, int columns, bool inputs) {
-  Transform t;
-  t.rows = rows;
-  t.columns = columns;
-  t.matrix = matrix.data();
-  classify(t, inputs);
-  return t;
-}
 
 class TiledConvolution final : public Operation {
  public:
@@ -85,8 +39,8 @@ class TiledConvolution final : public Operation {
   void run(const Context& context) const override {
     const std::int64_t tiles = first_tile_.back();
     if (!tiles) return;
-    // Where weights are few, each task computes some tiles from the first to the last step. Where they are many, all tiles
-    // are transformed first, and then each task reads the weights of some outputs, once.
+    // Where weights are few, each task computes some tiles from the first to the last step. Where they are many, all
+    // tiles are transformed first, and then each task reads the weights of some outputs, once.
     const int threads = context.pool.threads(), tile_rows = context.kernels.tile_rows;
     const std::int64_t input_bytes = c_.filters->points() * row_ * 4;  // of a tile
     const std::int64_t own = std::max<std::int64_t>(kOwnInputs / input_bytes / tile_rows, 2) * tile_rows;
@@ -168,7 +122,9 @@ class TiledConvolution final : public Operation {
   }
 
   Place place_of(std::int64_t tile) const {
-    const auto index = static_cast<std::size_t>(std::upper_bound(first_tile_.begin(), first_tile_.end(), tile) - first_tile_.begin()) - 1;
+    const auto index =
+        static_cast<std::size_t>(std::upper_bound(first_tile_.begin(), first_tile_.end(), tile) - first_tile_.begin()) -
+        1;
     const int image = c_.images[index], across = tiles_across(image);
     const std::int64_t of_image = tile - first_tile_[index];
     return {image, static_cast<int>(of_image / across) * c_.vertical.outputs_rows,
@@ -180,22 +136,25 @@ class TiledConvolution final : public Operation {
     const Blob& bottom = c_.bottom;
     const int height = bottom.heights[place.image], width = bottom.widths[place.image];
     const int down = c_.vertical.points, across = c_.horizontal.points;
-    const float* image = context.arena + bottom.offsets[place.image] + static_cast<std::int64_t>(group) * c_.filters->shape.inside;
+    const float* image =
+        context.arena + bottom.offsets[place.image] + static_cast<std::int64_t>(group) * c_.filters->shape.inside;
     const float* pixels[kLargestTransform * kLargestTransform];
     for (int i = 0; i < down; ++i) {
       const int y = place.y - c_.pad.y + i;
       for (int j = 0; j < across; ++j) {
         const int x = place.x - c_.pad.x + j;
         const bool inside = y >= 0 && y < height && x >= 0 && x < width;
-        pixels[i * across + j] = inside ? image + (static_cast<std::int64_t>(y) * width + x) * bottom.stride : zeros_.data();
+        pixels[i * across + j] =
+            inside ? image + (static_cast<std::int64_t>(y) * width + x) * bottom.stride : zeros_.data();
       }
     }
-    context.kernels.transform_input({pixels, c_.filters->shape.inside, inputs + tile * row_, chunk.input_stride,
-                                     &inputs_[0], &inputs_[1]});
+    context.kernels.transform_input(
+        {pixels, c_.filters->shape.inside, inputs + tile * row_, chunk.input_stride, &inputs_[0], &inputs_[1]});
   }
 
   // Multiplies all tiles of the chunk with a few panels of weights, and transforms the products to outputs.
-  void multiply(const Context& context, const Chunk& chunk, int group, int panel, const float* inputs, float* products) const {
+  void multiply(const Context& context, const Chunk& chunk, int group, int panel, const float* inputs,
+                float* products) const {
     const Filters& filters = *c_.filters;
     const int panels = std::min(chunk.panels, filters.panels() - panel);
     const int outputs = std::min(panels * kPanelOutputs, filters.shape.outside - panel * kPanelOutputs);
@@ -219,20 +178,23 @@ class TiledConvolution final : public Operation {
     m.c_point = chunk.product_stride;
     context.kernels.multiply(m);
     for (int p = 0; p < panels; ++p)
-      finish(context, chunk, group, panel + p, std::min(kPanelOutputs, outputs - p * kPanelOutputs), products + p * kPanelOutputs,
-             panels * kPanelOutputs);
+      finish(context, chunk, group, panel + p, std::min(kPanelOutputs, outputs - p * kPanelOutputs),
+             products + p * kPanelOutputs, panels * kPanelOutputs);
   }
 
   // Transforms the products of one panel, of a stride from tile to tile, to outputs.
-  void finish(const Context& context, const Chunk& chunk, int group, int panel, int outputs, const float* products, int stride) const {
-    const std::int64_t first_output = static_cast<std::int64_t>(group) * c_.filters->shape.outside + panel * kPanelOutputs;
+  void finish(const Context& context, const Chunk& chunk, int group, int panel, int outputs, const float* products,
+              int stride) const {
+    const std::int64_t first_output =
+        static_cast<std::int64_t>(group) * c_.filters->shape.outside + panel * kPanelOutputs;
     OutputTile out{};
     out.point_stride = chunk.product_stride;
     out.outputs = outputs;
     out.vertical = &outputs_[0];
     out.horizontal = &outputs_[1];
     out.finish.bias = bias_.empty() ? nullptr
-                                    : bias_.data() + (static_cast<std::int64_t>(group) * c_.filters->panels() + panel) * kPanelOutputs;
+                                    : bias_.data() + (static_cast<std::int64_t>(group) * c_.filters->panels() + panel) *
+                                                         kPanelOutputs;
     out.finish.rectify = c_.rectify;
     out.finish.slope = c_.slope;
     // The pixels of the next tile are fetched while one is computed: stores that miss the cache would stop it.
@@ -247,11 +209,13 @@ class TiledConvolution final : public Operation {
   }
 
   // Where a tile's outputs go; null for those that the top does not have.
-  void find_pixels(const Context& context, const Chunk& chunk, int tile, std::int64_t first_output, float** pixels) const {
+  void find_pixels(const Context& context, const Chunk& chunk, int tile, std::int64_t first_output,
+                   float** pixels) const {
     const Place place = place_of(chunk.first + tile);
     const Blob& top = c_.top;
     const int down = c_.vertical.outputs_rows, across = c_.horizontal.outputs_rows;
-    const int height = std::min(down, top.heights[place.image] - place.y), width = std::min(across, top.widths[place.image] - place.x);
+    const int height = std::min(down, top.heights[place.image] - place.y),
+              width = std::min(across, top.widths[place.image] - place.x);
     std::fill(pixels, pixels + down * across, nullptr);
     for (int i = 0; i < height; ++i) {
       float* pixel = context.arena + top.at(place.image, place.y + i, place.x) + first_output;
@@ -273,8 +237,12 @@ class TiledConvolution final : public Operation {
     return false;
   }
 
-  int tiles_down(int image) const { return (c_.top.heights[image] + c_.vertical.outputs_rows - 1) / c_.vertical.outputs_rows; }
-  int tiles_across(int image) const { return (c_.top.widths[image] + c_.horizontal.outputs_rows - 1) / c_.horizontal.outputs_rows; }
+  int tiles_down(int image) const {
+    return (c_.top.heights[image] + c_.vertical.outputs_rows - 1) / c_.vertical.outputs_rows;
+  }
+  int tiles_across(int image) const {
+    return (c_.top.widths[image] + c_.horizontal.outputs_rows - 1) / c_.horizontal.outputs_rows;
+  }
 
   Convolution c_;
   Transform inputs_[2], outputs_[2];  // vertical, horizontal
@@ -291,7 +259,8 @@ OperationPointer make_tiled(Convolution c) {
   for (const auto* t : {&c.vertical, &c.horizontal}) {
     const int points = t == &c.vertical ? c.filters->vertical : c.filters->horizontal;
     const int taps = t == &c.vertical ? c.kernel.y : c.kernel.x;
-    if (t->points != points || points > kLargestTransform || t->outputs_rows + taps - 1 != points || t->outputs_rows < 1)
+    if (t->points != points || points > kLargestTransform || t->outputs_rows + taps - 1 != points ||
+        t->outputs_rows < 1)
       throw std::invalid_argument("A convolution's tile does not fit its kernel or its filters' points.");
   }
   return std::make_unique<TiledConvolution>(std::move(c));

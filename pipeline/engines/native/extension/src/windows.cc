@@ -39,8 +39,9 @@ Window window_of(const Pooling& p, const float* image, std::int64_t stride, int 
       const int start = at * step - pad;
       return std::max(0, std::min(kernel, (end - start + dilation - 1) / dilation));
     };
-    w.divisor = static_cast<float>(counted(output.y, p.stride.y, p.pad.y, p.kernel.y, p.dilation.y, height + p.after.y)) *
-                static_cast<float>(counted(output.x, p.stride.x, p.pad.x, p.kernel.x, p.dilation.x, width + p.after.x));
+    w.divisor =
+        static_cast<float>(counted(output.y, p.stride.y, p.pad.y, p.kernel.y, p.dilation.y, height + p.after.y)) *
+        static_cast<float>(counted(output.x, p.stride.x, p.pad.x, p.kernel.x, p.dilation.x, width + p.after.x));
   }
   return w;
 }
@@ -63,8 +64,8 @@ void pool(const Context& context, const Pooling& pooling) {
   });
 }
 
-// Averages over large windows that overlap: the sums of their rows are made once, then the windows sum these. The order of
-// every sum is that of the kernel, which sums each row by itself.
+// Averages over large windows that overlap: the sums of their rows are made once, then the windows sum these. The order
+// of every sum is that of the kernel, which sums each row by itself.
 void average_by_rows(const Context& context, const Pooling& p) {
   const int channels = p.bottom.channels;
   Blob rows;  // in the shared scratch
@@ -199,7 +200,8 @@ OperationPointer make(LrnPool l) {
       for (; row < end; ++row)
         for (int x = 0; x < width; ++x)
           context.kernels.normalize(l.lrn.normalize, context.arena + bottom.at(i, row, x),
-                                    rows + (row - first) * row_floats + static_cast<std::int64_t>(x) * channels, channels);
+                                    rows + (row - first) * row_floats + static_cast<std::int64_t>(x) * channels,
+                                    channels);
       last = {i, first, end};
       for (int x = 0; x < top.widths[i]; ++x) {
         const Taps across = taps_inside(x, l.pooling.stride.x, l.pooling.pad.x, l.pooling.kernel.x, 1, width);

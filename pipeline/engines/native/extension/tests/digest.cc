@@ -129,8 +129,7 @@ class Net {
   void convolution(int groups, int outside, int kernel, int stride, int pad, bool tiled) {
     const int inside = top_.channels / groups;
     const FilterShape shape{groups, kernel, kernel, inside, outside};
-    const auto weights =
-        random_.numbers(static_cast<std::size_t>(groups) * kernel * kernel * inside * outside);
+    const auto weights = random_.numbers(static_cast<std::size_t>(groups) * kernel * kernel * inside * outside);
     Convolution c;
     c.bottom = top_;
     std::vector<Size> sizes;
@@ -146,14 +145,16 @@ class Net {
     for (int i = 0; i < top_.images(); ++i) c.images.push_back(i);
     c.groups = groups;
     if (tiled) {
-      const std::vector<double> filters = {4,         0,         0,         2.0 / 3,  2.0 / 3,  2.0 / 3,  2.0 / 3, -2.0 / 3, 2.0 / 3,
-                                           -8.0 / 3, -4.0 / 3, -2.0 / 3, -8.0 / 3, 4.0 / 3,  -2.0 / 3, 0,       0,         1};
+      const std::vector<double> filters = {4,        0,        0,        2.0 / 3,  2.0 / 3,  2.0 / 3,
+                                           2.0 / 3,  -2.0 / 3, 2.0 / 3,  -8.0 / 3, -4.0 / 3, -2.0 / 3,
+                                           -8.0 / 3, 4.0 / 3,  -2.0 / 3, 0,        0,        1};
       c.tiled = true;
       c.vertical.points = 6;
       c.vertical.outputs_rows = 4;
-      c.vertical.outputs = {1, 1, 1, 1, 1, 0, 0, 1, -1, 0.5f, -0.5f, 0, 0, 1, 1, 0.25f, 0.25f, 0, 0, 1, -1, 0.125f, -0.125f, 1};
-      c.vertical.inputs = {0.25f, 0, -1.25f, 0,     1, 0, 0, -0.25f, -0.25f, 1,      1, 0, 0, 0.25f, -0.25f, -1,    1, 0,
-                           0,     -0.5f, -1, 0.5f, 1, 0, 0, 0.5f,   -1,     -0.5f, 1, 0, 0, 0.25f, 0,      -1.25f, 0, 1};
+      c.vertical.outputs = {1, 1, 1, 1,     1,     0, 0, 1, -1, 0.5f,   -0.5f,   0,
+                            0, 1, 1, 0.25f, 0.25f, 0, 0, 1, -1, 0.125f, -0.125f, 1};
+      c.vertical.inputs = {0.25f, 0,  -1.25f, 0, 1, 0, 0,    -0.25f, -0.25f, 1, 1, 0, 0,     0.25f, -0.25f, -1, 1, 0, 0,
+                           -0.5f, -1, 0.5f,   1, 0, 0, 0.5f, -1,     -0.5f,  1, 0, 0, 0.25f, 0,     -1.25f, 0,  1};
       c.horizontal = c.vertical;
       c.filters = std::make_shared<Filters>(pack_tiled(pool_, kernels_, shape, weights.data(), filters, filters));
     } else {
@@ -176,6 +177,7 @@ int main() {
   for (const Kernels* kernels : available_kernels())
     for (int threads : {1, 3}) {
       ThreadPool pool(threads);
-      std::printf("%s %d %016llx\n", kernels->name, threads, static_cast<unsigned long long>(Net(pool, *kernels).digest()));
+      std::printf("%s %d %016llx\n", kernels->name, threads,
+                  static_cast<unsigned long long>(Net(pool, *kernels).digest()));
     }
 }

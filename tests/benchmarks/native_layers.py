@@ -82,7 +82,10 @@ def by_layer(engine: NativeEngine, pixels: np.ndarray) -> list[tuple[str, str, s
 
 
 def in_turns(*actions: Callable[[], object]) -> list[float]:
-    """Returns the median milliseconds of each; ONNX Runtime's threads look for work for a while after each of its runs."""
+    """Returns the median milliseconds of each.
+
+    After a run, the threads of ONNX Runtime look for work for a while: each waits until they sleep.
+    """
     times: list[list[float]] = [[] for _ in actions]
     for _ in range(_ROUNDS):
         for action, taken in zip(actions, times, strict=True):

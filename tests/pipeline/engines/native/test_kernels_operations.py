@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -195,7 +196,7 @@ def _power(x, power, scale, shift):
     return np.power(shift + scale * x, power)
 
 
-FUNCTIONS = {
+FUNCTIONS: dict[str, tuple[tuple[float, ...], Callable[[np.ndarray], np.ndarray]]] = {
     "relu": ((0.1,), lambda x: np.where(x < 0, np.float64(np.float32(0.1)) * x, x)),
     "elu": ((0.5,), lambda x: np.where(x > 0, x, 0.5 * np.expm1(x))),
     "sigmoid": ((), lambda x: 1 / (1 + np.exp(-x))),
@@ -397,10 +398,10 @@ def test_bytes_are_prepared(native, pool, sizes, block, pad, grey):
     )
     for image, a, b in zip(pixels, found, other, strict=True):
         assert np.array_equal(a, b)
-        colours = (
-            image[..., order] if not grey else ((image.astype(int) @ luma[:3] + luma[3] // 2) // luma[3])[..., None]
-        )
-        values = (colours.astype(np.float32) - np.float32(mean)) * np.float32(0.017)
+        colours = image[..., order]
+        if luma:
+            colours = ((image.astype(int) @ luma[:3] + luma[3] // 2) // luma[3])[..., None]
+        values = (colours.astype(np.float32) - np.array(mean, np.float32)) * np.float32(0.017)
         height, width = a.shape[:2]
         ends = [height * block - image.shape[0] - pad[0], width * block - image.shape[1] - pad[1]]
         padded = np.pad(values, [(pad[0], ends[0]), (pad[1], ends[1]), (0, 0)])

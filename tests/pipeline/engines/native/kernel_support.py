@@ -38,7 +38,7 @@ class Arena:
         self.size = 0
         self.gap = gap
 
-    def blob(self, channels: int, sizes: Sequence[tuple[int, ...]], *, wider: int = 0) -> Blob:
+    def blob(self, channels: int, sizes: Sequence[tuple[int, int]], *, wider: int = 0) -> Blob:
         """Returns a blob; its stride is the channels and `wider`."""
         offsets = []
         for height, width in sizes:
@@ -107,15 +107,14 @@ class ConvolutionCase(NamedTuple):
     axes: tuple[Filtering, Filtering] | None = None  # matrices of the tile, instead of the usual ones
 
     @property
-    def top_sizes(self) -> list[tuple[int, ...]]:
+    def top_sizes(self) -> list[tuple[int, int]]:
         """With as much padding at the ends as before."""
-        return [
-            tuple(
-                (n + 2 * p - d * (k - 1) - 1) // s + 1
-                for n, k, s, p, d in zip(size, self.kernel, self.stride, self.pad, self.dilation, strict=True)
-            )
-            for size in self.sizes
-        ]
+        axes = list(zip(self.kernel, self.stride, self.pad, self.dilation, strict=True))
+        heights, widths = (
+            [(size[axis] + 2 * p - d * (k - 1) - 1) // s + 1 for size in self.sizes]
+            for axis, (k, s, p, d) in enumerate(axes)
+        )
+        return list(zip(heights, widths, strict=True))
 
     def weights(self, rng: np.random.Generator) -> Array:
         """float32 [groups, kh, kw, inside, outside]."""
@@ -129,7 +128,7 @@ def convolve(
     arena = Arena(gap=3)
     bottom = arena.blob(case.groups * case.inside, case.sizes, wider=case.wider)
     top = arena.blob(case.groups * case.outside, case.top_sizes, wider=case.wider)
-    tile: Any = None
+    tile: SimpleNamespace | None = None
     matrices: tuple[Array, ...] = ()
     if case.tile:
         axes = case.axes or [filtering(m, taps) for m, taps in zip(case.tile, case.kernel, strict=True)]

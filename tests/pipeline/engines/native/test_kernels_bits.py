@@ -83,7 +83,7 @@ class Net:
     def convolution(self, groups, outside, kernel, *, stride=1, pad=0, tile=0, slope=0.0):
         weights = self.numbers(groups, kernel, kernel, self.top.channels // groups, outside)
         matrices: tuple[np.ndarray, ...] = ()
-        axes = None
+        axes: SimpleNamespace | None = None
         if tile:
             axis = filtering(tile, kernel)
             matrices, axes = (axis.filters, axis.filters), SimpleNamespace(vertical=axis, horizontal=axis)

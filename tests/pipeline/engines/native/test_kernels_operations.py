@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -196,7 +196,7 @@ def _power(x, power, scale, shift):
     return np.power(shift + scale * x, power)
 
 
-FUNCTIONS: dict[str, Any] = {
+FUNCTIONS: dict[str, tuple[tuple[float, ...], Callable[[np.ndarray], np.ndarray]]] = {
     "relu": ((0.1,), lambda x: np.where(x < 0, np.float64(np.float32(0.1)) * x, x)),
     "elu": ((0.5,), lambda x: np.where(x > 0, x, 0.5 * np.expm1(x))),
     "sigmoid": ((), lambda x: 1 / (1 + np.exp(-x))),
@@ -385,7 +385,7 @@ def test_bytes_are_prepared(native, pool, sizes, block, pad, grey):
     arena = Arena()
     one, two = arena.blob(block**2 * len(order), tops), arena.blob(block**2 * len(order), tops)
     whole = arena.blob(len(order), sizes)
-    luma: Any = (4899, 9617, 1868, 1 << 14) if grey else None
+    luma = (4899, 9617, 1868, 1 << 14) if grey else None
     fields = {"order": order, "mean": mean, "scale": 0.017, "luma": luma}
     fused = [operation("Prepare", top=one, block=block, pad=pad, **fields)]
     apart = [
@@ -398,9 +398,9 @@ def test_bytes_are_prepared(native, pool, sizes, block, pad, grey):
     )
     for image, a, b in zip(pixels, found, other, strict=True):
         assert np.array_equal(a, b)
-        colours: Any = (
-            image[..., order] if not grey else ((image.astype(int) @ luma[:3] + luma[3] // 2) // luma[3])[..., None]
-        )
+        colours = image[..., order]
+        if luma:
+            colours = ((image.astype(int) @ luma[:3] + luma[3] // 2) // luma[3])[..., None]
         values = (colours.astype(np.float32) - np.array(mean, np.float32)) * np.float32(0.017)
         height, width = a.shape[:2]
         ends = [height * block - image.shape[0] - pad[0], width * block - image.shape[1] - pad[1]]

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from pipeline.engines.native.engine import NativeEngine
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.engines.native.engine import NativeEngine
 from tests.benchmarks.ruler.nets import Cell, NetFiles, job
 from tests.benchmarks.ruler.serve import Job
 

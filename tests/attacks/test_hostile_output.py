@@ -220,7 +220,8 @@ def test_nights(tmp_path: Path, printed: Printed) -> None:
     values = {"model": str(model), "images": [str(images)], "output": str(tmp_path / "maps [red]")}
     text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
     job.write_text(f"{text}[nightly]\nname = {json.dumps(NAME)}\n")
-    assert json.loads(printed("nightly", job, "--dry-run").splitlines()[-1])["job"] == NAME
+    lines = printed("nightly", job, "--dry-run").splitlines()
+    assert [json.loads(line)["job"] for line in lines if line.startswith("{")] == [NAME]
     job.write_text(text.replace(json.dumps([str(images)]), json.dumps([NAME])))
     printed("nightly", job, "--dry-run", code=1)
     (model / "densecast.json").unlink()

@@ -102,9 +102,9 @@ from .net.network import Network as Network
 from .net.reference import evaluate as evaluate
 from .passes.cast import cast as cast
 from .passes.cast_names import BEFORE_SUFFIX as BEFORE_SUFFIX
-from .passes.cast_names import CAST_SUFFIX as CAST_SUFFIX
 from .passes.cast_names import blob_names as blob_names
 from .passes.cast_names import changed_in_place as changed_in_place
+from .passes.cast_names import name_after_cast as name_after_cast
 from .passes.dilate import dilate as dilate
 from .passes.dilate import finer as finer
 from .passes.dilate import multiply_adds_by_stride as multiply_adds_by_stride

@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from conversion.arrays import Array
-from conversion.errors import ConversionError, ModelError
+from conversion.errors import ConversionError
 from conversion.export.cellwise import OPSET_OF_PRODUCTS, cell_products, is_cellwise
 from conversion.export.metadata import ModelMetadata
 from conversion.export.onnx_model import IMAGES, PROBABILITIES, add_arrays, external_tensor, stored_tensor
 from conversion.export.onnx_net import apply_network
-from conversion.export.stored_network import load_model_network, needs_tensorflow
+from conversion.export.stored_network import check_readable, load_model_network
 from conversion.export.weights_store import MOST_WEIGHT_BYTES, mapped_file, read_index, read_weights
 from conversion.layers.base import Layer
 from conversion.layers.minimal_filtering import transformed_filters
 from conversion.layers.onnx_graph import OnnxGraph, Value
 from conversion.layers.onnx_value import import_onnx
 from conversion.net.network import Network
-from conversion.passes.cast_names import CAST_SUFFIX
+from conversion.passes.cast_names import name_after_cast
 from conversion.passes.prune import prune
 
 CLASSES, SCORES = "classes", "scores"
@@ -165,15 +165,9 @@ def inference_graph(
         UnsupportedError: A layer has no ONNX form.
         MissingExtraError: onnx is not installed.
     """
-    if needs_tensorflow(model):
-        raise ModelError(
-            "the model has no weights that ONNX Runtime could read",
-            where=str(model),
-            why="an older version of densecast made it",
-            remedy="make the model again with: densecast convert PROTOTXT WEIGHTS --output MODEL; or use TensorFlow",
-        )
+    check_readable(model, "ONNX Runtime")
     whole = load_model_network(model)
-    names = {kept.blob: kept.blob if kept.blob in whole.shapes else kept.blob + CAST_SUFFIX for kept in features}
+    names = {kept.blob: name_after_cast(kept.blob, whole.shapes) for kept in features}
     network = prune(whole, [metadata.output_blob, *names.values()])
     ((data, (_, channels, _, _)),) = network.inputs.items()
     outputs = [CLASSES, SCORES, PROBABILITIES, *(kept.name for kept in features)]

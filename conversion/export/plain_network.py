@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from conversion.arrays import Array, Shape
-from conversion.errors import ModelError, UnsupportedError
+from conversion.errors import UnsupportedError
 from conversion.export.metadata import ModelMetadata
 from conversion.export.plain_operations import (
     PlainActivation,
@@ -26,7 +26,7 @@ from conversion.export.plain_operations import (
     PlainSoftmax,
     PlainStep,
 )
-from conversion.export.stored_network import load_model_network, needs_tensorflow
+from conversion.export.stored_network import check_readable, load_model_network
 from conversion.export.weights_store import Weights, read_weights
 from conversion.layers.activation import Dropout, PReLU, ReLU, SeLUDropout, Sigmoid, TanH
 from conversion.layers.arithmetic import Bias, Eltwise, Scale
@@ -42,7 +42,7 @@ from conversion.layers.rectified import SELU, CReLU, HardSigmoid, HardSwish, Mis
 from conversion.layers.slice_concat import Concat, Slice, Split
 from conversion.layers.windows import Windows
 from conversion.net.network import Network, run
-from conversion.passes.cast_names import CAST_SUFFIX
+from conversion.passes.cast_names import name_after_cast
 from conversion.passes.prune import prune
 
 _INFINITE = math.inf
@@ -60,15 +60,9 @@ def plain_network(model: str | Path, metadata: ModelMetadata, blobs: Sequence[st
         UnsupportedError: A layer cannot be expressed in them; the error's `where` names it.
         ModelError: The directory is not a model, or has no weights that can be read without TensorFlow.
     """
-    if needs_tensorflow(model):
-        raise ModelError(
-            "the model has no weights that can be read without TensorFlow",
-            where=str(model),
-            why="an older version of densecast made it",
-            remedy="make the model again with: densecast convert PROTOTXT WEIGHTS --output MODEL; or use TensorFlow",
-        )
+    check_readable(model, "the native engine")
     whole = load_model_network(model)
-    names = [blob if blob in whole.shapes else blob + CAST_SUFFIX for blob in blobs]
+    names = [name_after_cast(blob, whole.shapes) for blob in blobs]
     return to_plain(prune(whole, [metadata.output_blob, *names]), read_weights(model))
 
 

@@ -105,7 +105,7 @@ class PlainActivation:
     | sigmoid | | 1 / (1 + exp(-x)) |
     | tanh | | tanh(x) |
     | abs | | abs(x) |
-    | power | power, scale, shift | (shift + scale * x) ** power |
+    | power | power, scale, shift | (shift + scale * x) ** power, as C's pow |
     | exp | scale, factor | factor * exp(scale * x) |
     | log | scale, shift, factor | factor * log(shift + scale * x) |
     | bnll | | log(1 + exp(x)) |

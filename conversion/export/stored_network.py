@@ -29,6 +29,25 @@ def needs_tensorflow(model: str | Path) -> bool:
     return not (Path(model) / INDEX_FILE).exists()
 
 
+def check_readable(model: str | Path, reader: str) -> None:
+    """Checks that the weights of a model can be read without TensorFlow.
+
+    Args:
+        model: The model directory.
+        reader: Who would read them, for the message.
+
+    Raises:
+        ModelError: They cannot.
+    """
+    if needs_tensorflow(model):
+        raise ModelError(
+            f"the model has no weights that {reader} could read",
+            where=str(model),
+            why="an older version of densecast made it",
+            remedy=f"{_AGAIN}; or use TensorFlow",
+        )
+
+
 def load_model_network(model: str | Path) -> Network:
     """Returns the fully convolutional network of a model directory, without weights.
 

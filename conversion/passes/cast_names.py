@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Container
 
 from conversion.net.network import Network
 
@@ -10,6 +11,11 @@ CAST_SUFFIX = "-conv"  # as in Caffe's own notebook on net surgery
 
 
 BEFORE_SUFFIX = ":before"  # names a blob's first value, before layers that change it in place, such as ReLU
+
+
+def name_after_cast(blob: str, known: Container[str]) -> str:
+    """Returns the name of a blob in the cast network, whose names are `known`; it may be given the classifier's."""
+    return blob if blob in known else blob + CAST_SUFFIX
 
 
 def changed_in_place(network: Network) -> frozenset[str]:

@@ -8,13 +8,13 @@ from typing import Any, TypeAlias
 
 from conversion import (
     BEFORE_SUFFIX,
-    CAST_SUFFIX,
     ModelMetadata,
     Narrow,
     apply_network,
     import_tensorflow,
     load_model_network,
     load_savedmodel,
+    name_after_cast,
 )
 from pipeline.engines.cell_scores import FEATURE
 from pipeline.maps.features import Wanted
@@ -137,7 +137,7 @@ def _traced(blobs: _Blobs, output: str, features: Sequence[Wanted], *, best: boo
         computed = blobs(images)
 
         def values(name: str, suffix: str = "") -> Tensor:
-            blob = name if name in computed else name + CAST_SUFFIX
+            blob = name_after_cast(name, computed)
             return tf.cast(computed[blob + suffix], tf.float32)
 
         kept = {

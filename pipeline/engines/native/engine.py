@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from conversion import CAST_SUFFIX, plain_network
+from conversion import name_after_cast, plain_network
 from conversion.errors import MissingExtraError, NetworkError, UnsupportedError
 from pipeline.engines.candidates import BUILD_IT, PRECISIONS
 from pipeline.engines.cell_scores import CLASSES, PROBABILITIES, SCORES, Arrays, cell_scores
@@ -96,7 +96,7 @@ class NativeEngine(ModelEngine):
         results = [(network.last[metadata.output_blob], best)]
         for kept in wanted:
             values = network.first if kept.before else network.last
-            results.append((values[kept.blob if kept.blob in values else kept.blob + CAST_SUFFIX], 0))
+            results.append((values[name_after_cast(kept.blob, values)], 0))
         self._planner = Planner(network, metadata.preprocessing, results, metadata.minimum_size)
         head = [(CLASSES, np.int64), (SCORES, np.float32)] if best else [(PROBABILITIES, np.float32)]
         outputs = [(name, results[0][0], best or metadata.classes, dtype) for name, dtype in head]

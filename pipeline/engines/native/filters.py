@@ -1,4 +1,4 @@
-"""The filters of a network's convolutions, in the forms that its images need; each form is checked when it is made."""
+"""The filters of a network's convolutions, in the forms that its images need and that keep their digits."""
 
 from __future__ import annotations
 

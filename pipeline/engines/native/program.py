@@ -224,24 +224,7 @@ class Affine:
 
 @dataclass(frozen=True)
 class Activation:
-    """A function of each value; top and bottom may be one.
-
-    | kind | parameters | value |
-    |---|---|---|
-    | relu | slope | max(x, 0) + slope * min(x, 0) |
-    | prelu | | the same with `slopes` [C] |
-    | elu | alpha | x where it is above 0, else alpha * (exp(x) - 1) |
-    | sigmoid | | 1 / (1 + exp(-x)) |
-    | tanh | | tanh(x) |
-    | abs | | abs(x) |
-    | power | power, scale, shift | (shift + scale * x) ** power, as C's pow |
-    | exp | scale, factor | factor * exp(scale * x) |
-    | log | scale, shift, factor | factor * log(shift + scale * x) |
-    | bnll | | log(1 + exp(x)) |
-    | threshold | threshold | 1 where x is above it, else 0 |
-    | clip | low, high | max(low, min(x, high)) |
-    | swish | beta | x / (1 + exp(-beta * x)) |
-    """
+    """A function of each value, by the table of `conversion.PlainActivation`; top and bottom may be one."""
 
     bottom: Blob
     top: Blob

@@ -16,6 +16,7 @@ from pipeline.exit_codes import ExitCode
 # systemd and Kubernetes send SIGTERM; a terminal or a connection that closes sends SIGHUP.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PATIENCE_S = 1.5
+_NUDGE_S = 0.1
 
 
 @dataclasses.dataclass
@@ -38,7 +39,8 @@ def interruptible() -> Iterator[Interruption]:
     clean-up; a further Ctrl-C ends it.
 
     Python raises nothing while the main thread computes outside of Python, which may take long. Then a thread prints
-    the line, waits a little, removes temporary folders and ends the process.
+    the line, waits a little, removes temporary folders and ends the process. A signal that comes just before the main
+    thread begins to wait for a lock does not end that wait, so the thread sends it further ones meanwhile.
 
     Yields:
         Whether a signal has come so far.
@@ -59,12 +61,12 @@ def interruptible() -> Iterator[Interruption]:
     taken = [number for number in _SIGNALS if before[number] not in (signal.SIG_IGN, None)]
     for number in taken:
         signal.signal(number, interrupt)
-    with _woken(set(taken), raised):
-        try:
+    try:
+        with _woken(set(taken), raised):
             yield interruption
-        finally:
-            for number in taken:
-                signal.signal(number, before[number])
+    finally:  # after the thread, whose signals the former handlers must not get
+        for number in taken:
+            signal.signal(number, before[number])
 
 
 @contextlib.contextmanager
@@ -73,6 +75,7 @@ def _woken(numbers: set[signal.Signals], raised: threading.Event) -> Iterator[No
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     outer = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    main_thread = threading.get_ident()
 
     def announce() -> None:
         while (byte := os.read(reading, 1)) and byte[0] not in numbers:
@@ -82,9 +85,13 @@ def _woken(numbers: set[signal.Signals], raised: threading.Event) -> Iterator[No
         # Not through Python's streams: the signal may have come while they are written to.
         with contextlib.suppress(OSError):
             os.write(2, f"densecast: interrupted by {signal.Signals(byte[0]).name}, stopping\n".encode())
-        if not raised.wait(_PATIENCE_S):
-            remove_temporary_folders()
-            os._exit(ExitCode.INTERRUPTED)
+        for _ in range(round(_PATIENCE_S / _NUDGE_S)):
+            if raised.wait(_NUDGE_S):
+                return
+            if signal.SIGTERM in numbers:  # ignored once the exception is raised, as a further SIGINT is not
+                signal.pthread_kill(main_thread, signal.SIGTERM)
+        remove_temporary_folders()
+        os._exit(ExitCode.INTERRUPTED)
 
     thread = threading.Thread(target=announce, name="densecast-signals", daemon=True)
     thread.start()
@@ -93,5 +100,7 @@ def _woken(numbers: set[signal.Signals], raised: threading.Event) -> Iterator[No
     finally:
         signal.set_wakeup_fd(outer)
         os.close(writing)
-        thread.join()
-        os.close(reading)
+        try:
+            thread.join()
+        finally:
+            os.close(reading)

@@ -131,7 +131,8 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_local_run_is_left_at_once_and_publishes_nothing_afterwards() -> None:
+def test_a_local_run_is_left_at_once_and_publishes_nothing_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.cli.interruption._PATIENCE_S", 60.0)  # a busy machine may stop a thread for long
     started, go_on = threading.Event(), threading.Event()
     outcomes: list[str] = []
 
@@ -157,6 +158,35 @@ def test_a_local_run_is_left_at_once_and_publishes_nothing_afterwards() -> None:
     go_on.set()
     assert run_stoppable("r1", lambda: 7) == 7, "the same run again waits for its thread"
     assert outcomes == ["nothing"]
+
+
+JUST_BEFORE_A_WAIT = """
+    import os, signal, threading
+    from pipeline.cli import interruption
+    interruption._PATIENCE_S = 60.0  # a busy machine may stop a thread for long
+
+    def interrupt():
+        started.wait()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    for _ in range(2000):  # without the further signals, one in about 300 ends the process
+        started, never = threading.Event(), threading.Event()
+        threading.Thread(target=interrupt).start()
+        try:
+            with interruption.interruptible():
+                started.set()
+                never.wait()
+        except KeyboardInterrupt:
+            pass
+    print("each raised")
+"""
+
+
+def test_a_signal_just_before_the_main_thread_waits_is_raised() -> None:
+    command = [sys.executable, "-c", textwrap.dedent(JUST_BEFORE_A_WAIT)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.stdout == "each raised\n", done.stderr[-300:]
+    assert done.returncode == 0
 
 
 def test_what_a_local_run_raises_is_raised() -> None:

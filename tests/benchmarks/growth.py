@@ -107,9 +107,10 @@ def by_count(folder: Path, counts: Sequence[int], model: Path | None = None) -> 
 
 
 def by_area(folder: Path, sides: Sequence[int], model: Path | None = None, least: int = LEAST_PIXELS) -> list[Line]:
-    """Returns CPU seconds a megapixel by the side of square images, with CaffeNet or another model.
+    """Returns CPU seconds by the side of square images, with CaffeNet or another model.
 
-    What the process costs with one small image is taken off.
+    What the process costs with one small image is taken off. A large image has more cells a pixel than a small one, whose
+    border takes more of it, so the time is given by multiply-adds as well.
 
     Args:
         folder: Where files and models are made.
@@ -124,9 +125,17 @@ def by_area(folder: Path, sides: Sequence[int], model: Path | None = None, least
         count = max(2, -(-least // side**2)) if side == sides[0] else max(1, -(-least // side**2))
         found = _scored(folder, model, copies(folder, side, count))
         megapixels = (count * side**2 - sides[0] ** 2) / 1e6
-        cost = (found.cpu_s - base.cpu_s) / megapixels
-        first = lines[0].figures["CPU s a megapixel"] if lines else cost
-        figures = {"images": count, "CPU s a megapixel": cost, "to the first": cost / first, "peak MB": found.peak_mb}
+        billions = (count * _multiply_adds(model, side) - _multiply_adds(model, sides[0])) / 1e9
+        more_s = found.cpu_s - base.cpu_s
+        cost = more_s / billions * 1e3
+        first = lines[0].figures["CPU ms a billion multiply-adds"] if lines else cost
+        figures = {
+            "images": count,
+            "CPU s a megapixel": more_s / megapixels,
+            "CPU ms a billion multiply-adds": cost,
+            "to the first": cost / first,
+            "peak MB": found.peak_mb,
+        }
         lines.append(Line(f"{side**2 / 1e6:.1f} megapixels", figures))
     return lines
 

@@ -54,11 +54,13 @@ def test_short_collections_run_several_times(tmp_path, no_processes, monkeypatch
     assert first.figures["CPU ms an image"] == pytest.approx(1.5 / 2 * 1e3)  # jobs of 1 and 2 s
 
 
-def test_by_area_takes_off_the_start(tmp_path, no_processes):
+def test_by_area_takes_off_the_start(tmp_path, no_processes, monkeypatch):
+    monkeypatch.setattr(growth, "_multiply_adds", lambda model, side: side**3 * 1e6)
     small, large = growth.by_area(tmp_path, (40, 80), tmp_path, least=5_000)
     assert (small.figures["images"], large.figures["images"]) == (4, 1)  # 4 * 40 ** 2 and 80 ** 2 pixels
     assert small.figures["CPU s a megapixel"] == pytest.approx(1 / (3 * 0.0016))  # the second run takes 1 s more
     assert large.figures["CPU s a megapixel"] == pytest.approx(2 / (0.0064 - 0.0016))
+    assert large.figures["CPU ms a billion multiply-adds"] == pytest.approx(2000 / (512 - 64))
 
 
 def test_by_workers(tmp_path, no_processes, monkeypatch):

@@ -7,15 +7,18 @@ listed by groups: `GroupedOption` names one.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from pipeline.cli.console import say_lines
+
+Command = TypeVar("Command", bound=click.Command)
 
 LINES = 40
 """The most lines of the short page."""
@@ -68,18 +71,18 @@ class _Shape:
     commands: int | None = None
 
 
-def add_help(command: click.Command) -> click.Command:
-    """Gives a command, and the commands of a group, `--help` and `--help-all`; returns the command."""
+def add_help(command: Command) -> Command:
+    """Returns a copy of a command, and of the commands of a group, with `--help` and `--help-all`."""
+    command = copy.copy(command)
     taken = {name for param in command.params for name in param.opts}
-    if "--help-all" not in taken:
-        names = [name for name in ("-h", "--help") if name not in taken]
-        command.params += [
-            _help_option(names, short_page, "Show the help on one screen."),
-            _help_option(["--help-all"], whole_page, "Show the help with all options."),
-        ]
+    names = [name for name in ("-h", "--help") if name not in taken]
+    command.params = [
+        *command.params,
+        _help_option(names, short_page, "Show the help on one screen."),
+        _help_option(["--help-all"], whole_page, "Show the help with all options."),
+    ]
     if isinstance(command, click.Group):
-        for child in command.commands.values():
-            add_help(child)
+        command.commands = {name: add_help(child) for name, child in command.commands.items()}
     return command
 
 

@@ -106,7 +106,7 @@ def cli(ctx: click.Context, /, debug: bool) -> None:
     quiet_libraries(debug=debug)
 
 
-add_help(cli)
+cli = add_help(cli)
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:

@@ -155,6 +155,7 @@ class Help(NamedTuple):
         short_flag: Its short flag; empty where there is none.
         has_flag: Whether `densecast score` has a flag for it.
         alias: Another name of its flag; empty where there is none.
+        common: Whether it is needed often enough for the short help of `densecast score`.
     """
 
     text: str
@@ -163,6 +164,7 @@ class Help(NamedTuple):
     short_flag: str
     has_flag: bool
     alias: str
+    common: bool
 
 
 def _setting(
@@ -174,9 +176,10 @@ def _setting(
     short_flag: str = "",
     has_flag: bool = True,
     alias: str = "",
+    common: bool = False,
 ) -> T:
     """Declares a field of a group; see `Help`."""
-    metadata = {"help": Help(text, changes_maps, metavar, short_flag, has_flag, alias)}
+    metadata = {"help": Help(text, changes_maps, metavar, short_flag, has_flag, alias, common)}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -184,12 +187,13 @@ def _setting(
 class RecipeSettings:
     """What is made of every image."""
 
-    top_k: Count = _setting(5, "Classes kept a cell.")
-    scores: Form = _setting(Form.TOP_K, "How much of a map is kept.")
+    top_k: Count = _setting(5, "Classes kept a cell.", common=True)
+    scores: Form = _setting(Form.TOP_K, "How much of a map is kept.", common=True)
     accuracy_bound: Annotated[float, Range(gt=0, lt=1)] | None = _setting(
         None,
         "Instead of --scores: keep the smallest form whose probabilities differ by at most this from the exact ones,"
         " measured on a sample.",
+        common=True,
     )
     features: tuple[str, ...] = _setting(
         (),
@@ -197,21 +201,25 @@ class RecipeSettings:
         " (ReLU).",
         short_flag="-f",
         alias="--blob",
+        common=True,
     )
     scales: tuple[float, ...] = _setting(
-        (1.0,), "One map for each enlargement of an image, as 1,0.7,0.5; none: no map but that of --windows."
+        (1.0,),
+        "One map for each enlargement of an image, as 1,0.7,0.5; none: no map but that of --windows.",
+        common=True,
     )
     resize: int | tuple[int, int] | None = _setting(
-        None, "First bring the shorter side to N pixels, or the image to HxW."
+        None, "First bring the shorter side to N pixels, or the image to HxW.", common=True
     )
     max_side: Pixels | None = _setting(None, "Then shrink images whose longer side is longer.")
     precision: Precision = _setting(
-        Precision.FLOAT32, "What the net computes in; measured on the first images against float32."
+        Precision.FLOAT32, "What the net computes in; measured on the first images against float32.", common=True
     )
     windows: Windows | None = _setting(
         None,
         "Also classify windows of the trained size, as Caffe does: the centre of the resized image, ten crops of it, or"
         " the image warped to the size.",
+        common=True,
     )
     window_filter: WindowFilter = _setting(
         WindowFilter.SKIMAGE, "Whose bilinear rule resizes the image for --windows: see the page on windows."
@@ -232,17 +240,20 @@ class RecipeSettings:
 class PolicySettings:
     """How a run treats what the table already has, and how much may be missing at its end."""
 
-    retry_rejected: bool = _setting(False, "Try rejected images again though they have not changed.")
-    rescore: bool = _setting(False, "Score all images again.")
-    prune: bool = _setting(False, "Mark the table's images that are not among IMAGES as deleted.")
+    retry_rejected: bool = _setting(False, "Try rejected images again though they have not changed.", common=True)
+    rescore: bool = _setting(False, "Score all images again.", common=True)
+    prune: bool = _setting(False, "Mark the table's images that are not among IMAGES as deleted.", common=True)
     max_pruned: Share = _setting(
         0.5, "Fail if --prune would mark a larger share of the table's images.", changes_maps=False
     )
-    max_rejected: Share = _setting(0.05, "Exit with 3 if a larger share of the images has no map.", changes_maps=False)
+    max_rejected: Share = _setting(
+        0.05, "Exit with 3 if a larger share of the images has no map.", changes_maps=False, common=True
+    )
     root: str | None = _setting(
         None,
         "Store addresses relative to this folder, so that a collection that is moved is not scored again.",
         metavar="FOLDER",
+        common=True,
     )
     allow_empty: bool = _setting(
         False, "Succeed though a folder, a pattern or a manifest has no images.", changes_maps=False
@@ -263,7 +274,7 @@ class LimitSettings:
     strict_images: bool = _setting(False, "Reject a JPEG without its end marker even if all of its pixels are there.")
     decode_timeout: Seconds = _setting(120.0, "Reject an image whose decoding takes longer.", changes_maps=False)
     frames: Frames = _setting(
-        Frames.FIRST, "all: one map for each page of a TIFF, and for each frame of a GIF, WebP or APNG."
+        Frames.FIRST, "all: one map for each page of a TIFF, and for each frame of a GIF, WebP or APNG.", common=True
     )
     max_tiled_pixels: Pixels = _setting(30_000 * 30_000, "Reject larger images even if they can be read by window.")
     load_bytes: Bytes = _setting(
@@ -308,12 +319,14 @@ class ExecutionSettings:
         "auto: GPUs, or the CPU where there are none. gpu: GPUs, or an error.",
         changes_maps=False,
         metavar="auto|cpu|gpu|gpu:N",
+        common=True,
     )
     engine: EngineName = _setting(
         EngineName.AUTO,
         "What runs the net. auto: native, densecast's own, where it can; else the fastest that is installed and agrees"
         " with the NumPy reference, measured once for a machine and a model.",
         changes_maps=False,
+        common=True,
     )
     rounding: Rounding = _setting(
         Rounding.EXACT,
@@ -329,12 +342,13 @@ class ExecutionSettings:
     )
     xla: bool = _setting(False, "Have XLA compile the net for the sizes of the first images.", changes_maps=False)
     xla_shapes: Count = _setting(8, "How many sizes XLA compiles at most.", changes_maps=False)
-    runner: str = _setting(LOCAL, "local, or the name of a Beam runner.", changes_maps=False)
+    runner: str = _setting(LOCAL, "local, or the name of a Beam runner.", changes_maps=False, common=True)
     flink_master: str | None = _setting(
         None,
         f"The REST address of a Flink cluster; {FLINK} needs it.",
         changes_maps=False,
         metavar="HOST:PORT",
+        common=True,
     )
     beam_options: tuple[str, ...] = _setting(
         (), "Flags passed on to Beam as they are.", changes_maps=False, has_flag=False
@@ -351,6 +365,15 @@ GROUPS: dict[str, type[Group]] = {
     "execution": ExecutionSettings,
 }
 """The groups of settings, by the name of the field of `pipeline.jobs.spec.ScoringJob` that holds them."""
+
+TITLES: dict[str, str] = {
+    "recipe": "What is made of every image",
+    "policy": "What the table already has, and what may be missing",
+    "limits": "What is read and decoded at all",
+    "web": "Images behind HTTP",
+    "execution": "Where and how a run computes",
+}
+"""What help writes above the settings of a group."""
 
 
 class Setting(NamedTuple):

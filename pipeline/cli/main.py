@@ -16,6 +16,7 @@ import click
 from conversion import nearest
 from conversion.errors import DensecastError, UsageError
 from pipeline.cli.console import finish_printing, quiet_libraries, quiet_threads, say, say_lines, start_printing
+from pipeline.cli.help import COLUMNS, add_help, short_page
 from pipeline.cli.interruption import interruptible
 from pipeline.errors import InterruptedRunError
 from pipeline.exit_codes import ExitCode
@@ -69,7 +70,7 @@ class LazyGroup(click.Group):
             return None
         module, attribute = _COMMANDS[cmd_name]
         command: click.Command = getattr(importlib.import_module(f"pipeline.cli.commands.{module}"), attribute)
-        return command
+        return add_help(command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -79,12 +80,12 @@ class LazyGroup(click.Group):
         if name not in _COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
             close = nearest(name, _COMMANDS)
             ctx.fail(f"No such command {name!r}." + (f" Did you mean {close[0]!r}?" if close else ""))
-        if not ctx.resilient_parsing and not {"-h", "--help"} & set(args):
+        if not ctx.resilient_parsing and not {"-h", "--help", "--help-all"} & set(args):
             check_encoding()
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": COLUMNS})
 @click.version_option(package_name="densecast")
 @click.option("--debug", is_flag=True, help="Show the logs of Beam and TensorFlow, and tracebacks.")
 @click.pass_context
@@ -103,6 +104,9 @@ def cli(ctx: click.Context, /, debug: bool) -> None:
     """
     ctx.obj = debug
     quiet_libraries(debug=debug)
+
+
+cli = add_help(cli)
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
@@ -181,7 +185,7 @@ def _run(arguments: list[str], *, debug: bool) -> int:
 def _print_usage(error: click.ClickException) -> None:
     """Prints what is wrong with the command line; what it quotes of it is escaped."""
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
-        say_lines(error.format_message(), err=True)
+        say_lines(short_page(error.ctx) if error.ctx is not None else error.format_message(), err=True)
         return
     if isinstance(error, click.UsageError) and error.ctx is not None:
         say_lines(f"{error.ctx.get_usage()}\nTry '{error.ctx.command_path} --help' for help.\n", err=True)

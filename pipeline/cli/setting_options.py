@@ -4,39 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import click
 
+from pipeline.cli.help import GroupedOption
 from pipeline.cli.param_types import NUMBERS, RESIZE, SHARE
-from pipeline.settings import Setting, Unit, declared
+from pipeline.settings import TITLES, Setting, Unit, declared
 
 Command = TypeVar("Command", bound=Callable[..., object])
 
 
-def setting_option(name: str) -> Callable[[Command], Command]:
-    """Returns a decorator that adds the option of one setting, `--top-k` for `top_k`."""
+def setting_option(name: str, **shown: Any) -> Callable[[Command], Command]:
+    """Returns a decorator that adds the option of one setting, `--top-k` for `top_k`.
+
+    Args:
+        name: The setting.
+        shown: Where help lists it: `group` and `tail` of `GroupedOption`.
+    """
     setting = declared()[name]
     flags = [f"--{name.replace('_', '-')}", *filter(None, (setting.help.alias, setting.help.short_flag))]
     if setting.kind is bool:
-        return click.option(*flags, is_flag=True, help=setting.help.text)
+        return click.option(*flags, cls=GroupedOption, is_flag=True, help=setting.help.text, **shown)
     multiple = setting.kind == tuple[str, ...]
     return click.option(
         *flags,
+        cls=GroupedOption,
         type=_param_type(setting),
         multiple=multiple,
         default=None if multiple else _default(setting),
         show_default=True,
         metavar=setting.help.metavar or (setting.unit.upper() if setting.unit else None),
         help=setting.help.text,
+        **shown,
     )
 
 
 def setting_options(command: Command) -> Command:
-    """Adds the options of all settings that have a flag."""
+    """Adds the options of all settings that have a flag, under the headings of their groups."""
     for setting in reversed(declared().values()):
         if setting.help.has_flag:
-            command = setting_option(setting.name)(command)
+            group = TITLES[setting.group]
+            command = setting_option(setting.name, group=group, tail=not setting.help.common)(command)
     return command
 
 

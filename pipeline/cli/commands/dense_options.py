@@ -2,43 +2,44 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from pipeline.cli.console import say
+from pipeline.cli.help import GroupedOption
 from pipeline.cli.param_types import IMAGE_SIZE
 
 if TYPE_CHECKING:
     from conversion import DenseOptions, Limits
 
 Command = TypeVar("Command", bound=Callable[..., object])
+_option = functools.partial(click.option, cls=GroupedOption, group="The shape of the network")
 _NAMES = ("crop", "stages", "level", "output_blob", "output_stride", "pooling_rounding", "dialect")
 
 
 def dense_options(command: Command) -> Command:
     """Adds `--crop`, `--stage`, `--level`, `--output-blob`, `--output-stride`, `--pooling-rounding` and `--dialect`."""
     options = (
-        click.option(
-            "--crop", type=IMAGE_SIZE, help="The size the classifier was trained at. Default: the definition's."
-        ),
-        click.option(
+        _option("--crop", type=IMAGE_SIZE, help="The size the classifier was trained at. Default: the definition's."),
+        _option(
             "--stage", "stages", multiple=True, help="A stage that include and exclude rules ask for; may be repeated."
         ),
-        click.option("--level", type=int, help="The level that they ask for. Default: the definition's."),
-        click.option("--output-blob", help="The blob of the map, such as one of several Softmax blobs."),
-        click.option(
+        _option("--level", type=int, help="The level that they ask for. Default: the definition's."),
+        _option("--output-blob", help="The blob of the map, such as one of several Softmax blobs."),
+        _option(
             *("--output-stride",),
             type=click.IntRange(min=1),
             help="Pixels between cells: a finer map, which costs more arithmetic.",
         ),
-        click.option(
+        _option(
             *("--pooling-rounding",),
             type=click.Choice(["floor"]),
             help="Let poolings round down where layers beside them do, if that is the same net at the training size.",
         ),
-        click.option(
+        _option(
             *("--dialect",),
             help="The fork of Caffe that a definition is for, where a name has several senses; a wrong one lists all.",
         ),

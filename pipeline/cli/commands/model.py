@@ -139,6 +139,7 @@ def bench(
     """Measure images a second, and the share of this machine's matrix-multiply peak.
 
     \b
+    densecast bench caffenet
     densecast bench caffenet --sizes 227,451 --batches 1,4
     """
     from pipeline.tools.benchmark import bench as bench_model
@@ -216,6 +217,7 @@ def cast(
     \b
     densecast cast deploy.prototxt net.caffemodel \\
         --output-prototxt dense.prototxt --output-weights dense.caffemodel
+    densecast cast deploy.prototxt --output-prototxt fine.prototxt --output-stride 16
     """
     from conversion import load_dense, save
 
@@ -256,12 +258,22 @@ def upgrade(file: str, output: str, overwrite: bool) -> None:
 
 @click.group()
 def models() -> None:
-    """List, fetch and make the models that densecast knows."""
+    """List, fetch and make the models that densecast knows.
+
+    \b
+    densecast models list
+    densecast models fetch caffenet --output caffenet
+    """
 
 
 @models.command("list")
 def models_list() -> None:
-    """List the models: input, classes, size in millions of parameters, licence, and where weights are published."""
+    """List the models: input, classes, size in millions of parameters, licence, and where weights are published.
+
+    \b
+    densecast models list
+    densecast models list | grep SqueezeNet
+    """
     from rich.table import Table
 
     from models import entries
@@ -287,6 +299,7 @@ def models_fetch(name: str, directory: str | None, output: str | None, *, overwr
 
     \b
     densecast models fetch caffenet --output caffenet
+    densecast models fetch vgg16 --directory weights
     """
     from rich.progress import Progress
 
@@ -323,6 +336,7 @@ def models_random(name: str, *, seed: int, output: str, overwrite: bool) -> None
 
     \b
     densecast models random caffenet --output caffenet-random && densecast bench caffenet-random
+    densecast models random googlenet --output googlenet-random --seed 7
     """
     from conversion import load_network, random_parameters, save, temporary_folder
     from models import entry
@@ -346,6 +360,7 @@ def models_seal(model: str) -> None:
 
     \b
     densecast models seal caffenet
+    densecast models seal models/old-googlenet
     """
     from conversion import read_metadata, seal
 

@@ -12,6 +12,7 @@ import click
 from conversion import Limits, limit_flag
 from conversion.errors import ConversionError
 from pipeline.cli.console import say_json, show
+from pipeline.cli.help import GroupedOption
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 Report = TypeVar("Report", bound="BaseModel")
 _STORAGE = "densecast.storage"
+_LIMITS: dict[str, Any] = {"cls": GroupedOption, "group": "Limits on what a file may ask for", "tail": True}
 Command = TypeVar("Command", bound=Callable[..., object])
 
 
@@ -47,6 +49,8 @@ def storage_options(command: Command) -> Command:
     """Adds `--storage-option`; it holds for all that the command opens."""
     return click.option(
         *("--storage-option", "pairs"),
+        cls=GroupedOption,
+        tail=True,
         multiple=True,
         metavar="NAME=VALUE",
         expose_value=False,
@@ -96,7 +100,9 @@ def limit_options(command: Command) -> Command:
     """Adds an option for each of `Limits`: `--max-layers` and so on; `take_limits` reads them."""
     for field in reversed(dataclasses.fields(Limits)):
         if field.name == "allow_nonfinite":
-            option = click.option("--allow-nonfinite", is_flag=True, help="Accept NaN and infinite weights.")
+            option = click.option(
+                *("--allow-nonfinite",), is_flag=True, help="Accept NaN and infinite weights.", **_LIMITS
+            )
         else:
             option = click.option(
                 *(limit_flag(field.name), f"limit_{field.name}"),
@@ -104,6 +110,7 @@ def limit_options(command: Command) -> Command:
                 default=getattr(Limits(), field.name),
                 show_default=True,
                 help="Limit on what a file may ask for.",
+                **_LIMITS,
             )
         command = option(command)
     return command

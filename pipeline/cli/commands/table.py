@@ -55,7 +55,8 @@ def score(ctx: click.Context, /, *, as_json: bool, **values: object) -> None:
     densecast score caffenet photos/ 'more/**/*.jpg' @list.csv --output maps
     densecast score caffenet 'shards/*.tar' --output maps --scales 1,0.7,0.5 --max-rejected 1%
     densecast score caffenet photos/ --output maps --accuracy-bound 0.01 --prune
-    densecast score caffenet photos/ --output features --windows ten --scales none --blob fc7 --blob fc7:before
+    densecast score caffenet photos/ --output features \\
+        --windows ten --scales none --blob fc7 --blob fc7:before
     densecast score caffenet photos/ --output maps --runner FlinkRunner --flink-master localhost:8081
     """
     if values["runner"] == LOCAL:
@@ -233,6 +234,10 @@ def demo(output: str, pages: int, seed: int) -> None:
     """Convert the digits model, score pages of digits, and report how many digits it names right.
 
     densecast ships all that it needs. The model has never seen the digits of these pages.
+
+    \b
+    densecast demo
+    densecast demo --output trial --pages 100
     """
     import_lean_beam()
     from conversion import choose_forms

@@ -7,14 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import click
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
 from conversion import evaluate, load_network
-from pipeline.cli.main import cli
 from pipeline.cli.param_types import IMAGE_SIZE
 from pipeline.table.reader import MapTable
 from tests.support.golden_cases import GOLDEN
@@ -156,23 +153,6 @@ def test_wrong_use_ends_in_one_message(tmp_path: Path, arguments: list[str], cod
     assert done.returncode == code
     assert "Traceback" not in done.stderr
     assert all(word in done.stderr for word in words), done.stderr
-
-
-def test_every_command_has_help_with_an_example():
-    def walk(command: click.Command, path: list[str]) -> None:
-        result = CliRunner().invoke(cli, [*path, "--help"])
-        assert result.exit_code == 0
-        if isinstance(command, click.Group):
-            context = click.Context(command)
-            for name in command.list_commands(context):
-                child = command.get_command(context, name)
-                assert child is not None
-                assert child.name == name
-                walk(child, [*path, name])
-        elif path not in (["rejected"], ["demo"], ["models", "list"]):
-            assert f"densecast {' '.join(path)}" in result.output, path
-
-    walk(cli, [])
 
 
 @pytest.mark.parametrize(("text", "expected"), [("451", (451, 451)), ("227x300", (227, 300)), ("5X6", (5, 6))])

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.engines.native import forms
 from tests.pipeline.engines.native.kernel_support import (
     ConvolutionCase,
     Filtering,
@@ -113,3 +114,9 @@ def test_tiles_without_infinity_and_with_matrices_of_any_form(native, pool, infi
         axis = Filtering(axis.outputs[:, order].copy(), axis.filters[order].copy(), axis.inputs[order].copy())
     case = ConvolutionCase(((9, 10),), 1, 5, 7, (3, 3), tile=(4, 4), axes=(axis, axis))
     check(native, pool, case, 1e-5)
+
+
+def test_large_tiles_sum_few_terms_at_a_time_and_so_keep_their_digits(native, pool):
+    _, axes = forms.tile((6, 6), 4)
+    case = ConvolutionCase(((9, 9),) * 3, 1, 256, 32, (6, 6), tile=(4, 4), axes=axes)
+    check(native, pool, case, 1.6e-5)

@@ -244,9 +244,9 @@ void multiply(const Multiply& all) {
     for (int j = 0; j < all.across; ++j) {
       const std::int64_t point = static_cast<std::int64_t>(i) * all.points_across + j;
       m.c = all.c + point * all.c_point;
-      for (int from = 0; from < all.depth; from += kDepthBlock) {
-        const bool end = from + kDepthBlock >= all.depth;
-        m.depth = end ? all.depth - from : kDepthBlock;
+      for (int from = 0; from < all.depth; from += all.block) {
+        const bool end = from + all.block >= all.depth;
+        m.depth = end ? all.depth - from : all.block;
         m.a = all.a + point * all.a_point + from;
         m.b = all.b + point * all.b_point + static_cast<std::int64_t>(from) * kPanel;
         m.first = all.first && from == 0;

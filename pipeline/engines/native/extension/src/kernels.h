@@ -7,6 +7,8 @@ namespace densecast {
 
 constexpr int kPanelOutputs = 16;  // outputs of a panel of weights
 constexpr int kDepthBlock = 256;   // terms of a product that are summed by themselves: part of the format of bits
+constexpr int kShortBlock = 64;    // the same, of large tiles, whose transforms enlarge what the sums round
+constexpr int kMostPoints = 8;     // of an axis whose sums are of kDepthBlock terms
 constexpr int kLargestTransform = 16;
 constexpr int kSlack = 16;  // floats behind every buffer that vectors may read
 
@@ -23,6 +25,7 @@ struct Multiply {
   std::int64_t a_stride;
   int rows;
   int depth;
+  int block;       // terms that are summed by themselves
   const float* b;  // panel p starts at b + p * panel_stride: [depth][16]
   std::int64_t panel_stride;
   int outputs;  // of all panels; the last panel may have fewer than 16

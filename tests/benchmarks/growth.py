@@ -109,8 +109,8 @@ def by_count(folder: Path, counts: Sequence[int], model: Path | None = None) -> 
 def by_area(folder: Path, sides: Sequence[int], model: Path | None = None, least: int = LEAST_PIXELS) -> list[Line]:
     """Returns CPU seconds by the side of square images, with CaffeNet or another model.
 
-    What the process costs with one small image is taken off. A large image has more cells a pixel than a small one, whose
-    border takes more of it, so the time is given by multiply-adds as well.
+    What the process costs with one small image is taken off. A large image has more cells a pixel than a small one, so
+    the time is given by multiply-adds as well.
 
     Args:
         folder: Where files and models are made.

@@ -26,10 +26,11 @@ COLUMNS = 100
 """The most columns of a page."""
 EXAMPLES = 2
 """How many examples the short page has."""
+HELP_FLAGS = {"-h", "--help", "--help-all"}
+"""The flags that print a page."""
 
 _SENTENCE = re.compile(r"(?<=\.)\s+(?=[A-Z-])")
 _OTHERS = "Options"
-_HELP = {"--help", "--help-all"}
 _SHORT = (("INTEGER RANGE", "N"), ("FLOAT RANGE", "X"), ("INTEGER", "N"), ("FLOAT", "X"))
 """What the help calls numbers."""
 _NAMES_WIDTH = 34
@@ -109,9 +110,13 @@ def short_page(ctx: click.Context) -> str:
     from the last on. The last line says that there is more.
     """
     options, commands = _options(ctx, tail=False), _commands(ctx)
+    total = sum(not HELP_FLAGS & set(option.opts) for option in _options(ctx, tail=True))
     page = ""
     for shape in _shapes(len(options), len(commands)):
         page = _page(ctx, shape, options, commands)
+        more = total - len(options[: shape.options])
+        if more or not shape.whole:
+            page += f"\n\n{f'{more} more options' if more else 'More'}: {ctx.command_path} --help-all"
         if page.count("\n") < LINES:
             break
     return page
@@ -130,11 +135,15 @@ def _options(ctx: click.Context, *, tail: bool) -> list[click.Option]:
     """Returns the options that a page lists, those of one group together."""
     shown = [param for param in ctx.command.get_params(ctx) if isinstance(param, click.Option) and not param.hidden]
     if not tail:
-        shown = [option for option in shown if not getattr(option, "tail", False) and not _HELP & set(option.opts)]
+        shown = [option for option in shown if not _only_in_whole(option)]
     groups = list(dict.fromkeys(map(_group, shown)))
     if _OTHERS in groups:  # required ones are there
         groups.insert(0, groups.pop(groups.index(_OTHERS)))
     return sorted(shown, key=lambda option: (not option.required, groups.index(_group(option))))
+
+
+def _only_in_whole(option: click.Option) -> bool:
+    return bool(HELP_FLAGS & set(option.opts)) or (isinstance(option, GroupedOption) and option.tail)
 
 
 def _group(option: click.Option) -> str:
@@ -172,11 +181,7 @@ def _page(
             rows = [_row(ctx, option, shape) for option in kept if _group(option) == group]
             _write_rows(formatter, rows, shape)
     _write_commands(formatter, commands, shape)
-    page = formatter.getvalue().rstrip("\n")
-    more = sum(not _HELP & set(option.opts) for option in _options(ctx, tail=True)) - len(kept)
-    if more > 0 or not shape.whole:
-        page += f"\n\n{f'{more} more options' if more > 0 else 'More'}: {ctx.command_path} --help-all"
-    return page
+    return formatter.getvalue().rstrip("\n")
 
 
 def _write_rows(formatter: click.HelpFormatter, rows: Sequence[tuple[str, str]], shape: _Shape) -> None:

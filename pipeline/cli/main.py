@@ -16,7 +16,7 @@ import click
 from conversion import nearest
 from conversion.errors import DensecastError, UsageError
 from pipeline.cli.console import finish_printing, quiet_libraries, quiet_threads, say, say_lines, start_printing
-from pipeline.cli.help import COLUMNS, add_help, short_page
+from pipeline.cli.help import COLUMNS, HELP_FLAGS, add_help, short_page
 from pipeline.cli.interruption import interruptible
 from pipeline.errors import InterruptedRunError
 from pipeline.exit_codes import ExitCode
@@ -28,7 +28,7 @@ _COMMANDS = {
     "demo": ("table", "demo"),
     "convert": ("model", "convert"),
     "inspect": ("model", "inspect"),
-    "models": ("model", "models"),
+    "models": ("models", "models"),
     "export": ("export", "export"),
     "compare": ("export", "compare"),
     "score": ("table", "score"),
@@ -80,12 +80,13 @@ class LazyGroup(click.Group):
         if name not in _COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
             close = nearest(name, _COMMANDS)
             ctx.fail(f"No such command {name!r}." + (f" Did you mean {close[0]!r}?" if close else ""))
-        if not ctx.resilient_parsing and not {"-h", "--help", "--help-all"} & set(args):
+        if not ctx.resilient_parsing and not HELP_FLAGS & set(args):
             check_encoding()
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": COLUMNS})
+@add_help
+@click.group(cls=LazyGroup, context_settings={"max_content_width": COLUMNS})
 @click.version_option(package_name="densecast")
 @click.option("--debug", is_flag=True, help="Show the logs of Beam and TensorFlow, and tracebacks.")
 @click.pass_context
@@ -104,9 +105,6 @@ def cli(ctx: click.Context, /, debug: bool) -> None:
     """
     ctx.obj = debug
     quiet_libraries(debug=debug)
-
-
-cli = add_help(cli)
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:

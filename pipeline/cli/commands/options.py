@@ -1,4 +1,4 @@
-"""What several commands share: options, and TensorFlow."""
+"""What several commands share: options, TensorFlow, and the forms of a conversion."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import click
 
 from conversion import Limits, limit_flag
 from conversion.errors import ConversionError
-from pipeline.cli.console import say_json, show
+from pipeline.cli.console import say, say_json, show
 from pipeline.cli.help import GroupedOption
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.console import RenderableType
 
+    from conversion import FormChoice
     from pipeline.storage.options import StorageOptions
     from pipeline.table.paths import TableRoot
 
@@ -94,6 +95,20 @@ def need_tensorflow() -> None:
     from pipeline.engines.load_tensorflow import load_tensorflow
 
     load_tensorflow(debug=bool(click.get_current_context().find_root().obj))
+
+
+def choose_written_forms(wanted: FormChoice | None = None) -> tuple[str, ...]:
+    """Returns the forms that a conversion writes; says so if TensorFlow is missing for one of them."""
+    from conversion import choose_forms
+
+    forms = choose_forms(wanted)
+    if wanted is None and "savedmodel" not in forms:
+        say(
+            "TensorFlow is not installed: the model gets its ONNX form alone, which `densecast export` and other "
+            "programs read; `densecast score` needs the SavedModel",
+            err=True,
+        )
+    return forms
 
 
 def limit_options(command: Command) -> Command:

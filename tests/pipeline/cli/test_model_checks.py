@@ -14,6 +14,7 @@ from conversion import read_metadata
 from conversion.errors import ConversionError, ReadingError
 from models import entry
 from pipeline.cli.commands import model as commands
+from pipeline.cli.commands.models import models
 from pipeline.errors import JobError
 from pipeline.tools.benchmark import bench
 
@@ -42,7 +43,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_output_that_exists_is_found_first(arguments: list[str], tmp_path: Path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "file").write_text("")
-    command: click.Command = {"convert": commands.convert, "models": commands.models}[arguments[0]]
+    command: click.Command = {"convert": commands.convert, "models": models}[arguments[0]]
     result = run(command, *arguments[1:], f"--output={tmp_path / 'model'}")
     assert isinstance(result.exception, ConversionError)
     assert "the output exists" in str(result.exception)
@@ -100,8 +101,8 @@ def test_an_unknown_net_without_a_mean_is_said_before_and_in_the_model(tmp_path:
 
 
 def test_a_random_model_says_so(tmp_path: Path):
-    result = run(commands.models, "random", "digits", f"--output={tmp_path / 'model'}")
+    result = run(models, "random", "digits", f"--output={tmp_path / 'model'}")
     assert result.exit_code == 0, result.output
     assert read_metadata(tmp_path / "model").random_weights
     assert "random: the classes mean nothing" in run(commands.inspect, str(tmp_path / "model")).output
-    assert run(commands.models, "random", "digits", f"--output={tmp_path / 'model'}", "--overwrite").exit_code == 0
+    assert run(models, "random", "digits", f"--output={tmp_path / 'model'}", "--overwrite").exit_code == 0

@@ -101,7 +101,6 @@ class DirectConvolution final : public Operation {
     Multiply m{};
     m.rows = part.rows;
     m.outputs = std::min(part.panels * kPanelOutputs, outside - part.panel * kPanelOutputs);
-    m.block = kDepthBlock;
     m.c_rows = tops;
     m.down = m.across = m.points_across = 1;
     m.finish.bias =

@@ -25,8 +25,8 @@ struct Multiply {
   std::int64_t a_stride;
   int rows;
   int depth;
-  int block;       // terms that are summed by themselves
-  const float* b;  // panel p starts at b + p * panel_stride: [depth][16]
+  int block = kDepthBlock;  // terms that are summed by themselves
+  const float* b;           // panel p starts at b + p * panel_stride: [depth][16]
   std::int64_t panel_stride;
   int outputs;  // of all panels; the last panel may have fewer than 16
   float* c;     // row r starts at c + r * c_stride, or at c_rows[r]

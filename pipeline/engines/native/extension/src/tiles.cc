@@ -163,7 +163,7 @@ class TiledConvolution final : public Operation {
     m.a_stride = row_;
     m.rows = chunk.tiles;
     m.depth = filters.shape.inside;
-    m.block = std::max(c_.vertical.points, c_.horizontal.points) > kMostPoints ? kShortBlock : kDepthBlock;
+    if (std::max(c_.vertical.points, c_.horizontal.points) > kMostPoints) m.block = kShortBlock;
     m.b = filters.tiled_panel(group, panel);
     m.panel_stride = filters.points() * filters.shape.inside * kPanelOutputs;
     m.outputs = panels * kPanelOutputs;
